@@ -1,0 +1,3 @@
+"""Diffusion-fixed Gaussian splatting for nerfstudio."""
+
+__version__ = "0.1.0"

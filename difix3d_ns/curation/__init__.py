@@ -1,0 +1,1 @@
+"""Making pairs a fixer learns from."""

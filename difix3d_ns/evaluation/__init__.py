@@ -1,0 +1,1 @@
+"""Metrics and side-by-side runs."""

@@ -1,0 +1,1 @@
+"""Cameras, warps and visibility; knows neither fixers nor training."""

@@ -1,0 +1,59 @@
+"""A pinhole camera in the convention of gsplat and OpenCV."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """Where a camera stands and what its pixels mean.
+
+    Axes are OpenCV's (x right, y down, z forward); lengths are in scene units. Pixel centres lie at +0.5, so the
+    pixel in column u, row v looks along ``K^-1 [u + 0.5, v + 0.5, 1]``.
+    """
+
+    camera_to_world: Tensor  # [4, 4]
+    intrinsics: Tensor  # [3, 3], pixels
+    width: int
+    height: int
+
+    @property
+    def world_to_camera(self) -> Tensor:
+        """[4, 4]; the inverse of the rigid ``camera_to_world``."""
+        rotation = self.camera_to_world[:3, :3].T
+        inverse = torch.eye(4, dtype=rotation.dtype, device=rotation.device)
+        inverse[:3, :3] = rotation
+        inverse[:3, 3] = -rotation @ self.camera_to_world[:3, 3]
+        return inverse
+
+    @property
+    def position(self) -> Tensor:
+        """[3], world."""
+        return self.camera_to_world[:3, 3]
+
+    @property
+    def forward(self) -> Tensor:
+        """[3], world: the viewing direction, unit length."""
+        return self.camera_to_world[:3, 2]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pinhole:
+        """The same camera with its tensors on ``device``."""
+        return Pinhole(
+            self.camera_to_world.to(device=device, dtype=dtype),
+            self.intrinsics.to(device=device, dtype=dtype),
+            self.width,
+            self.height,
+        )
+
+    def resized(self, width: int, height: int) -> Pinhole:
+        """The same camera with another number of pixels over the same field of view."""
+        scale = torch.tensor(
+            [width / self.width, height / self.height, 1.0],
+            dtype=self.intrinsics.dtype,
+            device=self.intrinsics.device,
+        )
+        return Pinhole(self.camera_to_world, self.intrinsics * scale[:, None], width, height)

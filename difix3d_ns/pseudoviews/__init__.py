@@ -1,0 +1,1 @@
+"""Poses nobody photographed: targets, progress, references, the pool and its schedule."""

@@ -1,0 +1,1 @@
+"""Gaussians to image and gradients on a CPU, behind gsplat's signature."""
