@@ -15,9 +15,8 @@ def warp_request(request: FixRequest) -> Warps:
     """The request's references in its own view; all visibilities are 0 where the geometry is not known."""
     height, width = request.image.shape[:2]
     if request.camera is None or request.depth is None or request.alpha is None or not request.references:
-        shape = (len(request.references), height, width)
-        options = {"dtype": torch.float32, "device": request.image.device}
-        return Warps(*(torch.zeros(*shape, channels, **options) for channels in (3, 1, 1, 1)))
+        images = request.image.new_zeros(len(request.references), height, width, 3, dtype=torch.float32)
+        return Warps(images, images[..., :1].clone())
     return warp_references(request.camera, request.depth, request.alpha, request.references)
 
 

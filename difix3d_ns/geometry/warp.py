@@ -22,16 +22,10 @@ _NEAR = 1e-6
 
 @dataclass(frozen=True)
 class Warps:
-    """References as seen from another camera.
+    """References as seen from another camera."""
 
-    ``cosine`` and ``distance`` tell how much a reference's view of a point resembles the target's: the cosine of the
-    angle between both viewing rays, and the reference's distance to the point over the target's.
-    """
-
-    images: Tensor  # [K, H, W, 3] in [0, 1]; 0 where the reference has no pixel or cannot be warped
+    images: Tensor  # [K, H, W, 3] in [0, 1]; 0 where the reference has no surface at that depth
     visibility: Tensor  # [K, H, W, 1] in [0, 1]; exactly 0 where the reference does not show the surface
-    cosine: Tensor  # [K, H, W, 1] in [-1, 1]
-    distance: Tensor  # [K, H, W, 1]; 1 = as far as the target camera
 
 
 def _geometry_dtype(tensor: Tensor) -> torch.dtype:
@@ -112,11 +106,10 @@ def visibility(
     """
     dtype = _geometry_dtype(points)
     pixels, z = project(points.to(dtype), camera)
-    unit = pixels / pixels.new_tensor([camera.width, camera.height])
-    extras = _opacity_plane(alpha, mask).to(points.device, dtype)
-    extra = F.grid_sample(extras, (unit * 2 - 1)[None], padding_mode="border", align_corners=False)[0, 0]
-    seen = _geometric_visibility(unit, z, camera, depth.to(points.device, dtype), tolerance)
-    return (seen * extra)[..., None] * valid.to(dtype)
+    grid = (pixels * pixels.new_tensor([2 / camera.width, 2 / camera.height]) - 1).nan_to_num(-2.0)
+    usable = _sample(_usable(alpha, mask).to(points.device, dtype), grid)[0]
+    seen = _agreement(grid, z, camera, depth.to(points.device, dtype), tolerance)
+    return (seen * usable)[..., None] * valid.to(dtype)
 
 
 def warp_references(
@@ -140,70 +133,82 @@ def warp_references(
     """
     dtype, device = _geometry_dtype(depth), depth.device
     height, width = depth.shape[:2]
-    warps = Warps(*(torch.zeros(len(references), height, width, n, dtype=dtype, device=device) for n in (3, 1, 1, 1)))
-    if not references:
-        return warps
-    depth = depth.to(dtype).nan_to_num(0.0, 0.0, 0.0)
-    points = unproject(depth, camera)
-    valid = (opaque(alpha.to(device, dtype)) * (depth > 0))[..., 0]
-    ray = points - camera.position.to(points)
-    span = torch.linalg.vector_norm(ray, dim=-1).clamp_min(_NEAR)
+    options = {"dtype": dtype, "device": device}
+    warps = Warps(
+        torch.zeros(len(references), height, width, 3, **options),
+        torch.zeros(len(references), height, width, 1, **options),
+    )
+    depth = depth.to(dtype).nan_to_num(0.0, 0.0, 0.0)[..., 0]
+    valid = opaque(alpha[..., 0].to(device, dtype)) * (depth > 0)
+    camera = camera if (camera.width, camera.height) == (width, height) else camera.resized(width, height)
     for k, reference in enumerate(references):
         if reference.camera is None or reference.depth is None or reference.alpha is None:
             continue
-        other = reference.camera
-        pixels, z = project(points, other)
-        unit = pixels / pixels.new_tensor([other.width, other.height])
+        grid, z = _reproject(depth, camera, reference.camera)
         planes = reference.image.to(device, dtype).permute(2, 0, 1)[None]
-        extras = _opacity_plane(reference.alpha, reference.mask).to(device, dtype)
-        together = extras.shape[-2:] == planes.shape[-2:]
-        grid = (unit * 2 - 1)[None]
-        sampled = F.grid_sample(
-            torch.cat([planes, extras], 1) if together else planes, grid, padding_mode="border", align_corners=False
-        )[0]
-        if together:
-            extra = sampled[3]
+        extras = _usable(reference.alpha, reference.mask).to(device, dtype)
+        if extras.shape[-2:] == planes.shape[-2:]:
+            sampled = _sample(torch.cat([planes, extras], 1), grid)
         else:
-            extra = F.grid_sample(extras, grid, padding_mode="border", align_corners=False)[0, 0]
-        seen = _geometric_visibility(unit, z, other, reference.depth.to(device, dtype), tolerance)
-        warps.visibility[k, ..., 0] = seen * extra * valid
+            sampled = torch.cat([_sample(planes, grid), _sample(extras, grid)])
+        seen = _agreement(grid, z, reference.camera, reference.depth.to(device, dtype), tolerance)
+        warps.visibility[k, ..., 0] = seen * sampled[3] * valid
         warps.images[k] = (sampled[:3] * (seen > 0)).permute(1, 2, 0)
-        baseline = other.position.to(points) - camera.position.to(points)
-        other_ray = ray - baseline
-        other_span = torch.linalg.vector_norm(other_ray, dim=-1).clamp_min(_NEAR)
-        warps.cosine[k, ..., 0] = (ray * other_ray).sum(-1) / (span * other_span)
-        warps.distance[k, ..., 0] = other_span / span
     return warps
 
 
-def _opacity_plane(alpha: Tensor, mask: Tensor | None) -> Tensor:
-    """[1, 1, H, W]: usable opaque pixels of a reference."""
-    plane = opaque(alpha.float() if alpha.dtype != torch.float64 else alpha)
+def _reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, Tensor]:
+    """Where ``other`` sees the pixels of ``camera`` at ``depth`` [H, W]: grid [H, W, 2] in [-1, 1]^2, z [H, W].
+
+    The same as unproject and project, but a plane sweep is affine in column, row and depth: three fused products.
+    """
+    height, width = depth.shape
+    exact = {"dtype": torch.float64, "device": depth.device}
+    relative = other.world_to_camera.to(**exact) @ camera.camera_to_world.to(**exact)
+    picture = torch.tensor([[2 / other.width, 0, -1], [0, 2 / other.height, -1], [0, 0, 1]], **exact)
+    picture = picture @ other.intrinsics.to(**exact)
+    slope = picture @ relative[:3, :3] @ torch.linalg.inv(camera.intrinsics.to(**exact))
+    columns = slope[:, 0, None] * (torch.arange(width, **exact) + 0.5)
+    rows = slope[:, 1, None] * (torch.arange(height, **exact) + 0.5) + slope[:, 2, None]
+    columns, rows = columns.to(depth.dtype), rows.to(depth.dtype)
+    start = (picture @ relative[:3, 3]).to(depth.dtype)
+    x, y, z = (torch.addcmul(start[i], columns[i] + rows[i][:, None], depth) for i in range(3))
+    inverse = 1 / z.clamp_min(_NEAR)
+    return torch.stack([x * inverse, y * inverse], -1), z
+
+
+def _sample(planes: Tensor, grid: Tensor) -> Tensor:
+    """[1, C, h, w] at grid [H, W, 2] -> [C, H, W], bilinear."""
+    return F.grid_sample(planes, grid[None], padding_mode="border", align_corners=False)[0]
+
+
+def _usable(alpha: Tensor, mask: Tensor | None) -> Tensor:
+    """[1, 1, H, W]: opaque, unmasked pixels of a reference."""
+    plane = opaque(alpha.to(_geometry_dtype(alpha)))
     if mask is not None:
         plane = plane * mask.to(plane)
     return plane.permute(2, 0, 1)[None]
 
 
-def _geometric_visibility(unit: Tensor, z: Tensor, camera: Pinhole, depth: Tensor, tolerance: float) -> Tensor:
-    """[H, W] from picture coordinates in [0, 1]^2 ([H, W, 2]) and z ([H, W]): front, border and depth tests."""
+def _agreement(grid: Tensor, z: Tensor, camera: Pinhole, depth: Tensor, tolerance: float) -> Tensor:
+    """[H, W] from grid [H, W, 2] in [-1, 1]^2 and z [H, W]: the front, border and depth tests."""
     height, width = depth.shape[:2]
-    shorter = min(camera.width, camera.height)
-    # Distance to the nearest border, in units of the feather; half a pixel inside counts fully outside.
-    inside = torch.minimum(unit, 1 - unit)
-    inside = torch.minimum(inside[..., 0] * camera.width, inside[..., 1] * camera.height)
-    border = (inside / max(_FEATHER * shorter, 1.0)).clamp(0, 1)
+    x, y = grid.unbind(-1)
+    feather = max(_FEATHER * min(camera.width, camera.height), 1.0)
+    inside_x = (1 - x.abs()) * (camera.width / 2 / feather)
+    border = torch.minimum(inside_x, (1 - y.abs()) * (camera.height / 2 / feather)).clamp(0, 1)
 
     # Interpolated depth lies on no surface at an edge: take whichever of the four neighbours agrees best.
+    corner_x = ((x + 1) * (width / 2) - 0.5).clamp(0, width - 1).int()
+    corner_y = ((y + 1) * (height / 2) - 0.5).clamp(0, height - 1).int()
+    index = corner_y * width + corner_x
     flat = depth.reshape(-1)
-    corner_x = (unit[..., 0] * width - 0.5).clamp(0, width - 1).nan_to_num(0.0)
-    corner_y = (unit[..., 1] * height - 0.5).clamp(0, height - 1).nan_to_num(0.0)
-    left, top = corner_x.long(), corner_y.long()
-    step_x = (left < width - 1).long()
-    step_y = (top < height - 1).long() * width
-    index = top * width + left
+    step_x = (corner_x < width - 1).int()
+    below = index + (corner_y < height - 1).int() * width
     error = torch.full_like(z, torch.inf)
-    for offset in (index, index + step_x, index + step_y, index + step_y + step_x):
-        neighbour = flat[offset]
-        error = torch.minimum(error, torch.where(neighbour > 0, (z - neighbour).abs() / neighbour, torch.inf))
-    agrees = (1.5 - error / tolerance).clamp(0, 1)
-    return torch.where(z > _NEAR, border * agrees, 0)
+    for place in (index, index + step_x, below, below + step_x):
+        neighbour = flat[place]
+        error = torch.minimum(error, (z / neighbour - 1).abs())
+    # Depth 0 (nothing) and NaN divide to inf or NaN: no agreement.
+    agrees = (1.5 - error.nan_to_num(torch.inf, torch.inf) / tolerance).clamp(0, 1)
+    return border * agrees * (z > _NEAR)
