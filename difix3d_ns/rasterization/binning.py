@@ -1,0 +1,133 @@
+"""Which Gaussians touch which 8x8 tile, front to back.
+
+A Gaussian is put on a tile only if some pixel centre of the tile can lie inside its ellipse of visible opacity,
+opacity * exp(-sigma) >= 1/255 (the opacity-aware culling of StopThePop, Radl et al. 2024, and Speedy-Splat, Hanson et
+al. 2025, here exact per row of tiles).
+"""
+
+import math
+
+import numba as nb
+import numpy as np
+
+TILE = 8  # pixels along a tile's side: 64 pixels fill four AVX-512 registers
+ALPHA_MIN = 1.0 / 255.0
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _row_span(mx, my, a, b, c, tau2, radius, row, tiles_x):
+    """First and one-past-last tile of `row` inside the ellipse a dx^2 + 2 b dx dy + c dy^2 <= tau2."""
+    y0 = row * TILE + 0.5 - my
+    y1 = y0 + (TILE - 1)
+    det = a * c - b * b
+    if not (det > 1e-12 * a * c):  # degenerate in float32: fall back to the square around it
+        half = radius * 1.12 + 1.0
+        if y0 > half or y1 < -half:
+            return 0, 0
+        low, high = -half, half
+    else:
+        extent_y = math.sqrt(tau2 * a / det)
+        if y0 > extent_y or y1 < -extent_y:
+            return 0, 0
+        y0 = max(y0, -extent_y)
+        y1 = min(y1, extent_y)
+        extent_x = math.sqrt(tau2 * c / det)
+        y_right = -b / c * extent_x  # height of the rightmost point; the leftmost one is at -y_right
+        y = min(max(y_right, y0), y1)
+        high = (-b * y + math.sqrt(max(b * b * y * y - a * (c * y * y - tau2), 0.0))) / a
+        y = min(max(-y_right, y0), y1)
+        low = (-b * y - math.sqrt(max(b * b * y * y - a * (c * y * y - tau2), 0.0))) / a
+    first = math.ceil((mx + low - 1e-3 - (TILE - 0.5)) / TILE)
+    last = math.floor((mx + high + 1e-3 - 0.5) / TILE) + 1
+    return int(max(first, 0.0)), int(min(max(last, 0.0), float(tiles_x)))
+
+
+@nb.njit(cache=True, nogil=True, inline="always")
+def _row_range(my, a, b, c, tau2, radius, tiles_y):
+    det = a * c - b * b
+    half = math.sqrt(tau2 * a / det) if det > 1e-12 * a * c else radius * 1.12 + 1.0
+    first = math.ceil((my - half - 1e-3 - (TILE - 0.5)) / TILE)
+    last = math.floor((my + half + 1e-3 - 0.5) / TILE) + 1
+    return int(max(first, 0.0)), int(min(max(last, 0.0), float(tiles_y)))
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def pack(order, means2d, conics, opacities, colors, packed):
+    """Gather the Gaussians in depth order into rows (x, y, a, b, c, opacity, colours...): one cache line each."""
+    channels = colors.shape[1]
+    for k in nb.prange(order.shape[0]):
+        i = order[k]
+        packed[k, 0] = means2d[i, 0]
+        packed[k, 1] = means2d[i, 1]
+        packed[k, 2] = conics[i, 0]
+        packed[k, 3] = conics[i, 1]
+        packed[k, 4] = conics[i, 2]
+        packed[k, 5] = opacities[i]
+        for channel in range(channels):
+            packed[k, 6 + channel] = colors[i, channel]
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def count_pairs(packed, radii, tiles_x, tiles_y, counts):
+    """counts[s, t]: Gaussians of slice s (contiguous in depth order) on tile t."""
+    slices = counts.shape[0]
+    n = packed.shape[0]
+    for s in nb.prange(slices):
+        for k in range(s * n // slices, (s + 1) * n // slices):
+            opacity = float(packed[k, 5])
+            if not opacity > ALPHA_MIN:
+                continue
+            mx, my = float(packed[k, 0]), float(packed[k, 1])
+            a, b, c = float(packed[k, 2]), float(packed[k, 3]), float(packed[k, 4])
+            tau2 = 2.0 * math.log(opacity / ALPHA_MIN) + 1e-4
+            top, bottom = _row_range(my, a, b, c, tau2, radii[k], tiles_y)
+            for row in range(top, bottom):
+                first, last = _row_span(mx, my, a, b, c, tau2, radii[k], row, tiles_x)
+                for column in range(first, last):
+                    counts[s, row * tiles_x + column] += 1
+
+
+@nb.njit(cache=True, nogil=True)
+def start_positions(counts, offsets):
+    """Turn counts into each slice's first write position, in place; offsets[t]: where tile t's list begins."""
+    slices, tiles = counts.shape
+    total = 0
+    for t in range(tiles):
+        offsets[t] = total
+        for s in range(slices):
+            total, counts[s, t] = total + counts[s, t], total
+    offsets[tiles] = total
+    return total
+
+
+@nb.njit(cache=True, nogil=True, parallel=True)
+def fill_pairs(packed, radii, tiles_x, tiles_y, positions, ids):
+    """Write every tile's list of Gaussians (rows of `packed`), front to back, whatever the number of slices."""
+    slices = positions.shape[0]
+    n = packed.shape[0]
+    for s in nb.prange(slices):
+        for k in range(s * n // slices, (s + 1) * n // slices):
+            opacity = float(packed[k, 5])
+            if not opacity > ALPHA_MIN:
+                continue
+            mx, my = float(packed[k, 0]), float(packed[k, 1])
+            a, b, c = float(packed[k, 2]), float(packed[k, 3]), float(packed[k, 4])
+            tau2 = 2.0 * math.log(opacity / ALPHA_MIN) + 1e-4
+            top, bottom = _row_range(my, a, b, c, tau2, radii[k], tiles_y)
+            for row in range(top, bottom):
+                first, last = _row_span(mx, my, a, b, c, tau2, radii[k], row, tiles_x)
+                for column in range(first, last):
+                    tile = row * tiles_x + column
+                    ids[positions[s, tile]] = k
+                    positions[s, tile] += 1
+
+
+def depth_order(depths: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """Indices of `visible` sorted by depth, ties by index: one sort of (depth bits, index) packed in 64 bits.
+
+    depths: [M] float32, positive; visible: [V] indices into it. Positive floats sort as their bit patterns do.
+    """
+    keys = depths[visible].view(np.uint32).astype(np.uint64) << np.uint64(32)
+    keys |= visible.astype(np.uint64)
+    keys.sort()
+    return (keys & np.uint64(0xFFFFFFFF)).astype(np.int64)

@@ -1,0 +1,131 @@
+"""Projected Gaussians of several cameras to images, differentiable: binning and compositing under one autograd node."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import numba as nb
+import numpy as np
+import torch
+from torch import Tensor
+
+from difix3d_ns.rasterization import binning, compositing
+
+# numba's fallback threading layer must not be entered by two Python threads at once; the kernels use every core anyway.
+_KERNELS = threading.RLock()
+_MAX_SLOTS = 32  # one gradient buffer each: bounds memory on machines with many cores
+
+
+@dataclass
+class TileLists:
+    """The Gaussians of one camera in depth order, and for each tile which of them touch it."""
+
+    order: np.ndarray  # [V] int64, rows of the inputs, front to back
+    packed: np.ndarray  # [V, 6 + D] float32: x, y, a, b, c, opacity, colours
+    offsets: np.ndarray  # [tiles + 1] int64
+    ids: np.ndarray  # [pairs] int32, rows of packed
+    tiles_x: int
+    tiles_y: int
+
+
+def _slots(tiles: int) -> int:
+    return max(1, min(nb.get_num_threads(), _MAX_SLOTS, tiles))
+
+
+def bin_gaussians(
+    means2d: np.ndarray,  # [M, 2] pixels
+    conics: np.ndarray,  # [M, 3]
+    colors: np.ndarray,  # [M, D]
+    opacities: np.ndarray,  # [M]
+    depths: np.ndarray,  # [M]
+    radii: np.ndarray,  # [M] int32, 0 = invisible
+    width: int,
+    height: int,
+) -> TileLists:
+    """Sort the visible Gaussians by depth and list them per tile."""
+    order = binning.depth_order(depths, np.flatnonzero(radii > 0))
+    packed = np.empty((len(order), 6 + colors.shape[1]), np.float32)
+    tiles_x, tiles_y = -(-width // binning.TILE), -(-height // binning.TILE)
+    offsets = np.zeros(tiles_x * tiles_y + 1, np.int64)
+    counts = np.zeros((_slots(len(offsets)), tiles_x * tiles_y), np.int64)
+    binning.pack(order, means2d, conics, opacities, colors, packed)
+    sorted_radii = radii[order]
+    binning.count_pairs(packed, sorted_radii, tiles_x, tiles_y, counts)
+    ids = np.empty(binning.start_positions(counts, offsets), np.int32)
+    binning.fill_pairs(packed, sorted_radii, tiles_x, tiles_y, counts, ids)
+    return TileLists(order, packed, offsets, ids, tiles_x, tiles_y)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to(torch.float32).contiguous().numpy()
+
+
+class Composite(torch.autograd.Function):
+    """(means2d [M, 2], conics [M, 3], colors [M, D], opacities [M]) -> (image [C, H, W, D], alpha [C, H, W, 1]).
+
+    The M Gaussians of the C cameras lie one camera after the other; `rows[c]:rows[c+1]` are camera c's. Depths and
+    radii only order and hide, they get no gradient. `absgrad_of` receives `.absgrad` (its own shape) in backward.
+    """
+
+    @staticmethod
+    def forward(ctx, means2d, conics, colors, opacities, depths, radii, rows, width, height, absgrad_of):
+        arrays = [_array(x) for x in (means2d, conics, colors, opacities, depths)]
+        radii_array = radii.detach().to(torch.int32).contiguous().numpy()
+        cameras, channels = len(rows) - 1, colors.shape[1]
+        image = np.empty((cameras, height, width, channels), np.float32)
+        final = np.empty((cameras, height, width), np.float32)
+        last = np.empty((cameras, height, width), np.int32)
+        lists = []
+        with _KERNELS:
+            for camera in range(cameras):
+                part = slice(rows[camera], rows[camera + 1])
+                tiles = bin_gaussians(*(x[part] for x in arrays), radii_array[part], width, height)
+                _run(compositing.forward, tiles, width, height, channels, image[camera], final[camera], last[camera])
+                lists.append(tiles)
+        ctx.lists, ctx.rows, ctx.absgrad_of = lists, rows, absgrad_of
+        ctx.final, ctx.last, ctx.count = final, last, means2d.shape[0]
+        return torch.from_numpy(image), torch.from_numpy(1.0 - final)[..., None]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_image, grad_alpha):
+        _, height, width, channels = grad_image.shape
+        grad_image, grad_final = _array(grad_image), -_array(grad_alpha[..., 0])
+        outputs = [np.zeros((ctx.count, k), np.float32) for k in (2, 2, 3, 1, channels)]
+        with _KERNELS:
+            for camera, tiles in enumerate(ctx.lists):
+                slots = _slots(len(tiles.offsets))
+                grads = np.zeros((slots, len(tiles.order), 8 + channels), np.float32)
+                images = (ctx.final[camera], ctx.last[camera], grad_image[camera], grad_final[camera])
+                _run(compositing.backward, tiles, width, height, channels, *images, grads)
+                part = slice(ctx.rows[camera], ctx.rows[camera + 1])
+                means2d, absolute, conics, opacities, colors = (x[part] for x in outputs)
+                compositing.scatter_gradients(grads, tiles.order, means2d, absolute, conics, opacities[:, 0], colors)
+        means2d, absolute, conics, opacities, colors = (torch.from_numpy(x) for x in outputs)
+        if ctx.absgrad_of is not None:
+            ctx.absgrad_of.absgrad = absolute.reshape(ctx.absgrad_of.shape)
+        return means2d, conics, colors, opacities[:, 0], None, None, None, None, None, None
+
+
+def _run(kernel, tiles: TileLists, width: int, height: int, channels: int, *rest) -> None:
+    scratch = np.empty((_slots(len(tiles.offsets)), compositing.scratch_floats(channels)), np.float32)
+    kernel(tiles.packed, tiles.offsets, tiles.ids, width, height, tiles.tiles_x, tiles.tiles_y, scratch, *rest)
+
+
+def median_of_projected(
+    means2d: Tensor,  # [N, 2] pixels
+    conics: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    depths: Tensor,  # [N]
+    radii: Tensor,  # [N], 0 = invisible
+    width: int,
+    height: int,
+) -> tuple[Tensor, Tensor]:
+    """Median depth [H, W] of one camera (0 where transmittance never falls below 0.5) and alpha [H, W]."""
+    m, c, o, z = (_array(x) for x in (means2d, conics, opacities, depths))
+    depth, final = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
+    with _KERNELS:
+        tiles = bin_gaussians(m, c, z[:, None], o, z, radii.to(torch.int32).contiguous().numpy(), width, height)
+        _run(compositing.median, tiles, width, height, 1, depth, final)
+    return torch.from_numpy(depth), torch.from_numpy(1.0 - final)
