@@ -1,1 +1,1 @@
-"""Poses nobody photographed: targets, progress, references, the pool and its schedule."""
+"""Poses, targets, references, the pool and the schedule of rounds; knows neither diffusion nor nerfstudio's trainer."""
