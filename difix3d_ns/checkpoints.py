@@ -1,0 +1,147 @@
+"""Checkpoints that survive a crash at any moment."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from difix3d_ns.errors import UserError
+
+
+def allow_numpy_scalars() -> None:
+    """Let ``torch.load`` read nerfstudio's checkpoints with torch >= 2.6.
+
+    They hold two numpy float64 scalars (a learning rate), which ``weights_only=True`` refuses (nerfstudio #3683).
+    """
+    add_safe_globals = getattr(torch.serialization, "add_safe_globals", None)
+    if add_safe_globals is None:  # torch < 2.4 loads everything
+        return
+    scalar = np.float64(0).__reduce__()[0]
+    add_safe_globals(
+        [
+            (scalar, "numpy.core.multiarray.scalar"),
+            (scalar, "numpy._core.multiarray.scalar"),
+            np.dtype,
+            type(np.dtype("f8")),
+        ]
+    )
+
+
+def random_state() -> dict[str, Any]:
+    """States of all random generators a training step draws from, as plain values and tensors."""
+    kind, words, position, has_gauss, gauss = np.random.get_state()  # nerfstudio draws from it
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, torch.from_numpy(np.asarray(words).astype(np.int64)), position, has_gauss, float(gauss)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Go on drawing where ``random_state`` was taken."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints in ``folder``, newest first."""
+    names = (path.name for path in folder.glob("step-*.ckpt"))
+    return sorted((int(name[len("step-") : -len(".ckpt")]) for name in names), reverse=True)
+
+
+def save(state: dict[str, Any], folder: Path, step: int) -> Path:
+    """Write a checkpoint so that a crash leaves either all of it or none.
+
+    The temporary file lies beside ``folder``: nerfstudio's loaders take every name in it for a checkpoint.
+
+    Raises:
+        OSError: nothing was changed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step-{step:09d}.ckpt"
+    descriptor, temporary = tempfile.mkstemp(prefix=".saving-", suffix=".ckpt", dir=folder.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch reports a failed write of the file object so
+                raise OSError(f"writing the checkpoint failed: {error}") from error
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(folder)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def remove_older(folder: Path, keep: Iterable[int]) -> None:
+    """Delete all checkpoints but those of the steps ``keep``, and leftovers of crashed saves."""
+    keep = set(keep)
+    for step in checkpoint_steps(folder):
+        if step not in keep:
+            (folder / f"step-{step:09d}.ckpt").unlink(missing_ok=True)
+    for leftover in folder.parent.glob(".saving-*.ckpt"):
+        leftover.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read one checkpoint.
+
+    Raises:
+        UserError: it does not exist or is damaged; the message names it.
+    """
+    if not path.exists():
+        raise UserError(f"the checkpoint {path} does not exist (--load-checkpoint, --load-step)")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"the checkpoint {path} is damaged or no checkpoint: {error}") from error
+    if not isinstance(state, dict) or not {"step", "pipeline"} <= set(state):
+        raise UserError(f"{path} is no nerfstudio checkpoint (it has no step and pipeline)")
+    return state
+
+
+def load_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Read the newest checkpoint that can be read; damaged ones are named in a notice.
+
+    Raises:
+        UserError: there is none.
+    """
+    steps = checkpoint_steps(folder) if folder.exists() else []
+    for step in steps:
+        path = folder / f"step-{step:09d}.ckpt"
+        try:
+            return path, load(path)
+        except UserError as error:
+            CONSOLE.print(f"[bold yellow]{error}; trying the one before.")
+    raise UserError(
+        f"--load-dir {folder} has no readable checkpoint"
+        + (f" ({len(steps)} damaged)" if steps else "; give the nerfstudio_models folder of a training")
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,55 @@
+"""What splatfacto hard-wires to CUDA, made to follow the tensors' device.
+
+Importing this module swaps two names in ``nerfstudio.models.splatfacto``: the rasterizer and the camera matrix helper.
+CUDA tensors still go to the originals; CPU tensors go to ours, and gsplat's CUDA backend is never touched for them.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.models import splatfacto
+from torch import Tensor
+
+_cuda_rasterization = splatfacto.rasterization
+_compiled_viewmat = splatfacto.get_viewmat
+
+
+def _rasterization(means: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    if means.is_cuda:
+        return _cuda_rasterization(means, *args, **kwargs)
+    from difix3d_ns.rasterization import rasterization
+
+    return rasterization(means, *args, **kwargs)
+
+
+def _viewmat(camera_to_world: Tensor) -> Tensor:  # [C, 3, 4] OpenGL -> [C, 4, 4] OpenCV world-to-camera
+    if camera_to_world.is_cuda:
+        return _compiled_viewmat(camera_to_world)
+    # torch.compile would want a C++ compiler on the user's machine
+    flip = torch.tensor([1.0, -1.0, -1.0], dtype=camera_to_world.dtype)
+    rotation = (camera_to_world[:, :3, :3] * flip).transpose(1, 2)
+    top = torch.cat([rotation, -rotation @ camera_to_world[:, :3, 3:4]], dim=-1)
+    bottom = camera_to_world.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(top.shape[0], 1, 4)
+    return torch.cat([top, bottom], dim=1)
+
+
+splatfacto.rasterization = _rasterization
+splatfacto.get_viewmat = _viewmat
+
+
+class _StaysOnCpu(Tensor):
+    """A tensor whose ``.cuda()`` does nothing."""
+
+    def cuda(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+        return self.as_subclass(Tensor)
+
+
+def keep_on_cpu(camera: Cameras) -> Cameras:
+    """A shallow copy of ``camera`` whose intrinsics survive splatfacto's ``.cuda()`` on a machine without CUDA."""
+    camera = copy.copy(camera)
+    camera.get_intrinsics_matrices = lambda: Cameras.get_intrinsics_matrices(camera).as_subclass(_StaysOnCpu)
+    return camera

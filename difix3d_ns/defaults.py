@@ -1,0 +1,92 @@
+"""Settings that depend on the device and on the length of the training, filled in at set-up.
+
+A value given by the user is never touched: settings that can be derived are None until they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from difix3d_ns.errors import UserError
+
+if TYPE_CHECKING:
+    from difix3d_ns.trainer import Difix3DTrainerConfig
+
+CUDA_ITERATIONS = 30_000
+CPU_ITERATIONS = 2_000
+CPU_GAUSSIANS = 40_000
+"""Enough for about a dozen photographs of 480 px; twice as many overfit them and cost twice the time."""
+CUDA_ROUNDS = 8
+CPU_ROUNDS = 3
+
+
+def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
+    """Fill in every setting that is still None.
+
+    Args:
+        config: changed in place.
+        start: the first step: 0, or one more than the step of a foreign checkpoint that is trained on.
+
+    Raises:
+        UserError: a setting cannot work on this machine.
+    """
+    machine = config.machine
+    if machine.device_type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--machine.device-type cuda: no CUDA device is usable here; leave the flag out to use the CPU")
+    on_cpu = machine.device_type == "cpu"
+    chosen = _fill(config, max_num_iterations=CPU_ITERATIONS if on_cpu else CUDA_ITERATIONS)
+    steps = config.max_num_iterations
+    if steps < 1:
+        raise UserError(f"--max-num-iterations {steps}: at least 1 is needed")
+    model = config.pipeline.model
+    chosen |= _fill(model, max_gaussians=CPU_GAUSSIANS if on_cpu else 0)
+    chosen |= _fill(config.pipeline, rounds=CPU_ROUNDS if on_cpu else CUDA_ROUNDS)
+    _fill(
+        config,
+        steps_per_save=_at_most(steps / 5, 2000),
+        steps_per_eval_image=_at_most(steps / 5, 1000),
+        steps_per_eval_all_images=_at_most(steps, 10_000),
+    )
+    # splatfacto's own numbers for its 30,000 steps, shrunk with the training where it is shorter
+    refine_every = _at_most(steps / 40, 100)
+    _fill(
+        model,
+        refine_every=refine_every,
+        warmup_length=start + _at_most(steps / 12, 500),
+        stop_split_at=start + max(1, steps // 2),
+        stop_screen_size_at=start + _at_most(steps * 4 / 30, 4000),
+        sh_degree_interval=_at_most(steps / 30, 1000),
+        resolution_schedule=_at_most(steps / 10, 3000),
+    )
+    # Every reset costs hundreds of steps until opacities are back: a short training has one, 30,000 steps have five.
+    _fill(model, reset_alpha_every=max(2, round(_at_most(steps * 0.3, 3000) / model.refine_every)))
+    for group in config.optimizers.values():
+        scheduler = group.get("scheduler")
+        if scheduler is not None:
+            _fill(scheduler, max_steps=start + steps, warmup_steps=steps // 30)
+    if on_cpu and chosen:
+        words = {
+            "max_num_iterations": f"{steps} steps (--max-num-iterations)",
+            "max_gaussians": f"at most {model.max_gaussians} Gaussians (--pipeline.model.max-gaussians)",
+            "rounds": f"{config.pipeline.rounds} rounds (--pipeline.rounds)",
+        }
+        CONSOLE.print(
+            "[bold]No CUDA in use: CPU-sized defaults:[/bold] "
+            + ", ".join(words[name] for name in words if name in chosen)
+            + ", images of about 480 px (--pipeline.datamanager.camera-res-scale-factor); any flag you give wins."
+        )
+
+
+def _fill(target: Any, **values: Any) -> set[str]:
+    """Set those attributes that are None; returns their names."""
+    open_names = {name for name in values if getattr(target, name) is None}
+    for name in open_names:
+        setattr(target, name, values[name])
+    return open_names
+
+
+def _at_most(steps: float, bound: int) -> int:
+    return max(1, min(round(steps), bound))

@@ -1,0 +1,243 @@
+"""Splatfacto on any device, with resume that works and an output that is computed only when asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+
+from difix3d_ns.cpu import keep_on_cpu
+from difix3d_ns.strategy import CappedStrategy
+
+ENHANCE_VARIABLE = "DIFIX3D_ENHANCE"
+"""off: no enhanced output; key: an output ``enhanced``; rgb: ``rgb`` itself is enhanced and ``raw`` is the render."""
+
+
+@dataclass
+class Difix3DModelConfig(SplatfactoModelConfig):
+    """Splatfacto's settings; those in steps follow ``--max-num-iterations`` unless given.
+
+    The fractions are those of splatfacto's own 30,000 steps wherever a short run allows (see ``defaults.py``).
+    """
+
+    _target: type = field(default_factory=lambda: Difix3DModel)
+    warmup_length: int | None = None  # type: ignore[assignment]
+    """steps before the first densification (unset: fitted to --max-num-iterations)"""
+    refine_every: int | None = None  # type: ignore[assignment]
+    """steps between densifications (unset: fitted to --max-num-iterations)"""
+    resolution_schedule: int | None = None  # type: ignore[assignment]
+    """steps after which the training resolution doubles (unset: fitted to --max-num-iterations)"""
+    reset_alpha_every: int | None = None  # type: ignore[assignment]
+    """densifications between opacity resets (unset: fitted to --max-num-iterations)"""
+    sh_degree_interval: int | None = None  # type: ignore[assignment]
+    """steps after which the next degree of spherical harmonics is added (unset: fitted to --max-num-iterations)"""
+    stop_screen_size_at: int | None = None  # type: ignore[assignment]
+    """step at which screen-size culling and splitting stops (unset: fitted to --max-num-iterations)"""
+    stop_split_at: int | None = None  # type: ignore[assignment]
+    """step at which densification stops (unset: fitted to --max-num-iterations)"""
+    max_gaussians: int | None = None
+    """most Gaussians densification may reach; 0 = no bound (unset: no bound with CUDA, a bound on a CPU)"""
+    densification: Literal["default", "mcmc"] = "default"
+    """default: splatfacto's; mcmc: 3DGS as Markov chain Monte Carlo (Kheradmand et al. 2024), up to max_gaussians"""
+    gaussian_dropout: float = 0.0
+    """probability with which a Gaussian is left out of a training step (DropGaussian, Park et al. 2025)"""
+
+
+class Outputs(dict):
+    """Outputs of a render of which some are computed when somebody asks for them.
+
+    nerfstudio reads outputs by key, so an output nobody looks at costs nothing.
+    """
+
+    def __init__(self, ready: Mapping[str, Any], lazy: Mapping[str, Callable[[], Tensor]]) -> None:
+        super().__init__(ready)
+        self._lazy = dict(lazy)
+        for key in lazy:
+            super().__setitem__(key, None)
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._lazy:
+            super().__setitem__(key, self._lazy.pop(key)())
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def items(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]
+        return ((key, self[key]) for key in self)
+
+    def values(self) -> Iterator[Any]:  # type: ignore[override]
+        return (self[key] for key in self)
+
+
+class LazyLpips(nn.Module):
+    """LPIPS whose weights are fetched at the first use; absent, with one notice, where they cannot be had."""
+
+    def __init__(self, build: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self._build = build
+        self._metric: list[nn.Module | None] = []  # a list hides the network from checkpoints
+
+    def forward(self, truth: Tensor, prediction: Tensor) -> Tensor:
+        if not self._metric:
+            try:
+                self._metric.append(self._build().to(truth.device))
+            except (OSError, RuntimeError) as error:
+                CONSOLE.log(f"[yellow]LPIPS is left out: its weights could not be downloaded ({error}).")
+                self._metric.append(None)
+        metric = self._metric[0]
+        return metric(truth, prediction) if metric is not None else truth.new_tensor(float("nan"))
+
+
+class Difix3DModel(SplatfactoModel):
+    """Splatfacto with the gaps closed that diffusion-fixed training needs."""
+
+    config: Difix3DModelConfig
+    enhancer: Callable[[Cameras, Outputs], Tensor] | None
+    """turns a render into the enhanced picture [H, W, 3]; set by the pipeline"""
+
+    def populate_modules(self) -> None:
+        self.enhancer = None
+        self.enhance_rgb = False
+        colours = None
+        if self.seed_points is not None and not self.config.random_init:
+            positions, colours = self.seed_points
+            self.seed_points = (positions, colours[:0])  # splatfacto puts seed colours on CUDA
+
+        from torchmetrics.image import lpip
+
+        build = lpip.LearnedPerceptualImagePatchSimilarity
+        with mock.patch.object(
+            lpip, "LearnedPerceptualImagePatchSimilarity", lambda **options: LazyLpips(lambda: build(**options))
+        ):
+            super().populate_modules()
+        if colours is not None and colours.shape[0] > 0:
+            rgb = colours.float() / 255
+            sh = RGB2SH(rgb) if self.config.sh_degree > 0 else torch.logit(rgb, eps=1e-10)
+            self.gauss_params["features_dc"] = nn.Parameter(sh)
+        self._build_strategy()
+
+    def _build_strategy(self) -> None:
+        cap = self.config.max_gaussians or None
+        if self.config.densification == "mcmc":
+            from difix3d_ns.mcmc import build_mcmc
+
+            self.strategy = build_mcmc(self.config, cap)
+            self.strategy_state = self.strategy.initialize_state()
+            return
+        upstream = self.strategy
+        settings = {name: getattr(upstream, name) for name in upstream.__dataclass_fields__}
+        settings["verbose"] = False  # one line per densification drowns the progress display
+        self.strategy = CappedStrategy(**settings, max_gaussians=cap)
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+
+    @property
+    def opacities(self) -> Tensor:  # [N, 1], logits
+        logits = self.gauss_params["opacities"]
+        p = self.config.gaussian_dropout
+        if not (self.training and p > 0):
+            return logits
+        kept = (torch.rand_like(logits) >= p).to(logits.dtype)
+        return torch.logit(torch.sigmoid(logits) * kept / (1 - p), eps=1e-6)
+
+    def step_post_backward(self, step: int) -> None:
+        if self.config.densification != "mcmc":
+            super().step_post_backward(step)
+            return
+        self.strategy.step_post_backward(
+            params=self.gauss_params,
+            optimizers=self.optimizers,
+            state=self.strategy_state,
+            step=step,
+            info=self.info,
+            lr=self.optimizers["means"].param_groups[0]["lr"],
+        )
+
+    def load_state_dict(self, dict: Mapping[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a checkpoint of this method or of plain splatfacto, into the Parameters the optimizers hold.
+
+        splatfacto replaces them, after which resumed steps train nothing (facts: its ``load_state_dict``).
+        """
+        state = {key: value for key, value in dict.items() if not key.startswith("lpips.")}
+        for name, parameter in self.gauss_params.items():
+            if name in state:  # checkpoints of the first splatfacto
+                state[f"gauss_params.{name}"] = state.pop(name)
+            saved = state[f"gauss_params.{name}"]
+            parameter.data = torch.zeros(saved.shape, dtype=parameter.dtype, device=self.device)
+        self.step = max(30000, (self.config.sh_degree_interval or 1000) * self.config.sh_degree)  # all SH degrees on
+        return super(SplatfactoModel, self).load_state_dict(state, **kwargs)
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:
+        if not isinstance(camera, Cameras):
+            return super().get_outputs(camera)
+        outputs = super().get_outputs(keep_on_cpu(camera) if self.device.type == "cpu" else camera)
+        return outputs if self.training else self._with_enhanced(camera, outputs)
+
+    def _with_enhanced(self, camera: Cameras, outputs: dict[str, Any]) -> dict[str, Any]:
+        mode = os.environ.get(ENHANCE_VARIABLE) or ("rgb" if self.enhance_rgb else "key")
+        if mode not in ("off", "key", "rgb"):
+            raise ValueError(f"{ENHANCE_VARIABLE}={mode}: use off, key or rgb")
+        enhancer = self.enhancer
+        if enhancer is None or mode == "off":
+            return outputs
+        if mode == "key":
+            return Outputs(outputs, {"enhanced": lambda: enhancer(camera, outputs)})
+        rest = {key: value for key, value in outputs.items() if key != "rgb"}
+        plain = dict(outputs)
+        return Outputs(rest | {"raw": outputs["rgb"]}, {"rgb": lambda: enhancer(camera, plain)})
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Splatfacto's metrics, FLIP, and the same of the enhanced picture as ``enhanced_*``."""
+        from difix3d_ns.evaluation.metrics import image_metrics
+
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        metrics = {key: value for key, value in metrics.items() if value == value}  # NaN: LPIPS without weights
+        truth = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        metrics["flip"] = image_metrics(outputs["rgb"], truth)["flip"]
+        if "enhanced" in outputs and not self.is_being_trained:
+            enhanced = outputs["enhanced"]
+            metrics |= {f"enhanced_{key}": value for key, value in image_metrics(enhanced, truth).items()}
+            images["enhanced"] = torch.cat([truth, enhanced], dim=1)
+        return metrics, images
+
+    @property
+    def is_being_trained(self) -> bool:
+        """Whether a trainer steps this model; evaluation in between leaves the enhancer out for speed."""
+        return hasattr(self, "optimizers")
+
+    @torch.no_grad()
+    def median_depth(
+        self, camera_to_world: Tensor, intrinsics: Tensor, width: int, height: int
+    ) -> tuple[Tensor, Tensor]:
+        """Depth where transmittance falls below one half.
+
+        Args:
+            camera_to_world: [4, 4], OpenCV axes, scene units.
+            intrinsics: [3, 3], pixels.
+
+        Returns:
+            (depth [H, W, 1] along z, 0 where nothing is; accumulated opacity [H, W, 1]).
+        """
+        from difix3d_ns.rasterization import median_depth
+
+        depth, alpha = median_depth(
+            self.means,
+            self.quats,
+            torch.exp(self.scales),
+            torch.sigmoid(self.gauss_params["opacities"]).squeeze(-1),
+            torch.linalg.inv(camera_to_world.to(self.device))[None],
+            intrinsics.to(self.device)[None],
+            width,
+            height,
+        )
+        return depth[0], alpha[0]

@@ -1,0 +1,220 @@
+"""Splatfacto's pipeline with the fix rounds and the enhancer attached."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from difix3d_ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
+from difix3d_ns.enhancer import Enhancer, FixerSettings
+from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
+from difix3d_ns.photographs import Photographs, to_cameras, to_pinhole
+from difix3d_ns.viewer import EnhancerControls
+
+POOL_FOLDER = "pseudo_views"
+"""beside nerfstudio_models/, whose every file nerfstudio takes for a checkpoint"""
+
+
+@dataclass
+class TargetSettings:
+    """Poses the rounds lead to."""
+
+    kind: Literal["auto", "camera-path", "eval"] = "auto"
+    """auto: between and somewhat beyond the training cameras; camera-path: a path saved in the viewer;
+    eval: the evaluation poses, the paper's protocol (their pictures are not used, their poses are)"""
+    camera_path: Path | None = None
+    """JSON file saved in the viewer's Render tab, for kind camera-path"""
+    count: int = 16
+    """how many; measured on sparse captures, gains flatten between 12 and 24 and every view costs a fix per round"""
+    beyond: float = 0.25
+    """how far outside the outermost targets lie, in units of the training cameras' spacing"""
+
+
+@dataclass
+class Difix3DPipelineConfig(VanillaPipelineConfig):
+    """What diffusion-fixed training adds to splatfacto."""
+
+    _target: type = field(default_factory=lambda: Difix3DPipeline)
+    datamanager: Difix3DDatamanagerConfig = field(default_factory=Difix3DDatamanagerConfig)
+    model: Difix3DModelConfig = field(default_factory=Difix3DModelConfig)
+    rounds: int | None = None
+    """how often new pseudo-views are made; 0 = plain splatfacto (unset: 8 with CUDA, 3 on a CPU)"""
+    targets: TargetSettings = field(default_factory=TargetSettings)
+    """where pseudo-views are wanted"""
+    fixer: FixerSettings = field(default_factory=FixerSettings)
+    """what repairs them"""
+    enhance_rgb: bool = False
+    """make the output rgb itself the enhanced picture; the plain render is then called raw"""
+    pseudo_probability: float = 0.4
+    """share of training steps that use a pseudo-view; measured flat from 0.35 to 0.5"""
+    pseudo_weight: float = 0.5
+    """loss weight of a pseudo-view against 1 for a photograph; measured flat from 0.3 to 1"""
+    pool_capacity: int = 256
+    """most pseudo-views kept; at 960 x 640 one takes about 5 MB of memory"""
+
+
+class Difix3DPipeline(VanillaPipeline):
+    """Draws photographs and pseudo-views, makes the latter in rounds, and enhances renders on demand."""
+
+    config: Difix3DPipelineConfig
+    datamanager: Difix3DDatamanager
+    model: Difix3DModel
+
+    def __init__(self, config: Difix3DPipelineConfig, device: str, **kwargs: Any) -> None:
+        super().__init__(config, device, **kwargs)
+        self.rounds: Any = None  # FixRounds while training with pseudo-views
+        self._photographs = Photographs(self.datamanager, self.model)
+        self._enhancer = Enhancer(config.fixer, self._photographs, self.model)
+        self.model.enhancer = self._enhancer
+        self.model.enhance_rgb = config.enhance_rgb
+        self.enhancer_controls = EnhancerControls(self._enhancer)
+
+    def plan_rounds(self, first_step: int, last_step: int, folder: Path) -> None:
+        """Prepare the fix rounds of a training from ``first_step`` up to ``last_step``; ``folder`` keeps the pool.
+
+        Raises:
+            UserError: the scene cannot have pseudo-views.
+        """
+        if not self.config.rounds:
+            return
+        from difix3d_ns.pseudoviews.pool import Pool
+        from difix3d_ns.pseudoviews.schedule import plan_rounds
+        from difix3d_ns.rounds import FixRounds
+
+        model = self.config.model
+        assert model.refine_every and model.reset_alpha_every and model.warmup_length is not None
+        assert model.stop_split_at is not None and model.resolution_schedule
+        if len(self.datamanager.train_dataset) < 2:
+            raise UserError("pseudo-views need at least two training images; add some, or give --pipeline.rounds 0")
+        if self.config.targets.kind == "camera-path" and self.config.targets.camera_path is None:
+            raise UserError("--pipeline.targets.kind camera-path needs --pipeline.targets.camera-path FILE")
+        schedule = plan_rounds(
+            total_steps=last_step,
+            rounds=self.config.rounds,
+            first_densification=model.warmup_length + model.refine_every,
+            reset_every=model.reset_alpha_every * model.refine_every,
+            refine_stop=model.stop_split_at,
+            resolution_full_step=model.resolution_schedule * model.num_downscales,
+            probability=self.config.pseudo_probability,
+            weight=self.config.pseudo_weight,
+            first_step=first_step,
+        )
+        self.rounds = FixRounds(
+            schedule,
+            self._find_targets,
+            self._photographs,
+            self.model,
+            self.config.fixer,
+            Pool(self.config.pool_capacity, folder / POOL_FOLDER),
+        )
+        self._find_targets()  # a scene that cannot have targets is told of now, not in the middle of training
+        self.datamanager.draw_pseudo_view = self._draw
+
+    def _find_targets(self) -> list[Pinhole]:
+        from difix3d_ns.pseudoviews.targets import auto_targets, camera_path_targets
+
+        targets = self.config.targets
+        try:
+            if targets.kind == "camera-path":
+                assert targets.camera_path is not None
+                return camera_path_targets(targets.camera_path, targets.count)
+            if targets.kind == "eval":
+                CONSOLE.log("[yellow]Targets are the evaluation poses (--pipeline.targets.kind eval).")
+                return [to_pinhole(camera) for camera in self._eval_cameras()]
+            points = self.model.seed_points[0] if self.model.seed_points is not None else None
+            return auto_targets(self._photographs.cameras(), points, targets.count, targets.beyond)
+        except (ValueError, FileNotFoundError) as error:
+            raise UserError(f"no poses for pseudo-views: {error} (--pipeline.rounds 0 trains without)") from error
+
+    def _eval_cameras(self) -> Sequence[Cameras]:
+        cameras = self.datamanager.eval_dataset.cameras
+        return [cameras[i : i + 1] for i in range(len(cameras))]
+
+    def _draw(self, step: int, generator: random.Random) -> tuple[Cameras, dict[str, Any]] | None:
+        pool, schedule = self.rounds.pool, self.rounds.schedule
+        if len(pool) == 0 or generator.random() >= schedule.probability:
+            return None
+        view = pool.sample(generator)
+        device = self.model.device
+        return to_cameras(view.camera, device), {
+            "image": view.image.to(device, torch.float32),
+            "mask": view.confidence.to(device, torch.float32),
+            "pseudo_weight": schedule.weight(step),
+        }
+
+    def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        camera, batch = self.datamanager.next_train(step)
+        outputs = self._model(camera)
+        metrics = self.model.get_metrics_dict(outputs, batch)
+        losses = self.model.get_loss_dict(outputs, batch, metrics)
+        weight = batch.get("pseudo_weight")
+        if weight is not None:
+            # the curve of photographs stays readable: pseudo-views have their own
+            metrics = {"pseudo_" + key if key == "psnr" else key: value for key, value in metrics.items()}
+            losses["main_loss"] = losses["main_loss"] * weight
+        return outputs, losses, metrics
+
+    def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
+        trainer = attributes.trainer
+        if trainer is not None:
+            self._enhancer.training_lock = trainer.train_lock
+        callbacks = super().get_training_callbacks(attributes)
+        # after the model's: its step counter is then right
+        callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step))
+        return callbacks
+
+    def _before_step(self, step: int) -> None:
+        if self.rounds is None:
+            return
+        self.rounds.before_step(step)
+        strategy = self.model.strategy
+        if hasattr(strategy, "pause_refine_after_reset"):
+            # as splatfacto does for photographs: one look at every view before opacities are judged again,
+            # but never so long that densification starves between two resets
+            pause = len(self.datamanager.train_dataset) + strategy.refine_every + len(self.rounds.pool)
+            strategy.pause_refine_after_reset = min(pause, strategy.reset_every // 2)
+
+    def training_state(self) -> dict[str, Any]:
+        """What resuming needs beyond parameters and optimizers, as plain values and tensors."""
+        state: dict[str, Any] = {
+            "sampling": self.datamanager.sampling_state(),
+            "strategy": dict(self.model.strategy_state),
+        }
+        if self.rounds is not None:
+            state["rounds"] = self.rounds.state()
+            state["pool"] = self.rounds.pool.state()
+        return state
+
+    def restore_training_state(self, state: dict[str, Any], source: Path) -> None:
+        """Go on where ``training_state`` was taken.
+
+        Args:
+            state: what it returned.
+            source: the folder of the training it was taken in; its pool is read from there.
+        """
+        self.datamanager.restore_sampling(state["sampling"])
+        self.model.strategy_state.update(
+            {
+                key: value.to(self.model.device) if isinstance(value, torch.Tensor) else value
+                for key, value in state["strategy"].items()
+            }
+        )
+        if self.rounds is not None and "rounds" in state:
+            self.rounds.restore(state["rounds"])
+            self.rounds.pool.restore(source / POOL_FOLDER, state["pool"])
+
+    def forget_before(self, steps: Sequence[int]) -> None:
+        """Let go of pool files that no kept checkpoint needs."""
+        if self.rounds is not None:
+            self.rounds.pool.prune(steps)

@@ -1,0 +1,39 @@
+"""Densification within a budget of Gaussians."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gsplat.strategy import DefaultStrategy
+from torch import Tensor
+
+
+@dataclass
+class CappedStrategy(DefaultStrategy):
+    """gsplat's default densification that never exceeds ``max_gaussians`` by growth.
+
+    Where the budget does not allow every candidate, those with the largest accumulated screen-space gradient grow.
+    """
+
+    max_gaussians: int | None = None
+
+    @torch.no_grad()
+    def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:
+        if self.max_gaussians is not None:
+            room = max(0, self.max_gaussians - len(params["means"]))
+            mean_gradient: Tensor = state["grad2d"] / state["count"].clamp_min(1)  # [N]
+            wants = mean_gradient > self.grow_grad2d
+            if step < self.refine_scale2d_stop_iter:
+                wants |= state["radii"] > self.grow_scale2d
+            if int(wants.sum()) > room:
+                allowed = torch.zeros_like(wants)
+                if room > 0:
+                    allowed[torch.where(wants, mean_gradient, mean_gradient.new_tensor(-1.0)).topk(room).indices] = True
+                state["grad2d"][~allowed] = 0
+                if step < self.refine_scale2d_stop_iter:
+                    # large on screen but not chosen: keep below the split threshold, and below the pruning one,
+                    # which would otherwise delete what it may not split
+                    state["radii"][~allowed] = state["radii"][~allowed].clamp(max=self.grow_scale2d)
+        return super()._grow_gs(params, optimizers, state, step)

@@ -1,0 +1,183 @@
+"""nerfstudio's trainer with settings fitted to the run and checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from difix3d_ns import checkpoints
+from difix3d_ns.defaults import settle
+from difix3d_ns.errors import UserError
+
+if TYPE_CHECKING:
+    from difix3d_ns.pipeline import Difix3DPipeline
+
+STATE_KEY = "difix3d"
+"""Where a checkpoint keeps what plain nerfstudio does not: random generators, densification, pool, rounds."""
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        CONSOLE.print(f"[bold red]Error:[/bold red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@dataclass
+class FittedDecayConfig(ExponentialDecaySchedulerConfig):
+    """Exponential decay over the whole training."""
+
+    max_steps: int | None = None  # type: ignore[assignment]
+    """steps until the final learning rate (unset: --max-num-iterations)"""
+    warmup_steps: int | None = 0  # type: ignore[assignment]
+    """steps of warm-up (unset: a thirtieth of --max-num-iterations)"""
+
+
+@dataclass
+class Difix3DTrainerConfig(TrainerConfig):
+    """Trainer settings; those that are unset are fitted to the device and to --max-num-iterations."""
+
+    _target: type = field(default_factory=lambda: Difix3DTrainer)
+    max_num_iterations: int | None = None  # type: ignore[assignment]
+    """steps in all, resumed ones included (unset: 30000 with CUDA, 2000 without)"""
+    steps_per_save: int | None = None  # type: ignore[assignment]
+    """steps between checkpoints (unset: a fifth of the training, at most 2000)"""
+    steps_per_eval_image: int | None = None  # type: ignore[assignment]
+    """steps between evaluations of one image (unset: a fifth of the training, at most 1000)"""
+    steps_per_eval_all_images: int | None = None  # type: ignore[assignment]
+    """steps between evaluations of all images (unset: the whole training, at most 10000)"""
+
+    def save_config(self) -> None:
+        with _told_plainly():
+            try:
+                super().save_config()
+            except OSError as error:
+                raise UserError(
+                    f"cannot write to --output-dir {self.output_dir}: {error}; choose a folder you may write to"
+                ) from error
+
+
+class Difix3DTrainer(Trainer):
+    """Splatfacto's training loop with fitted settings and exact resume."""
+
+    config: Difix3DTrainerConfig
+    pipeline: Difix3DPipeline
+
+    def __init__(self, config: Difix3DTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        with _told_plainly():
+            self._loaded = self._read_checkpoint(config)
+            path, state = self._loaded if self._loaded else (None, {})
+            foreign = self._loaded is not None and STATE_KEY not in state
+            settle(config, start=state["step"] + 1 if foreign else 0)
+            if foreign:
+                CONSOLE.print(
+                    f"{path} comes from another method: training goes on for {config.max_num_iterations} steps."
+                )
+            self._last_step = config.max_num_iterations + (state["step"] + 1 if foreign else 0)
+        super().__init__(config, local_rank, world_size)
+
+    @staticmethod
+    def _read_checkpoint(config: Difix3DTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
+        if config.load_dir is not None:
+            if config.load_step is None:
+                return checkpoints.load_newest(config.load_dir)
+            path = config.load_dir / f"step-{config.load_step:09d}.ckpt"
+            return path, checkpoints.load(path)
+        if config.load_checkpoint is not None:
+            return config.load_checkpoint, checkpoints.load(config.load_checkpoint)
+        return None
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        with _told_plainly():
+            if self.config.pipeline.datamanager.data is None and self.config.data is not None:
+                self.config.pipeline.datamanager.data = self.config.data
+            super().setup(test_mode)
+            self.pipeline.plan_rounds(self._start_step, self._last_step, self.base_dir)
+            if self._loaded is not None and STATE_KEY in self._loaded[1]:
+                self._restore(*self._loaded)
+            self._loaded = None
+        self.config.save_config()  # with everything filled in, so that evaluation rebuilds the same
+
+    def _load_checkpoint(self) -> None:
+        if self._loaded is None:
+            CONSOLE.print("No checkpoint to load: training from scratch.")
+            return
+        path, state = self._loaded
+        try:
+            self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            self.optimizers.load_optimizers(state["optimizers"])
+            if "schedulers" in state and self.config.load_scheduler:
+                self.optimizers.load_schedulers(state["schedulers"])
+            self.grad_scaler.load_state_dict(state["scalers"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"{path} does not fit this method and its flags (was it trained with other ones?): {error}"
+            ) from error
+        self._start_step = state["step"] + 1
+        CONSOLE.print(f"Loaded {path}: going on at step {self._start_step}.")
+
+    def _restore(self, path: Path, state: dict[str, Any]) -> None:
+        ours = state[STATE_KEY]
+        self.pipeline.restore_training_state(ours["pipeline"], source=path.parent.parent)
+        checkpoints.restore_random_state(ours["random"])
+
+    def train(self) -> None:
+        if self._start_step >= self._last_step:
+            CONSOLE.print(
+                f"Already trained for {self._start_step} steps: nothing to do. "
+                f"Give --max-num-iterations more than {self._start_step} to go on."
+            )
+            return
+        total = self.config.max_num_iterations
+        self.config.max_num_iterations = self._last_step - self._start_step  # nerfstudio counts from the resumed step
+        try:
+            super().train()
+        finally:
+            self.config.max_num_iterations = total
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Write a checkpoint atomically and keep the one before; a failed write loses nothing and stops nothing."""
+        state = {
+            "step": step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.optimizers.items()},
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+            STATE_KEY: {"pipeline": self.pipeline.training_state(), "random": checkpoints.random_state()},
+        }
+        before = checkpoints.checkpoint_steps(self.checkpoint_dir) if self.checkpoint_dir.exists() else []
+        try:
+            checkpoints.save(state, self.checkpoint_dir, step)
+        except OSError as error:
+            CONSOLE.print(
+                f"[bold red]The checkpoint of step {step} could not be saved to {self.checkpoint_dir}: {error}. "
+                "Free some space; earlier checkpoints are kept and training goes on.",
+                soft_wrap=True,
+            )
+            if self.training_state == "completed":
+                sys.exit(1)
+            return
+        kept = [step, *(s for s in before if s != step)]
+        if self.config.save_only_latest_checkpoint:
+            kept = kept[:2]  # two, so that one damaged later does not lose everything
+            checkpoints.remove_older(self.checkpoint_dir, kept)
+        self.pipeline.forget_before(kept)
+
+    def _train_complete_viewer(self) -> None:
+        if self.viewer_state is not None:
+            CONSOLE.print(
+                "Training is finished; the viewer stays open (--viewer.quit-on-train-completion True ends it)."
+            )
+        super()._train_complete_viewer()

@@ -1,0 +1,28 @@
+"""The enhancer's controls in nerfstudio's viewer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerElement, ViewerSlider
+
+if TYPE_CHECKING:
+    from difix3d_ns.enhancer import Enhancer
+
+
+class EnhancerControls:
+    """A checkbox and a slider; nerfstudio's viewer finds them as attributes of the pipeline.
+
+    To see the enhanced picture, choose ``enhanced`` as output type.
+    """
+
+    def __init__(self, enhancer: Enhancer) -> None:
+        self._enhancer = enhancer
+        self.enabled = ViewerCheckbox("Enhancer", True, cb_hook=self._toggle, hint="Repair the output 'enhanced'")
+        self.strength = ViewerSlider("Enhancer strength", 1.0, 0.0, 1.0, 0.05, cb_hook=self._set_strength)
+
+    def _toggle(self, element: ViewerElement) -> None:
+        self._enhancer.enabled = bool(element.value)
+
+    def _set_strength(self, element: ViewerElement) -> None:
+        self._enhancer.strength = float(element.value)
