@@ -9,11 +9,12 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
-from difix3d_ns.geometry.warp import opaque, unproject, visibility
+from difix3d_ns.geometry.warp import opaque
 from difix3d_ns.pseudoviews.poses import pose_distances, spacing, stack_poses
 
 _PIXELS = 2400  # of the pseudo-view that vote; 1/8 of 480 x 320 in both directions
 _PLANE_PIXELS = 20000  # of a candidate's depth and alpha that are looked at
+_TOLERANCE = 0.05  # relative depth error at which a point counts half, as in geometry.warp
 _TRUST = 0.7  # share of a pixel one perfect reference settles; the rest rewards a second opinion
 _TIE = 1e-3  # of the visible pixels: what the whole range of pose distances may change
 
@@ -75,35 +76,72 @@ def _remoteness(camera: Pinhole, candidates: Sequence[Reference]) -> Tensor:
 
 def _worth(camera: Pinhole, depth: Tensor, alpha: Tensor, candidates: Sequence[Reference]) -> tuple[Tensor, float]:
     """[K, P] worth of every candidate at the voting pixels, times ``_TRUST``; and how many pixels there are to see."""
-    height, width = depth.shape[:2]
-    step = max(1, round((height * width / _PIXELS) ** 0.5))
-    middle = slice(step // 2, None, step)  # one pixel per cell, no averaging of depths across edges
-    depth = depth.float().nan_to_num(0.0, 0.0, 0.0)
-    points = unproject(depth, camera)[middle, middle]
-    valid = opaque(alpha[middle, middle].float()) * (depth[middle, middle] > 0)
-    rows, columns = (valid[..., 0] > 0).nonzero(as_tuple=True)
-    points, valid = points[rows, columns][:, None], valid[rows, columns][:, None]  # [P, 1, 3], [P, 1, 1]
+    points, solid = _voting_points(camera, depth, alpha)  # [P, 3], [P]
     result = points.new_zeros(len(candidates), len(points))
-    usable = [
-        (i, c.camera, c.depth, c.alpha, c.mask)
-        for i, c in enumerate(candidates)
-        if c.camera is not None and c.depth is not None and c.alpha is not None
-    ]
+    usable = [i for i, c in enumerate(candidates) if c.camera and c.depth is not None and c.alpha is not None]
     if not usable or not len(points):
-        return result, float(valid.sum())
-    for i, other, *planes in usable:
-        thinned = [_thin(p) if p is not None else None for p in planes]
-        result[i] = visibility(points, valid, other, *thinned)[:, 0, 0]
-    index = [i for i, *_ in usable]
-    rays = points[:, 0] - camera.position.to(points)  # [P, 3]
-    others = torch.stack([u[1].position.to(points) for u in usable])
-    other_rays = points[:, 0] - others[:, None]  # [K, P, 3]
+        return result, float(solid.sum())
+    views = [candidates[i] for i in usable]
+    cameras = [v.camera for v in views if v.camera]
+    poses = torch.stack([c.camera_to_world.to(points) for c in cameras])  # [K, 4, 4]
+    matrix = torch.stack([c.intrinsics.to(points) for c in cameras])  # [K, 3, 3]
+    size = points.new_tensor([[c.width, c.height] for c in cameras])
+
+    rays = points - camera.position.to(points)  # [P, 3]
+    other_rays = points - poses[:, None, :3, 3]  # [K, P, 3]
+    pixels = other_rays @ (matrix @ poses[:, :3, :3].mT).mT  # [K, P, 3]
+    z = pixels[..., 2]
+    unit = pixels[..., :2] / z.clamp_min(1e-9)[..., None] / size[:, None]
+    seen = ((z > 0) & (unit > 0).all(-1) & (unit < 1).all(-1)).to(points)
+    there, usable_share = _look_up(views, unit, points)
+    seen = seen * usable_share * (1.5 - (z / there - 1).abs() / _TOLERANCE).clamp(0, 1)
+
     span, other_span = rays.norm(dim=1).clamp_min(1e-9), other_rays.norm(dim=2).clamp_min(1e-9)
     cosine = (other_rays * rays).sum(2) / (span * other_span)
-    focal = points.new_tensor([float(u[1].intrinsics[0, 0]) for u in usable])
-    resolution = focal[:, None] / float(camera.intrinsics[0, 0]) * span / other_span
-    result[index] *= _TRUST * cosine.clamp(0, 1) * resolution.clamp(0, 1)
-    return result, float(valid.sum())
+    resolution = matrix[:, :1, 0] / float(camera.intrinsics[0, 0]) * span / other_span
+    result[usable] = _TRUST * solid * seen * cosine.clamp(0, 1) * resolution.clamp(0, 1)
+    return result, float(solid.sum())
+
+
+def _voting_points(camera: Pinhole, depth: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """World points [P, 3] of one pixel per cell of a coarse grid, where the splat is, and how solid it is there [P]."""
+    height, width = depth.shape[:2]
+    camera = camera.resized(width, height).to(depth.device, torch.float32)
+    step = max(1, round((height * width / _PIXELS) ** 0.5))
+    cell = slice(step // 2, None, step)  # no averaging: a mean over an edge lies on no surface
+    z = depth[cell, cell, 0].float().nan_to_num(0.0, 0.0, 0.0)
+    solid = opaque(alpha[cell, cell, 0].float()) * (z > 0)
+    rows, columns = (solid > 0).nonzero(as_tuple=True)
+    z, solid = z[rows, columns], solid[rows, columns]
+    pixels = torch.stack([columns, rows], 1) * step + (step // 2 + 0.5)
+    focal, centre = camera.intrinsics.diagonal()[:2], camera.intrinsics[:2, 2]
+    local = torch.cat([(pixels - centre) / focal, torch.ones_like(z)[:, None]], 1) * z[:, None]
+    return local @ camera.camera_to_world[:3, :3].T + camera.position, solid
+
+
+def _look_up(views: Sequence[Reference], unit: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Depth and usable share (opacity times mask) of each view at picture coordinates [K, P, 2] in [0, 1]."""
+    planes: list[Tensor] = []
+    shares: list[Tensor] = []
+    index = torch.zeros(unit.shape[:2], dtype=torch.long, device=points.device)
+    offset = 0
+    for k, view in enumerate(views):
+        assert view.depth is not None
+        assert view.alpha is not None
+        depth = _thin(view.depth).to(points)
+        share = opaque(_thin(view.alpha).to(points))
+        if view.mask is not None:
+            share = share * _thin(view.mask).to(points)
+        if share.shape != depth.shape:
+            raise ValueError(f"depth {tuple(depth.shape)} and alpha {tuple(share.shape)} of a reference differ in size")
+        height, width = depth.shape[:2]
+        column = (unit[k, :, 0] * width).clamp(0, width - 1).long()
+        index[k] = offset + (unit[k, :, 1] * height).clamp(0, height - 1).long() * width + column
+        offset += height * width
+        planes.append(depth.flatten())
+        shares.append(share.flatten())
+    there = torch.cat(planes)[index]
+    return there.clamp_min(1e-9), torch.cat(shares)[index] * (there > 0)
 
 
 def _thin(plane: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def test_a_quarter_beyond_and_the_rest_between_neighbours():
     heights = torch.stack([t.position for t in targets])[:, 2]
     radii = torch.stack([t.position for t in targets])[:, :2].norm(dim=1)
     assert ((heights[:9] - 1).abs() < 0.1).all()
-    assert (torch.hypot(radii - 4, heights - 1)[9:] > 0.3).all()
+    assert (torch.hypot(radii - 4, heights - 1)[9:] > 0.15).all()
     assert (radii[:9] > 3.9).all()  # the chord's middle is at 3.76
     for target in targets:
         to_scene = torch.nn.functional.normalize(-target.position, dim=0)
