@@ -1,0 +1,1 @@
+"""Networks of the fixers; plain modules that know tensors only."""

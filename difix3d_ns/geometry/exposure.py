@@ -1,0 +1,45 @@
+"""Bringing warped photographs to the exposure and white balance of the render they are to repair."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+_POOL = 8  # pixels: misalignment and sharpness must not enter, so only block means are compared
+_LIMIT = 1.5
+_TRUST = 0.02  # weight of "no change", as a share of the picture
+
+
+def match_exposure(images: Tensor, visibility: Tensor, render: Tensor) -> Tensor:
+    """One gain per reference and channel, fitted where the reference is visible and agrees with the render.
+
+    A gain from ratios of means, not a regression: regressing a blurred render on a sharp photograph would shrink the
+    contrast.
+
+    Args:
+        images: [K, H, W, 3] warped references in [0, 1].
+        visibility: [K, H, W, 1] in [0, 1].
+        render: [H, W, 3] in [0, 1].
+
+    Returns:
+        [K, H, W, 3] corrected references, clamped to [0, 1]; a reference that is nowhere visible stays as it is.
+    """
+    if images.shape[0] == 0:
+        return images
+    weight = _pool(visibility)
+    source = _pool(images * visibility) / weight.clamp_min(1e-3)
+    target = _pool(render[None] * visibility) / weight.clamp_min(1e-3)
+    gain = images.new_ones(images.shape[0], 3, 1, 1)
+    for _ in range(3):
+        # Blocks that still differ by more than 0.15 show something else, or a broken part of the splat.
+        error = (source * gain - target).abs().amax(1, keepdim=True)
+        trusted = weight * (1.5 - error / 0.1).clamp(0, 1)
+        above = (trusted * target).mean((2, 3), keepdim=True) + _TRUST * 0.5
+        below = (trusted * source).mean((2, 3), keepdim=True) + _TRUST * 0.5
+        gain = (above / below).clamp(1 / _LIMIT, _LIMIT)
+    return (images * gain.permute(0, 2, 3, 1)).clamp(0, 1)
+
+
+def _pool(maps: Tensor) -> Tensor:
+    """[K, H, W, C] -> [K, C, H / 8, W / 8] block means."""
+    return F.avg_pool2d(maps.permute(0, 3, 1, 2), _POOL, ceil_mode=True)
