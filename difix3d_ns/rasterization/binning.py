@@ -10,11 +10,13 @@ import math
 import numba as nb
 import numpy as np
 
+from difix3d_ns.rasterization.jit import jit
+
 TILE = 8  # pixels along a tile's side: 64 pixels fill four AVX-512 registers
 ALPHA_MIN = 1.0 / 255.0
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@jit(inline="always")
 def _row_span(mx, my, a, b, c, tau2, radius, row, tiles_x):
     """First and one-past-last tile of `row` inside the ellipse a dx^2 + 2 b dx dy + c dy^2 <= tau2."""
     y0 = row * TILE + 0.5 - my
@@ -42,7 +44,7 @@ def _row_span(mx, my, a, b, c, tau2, radius, row, tiles_x):
     return int(max(first, 0.0)), int(min(max(last, 0.0), float(tiles_x)))
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@jit(inline="always")
 def _row_range(my, a, b, c, tau2, radius, tiles_y):
     det = a * c - b * b
     half = math.sqrt(tau2 * a / det) if det > 1e-12 * a * c else radius * 1.12 + 1.0
@@ -51,7 +53,7 @@ def _row_range(my, a, b, c, tau2, radius, tiles_y):
     return int(max(first, 0.0)), int(min(max(last, 0.0), float(tiles_y)))
 
 
-@nb.njit(cache=True, nogil=True, parallel=True)
+@jit(parallel=True)
 def pack(order, means2d, conics, opacities, colors, packed):
     """Gather the Gaussians in depth order into rows (x, y, a, b, c, opacity, colours...): one cache line each."""
     channels = colors.shape[1]
@@ -67,7 +69,7 @@ def pack(order, means2d, conics, opacities, colors, packed):
             packed[k, 6 + channel] = colors[i, channel]
 
 
-@nb.njit(cache=True, nogil=True, parallel=True)
+@jit(parallel=True)
 def count_pairs(packed, radii, tiles_x, tiles_y, counts):
     """counts[s, t]: Gaussians of slice s (contiguous in depth order) on tile t."""
     slices = counts.shape[0]
@@ -87,7 +89,7 @@ def count_pairs(packed, radii, tiles_x, tiles_y, counts):
                     counts[s, row * tiles_x + column] += 1
 
 
-@nb.njit(cache=True, nogil=True)
+@jit()
 def start_positions(counts, offsets):
     """Turn counts into each slice's first write position, in place; offsets[t]: where tile t's list begins."""
     slices, tiles = counts.shape
@@ -100,7 +102,7 @@ def start_positions(counts, offsets):
     return total
 
 
-@nb.njit(cache=True, nogil=True, parallel=True)
+@jit(parallel=True)
 def fill_pairs(packed, radii, tiles_x, tiles_y, positions, ids):
     """Write every tile's list of Gaussians (rows of `packed`), front to back, whatever the number of slices."""
     slices = positions.shape[0]

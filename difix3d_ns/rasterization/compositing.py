@@ -3,30 +3,36 @@
 The rules are gsplat's: alpha = min(0.999, opacity * exp(-sigma)); alpha < 1/255 and sigma < 0 are skipped; a pixel
 stops before the Gaussian that would bring its transmittance to 1e-4. The kernels keep a tile's 64 pixels in flat
 rows of one scratch array at constant offsets: no branch inside a row, so that LLVM makes every row vector instructions.
+The number of channels is a constant of the compiled kernels for the same reason.
 """
+
+import functools
 
 import numba as nb
 import numpy as np
 
 from difix3d_ns.rasterization.binning import TILE
+from difix3d_ns.rasterization.jit import jit
 
 PIXELS = TILE * TILE
+BATCH = 32  # a tile's Gaussians are gathered in batches, so that their cache misses overlap
 _FLAGS = {"reassoc", "contract", "arcp", "nsz"}  # not nnan/ninf: comparisons must hold for any input
 
 F0, HALF, F1 = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 ALPHA_MAX, ALPHA_MIN, STOP = np.float32(0.999), np.float32(1.0 / 255.0), np.float32(1e-4)
 SIGMA_MAX = np.float32(6.0)  # exp(-6) < 1/255: never visible beyond
 # exp(-s) = p(s/8)^8 on [0, 6]; p: the Chebyshev fit of exp(-x) on [0, 0.75], degree 6
-_C = np.polynomial.chebyshev.Chebyshev.interpolate(lambda x: np.exp(-x), 6, domain=[0, 0.75]).convert(
-    kind=np.polynomial.Polynomial
+_FIT = np.polynomial.chebyshev.Chebyshev.interpolate(lambda x: np.exp(-x), 6, domain=[0, 0.75])
+C0, C1, C2, C3, C4, C5, C6 = (
+    np.float32(c / 8.0**i) for i, c in enumerate(_FIT.convert(kind=np.polynomial.Polynomial).coef)
 )
-C0, C1, C2, C3, C4, C5, C6 = (np.float32(c / 8.0**i) for i, c in enumerate(_C.coef))
 
-# rows of the scratch array
-_X, _Y, _T, _FINAL, _LAST, _W, _S, _B, _FREE = (PIXELS * i for i in range(9))
+# Rows of the scratch array. _T is the transmittance, negated once a pixel has stopped; _LAST counts the list entries up to
+# which it had not.
+_X, _Y, _T, _LAST, _W, _S, _B, _FREE = (PIXELS * i for i in range(8))
 
 
-@nb.njit(cache=True, nogil=True, inline="always")
+@jit(inline="always")
 def _exp_neg(s):
     x = C0 + s * (C1 + s * (C2 + s * (C3 + s * (C4 + s * (C5 + s * C6)))))
     x = x * x
@@ -34,157 +40,193 @@ def _exp_neg(s):
     return x * x
 
 
+@jit(inline="always")
+def _start_tile(s, x0, y0, width, height):
+    for p in range(PIXELS):
+        x, y = np.int32(x0 + p % TILE), np.int32(y0 + p // TILE)
+        s[_X + p] = np.float32(x) + HALF
+        s[_Y + p] = np.float32(y) + HALF
+        s[_T + p] = F1 if (x < width) & (y < height) else -F1  # outside the image: stopped
+        s[_LAST + p] = F0
+
+
+@jit(inline="always")
+def _alive(s):
+    most = -F1
+    for p in range(PIXELS):
+        most = max(most, s[_T + p])
+    return most > F0
+
+
 def scratch_floats(channels: int) -> int:
     """Floats one thread needs to composite a tile of `channels` channels."""
-    return _FREE + PIXELS * channels
+    return _FREE + PIXELS * channels + BATCH * (6 + channels) + BATCH * (8 + channels)
 
 
-@nb.njit(cache=True, nogil=True, parallel=True, fastmath=_FLAGS)
-def forward(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, image, final, last):
-    """Composite: image [H, W, D], final transmittance [H, W], last [H, W] (list entries up to the last that counts)."""
-    threads = scratch.shape[0]
-    channels = image.shape[2]
-    for thread in nb.prange(threads):
-        s = scratch[thread]
-        for tile in range(thread, tiles_x * tiles_y, threads):
-            x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
-            for p in range(PIXELS):
-                s[_X + p] = np.float32(x0 + p % TILE) + np.float32(0.5)
-                s[_Y + p] = np.float32(y0 + p // TILE) + np.float32(0.5)
-                # transmittance; 0 once the pixel has stopped, and outside the image
-                s[_T + p] = F1 if (x0 + p % TILE < width) & (y0 + p // TILE < height) else F0
-                s[_FINAL + p] = F1
-                s[_LAST + p] = F0
-            for p in range(PIXELS * channels):
-                s[_FREE + p] = F0
-            begin = offsets[tile]
-            for k in range(begin, offsets[tile + 1]):
-                i = ids[k]
-                mx, my = packed[i, 0], packed[i, 1]
-                ha, b, hc = np.float32(0.5) * packed[i, 2], packed[i, 3], np.float32(0.5) * packed[i, 4]
-                opacity = packed[i, 5]
-                rank = np.float32(k - begin + 1)
-                for p in range(PIXELS):
-                    dx, dy = mx - s[_X + p], my - s[_Y + p]
-                    sigma = dx * (ha * dx + b * dy) + hc * dy * dy
-                    alpha = opacity * _exp_neg(min(sigma, SIGMA_MAX))
-                    alpha = min(alpha, ALPHA_MAX)
-                    t = s[_T + p]
-                    after = t * (F1 - alpha)
-                    seen = (alpha >= ALPHA_MIN) & (sigma >= F0)
-                    counts = seen & (after > STOP)
-                    s[_W + p] = alpha * t if counts else F0
-                    s[_T + p] = (after if counts else F0) if seen else t
-                    s[_FINAL + p] = after if counts else s[_FINAL + p]
-                    s[_LAST + p] = rank if counts else s[_LAST + p]
-                for channel in range(channels):
-                    value = packed[i, 6 + channel]
-                    row = _FREE + PIXELS * channel
-                    for p in range(PIXELS):
-                        s[row + p] += s[_W + p] * value
-                if (k - begin) & 7 == 7:
-                    alive = F0
-                    for p in range(PIXELS):
-                        alive = max(alive, s[_T + p])
-                    if alive == F0:
-                        break
-            for y in range(y0, min(y0 + TILE, height)):
-                for x in range(x0, min(x0 + TILE, width)):
-                    p = (y - y0) * TILE + x - x0
-                    final[y, x] = s[_FINAL + p]
-                    last[y, x] = np.int32(s[_LAST + p])
-                    for channel in range(channels):
-                        image[y, x, channel] = s[_FREE + PIXELS * channel + p]
+@functools.cache
+def forward_kernel(channels: int):
+    """Kernel(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, image, final, last).
 
-
-@nb.njit(cache=True, nogil=True, parallel=True, fastmath=_FLAGS)
-def backward(
-    packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, final, last, grad_image, grad_final, grads
-):
-    """Gradients of the rows of `packed`, one buffer per thread: grads [threads, V, 8 + D].
-
-    Columns: x, y, a, b, c, opacity, |x|, |y| (sums over pixels of absolute values), colours. Back to front with the
-    colour behind the Gaussian normalised to unit transmittance, so that dL/dalpha = T (colour - behind).
+    Writes image [H, W, D], final transmittance [H, W] and last [H, W]: list entries looked at before the pixel stopped.
     """
-    threads = scratch.shape[0]
-    channels = grad_image.shape[2]
-    for thread in nb.prange(threads):
-        s = scratch[thread]
-        for tile in range(thread, tiles_x * tiles_y, threads):
-            x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
-            for p in range(PIXELS):
-                s[_X + p] = np.float32(x0 + p % TILE) + np.float32(0.5)
-                s[_Y + p] = np.float32(y0 + p // TILE) + np.float32(0.5)
-                s[_T + p] = F1
-                s[_LAST + p] = F0
-                s[_B + p] = F0
-            for p in range(PIXELS * channels):
-                s[_FREE + p] = F0
-            deepest = 0
-            for y in range(y0, min(y0 + TILE, height)):
-                for x in range(x0, min(x0 + TILE, width)):
-                    p = (y - y0) * TILE + x - x0
-                    s[_T + p] = final[y, x]
-                    s[_B + p] = grad_final[y, x]
-                    s[_LAST + p] = np.float32(last[y, x])
-                    deepest = max(deepest, last[y, x])
-                    for channel in range(channels):
-                        s[_FREE + PIXELS * channel + p] = grad_image[y, x, channel]
-            begin = offsets[tile]
-            for k in range(begin + deepest - 1, begin - 1, -1):
-                i = ids[k]
-                mx, my = packed[i, 0], packed[i, 1]
-                a, b, c = packed[i, 2], packed[i, 3], packed[i, 4]
-                ha, hc = np.float32(0.5) * a, np.float32(0.5) * c
-                opacity = packed[i, 5]
-                rank = np.float32(k - begin)
-                for p in range(PIXELS):
-                    s[_S + p] = F0
-                for channel in range(channels):
-                    value = packed[i, 6 + channel]
-                    row = _FREE + PIXELS * channel
-                    for p in range(PIXELS):
-                        s[_S + p] += s[row + p] * value
-                g0, gx, gy, gxx, gxy, gyy, ax, ay = F0, F0, F0, F0, F0, F0, F0, F0
-                for p in range(PIXELS):
-                    dx, dy = mx - s[_X + p], my - s[_Y + p]
-                    sigma = dx * (ha * dx + b * dy) + hc * dy * dy
-                    raw = opacity * _exp_neg(min(sigma, SIGMA_MAX))
-                    alpha = min(raw, ALPHA_MAX)
-                    seen = (alpha >= ALPHA_MIN) & (sigma >= F0) & (rank < s[_LAST + p])
-                    alpha = alpha if seen else F0
-                    t = s[_T + p] / (F1 - alpha)
-                    s[_T + p] = t
-                    s[_W + p] = alpha * t
-                    difference = s[_S + p] - s[_B + p]
-                    s[_B + p] += alpha * difference
-                    g = -raw * t * difference if seen & (raw <= ALPHA_MAX) else F0  # dL/dsigma
-                    g0 += g
-                    gx += g * dx
-                    gy += g * dy
-                    gxx += g * dx * dx
-                    gxy += g * dx * dy
-                    gyy += g * dy * dy
-                    ax += abs(g * (a * dx + b * dy))
-                    ay += abs(g * (b * dx + c * dy))
-                out = grads[thread, i]
-                out[0] += a * gx + b * gy
-                out[1] += b * gx + c * gy
-                out[2] += np.float32(0.5) * gxx
-                out[3] += gxy
-                out[4] += np.float32(0.5) * gyy
-                out[5] -= g0 / opacity
-                out[6] += ax
-                out[7] += ay
-                for channel in range(channels):
-                    row = _FREE + PIXELS * channel
-                    total = F0
-                    for p in range(PIXELS):
-                        total += s[_W + p] * s[row + p]
-                    out[8 + channel] += total
+    columns = 6 + channels
+    gathered = _FREE + PIXELS * channels
+
+    @jit(parallel=True, fastmath=_FLAGS)
+    def forward(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, image, final, last):
+        threads = scratch.shape[0]
+        for thread in nb.prange(threads):
+            s = scratch[thread]
+            for tile in range(thread, tiles_x * tiles_y, threads):
+                x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
+                _start_tile(s, x0, y0, width, height)
+                for p in range(PIXELS * channels):
+                    s[_FREE + p] = F0
+                end = offsets[tile + 1]
+                for start in range(offsets[tile], end, BATCH):
+                    count = min(BATCH, end - start)
+                    for j in range(count):
+                        i = ids[start + j]
+                        for q in range(columns):
+                            s[gathered + j * columns + q] = packed[i, q]
+                    for j in range(count):
+                        row = gathered + j * columns
+                        mx, my, opacity = s[row], s[row + 1], s[row + 5]
+                        ha, b, hc = HALF * s[row + 2], s[row + 3], HALF * s[row + 4]
+                        for p in range(PIXELS):
+                            dx, dy = mx - s[_X + p], my - s[_Y + p]
+                            sigma = dx * (ha * dx + b * dy) + hc * dy * dy
+                            alpha = min(opacity * _exp_neg(min(sigma, SIGMA_MAX)), ALPHA_MAX)
+                            t = s[_T + p]
+                            before = max(t, F0)
+                            after = before * (F1 - alpha)
+                            seen = (alpha >= ALPHA_MIN) & (sigma >= F0)
+                            counts = seen & (after > STOP)
+                            s[_W + p] = alpha * before if counts else F0
+                            new = after if counts else (-abs(t) if seen else t)
+                            s[_T + p] = new
+                            s[_LAST + p] += F1 if new > F0 else F0
+                        for channel in range(channels):
+                            value = s[row + 6 + channel]
+                            for p in range(PIXELS):
+                                s[_FREE + PIXELS * channel + p] += s[_W + p] * value
+                        if j & 7 == 7 and not _alive(s):
+                            break
+                    if not _alive(s):
+                        break
+                for y in range(y0, min(y0 + TILE, height)):
+                    for x in range(x0, min(x0 + TILE, width)):
+                        p = (y - y0) * TILE + x - x0
+                        final[y, x] = abs(s[_T + p])
+                        last[y, x] = np.int32(s[_LAST + p])
+                        for channel in range(channels):
+                            image[y, x, channel] = s[_FREE + PIXELS * channel + p]
+
+    return forward
 
 
-@nb.njit(cache=True, nogil=True, parallel=True, fastmath=_FLAGS)
+@functools.cache
+def backward_kernel(channels: int):
+    """Kernel(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, final, last, grad_image, grad_final, grads).
+
+    Gradients of the rows of `packed`, one buffer per thread: grads [threads, V, 8 + D], columns x, y, a, b, c, opacity,
+    |x|, |y| (sums over pixels of absolute values), colours. Goes back to front with the colour behind the Gaussian
+    normalised to unit transmittance, so that dL/dalpha = T (colour - behind).
+    """
+    columns, outputs = 6 + channels, 8 + channels
+    gathered = _FREE + PIXELS * channels
+    sums = gathered + BATCH * columns
+
+    @jit(parallel=True, fastmath=_FLAGS)
+    def backward(
+        packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, final, last, grad_image, grad_final, grads
+    ):
+        threads = scratch.shape[0]
+        for thread in nb.prange(threads):
+            s = scratch[thread]
+            for tile in range(thread, tiles_x * tiles_y, threads):
+                x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
+                _start_tile(s, x0, y0, width, height)
+                for p in range(PIXELS):
+                    s[_B + p] = F0
+                    s[_T + p] = F1
+                for p in range(PIXELS * channels):
+                    s[_FREE + p] = F0
+                deepest = 0
+                for y in range(y0, min(y0 + TILE, height)):
+                    for x in range(x0, min(x0 + TILE, width)):
+                        p = (y - y0) * TILE + x - x0
+                        s[_T + p] = final[y, x]
+                        s[_B + p] = grad_final[y, x]
+                        s[_LAST + p] = np.float32(last[y, x])
+                        deepest = max(deepest, last[y, x])
+                        for channel in range(channels):
+                            s[_FREE + PIXELS * channel + p] = grad_image[y, x, channel]
+                begin = offsets[tile]
+                for stop in range(deepest, 0, -BATCH):
+                    first = max(stop - BATCH, 0)
+                    for j in range(stop - first):
+                        i = ids[begin + first + j]
+                        for q in range(columns):
+                            s[gathered + j * columns + q] = packed[i, q]
+                    for j in range(stop - first - 1, -1, -1):
+                        row = gathered + j * columns
+                        mx, my, opacity = s[row], s[row + 1], s[row + 5]
+                        a, b, c = s[row + 2], s[row + 3], s[row + 4]
+                        ha, hc = HALF * a, HALF * c
+                        rank = np.float32(first + j)
+                        for p in range(PIXELS):
+                            s[_S + p] = F0
+                        for channel in range(channels):
+                            value = s[row + 6 + channel]
+                            for p in range(PIXELS):
+                                s[_S + p] += s[_FREE + PIXELS * channel + p] * value
+                        g0, gx, gy, gxx, gxy, gyy, ax, ay = F0, F0, F0, F0, F0, F0, F0, F0
+                        for p in range(PIXELS):
+                            dx, dy = mx - s[_X + p], my - s[_Y + p]
+                            sigma = dx * (ha * dx + b * dy) + hc * dy * dy
+                            raw = opacity * _exp_neg(min(sigma, SIGMA_MAX))
+                            alpha = min(raw, ALPHA_MAX)
+                            seen = (alpha >= ALPHA_MIN) & (sigma >= F0) & (rank < s[_LAST + p])
+                            alpha = alpha if seen else F0
+                            t = s[_T + p] / (F1 - alpha)
+                            s[_T + p] = t
+                            s[_W + p] = alpha * t
+                            difference = s[_S + p] - s[_B + p]
+                            s[_B + p] += alpha * difference
+                            g = -raw * t * difference if seen & (raw <= ALPHA_MAX) else F0  # dL/dsigma
+                            g0 += g
+                            gdx, gdy = g * dx, g * dy
+                            gx += gdx
+                            gy += gdy
+                            gxx += gdx * dx
+                            gxy += gdx * dy
+                            gyy += gdy * dy
+                            ax += abs(a * gdx + b * gdy)
+                            ay += abs(b * gdx + c * gdy)
+                        out = sums + j * outputs
+                        s[out] = a * gx + b * gy
+                        s[out + 1] = b * gx + c * gy
+                        s[out + 2] = HALF * gxx
+                        s[out + 3] = gxy
+                        s[out + 4] = HALF * gyy
+                        s[out + 5] = -g0 / opacity
+                        s[out + 6] = ax
+                        s[out + 7] = ay
+                        for channel in range(channels):
+                            total = F0
+                            for p in range(PIXELS):
+                                total += s[_W + p] * s[_FREE + PIXELS * channel + p]
+                            s[out + 8 + channel] = total
+                    for j in range(stop - first):
+                        i = ids[begin + first + j]
+                        for q in range(outputs):
+                            grads[thread, i, q] += s[sums + j * outputs + q]
+
+    return backward
+
+
+@jit(parallel=True, fastmath=_FLAGS)
 def median(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, depth, final):
     """Depth [H, W] (the first colour) at which transmittance falls below 0.5, else 0; final transmittance [H, W]."""
     threads = scratch.shape[0]
@@ -192,43 +234,36 @@ def median(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, depth
         s = scratch[thread]
         for tile in range(thread, tiles_x * tiles_y, threads):
             x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
+            _start_tile(s, x0, y0, width, height)
             for p in range(PIXELS):
-                s[_X + p] = np.float32(x0 + p % TILE) + np.float32(0.5)
-                s[_Y + p] = np.float32(y0 + p // TILE) + np.float32(0.5)
-                s[_T + p] = F1 if (x0 + p % TILE < width) & (y0 + p // TILE < height) else F0
-                s[_FINAL + p] = F1
                 s[_S + p] = F0
             begin = offsets[tile]
             for k in range(begin, offsets[tile + 1]):
                 i = ids[k]
                 mx, my = packed[i, 0], packed[i, 1]
-                ha, b, hc = np.float32(0.5) * packed[i, 2], packed[i, 3], np.float32(0.5) * packed[i, 4]
+                ha, b, hc = HALF * packed[i, 2], packed[i, 3], HALF * packed[i, 4]
                 opacity, z = packed[i, 5], packed[i, 6]
                 for p in range(PIXELS):
                     dx, dy = mx - s[_X + p], my - s[_Y + p]
                     sigma = dx * (ha * dx + b * dy) + hc * dy * dy
                     alpha = min(opacity * _exp_neg(min(sigma, SIGMA_MAX)), ALPHA_MAX)
                     t = s[_T + p]
-                    after = t * (F1 - alpha)
+                    before = max(t, F0)
+                    after = before * (F1 - alpha)
                     seen = (alpha >= ALPHA_MIN) & (sigma >= F0)
                     counts = seen & (after > STOP)
                     s[_S + p] = z if counts & (t >= HALF) & (after < HALF) else s[_S + p]
-                    s[_T + p] = (after if counts else F0) if seen else t
-                    s[_FINAL + p] = after if counts else s[_FINAL + p]
-                if (k - begin) & 7 == 7:
-                    alive = F0
-                    for p in range(PIXELS):
-                        alive = max(alive, s[_T + p])
-                    if alive == F0:
-                        break
+                    s[_T + p] = after if counts else (-abs(t) if seen else t)
+                if (k - begin) & 7 == 7 and not _alive(s):
+                    break
             for y in range(y0, min(y0 + TILE, height)):
                 for x in range(x0, min(x0 + TILE, width)):
                     p = (y - y0) * TILE + x - x0
                     depth[y, x] = s[_S + p]
-                    final[y, x] = s[_FINAL + p]
+                    final[y, x] = abs(s[_T + p])
 
 
-@nb.njit(cache=True, nogil=True, parallel=True, fastmath=_FLAGS)
+@jit(parallel=True, fastmath=_FLAGS)
 def scatter_gradients(grads, order, means2d, means2d_abs, conics, opacities, colors):
     """Sum the threads' buffers and put them where the Gaussians came from (outputs zeroed by the caller)."""
     threads, n, columns = grads.shape

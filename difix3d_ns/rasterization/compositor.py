@@ -81,7 +81,7 @@ class Composite(torch.autograd.Function):
             for camera in range(cameras):
                 part = slice(rows[camera], rows[camera + 1])
                 tiles = bin_gaussians(*(x[part] for x in arrays), radii_array[part], width, height)
-                _run(compositing.forward, tiles, width, height, channels, image[camera], final[camera], last[camera])
+                _run(compositing.forward_kernel(channels), tiles, width, height, channels, image[camera], final[camera], last[camera])
                 lists.append(tiles)
         ctx.lists, ctx.rows, ctx.absgrad_of = lists, rows, absgrad_of
         ctx.final, ctx.last, ctx.count = final, last, means2d.shape[0]
@@ -98,7 +98,7 @@ class Composite(torch.autograd.Function):
                 slots = _slots(len(tiles.offsets))
                 grads = np.zeros((slots, len(tiles.order), 8 + channels), np.float32)
                 images = (ctx.final[camera], ctx.last[camera], grad_image[camera], grad_final[camera])
-                _run(compositing.backward, tiles, width, height, channels, *images, grads)
+                _run(compositing.backward_kernel(channels), tiles, width, height, channels, *images, grads)
                 part = slice(ctx.rows[camera], ctx.rows[camera + 1])
                 means2d, absolute, conics, opacities, colors = (x[part] for x in outputs)
                 compositing.scatter_gradients(grads, tiles.order, means2d, absolute, conics, opacities[:, 0], colors)
