@@ -1,0 +1,159 @@
+"""When rounds of pseudo-views are rendered and how strongly they are taught, derived from the length of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_FIRST = 0.375
+"""First round, as a share of training: before, the splat is too coarse for its depth to align photographs, and what a
+fixer would hide is mere under-training; later, too little training is left to use several rounds."""
+
+_LAST = 0.75
+"""Last round: a quarter of training remains to learn from it; in the published schedule the last fix is never used."""
+
+_END = 0.85
+"""No view is rendered, not even refreshed, after this: it would be drawn only a few times."""
+
+_RAMP = 0.05
+"""Of training, in which the weight grows to its full value: the first fixed views disagree most with the splat, and a
+sudden second loss upsets Adam's moments."""
+
+_QUEUE = 0.5
+"""Of the steps between rounds: by then a round's queue is to be worked off, so that its views are trained on before
+the next poses are rendered from the result."""
+
+
+@dataclass(frozen=True)
+class RoundSchedule:
+    """Pure function of the training step, so a resumed run needs no state for it.
+
+    Steps count from 0 as nerfstudio's do; rendering is meant *before* the training iteration of a step.
+    """
+
+    total_steps: int
+    starts: tuple[int, ...]  # step at which each round's rendering may start, strictly increasing
+    asked: int  # rounds asked for; fewer starts mean that training is too short for them
+    first_step: int  # nothing is rendered before: first densification and full resolution
+    end_step: int  # nor from here on
+    reset_every: int  # opacity resets at its multiples; 0 = never
+    refine_stop: int  # no reset from here on
+    recovery: int
+    views_per_step: int  # most views rendered and fixed per training step, so that the viewer stays alive
+    full_weight: float
+    full_probability: float
+    ramp_steps: int
+
+    def may_render(self, step: int) -> bool:
+        """Whether the splat is fit to be rendered for fixing: densified once, at full resolution, recovered."""
+        if not self.first_step <= step < self.end_step:
+            return False
+        if self.reset_every <= 0 or self.refine_stop <= 0:
+            return True
+        latest = min(step, self.refine_stop - 1) // self.reset_every * self.reset_every
+        # The reset comes after its step's iteration: one more step makes the recovery complete.
+        return step - latest > self.recovery
+
+    def begun(self, step: int) -> int:
+        """How many rounds may have started by this step: round r (from 1) leads r / len(starts) of the way."""
+        return int(np.searchsorted(self.starts, step, side="right"))
+
+    def weight(self, step: int) -> float:
+        """Of the loss on a pseudo-view relative to a photograph's: 0 until the first round, then a linear ramp."""
+        if not self.starts or step < self.starts[0]:
+            return 0.0
+        return self.full_weight * min(1.0, (step - self.starts[0] + 1) / self.ramp_steps)
+
+    def probability(self, step: int) -> float:
+        """That a training step draws a pseudo-view instead of a photograph, if the pool has any."""
+        return self.full_probability if self.starts and step >= self.starts[0] else 0.0
+
+
+def plan_rounds(
+    total_steps: int,
+    rounds: int,
+    first_densification: int,
+    reset_every: int,
+    refine_stop: int,
+    recovery: int,
+    resolution_full_step: int,
+    views_per_round: int = 16,
+    weight: float = 0.4,
+    probability: float = 0.35,
+) -> RoundSchedule:
+    """Spread rounds over the steps at which the splat may be rendered for fixing.
+
+    Rounds lie evenly among the allowed steps between 37.5 % and 75 % of training. A step is allowed from the first
+    densification and full training resolution on, and later than ``recovery`` steps after an opacity reset, when the
+    splat is a fog. Where training is too short for all rounds, fewer are planned (``starts`` against ``asked``).
+
+    Args:
+        total_steps: of training, also what a resumed run will have reached in the end.
+        rounds: how many; 0 trains plainly.
+        first_densification: step of it.
+        reset_every: steps between opacity resets (gsplat's DefaultStrategy resets at the multiples below
+            ``refine_stop``); 0 without resets, as with MCMC.
+        refine_stop: step at which densification and resets end.
+        recovery: steps of training after a reset until renders are sound again.
+        resolution_full_step: first step at full training resolution.
+        views_per_round: 16: enough to cover the gaps of a sparse capture, a few seconds to fix on a CPU; what was
+            measured (facts: 16 views refreshed twice).
+        weight: 0.4 of a photograph's loss: 0.3 to 1.0 did equally well, and less harm comes from a lower one where a
+            fixer errs.
+        probability: 0.35 of the steps: 35 to 50 % did equally well, and photographs stay the majority.
+
+    Raises:
+        ValueError: no steps, or a negative number of rounds; the message names the flag.
+    """
+    if total_steps < 1:
+        raise ValueError(f"training needs at least one step, got {total_steps}: set --max-num-iterations")
+    if rounds < 0:
+        raise ValueError(f"the number of rounds cannot be negative, got {rounds}: set --pipeline.rounds")
+    schedule = RoundSchedule(
+        total_steps=total_steps,
+        starts=(),
+        asked=rounds,
+        first_step=max(0, first_densification, resolution_full_step),
+        end_step=max(1, int(_END * total_steps)),
+        reset_every=max(0, reset_every),
+        refine_stop=max(0, refine_stop),
+        recovery=max(0, recovery),
+        views_per_step=1,
+        full_weight=weight,
+        full_probability=probability,
+        ramp_steps=max(1, round(_RAMP * total_steps)),
+    )
+    window = range(int(np.ceil(_FIRST * total_steps)), int(_LAST * total_steps) + 1)
+    allowed = [step for step in window if schedule.may_render(step)]
+    count = min(rounds, len(allowed))
+    starts = tuple(allowed[i] for i in np.linspace(0, len(allowed) - 1, count).round().astype(int)) if count else ()
+    steps = _shortest_round(schedule, starts)
+    values = {**vars(schedule), "starts": starts, "views_per_step": max(1, -(-views_per_round // steps))}
+    return RoundSchedule(**values)
+
+
+def pause_refine_after_reset(photographs: int, pool: int, refine_every: int, reset_every: int) -> int:
+    """gsplat's pause of densification after an opacity reset, with the pool counted in.
+
+    splatfacto pauses for ``photographs + refine_every`` steps, so that every photograph is seen once before Gaussians
+    are judged; with pseudo-views among the steps that takes longer. At most half of the interval, or a large pool
+    would end densification altogether.
+
+    Args:
+        photographs: number of training images.
+        pool: capacity of the pool, 0 without rounds.
+        refine_every: steps between densifications.
+        reset_every: steps between resets; 0 without.
+    """
+    pause = photographs + pool + refine_every
+    return min(pause, reset_every // 2) if reset_every > 0 else pause
+
+
+def _shortest_round(schedule: RoundSchedule, starts: tuple[int, ...]) -> int:
+    """Allowed steps in which a round's queue is to be worked off."""
+    if not starts:
+        return 1
+    ends = (*starts[1:], max(schedule.end_step, starts[-1] + 1))
+    lengths = [sum(map(schedule.may_render, range(a, b))) for a, b in zip(starts, ends, strict=True)]
+    return max(1, int(_QUEUE * min(lengths)))

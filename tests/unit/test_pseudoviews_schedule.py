@@ -1,0 +1,149 @@
+"""The schedule of rounds, over lengths of training from tiny to the full one."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from difix3d_ns.pseudoviews.schedule import RoundSchedule, pause_refine_after_reset, plan_rounds
+
+
+def scaled(total: int, rounds: int, **changes) -> RoundSchedule:
+    """Settings derived from the length of training in splatfacto's proportions."""
+    settings = {
+        "first_densification": total // 50,
+        "reset_every": total // 10,
+        "refine_stop": total // 2,
+        "recovery": total // 50,
+        "resolution_full_step": total // 5,
+    }
+    return plan_rounds(total, rounds, **{**settings, **changes})
+
+
+def resets(schedule: RoundSchedule) -> list[int]:
+    """As gsplat's DefaultStrategy.step_post_backward decides, step by step."""
+    if schedule.reset_every <= 0:
+        return []
+    return [s for s in range(min(schedule.refine_stop, schedule.total_steps)) if s % schedule.reset_every == 0]
+
+
+LENGTHS = (1, 7, 30, 100, 300, 999, 2000, 7000, 30000)
+
+
+@pytest.mark.parametrize(("total", "rounds"), list(itertools.product(LENGTHS, (0, 1, 2, 3, 5, 20))))
+def test_every_round_starts_where_the_splat_is_fit(total, rounds):
+    schedule = scaled(total, rounds)
+    assert schedule.asked == rounds
+    assert list(schedule.starts) == sorted(set(schedule.starts))
+    for start in schedule.starts:
+        assert 0.375 * total <= start <= 0.8 * total
+        assert start >= total // 50
+        assert start >= total // 5
+        assert schedule.may_render(start)
+        assert all(start > r + schedule.recovery or start < r for r in resets(schedule))
+    if total >= 100:
+        assert len(schedule.starts) == rounds
+    if rounds and total >= 30:
+        assert schedule.starts[0] <= 0.4 * total + 1
+        if rounds > 1:
+            assert schedule.starts[-1] >= 0.7 * total
+
+
+@pytest.mark.parametrize("total", [30, 300, 2000])
+@pytest.mark.parametrize("reset_share", [0.0, 0.05, 0.13, 0.3, 1.0])
+@pytest.mark.parametrize("recovery_share", [0.0, 0.02, 0.1, 0.5])
+def test_no_step_that_may_render_is_foggy_coarse_or_too_early(total, reset_share, recovery_share):
+    for first, full, stop in itertools.product((0, total // 3, total), (0, total // 2, total), (0, total // 2, total)):
+        schedule = plan_rounds(
+            total, 3, first, int(reset_share * total), stop, int(recovery_share * total), full, views_per_round=5
+        )
+        foggy = {s for r in resets(schedule) for s in range(r, r + schedule.recovery + 1)}
+        fit = [s for s in range(total) if schedule.may_render(s)]
+        assert foggy.isdisjoint(fit)
+        assert all(s >= max(first, full) for s in fit)
+        assert all(s < max(1, 0.85 * total) for s in fit)
+        assert set(schedule.starts) <= set(fit)
+        clear = [s for s in range(total) if s not in foggy and s >= max(first, full) and s < int(0.85 * total)]
+        assert fit == clear
+
+
+def test_splatfactos_own_settings():
+    schedule = plan_rounds(30000, 5, 600, 3000, 15000, 500, 6000)
+    assert schedule.starts[0] == 11250
+    assert schedule.starts[-1] == 22500
+    assert schedule.views_per_step == 1
+    assert not schedule.may_render(12000)
+    assert not schedule.may_render(12500)
+    assert schedule.may_render(12501)
+    assert schedule.may_render(15000)  # refinement has stopped: no reset here
+
+
+def test_a_round_that_falls_on_a_reset_waits_until_it_has_recovered():
+    schedule = plan_rounds(1000, 1, 0, 375, 1000, 60, 0)
+    assert schedule.starts == (436,)
+
+
+def test_impossible_conditions_leave_no_round_and_no_weight():
+    for schedule in (
+        scaled(300, 3, first_densification=500),
+        scaled(300, 3, resolution_full_step=290),
+        scaled(300, 3, reset_every=10, recovery=20, refine_stop=300),
+    ):
+        assert schedule.starts == ()
+        assert schedule.asked == 3
+        assert schedule.views_per_step >= 1
+        assert all(schedule.weight(s) == schedule.probability(s) == 0 for s in range(300))
+        assert schedule.begun(299) == 0
+
+
+def test_the_weight_ramps_up_from_the_first_round_and_stays():
+    schedule = scaled(2000, 4, weight=0.7, probability=0.2)
+    first = schedule.starts[0]
+    assert schedule.weight(first - 1) == 0
+    assert schedule.probability(first - 1) == 0
+    assert 0 < schedule.weight(first) < 0.01
+    weights = [schedule.weight(s) for s in range(2000)]
+    assert weights == sorted(weights)
+    assert schedule.weight(first + 100) == pytest.approx(0.7)
+    assert schedule.weight(1999) == pytest.approx(0.7)
+    assert schedule.probability(first) == schedule.probability(1999) == 0.2
+
+
+def test_rounds_are_counted_at_their_starts():
+    schedule = scaled(2000, 4)
+    assert schedule.begun(0) == 0
+    for number, start in enumerate(schedule.starts, 1):
+        assert schedule.begun(start - 1) == number - 1
+        assert schedule.begun(start) == number
+    assert schedule.begun(10**6) == 4
+
+
+@pytest.mark.parametrize("total", LENGTHS[2:])
+@pytest.mark.parametrize("views", [1, 16, 200])
+def test_the_queue_of_a_round_is_worked_off_before_the_next(total, views):
+    schedule = scaled(total, 3, views_per_round=views)
+    ends = (*schedule.starts[1:], schedule.end_step)
+    for start, end in zip(schedule.starts, ends, strict=True):
+        room = sum(schedule.may_render(s) for s in range(start, end)) * schedule.views_per_step
+        assert room >= views
+    if total >= 2000 and views <= 16:
+        assert schedule.views_per_step == 1
+
+
+def test_the_same_arguments_give_the_same_schedule():
+    assert scaled(2000, 4) == scaled(2000, 4)
+
+
+def test_wrong_numbers_name_the_flag():
+    with pytest.raises(ValueError, match="max-num-iterations"):
+        scaled(0, 1)
+    with pytest.raises(ValueError, match=r"pipeline\.rounds"):
+        scaled(100, -1)
+
+
+def test_the_pause_after_a_reset_counts_the_pool_but_never_ends_densification():
+    assert pause_refine_after_reset(30, 0, 100, 3000) == 130
+    assert pause_refine_after_reset(30, 64, 100, 3000) == 194
+    assert pause_refine_after_reset(30, 500, 10, 300) == 150
+    assert pause_refine_after_reset(30, 64, 100, 0) == 194
