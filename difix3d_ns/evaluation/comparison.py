@@ -1,0 +1,72 @@
+"""Pictures side by side, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+_GAP = 4  # pixels
+_CAPTION = 0.05  # height of the caption's letters relative to a picture's width
+CAPTIONS = ("plain", "difix3d", "enhanced", "truth")
+
+
+def write_comparison(
+    path: Path,
+    rows: Sequence[Sequence[Tensor]],
+    captions: Sequence[str] = CAPTIONS,
+    width: int | None = None,
+) -> None:
+    """Write a PNG with a row per view and a captioned column per method.
+
+    Args:
+        path: of the PNG; its folder is made.
+        rows: pictures [H, W, 3] in [0, 1], one per column. Rows may differ in size; narrower ones (portraits among
+            landscapes) are centred.
+        captions: one per column.
+        width: of the widest picture in the file, pixels; None keeps the pictures as they are.
+
+    Raises:
+        ValueError: no rows, a row with another number of pictures than captions, or pictures of one row that differ in
+            size.
+    """
+    if not rows:
+        raise ValueError("a comparison needs at least one row of pictures")
+    for i, row in enumerate(rows):
+        if len(row) != len(captions):
+            raise ValueError(f"row {i} has {len(row)} pictures for {len(captions)} captions")
+        if len({tuple(picture.shape) for picture in row}) != 1 or row[0].ndim != 3 or row[0].shape[-1] != 3:
+            raise ValueError(f"the pictures of row {i} differ in shape: {[list(p.shape) for p in row]}")
+    widest = max(row[0].shape[1] for row in rows)
+    scale = 1.0 if width is None else width / widest
+    pictures = [[_picture(tensor, scale) for tensor in row] for row in rows]
+    column = max(row[0].width for row in pictures)
+    size = max(11, round(_CAPTION * column))
+    header = round(1.7 * size)
+    total_width = len(captions) * (column + _GAP) - _GAP
+    total_height = header + sum(row[0].height + _GAP for row in pictures) - _GAP
+    sheet = Image.new("RGB", (total_width, total_height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size)
+    for c, caption in enumerate(captions):
+        middle = c * (column + _GAP) + column / 2
+        draw.text((middle, header / 2), caption, fill="black", font=font, anchor="mm")
+    top = header
+    for row in pictures:
+        for c, picture in enumerate(row):
+            sheet.paste(picture, (c * (column + _GAP) + (column - picture.width) // 2, top))
+        top += row[0].height + _GAP
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, format="PNG")
+
+
+def _picture(tensor: Tensor, scale: float) -> Image.Image:
+    values = tensor.detach().float().cpu().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).numpy()
+    picture = Image.fromarray(np.round(values * 255).astype(np.uint8))
+    if scale == 1.0:
+        return picture
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS)

@@ -1,0 +1,65 @@
+"""How close a rendered picture is to the photograph."""
+
+from __future__ import annotations
+
+import functools
+
+import flip_evaluator
+import torch
+from pytorch_msssim import SSIM
+from torch import Tensor
+
+_WINDOW = 11  # of SSIM's Gaussian, pixels
+_LEAST_ERROR = 1e-10  # equal pictures get 100 dB: infinity is no JSON
+
+
+def image_metrics(prediction: Tensor, truth: Tensor) -> dict[str, float]:
+    """PSNR, SSIM and FLIP of one picture.
+
+    Args:
+        prediction: [H, W, 3] in [0, 1], sRGB; values outside are clamped, as a screen does.
+        truth: [H, W, 3] in [0, 1], sRGB.
+
+    Returns:
+        ``psnr`` in dB (100 for equal pictures) and ``ssim`` (pytorch-msssim as in splatfacto: Gaussian window of 11
+        pixels, data range 1, mean over pixels and channels), higher is better; ``flip``, mean LDR-FLIP (Andersson et
+        al. 2020, at 67 pixels per degree), 0 to 1, lower is better.
+
+    Raises:
+        ValueError: the sizes differ, the prediction is not finite, or a side is shorter than SSIM's window.
+    """
+    if prediction.shape != truth.shape or prediction.ndim != 3 or prediction.shape[-1] != 3:
+        raise ValueError(
+            f"metrics compare two pictures [H, W, 3] of one size, got {list(prediction.shape)} and {list(truth.shape)}"
+        )
+    if min(prediction.shape[:2]) < _WINDOW:
+        raise ValueError(f"SSIM needs at least {_WINDOW} pixels per side, got {list(prediction.shape[:2])}")
+    if not prediction.isfinite().all():
+        raise ValueError("the picture to measure contains NaN or infinity")
+    first, second = (t.detach().to("cpu", torch.float32).clamp(0, 1) for t in (prediction, truth))
+    error = torch.mean((first.double() - second.double()) ** 2)
+    channels_first = [t.permute(2, 0, 1)[None].contiguous() for t in (first, second)]
+    _, flip, _ = flip_evaluator.evaluate(
+        second.contiguous().numpy(), first.contiguous().numpy(), "LDR", inputsRGB=True, applyMagma=False
+    )
+    return {
+        "psnr": float(-10 * torch.log10(error.clamp_min(_LEAST_ERROR))),
+        "ssim": float(_ssim()(*channels_first)),
+        "flip": float(flip),
+    }
+
+
+def mean_metrics(pictures: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of every metric over pictures, the usual way to report a scene.
+
+    Raises:
+        ValueError: no pictures, or pictures with different metrics.
+    """
+    if not pictures or any(p.keys() != pictures[0].keys() for p in pictures):
+        raise ValueError("a mean needs at least one picture, and the same metrics for all of them")
+    return {name: sum(p[name] for p in pictures) / len(pictures) for name in pictures[0]}
+
+
+@functools.cache
+def _ssim() -> SSIM:
+    return SSIM(data_range=1.0, size_average=True, channel=3, win_size=_WINDOW)
