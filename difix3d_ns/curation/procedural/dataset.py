@@ -44,7 +44,7 @@ def photograph_world(
     train_views: int = 9,
     test_views: int = 10,
     exposure_change: float = 0.0,
-    label: str = "Rendering views",
+    label: str | None = "Rendering views",
 ) -> list[View]:
     """Render the training and held-out views of a world, in the order of its path.
 
@@ -55,13 +55,13 @@ def photograph_world(
         train_views: how many a reconstruction gets.
         test_views: how many lie between them and a bit beyond.
         exposure_change: standard deviation of log2 exposure between views; white balance changes by a quarter of it.
-        label: what the progress bar says.
+        label: what the progress bar says; None for no bar.
     """
     volumes = BoundingVolumes.build(world.scene)
     views = []
     exposure = None
     poses = views_along(world.path, train_views, test_views, rng, world.spread)
-    for pose, training in track(poses, label):
+    for pose, training in track(poses, label or "", disable=label is None):
         camera = pinhole(pose, width, height, world.field_of_view)
         colour, depth = render(world.scene, camera, 2, volumes)
         if exposure is None:  # a camera would meter the first view and keep its setting

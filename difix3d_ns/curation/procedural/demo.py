@@ -17,7 +17,7 @@ _DEMO_STREAM = 2  # training scenes draw from another random stream, so seeds ca
 
 def demo_world(seed: int = 0) -> World:
     """A living-room corner with a window, from pictures and patterns reserved for the demo."""
-    b = SceneBuilder(np.random.default_rng([_DEMO_STREAM, seed]), "demo")
+    b = SceneBuilder(np.random.default_rng([_DEMO_STREAM, seed + 3]), "demo")
     r = b.rng
     w, d, h = 4.6, 4.4, 2.7
     b.quad((0, d, 0), (w, 0, 0), (0, -d, 0), b.texture("herringbone"), metres=1.6, gloss=0.2)
