@@ -51,8 +51,8 @@ def scene(n: int, width: int, height: int) -> dict[str, Tensor]:
 
     def projected(mean_log_scale: float) -> tuple:
         scales = torch.exp(log_scales + mean_log_scale)
-        camera = (torch.eye(4), K, width, height)
-        return project(means, quats, scales, None, *camera, 0.3, 0.01, 1e10, 0.0, False, "pinhole")
+        outputs = project(means, quats, scales, None, torch.eye(4)[None], K[None], width, height)
+        return tuple(x[0] for x in outputs)
 
     low, high = -8.0, 0.0
     for _ in range(25):  # coverage grows with the scale
@@ -138,7 +138,9 @@ def run_case(name: str, baseline, turns: int) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(__file__).resolve().parents[2] / "shared" / "baselines" / "naive_rasterizer.py"
-    parser.add_argument("--baseline", type=Path, default=default, help="file that defines Raster (default: %(default)s)")
+    parser.add_argument(
+        "--baseline", type=Path, default=default, help="file that defines Raster (default: %(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--turns", type=int, default=20)
     options = parser.parse_args()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 
 import numba as nb
@@ -11,9 +10,8 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.rasterization import binning, compositing
+from difix3d_ns.rasterization.jit import KERNELS, as_array
 
-# numba's fallback threading layer must not be entered by two Python threads at once; the kernels use every core anyway.
-_KERNELS = threading.RLock()
 _MAX_SLOTS = 32  # one gradient buffer each: bounds memory on machines with many cores
 
 
@@ -57,10 +55,6 @@ def bin_gaussians(
     return TileLists(order, packed, offsets, ids, tiles_x, tiles_y)
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().to(torch.float32).contiguous().numpy()
-
-
 class Composite(torch.autograd.Function):
     """(means2d [M, 2], conics [M, 3], colors [M, D], opacities [M]) -> (image [C, H, W, D], alpha [C, H, W, 1]).
 
@@ -70,18 +64,27 @@ class Composite(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, means2d, conics, colors, opacities, depths, radii, rows, width, height, absgrad_of):
-        arrays = [_array(x) for x in (means2d, conics, colors, opacities, depths)]
+        arrays = [as_array(x) for x in (means2d, conics, colors, opacities, depths)]
         radii_array = radii.detach().to(torch.int32).contiguous().numpy()
         cameras, channels = len(rows) - 1, colors.shape[1]
         image = np.empty((cameras, height, width, channels), np.float32)
         final = np.empty((cameras, height, width), np.float32)
         last = np.empty((cameras, height, width), np.int32)
         lists = []
-        with _KERNELS:
+        with KERNELS:
             for camera in range(cameras):
                 part = slice(rows[camera], rows[camera + 1])
                 tiles = bin_gaussians(*(x[part] for x in arrays), radii_array[part], width, height)
-                _run(compositing.forward_kernel(channels), tiles, width, height, channels, image[camera], final[camera], last[camera])
+                _run(
+                    compositing.forward_kernel(channels),
+                    tiles,
+                    width,
+                    height,
+                    channels,
+                    image[camera],
+                    final[camera],
+                    last[camera],
+                )
                 lists.append(tiles)
         ctx.lists, ctx.rows, ctx.absgrad_of = lists, rows, absgrad_of
         ctx.final, ctx.last, ctx.count = final, last, means2d.shape[0]
@@ -91,9 +94,9 @@ class Composite(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_image, grad_alpha):
         _, height, width, channels = grad_image.shape
-        grad_image, grad_final = _array(grad_image), -_array(grad_alpha[..., 0])
+        grad_image, grad_final = as_array(grad_image), -as_array(grad_alpha[..., 0])
         outputs = [np.zeros((ctx.count, k), np.float32) for k in (2, 2, 3, 1, channels)]
-        with _KERNELS:
+        with KERNELS:
             for camera, tiles in enumerate(ctx.lists):
                 slots = _slots(len(tiles.offsets))
                 grads = np.zeros((slots, len(tiles.order), 8 + channels), np.float32)
@@ -123,9 +126,9 @@ def median_of_projected(
     height: int,
 ) -> tuple[Tensor, Tensor]:
     """Median depth [H, W] of one camera (0 where transmittance never falls below 0.5) and alpha [H, W]."""
-    m, c, o, z = (_array(x) for x in (means2d, conics, opacities, depths))
+    m, c, o, z = (as_array(x) for x in (means2d, conics, opacities, depths))
     depth, final = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
-    with _KERNELS:
+    with KERNELS:
         tiles = bin_gaussians(m, c, z[:, None], o, z, radii.to(torch.int32).contiguous().numpy(), width, height)
         _run(compositing.median, tiles, width, height, 1, depth, final)
     return torch.from_numpy(depth), torch.from_numpy(1.0 - final)

@@ -1,17 +1,24 @@
-"""numba's compiler with the options every kernel here wants."""
+"""What every kernel here needs of numba: compiler options, a lock, arrays out of tensors."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numba as nb
+import numpy as np
+import torch
+from torch import Tensor
+
+# numba's fallback threading layer must not be entered by two Python threads at once; the kernels use every core anyway.
+KERNELS = threading.RLock()
 
 
 def jit(**options) -> Callable:
     """A decorator like `numba.njit` without the GIL, its result cached on disk wherever some cache folder is writable.
 
-    numba keeps the cache beside the source, or else in the user's cache folder (or `NUMBA_CACHE_DIR`). Where neither can be
-    written it refuses to compile at all; then every process compiles anew.
+    numba keeps the cache beside the source, or else in the user's cache folder (or `NUMBA_CACHE_DIR`). Where neither can
+    be written it refuses to compile at all; then every process compiles anew.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -21,3 +28,8 @@ def jit(**options) -> Callable:
             return nb.njit(nogil=True, **options)(function)
 
     return decorate
+
+
+def as_array(tensor: Tensor) -> np.ndarray:
+    """The tensor's numbers as a contiguous float32 array, without a copy where it is one already."""
+    return tensor.detach().to(torch.float32).contiguous().numpy()

@@ -1,14 +1,24 @@
-"""3D Gaussians to image-plane Gaussians and view-dependent colours, for the Gaussians a camera can see."""
+"""3D Gaussians to image-plane Gaussians and view-dependent colours, differentiable.
+
+Pinhole cameras and spherical harmonics to degree 3 go through our kernels; everything else gsplat can do (fisheye,
+orthographic, given covariances, degree 4) goes through gsplat's torch reference, which is also what the tests compare with.
+"""
 
 from __future__ import annotations
 
+import numba as nb
+import numpy as np
 import torch
 from torch import Tensor
 
+from difix3d_ns.rasterization import projection_kernels, sh_kernels
+from difix3d_ns.rasterization.jit import KERNELS, as_array
 
-def world_depths(means: Tensor, viewmat: Tensor) -> Tensor:
-    """z of means [N, 3] in the camera of the world-to-camera matrix viewmat [4, 4]; [N]."""
-    return means @ viewmat[2, :3] + viewmat[2, 3]
+_PER_SLOT = 2048  # Gaussians that are worth a thread of their own
+
+
+def _slots(n: int) -> int:
+    return max(1, min(nb.get_num_threads(), n // _PER_SLOT))
 
 
 def project(
@@ -16,56 +26,32 @@ def project(
     quats: Tensor | None,  # [N, 4] wxyz
     scales: Tensor | None,  # [N, 3]
     covars: Tensor | None,  # [N, 3, 3], instead of quats and scales
-    viewmat: Tensor,  # [4, 4]
-    K: Tensor,  # [3, 3]
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
     width: int,
     height: int,
-    eps2d: float,
-    near_plane: float,
-    far_plane: float,
-    radius_clip: float,
-    antialiased: bool,
-    camera_model: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """One camera by gsplat's torch reference: radii [N], means2d [N, 2], depths [N], conics [N, 3], compensations [N].
+    eps2d: float = 0.3,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    camera_model: str = "pinhole",
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """radii [C, N] int32, means2d [C, N, 2], depths [C, N], conics [C, N, 3], compensations [C, N].
 
-    Only the Gaussians between near and far plane whose numbers are finite are projected; of all others radius, position
-    and gradient are zero, so that a NaN in one Gaussian never reaches another.
+    Compensations are the opacity factors of antialiasing. All five are zero, and so are the gradients, where a Gaussian is
+    invisible: outside near and far plane or the image, not larger than `radius_clip` pixels, or not finite.
     """
-    from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
-
-    with torch.no_grad():
-        depths = world_depths(means, viewmat)
-        visible = (depths > near_plane) & (depths < far_plane) & means.isfinite().all(-1)
-        for extra in (quats, scales) if covars is None else (covars,):
-            visible &= extra.isfinite().flatten(1).all(-1)
-        index = visible.nonzero()[:, 0]
-    n = means.shape[0]
-    if covars is None:
-        covar, _ = _quat_scale_to_covar_preci(quats[index], scales[index], compute_preci=False)
-    else:
-        covar = covars[index]
-    radii, means2d, depths, conics, compensations = _fully_fused_projection(
-        means[index],
-        covar,
-        viewmat[None],
-        K[None],
-        width,
-        height,
-        eps2d,
-        near_plane,
-        far_plane,
-        calc_compensations=antialiased,
-        camera_model=camera_model,
-    )
-    finite = means2d[0].isfinite().all(-1) & conics[0].isfinite().all(-1)
-    radii = torch.where(finite & (radii[0] > radius_clip), radii[0], 0)
-
-    def spread(values: Tensor) -> Tensor:
-        return values.new_zeros((n, *values.shape[1:])).index_copy(0, index, values)
-
-    compensation = spread(compensations[0]) if compensations is not None else None
-    return spread(radii), spread(means2d[0]), spread(depths[0]), spread(conics[0]), compensation
+    if covars is None and camera_model == "pinhole":
+        limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
+        return _Project.apply(means, quats, scales, viewmats, Ks, limits)
+    per_camera = [
+        project_reference(
+            means, quats, scales, covars, v, K, width, height, eps2d, near_plane, far_plane, radius_clip, camera_model
+        )
+        for v, K in zip(viewmats, Ks, strict=True)
+    ]
+    radii, means2d, depths, conics, factors = (torch.stack(x) for x in zip(*per_camera, strict=True))
+    return radii, means2d, depths, conics, factors
 
 
 def sh_colors(
@@ -75,7 +61,141 @@ def sh_colors(
     position: Tensor,  # [3], of the camera, world
     radii: Tensor,  # [N]
 ) -> Tensor:
-    """max(SH(direction) + 0.5, 0) by gsplat's torch reference where radii > 0, zero elsewhere; [N, 3]."""
+    """max(SH(direction) + 0.5, 0) where radii > 0, zero elsewhere; [N, 3]."""
+    if degree <= 3:
+        return _ShColors.apply(degree, means, coefficients, position, radii)
+    return sh_colors_reference(degree, means, coefficients, position, radii)
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, means, quats, scales, viewmats, Ks, limits):
+        arrays = tuple(as_array(x) for x in (means, quats, scales))
+        views, Ks = (x.detach().double().contiguous().numpy() for x in (viewmats, Ks))
+        cameras, n = len(views), len(means)
+        radii = np.zeros((cameras, n), np.int32)
+        means2d, depths, conics, factors = (np.zeros((cameras, n, *k), np.float32) for k in ((2,), (), (3,), ()))
+        with KERNELS:
+            for c in range(cameras):
+                outputs = (radii[c], means2d[c], depths[c], conics[c], factors[c])
+                projection_kernels.project(*arrays, views[c], Ks[c], *map(float, limits), _slots(n), *outputs)
+        ctx.arrays, ctx.views, ctx.Ks, ctx.limits, ctx.radii = arrays, views, Ks, limits, radii
+        outputs = tuple(torch.from_numpy(x) for x in (radii, means2d, depths, conics, factors))
+        ctx.mark_non_differentiable(outputs[0])
+        return outputs
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, _, *grads):
+        arrays, cameras = ctx.arrays, len(ctx.views)
+        grads = [as_array(x) for x in grads]
+        sums = [np.zeros_like(x) for x in arrays]
+        slots = _slots(len(arrays[0]))
+        grad_views = np.zeros((cameras, slots, 3, 4))
+        with KERNELS:
+            for c in range(cameras):
+                projection_kernels.project_backward(
+                    *arrays,
+                    ctx.views[c],
+                    ctx.Ks[c],
+                    *map(float, ctx.limits[:3]),
+                    ctx.radii[c],
+                    *(x[c] for x in grads),
+                    *sums,
+                    grad_views[c],
+                )
+        grad_viewmats = torch.zeros((cameras, 4, 4))
+        grad_viewmats[:, :3] = torch.from_numpy(grad_views.sum(1))
+        return (*map(torch.from_numpy, sums), grad_viewmats, None, None)
+
+
+class _ShColors(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, degree, means, coefficients, position, radii):
+        arrays = tuple(as_array(x) for x in (means, position, coefficients))
+        colors = np.zeros((len(means), 3), np.float32)
+        with KERNELS:
+            sh_kernels.sh_colors(degree, *arrays, radii.numpy(), _slots(len(means)), colors)
+        ctx.degree, ctx.arrays, ctx.colors = degree, arrays, colors
+        return torch.from_numpy(colors)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_colors):
+        means, _, coefficients = ctx.arrays
+        grad_means, grad_coefficients = np.zeros_like(means), np.zeros_like(coefficients)
+        grad_position = np.zeros((_slots(len(means)), 3))
+        with KERNELS:
+            sh_kernels.sh_colors_backward(
+                ctx.degree, *ctx.arrays, ctx.colors, as_array(grad_colors), grad_means, grad_coefficients, grad_position
+            )
+        position = torch.from_numpy(grad_position.sum(0).astype(np.float32))
+        return None, torch.from_numpy(grad_means), torch.from_numpy(grad_coefficients), position, None
+
+
+def project_reference(
+    means: Tensor,  # [N, 3]
+    quats: Tensor | None,  # [N, 4]
+    scales: Tensor | None,  # [N, 3]
+    covars: Tensor | None,  # [N, 3, 3]
+    viewmat: Tensor,  # [4, 4]
+    K: Tensor,  # [3, 3]
+    width: int,
+    height: int,
+    eps2d: float = 0.3,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    camera_model: str = "pinhole",
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`project` for one camera (no leading dimension) by gsplat's torch reference, any float type."""
+    from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
+
+    with torch.no_grad():  # a NaN in one Gaussian must not reach another's gradient: leave it out
+        depths = means @ viewmat[2, :3] + viewmat[2, 3]
+        visible = (depths > near_plane) & (depths < far_plane) & means.isfinite().all(-1)
+        for extra in (quats, scales) if covars is None else (covars,):
+            visible &= extra.isfinite().flatten(1).all(-1)
+        index = visible.nonzero()[:, 0]
+    if covars is None:
+        covar, _ = _quat_scale_to_covar_preci(quats[index], scales[index], compute_preci=False)
+    else:
+        covar = covars[index]
+    radii, means2d, depths, conics, factors = (
+        x[0]
+        for x in _fully_fused_projection(
+            means[index],
+            covar,
+            viewmat[None],
+            K[None],
+            width,
+            height,
+            eps2d,
+            near_plane,
+            far_plane,
+            calc_compensations=True,
+            camera_model=camera_model,
+        )
+    )
+    finite = means2d.isfinite().all(-1) & conics.isfinite().all(-1)
+    radii = torch.where(finite & (radii > radius_clip), radii, 0)
+    n = means.shape[0]
+    return tuple(
+        x.new_zeros((n, *x.shape[1:])).index_copy(
+            0, index, torch.where((radii > 0).view(-1, *[1] * (x.dim() - 1)), x, 0)
+        )
+        for x in (radii, means2d, depths, conics, factors)
+    )
+
+
+def sh_colors_reference(
+    degree: int,
+    means: Tensor,  # [N, 3]
+    coefficients: Tensor,  # [N, K, 3]
+    position: Tensor,  # [3]
+    radii: Tensor,  # [N]
+) -> Tensor:
+    """`sh_colors` by gsplat's torch reference, any float type."""
     from gsplat.cuda._torch_impl import _spherical_harmonics
 
     index = (radii > 0).nonzero()[:, 0]

@@ -62,23 +62,13 @@ def rasterization(
     if distributed or (packed and sparse_grad):
         raise NotImplementedError("the CPU rasterizer has neither `distributed` nor `sparse_grad`; leave them False")
 
-    radii, means2d, depths, conics, alphas = _project_all(
-        means,
-        quats,
-        scales,
-        covars,
-        opacities,
-        viewmats,
-        Ks,
-        width,
-        height,
-        eps2d,
-        near_plane,
-        far_plane,
-        radius_clip,
-        rasterize_mode,
-        camera_model,
+    limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
+    radii, means2d, depths, conics, factors = project(
+        means, quats, scales, covars, viewmats, Ks, *limits, camera_model=camera_model
     )
+    alphas = opacities.expand(cameras, n)
+    if rasterize_mode == "antialiased":
+        alphas = alphas * factors
 
     if sh_degree is None:
         values = colors.expand(cameras, n, colors.shape[-1])
@@ -157,74 +147,17 @@ def exact_median_depth(
     """The CPU backend of `median_depth`: depth and alpha, [C, H, W, 1] each."""
     _check(means, quats, scales, None, opacities, means, viewmats, Ks, None, "D", rasterize_mode)
     with torch.no_grad():
-        radii, means2d, depths, conics, alphas = _project_all(
-            means,
-            quats,
-            scales,
-            None,
-            opacities,
-            viewmats,
-            Ks,
-            width,
-            height,
-            eps2d,
-            near_plane,
-            far_plane,
-            radius_clip,
-            rasterize_mode,
-            "pinhole",
-        )
+        limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
+        radii, means2d, depths, conics, factors = project(means, quats, scales, None, viewmats, Ks, *limits)
+        alphas = opacities.expand(len(viewmats), -1)
+        if rasterize_mode == "antialiased":
+            alphas = alphas * factors
         results = [
             median_of_projected(means2d[c], conics[c], alphas[c], depths[c], radii[c], width, height)
             for c in range(len(viewmats))
         ]
     depth, alpha = (torch.stack(x)[..., None] for x in zip(*results, strict=True))
     return depth, alpha
-
-
-def _project_all(
-    means,
-    quats,
-    scales,
-    covars,
-    opacities,
-    viewmats,
-    Ks,
-    width,
-    height,
-    eps2d,
-    near_plane,
-    far_plane,
-    radius_clip,
-    rasterize_mode,
-    camera_model,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """radii [C, N], means2d [C, N, 2], depths [C, N], conics [C, N, 3], opacities [C, N]."""
-    antialiased = rasterize_mode == "antialiased"
-    per_camera = [
-        project(
-            means,
-            quats,
-            scales,
-            covars,
-            viewmat,
-            K,
-            width,
-            height,
-            eps2d,
-            near_plane,
-            far_plane,
-            radius_clip,
-            antialiased,
-            camera_model,
-        )
-        for viewmat, K in zip(viewmats, Ks, strict=True)
-    ]
-    radii, means2d, depths, conics = (torch.stack([x[k] for x in per_camera]) for k in range(4))
-    alphas = opacities.expand(len(viewmats), -1)
-    if antialiased:
-        alphas = alphas * torch.stack([x[4] for x in per_camera])
-    return radii, means2d, depths, conics, alphas
 
 
 def _check(means, quats, scales, covars, opacities, colors, viewmats, Ks, sh_degree, render_mode, mode) -> None:
