@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +21,9 @@ _RAMP = 0.05
 """Of training, in which the weight grows to its full value: the first fixed views disagree most with the splat, and a
 sudden second loss upsets Adam's moments."""
 
+_LEAST_RECOVERY = 100
+"""Steps; see ``plan_rounds``."""
+
 _QUEUE = 0.5
 """Of the steps between rounds: by then a round's queue is to be worked off, so that its views are trained on before
 the next poses are rendered from the result."""
@@ -35,19 +39,24 @@ class RoundSchedule:
     total_steps: int
     starts: tuple[int, ...]  # step at which each round's rendering may start, strictly increasing
     asked: int  # rounds asked for; fewer starts mean that training is too short for them
-    first_step: int  # nothing is rendered before: first densification and full resolution
+    fit_from: int  # nothing is rendered before: first densification and full resolution
     end_step: int  # nor from here on
     reset_every: int  # opacity resets at its multiples; 0 = never
     refine_stop: int  # no reset from here on
     recovery: int
     views_per_step: int  # most views rendered and fixed per training step, so that the viewer stays alive
+    probability: float  # that a training step draws a pseudo-view instead of a photograph, if the pool has any
     full_weight: float
-    full_probability: float
     ramp_steps: int
+
+    @property
+    def rounds(self) -> int:
+        """How many are planned; ``asked`` or fewer."""
+        return len(self.starts)
 
     def may_render(self, step: int) -> bool:
         """Whether the splat is fit to be rendered for fixing: densified once, at full resolution, recovered."""
-        if not self.first_step <= step < self.end_step:
+        if not self.fit_from <= step < self.end_step:
             return False
         if self.reset_every <= 0 or self.refine_stop <= 0:
             return True
@@ -55,8 +64,8 @@ class RoundSchedule:
         # The reset comes after its step's iteration: one more step makes the recovery complete.
         return step - latest > self.recovery
 
-    def begun(self, step: int) -> int:
-        """How many rounds may have started by this step: round r (from 1) leads r / len(starts) of the way."""
+    def round_at(self, step: int) -> int:
+        """The round that is due at this step, from 1; 0 before the first. Round r leads r / ``rounds`` of the way."""
         return int(np.searchsorted(self.starts, step, side="right"))
 
     def weight(self, step: int) -> float:
@@ -65,10 +74,6 @@ class RoundSchedule:
             return 0.0
         return self.full_weight * min(1.0, (step - self.starts[0] + 1) / self.ramp_steps)
 
-    def probability(self, step: int) -> float:
-        """That a training step draws a pseudo-view instead of a photograph, if the pool has any."""
-        return self.full_probability if self.starts and step >= self.starts[0] else 0.0
-
 
 def plan_rounds(
     total_steps: int,
@@ -76,11 +81,12 @@ def plan_rounds(
     first_densification: int,
     reset_every: int,
     refine_stop: int,
-    recovery: int,
-    resolution_full_step: int,
+    recovery: int | None = None,
+    resolution_full_step: int = 0,
     views_per_round: int = 16,
     weight: float = 0.4,
     probability: float = 0.35,
+    first_step: int = 0,
 ) -> RoundSchedule:
     """Spread rounds over the steps at which the splat may be rendered for fixing.
 
@@ -95,13 +101,16 @@ def plan_rounds(
         reset_every: steps between opacity resets (gsplat's DefaultStrategy resets at the multiples below
             ``refine_stop``); 0 without resets, as with MCMC.
         refine_stop: step at which densification and resets end.
-        recovery: steps of training after a reset until renders are sound again.
-        resolution_full_step: first step at full training resolution.
+        recovery: steps of training after a reset until renders are sound again. None: a sixth of ``reset_every`` (500
+            of splatfacto's 3000), at least 100, since Adam at splatfacto's 0.05 lifts an opacity from its reset value
+            to 0.9 in some 75 steps at best, and at most half of ``reset_every``.
+        resolution_full_step: first step at full training resolution; 0 if it is never reduced.
         views_per_round: 16: enough to cover the gaps of a sparse capture, a few seconds to fix on a CPU; what was
-            measured (facts: 16 views refreshed twice).
+            measured was 16 views refreshed twice.
         weight: 0.4 of a photograph's loss: 0.3 to 1.0 did equally well, and less harm comes from a lower one where a
             fixer errs.
         probability: 0.35 of the steps: 35 to 50 % did equally well, and photographs stay the majority.
+        first_step: of this training; above 0 if it starts from a model trained without pseudo-views.
 
     Raises:
         ValueError: no steps, or a negative number of rounds; the message names the flag.
@@ -110,27 +119,29 @@ def plan_rounds(
         raise ValueError(f"training needs at least one step, got {total_steps}: set --max-num-iterations")
     if rounds < 0:
         raise ValueError(f"the number of rounds cannot be negative, got {rounds}: set --pipeline.rounds")
+    if recovery is None:
+        recovery = min(max(_LEAST_RECOVERY, reset_every // 6), reset_every // 2)
+    length = max(0, total_steps - first_step)
     schedule = RoundSchedule(
         total_steps=total_steps,
         starts=(),
         asked=rounds,
-        first_step=max(0, first_densification, resolution_full_step),
-        end_step=max(1, int(_END * total_steps)),
+        fit_from=max(0, first_densification, resolution_full_step),
+        end_step=first_step + int(_END * length),
         reset_every=max(0, reset_every),
         refine_stop=max(0, refine_stop),
         recovery=max(0, recovery),
         views_per_step=1,
+        probability=probability,
         full_weight=weight,
-        full_probability=probability,
-        ramp_steps=max(1, round(_RAMP * total_steps)),
+        ramp_steps=max(1, round(_RAMP * length)),
     )
-    window = range(int(np.ceil(_FIRST * total_steps)), int(_LAST * total_steps) + 1)
+    window = range(first_step + math.ceil(_FIRST * length), first_step + int(_LAST * length) + 1)
     allowed = [step for step in window if schedule.may_render(step)]
     count = min(rounds, len(allowed))
     starts = tuple(allowed[i] for i in np.linspace(0, len(allowed) - 1, count).round().astype(int)) if count else ()
     steps = _shortest_round(schedule, starts)
-    values = {**vars(schedule), "starts": starts, "views_per_step": max(1, -(-views_per_round // steps))}
-    return RoundSchedule(**values)
+    return replace(schedule, starts=starts, views_per_step=max(1, -(-views_per_round // steps)))
 
 
 def pause_refine_after_reset(photographs: int, pool: int, refine_every: int, reset_every: int) -> int:

@@ -62,7 +62,7 @@ def test_no_step_that_may_render_is_foggy_coarse_or_too_early(total, reset_share
         fit = [s for s in range(total) if schedule.may_render(s)]
         assert foggy.isdisjoint(fit)
         assert all(s >= max(first, full) for s in fit)
-        assert all(s < max(1, 0.85 * total) for s in fit)
+        assert all(s < 0.85 * total for s in fit)
         assert set(schedule.starts) <= set(fit)
         clear = [s for s in range(total) if s not in foggy and s >= max(first, full) and s < int(0.85 * total)]
         assert fit == clear
@@ -93,30 +93,30 @@ def test_impossible_conditions_leave_no_round_and_no_weight():
         assert schedule.starts == ()
         assert schedule.asked == 3
         assert schedule.views_per_step >= 1
-        assert all(schedule.weight(s) == schedule.probability(s) == 0 for s in range(300))
-        assert schedule.begun(299) == 0
+        assert schedule.rounds == 0
+        assert all(schedule.weight(s) == 0 for s in range(300))
+        assert schedule.round_at(299) == 0
 
 
 def test_the_weight_ramps_up_from_the_first_round_and_stays():
     schedule = scaled(2000, 4, weight=0.7, probability=0.2)
     first = schedule.starts[0]
     assert schedule.weight(first - 1) == 0
-    assert schedule.probability(first - 1) == 0
     assert 0 < schedule.weight(first) < 0.01
     weights = [schedule.weight(s) for s in range(2000)]
     assert weights == sorted(weights)
     assert schedule.weight(first + 100) == pytest.approx(0.7)
     assert schedule.weight(1999) == pytest.approx(0.7)
-    assert schedule.probability(first) == schedule.probability(1999) == 0.2
+    assert schedule.probability == 0.2
 
 
 def test_rounds_are_counted_at_their_starts():
     schedule = scaled(2000, 4)
-    assert schedule.begun(0) == 0
+    assert schedule.round_at(0) == 0
     for number, start in enumerate(schedule.starts, 1):
-        assert schedule.begun(start - 1) == number - 1
-        assert schedule.begun(start) == number
-    assert schedule.begun(10**6) == 4
+        assert schedule.round_at(start - 1) == number - 1
+        assert schedule.round_at(start) == number
+    assert schedule.round_at(10**6) == 4
 
 
 @pytest.mark.parametrize("total", LENGTHS[2:])
@@ -129,6 +129,20 @@ def test_the_queue_of_a_round_is_worked_off_before_the_next(total, views):
         assert room >= views
     if total >= 2000 and views <= 16:
         assert schedule.views_per_step == 1
+
+
+def test_going_on_from_a_plain_model_counts_from_there():
+    whole, later = scaled(2000, 3), plan_rounds(5000, 3, 40, 200, 1000, 40, 400, first_step=3000)
+    assert later.starts[0] == 3000 + 750
+    assert later.starts[-1] == 3000 + 1500 == 3000 + whole.starts[-1]
+    assert later.end_step == 3000 + 1700
+
+
+def test_the_recovery_time_by_default():
+    def recovery(reset_every):
+        return plan_rounds(30000, 1, 0, reset_every, 15000).recovery
+
+    assert [recovery(r) for r in (3000, 600, 150, 0)] == [500, 100, 75, 0]
 
 
 def test_the_same_arguments_give_the_same_schedule():
