@@ -54,10 +54,10 @@ def write_comparison(
         middle = c * (column + _GAP) + column / 2
         draw.text((middle, header / 2), caption, fill="black", font=font, anchor="mm")
     top = header
-    for row in pictures:
-        for c, picture in enumerate(row):
+    for line in pictures:
+        for c, picture in enumerate(line):
             sheet.paste(picture, (c * (column + _GAP) + (column - picture.width) // 2, top))
-        top += row[0].height + _GAP
+        top += line[0].height + _GAP
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, format="PNG")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -62,14 +63,16 @@ class Pool:
         self.capacity = capacity
         self._ram_bytes = ram_bytes
         self._store = Store(folder) if folder is not None else None
+        if self._store:
+            self._store.prepare()
         self._entries: dict[int, Entry] = {}  # by key, in the order of adding
         self._ram: OrderedDict[int, None] = OrderedDict()  # keys in memory, least recently used first
         self._unsaved: set[int] = set()  # keys whose file could not be written
         self._next_key = 0
         kept = self._store.kept() if self._store else {}
         on_disk = self._store.generations() if self._store else set()
-        self._generation = max([-1, *on_disk, *kept])  # never reuse a file's name
-        self._needed: set[int] = set().union(*kept.values())
+        self._needed: set[int] = set().union(*kept.values())  # generations checkpoints need
+        self._generation = max([-1, *on_disk, *self._needed])  # never reuse a file's name
         self._noticed = False
 
     def __len__(self) -> int:
@@ -100,6 +103,21 @@ class Pool:
         self._take(key, packed, evicted)
         return key
 
+    def put(self, view: PseudoView) -> int:
+        """Take a view; it replaces the one of the same round and target, if there is one.
+
+        Returns:
+            Its key.
+
+        Raises:
+            ValueError: picture, confidence and camera differ in size.
+        """
+        for key, entry in self._entries.items():
+            if (entry.round, entry.target) == (view.round, view.target):
+                self.replace(key, view)
+                return key
+        return self.add(view)
+
     def replace(self, key: int, view: PseudoView) -> None:
         """Put a refreshed view in the place of another.
 
@@ -129,18 +147,21 @@ class Pool:
         self._trim()
         return packed.unpack()
 
-    def sample(self, generator: torch.Generator | None = None) -> PseudoView:
+    def sample(self, generator: torch.Generator | random.Random | None = None) -> PseudoView:
         """A view drawn uniformly; unreadable ones are dropped with a notice.
 
         Args:
-            generator: on the CPU; None draws from torch's global one, whose state a checkpoint keeps.
+            generator: torch's on the CPU or Python's; None draws from torch's global one.
 
         Raises:
             LookupError: the pool is empty.
         """
         while self._entries:
             keys = list(self._entries)
-            key = keys[int(torch.randint(len(keys), (), generator=generator))]
+            if isinstance(generator, random.Random):
+                key = generator.choice(keys)
+            else:
+                key = keys[int(torch.randint(len(keys), (), generator=generator))]
             try:
                 return self.get(key)
             except ValueError as error:
@@ -152,6 +173,10 @@ class Pool:
         """Key of the view that was rendered longest ago, the next to refresh; None if the pool is empty."""
         return min(self._entries, key=lambda key: self._entries[key].generation, default=None)
 
+    def views(self) -> list[Entry]:
+        """Camera, round, target and generation of all views, in the order of their keys."""
+        return list(self._entries.values())
+
     def entry(self, key: int) -> Entry:
         """Camera, round, target and generation of a view, without reading its picture.
 
@@ -160,85 +185,82 @@ class Pool:
         """
         return self._entries[key]
 
-    def state(self) -> dict[str, Any]:
+    def state(self, checkpoint: int | None = None) -> dict[str, Any]:
         """What a checkpoint has to hold: generation and views. Plain numbers and lists.
 
         Call it where the checkpoint is made; the files it names stay until ``prune`` is told otherwise.
+
+        Args:
+            checkpoint: the number under which ``prune`` will know it, say the training step; None takes the generation.
         """
         for key in sorted(self._unsaved):
             self._save(key)
         state = self._snapshot()
         if self._store:
             try:
-                self._store.keep(state)
+                self._store.keep(state, self._generation if checkpoint is None else checkpoint)
             except OSError as error:
                 self._notice_unsaved(error)
             self._needed |= {entry[1] for entry in state["views"]}
         return state
 
-    def prune(self, keep_generations: Iterable[int]) -> None:
-        """Delete the views that neither the pool nor a kept checkpoint needs.
+    def prune(self, keep: Iterable[int]) -> None:
+        """Delete the views that neither the pool nor a kept checkpoint needs. Call it after checkpoints were deleted.
+
+        Where the folder has no list for a kept checkpoint (say, the disk was full), nothing is deleted.
 
         Args:
-            keep_generations: ``state()["generation"]`` of every checkpoint that is still there. Call it after older
-                checkpoints were deleted.
+            keep: numbers of all checkpoints that are still there, as given to ``state`` or from its ``generation``.
         """
         if not self._store:
             return
-        keep = set(keep_generations)
-        self._store.forget(but=keep)
-        self._needed = set().union(*self._store.kept().values())
+        numbers = set(keep)
+        kept = self._store.kept()
+        if not numbers <= kept.keys():
+            return
+        self._store.forget(but=numbers)
+        self._needed = set().union(*(kept[number] for number in numbers))
         self._store.delete_views(self._needed | {entry.generation for entry in self._entries.values()})
 
-    @classmethod
-    def restore(cls, folder: Path, state: dict[str, Any] | None, capacity: int, ram_bytes: int = _RAM_BYTES) -> Pool:
-        """The pool of a checkpoint; damaged or missing views are named in a notice and left out.
+    def restore(self, folder: Path, state: dict[str, Any] | None) -> None:
+        """Hold the views of a checkpoint instead of the present ones.
+
+        Damaged or missing views are named in a notice and left out. If the capacity is smaller than it was, the newest
+        rounds stay.
 
         Args:
-            folder: of the pool.
+            folder: of the pool the checkpoint belongs to. Views of another folder than this pool's are written to its
+                own, so that the other run may be deleted.
             state: from the checkpoint; None takes what the folder's index says, or without one every readable view.
-            capacity: may differ from the old one; the newest views stay.
-            ram_bytes: as in the constructor.
-
-        Raises:
-            OSError: the folder cannot be written; the message names it.
         """
-        pool = cls(capacity, folder, ram_bytes)
-        assert pool._store is not None
-        entries, next_key = pool._listed(state)
+        source = Store(folder)
+        own = self._store is not None and source.folder.resolve() == self._store.folder.resolve()
+        entries, next_key = _listed(source, state)
+        self._entries, self._ram, self._unsaved = {}, OrderedDict(), set()
         lost = []
-        for key, generation in entries:
+        for key, generation in sorted(entries, key=lambda entry: entry[1]):  # what was oldest stays oldest
             try:
-                pool._entries[key] = Entry.of(pool._store.read_view(generation))
+                packed = source.read_view(generation)
             except ValueError as error:
                 lost.append(str(error))
                 continue
-            pool._ram[key] = None
-            pool._trim()
-        if state is not None and pool._generation > int(state["generation"]):
-            pool._generation += 1  # another branch: its checkpoints keep their own lists
-        pool._next_key = max([next_key, *(key + 1 for key in pool._entries)])
+            if own:
+                self._entries[key] = Entry.of(packed)
+                self._ram[key] = None
+                self._trim()
+            else:
+                self._take(key, packed, [])
+        self._entries = {key: self._entries[key] for key, _ in entries if key in self._entries}
+        self._next_key = max([next_key, *(key + 1 for key in self._entries)])
         if lost:
             _notice(
                 f"{len(lost)} of {len(entries)} pseudo-views cannot be read and are left out; training goes on with "
                 "the others:\n  " + "\n  ".join(lost)
             )
-        while len(pool) > capacity:
-            pool._forget(pool._most_redundant())
-        return pool
-
-    def _listed(self, state: dict[str, Any] | None) -> tuple[list[tuple[int, int]], int]:
-        """Keys and generations of the views to restore, and the next key."""
-        assert self._store is not None
-        if state is None:
-            try:
-                state = self._store.read_index()
-            except ValueError as error:
-                found = sorted(self._store.generations())
-                if found:
-                    _notice(f"the index of the pseudo-views is unreadable, taking all {len(found)} views: {error}")
-                return list(enumerate(found)), len(found)
-        return [(int(entry[0]), int(entry[1])) for entry in state["views"]], int(state.get("next_key", 0))
+        while len(self) > self.capacity:
+            self._forget(self._most_redundant())
+        if own and state is not None and self._generation > int(state["generation"]):
+            self._generation += 1  # another branch: its checkpoints keep their own lists
 
     def _snapshot(self) -> dict[str, Any]:
         views = [[key, e.generation, e.round, e.target] for key, e in self._entries.items() if key not in self._unsaved]
@@ -308,6 +330,19 @@ class Pool:
                 f"{self._store.folder}: pseudo-views cannot be saved ({error.strerror or error}); they stay in memory "
                 "and training goes on, but a resumed run will miss them: make room on the disk"
             )
+
+
+def _listed(source: Store, state: dict[str, Any] | None) -> tuple[list[tuple[int, int]], int]:
+    """Keys and generations of the views to restore, and the next key."""
+    if state is None:
+        try:
+            state = source.read_index()
+        except ValueError as error:
+            found = sorted(source.generations())
+            if found:
+                _notice(f"the index of the pseudo-views is unreadable, taking all {len(found)} views: {error}")
+            return list(enumerate(found)), len(found)
+    return [(int(entry[0]), int(entry[1])) for entry in state["views"]], int(state.get("next_key", 0))
 
 
 def _notice(text: str) -> None:

@@ -18,17 +18,19 @@ class Store:
     """Reads and writes one folder.
 
     ``view_G.safetensors`` is the view taken at generation G and never changes. ``index.json`` lists the views the pool
-    holds now, ``checkpoint_G.json`` those it held when a checkpoint of generation G was made. Everything is written to
+    holds now, ``checkpoint_N.json`` those it held when checkpoint N was made. Everything is written to
     a temporary name, flushed to the disk and renamed, so that an interruption leaves old or new, never half.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder if need be.
+        self.folder = Path(folder)
+
+    def prepare(self) -> None:
+        """Make the folder if need be and try to write.
 
         Raises:
-            OSError: it cannot be made or written; the message names it.
+            OSError: it cannot be made or written; the message names it. A full disk is none: that may change.
         """
-        self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write("writable.json", b"{}")
@@ -77,25 +79,29 @@ class Store:
             raise ValueError(f"{path}: {error}") from error
         return state
 
-    def keep(self, state: dict[str, Any]) -> None:
+    def keep(self, state: dict[str, Any], checkpoint: int) -> None:
         """Remember what a checkpoint needs. Raises OSError."""
-        self.write_index(state, f"checkpoint_{state['generation']:08d}.json")
+        self.write_index(state, self._list(checkpoint))
 
     def kept(self) -> dict[int, set[int]]:
-        """Checkpoint generation -> generations of the views it needs; unreadable lists are left out."""
+        """Number of a checkpoint -> generations of the views it needs; unreadable lists are left out."""
         result = {}
         for path in self.folder.glob("checkpoint_*.json"):
+            number = path.stem.removeprefix("checkpoint_")
             with contextlib.suppress(ValueError):
-                state = self.read_index(path.name)
-                result[int(state["generation"])] = {entry[1] for entry in state["views"]}
+                result[int(number)] = {entry[1] for entry in self.read_index(path.name)["views"]}
         return result
 
     def forget(self, but: set[int]) -> None:
         """Delete the lists of all checkpoints but these."""
-        keep = {f"checkpoint_{generation:08d}.json" for generation in but}
+        keep = {self._list(number) for number in but}
         for path in self.folder.glob("checkpoint_*.json"):
             if path.name not in keep:
                 self._delete(path)
+
+    @staticmethod
+    def _list(checkpoint: int) -> str:
+        return f"checkpoint_{checkpoint:08d}.json"
 
     def delete_views(self, keep: set[int]) -> None:
         """Delete all views but these, and temporary files left over by an interruption."""

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -41,6 +42,12 @@ def same(a: PseudoView, b: PseudoView):
     assert (a.camera.width, a.camera.height, a.round, a.target) == (b.camera.width, b.camera.height, b.round, b.target)
 
 
+def restored(folder, state, capacity, **options) -> Pool:
+    pool = Pool(capacity, folder, **options)
+    pool.restore(folder, state)
+    return pool
+
+
 def view_files(folder):
     return sorted(folder.glob("view_*"))
 
@@ -51,7 +58,7 @@ def test_what_goes_in_comes_out_without_bias(tmp_path):
     pool = Pool(2, tmp_path, ram_bytes=0)
     key = pool.add(PseudoView(ramp, confidence, camera(width=300, height=200)))
     pool.add(view(1))
-    for out in (pool.get(key), Pool.restore(tmp_path, pool.state(), 2).get(key)):
+    for out in (pool.get(key), restored(tmp_path, pool.state(), 2).get(key)):
         error = (out.image.double() - ramp).flatten()
         assert error.abs().mean() < 1e-5
         assert abs(error.mean()) < 1e-8
@@ -141,7 +148,7 @@ def test_drawing_is_reproducible_and_uniform_also_after_a_restore(tmp_path):
 
     first = draw(pool, 1, 800)
     assert first == draw(pool, 1, 800)
-    assert first == draw(Pool.restore(tmp_path, state, 8), 1, 800)
+    assert first == draw(restored(tmp_path, state, 8), 1, 800)
     assert first != draw(pool, 2, 800)
     assert min(first.count(t) for t in set(first)) > 60
     torch.manual_seed(4)
@@ -158,7 +165,7 @@ def test_restore_brings_back_the_checkpoint_not_what_came_after(tmp_path):
     pool.replace(0, view(10, 1))
     for number in range(11, 20):
         pool.add(view(number, 1))
-    again = Pool.restore(tmp_path, state, 6)
+    again = restored(tmp_path, state, 6)
     assert list(again) == [0, 1, 2, 3]
     for key in again:
         same(again.get(key), view(key))
@@ -166,7 +173,7 @@ def test_restore_brings_back_the_checkpoint_not_what_came_after(tmp_path):
     later = pool.state()
     again.add(view(99))
     again.replace(1, view(98))
-    other = Pool.restore(tmp_path, later, 6)
+    other = restored(tmp_path, later, 6)
     assert sorted(other.entry(k).target for k in other) == sorted(pool.entry(k).target for k in pool)
 
 
@@ -177,15 +184,62 @@ def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_whole(tmp_path)
     pool.replace(0, view(1))
     pool.add(view(2))
     new = pool.state()
-    branch = Pool.restore(tmp_path, old, 6)
+    branch = restored(tmp_path, old, 6)
     branched = branch.state()
     branch.add(view(3))
     generations = [s["generation"] for s in (old, new, branched)]
     assert len(set(generations)) == 3
     branch.prune(generations)
-    again = Pool.restore(tmp_path, new, 6)
+    again = restored(tmp_path, new, 6)
     assert [again.entry(k).target for k in again] == [1, 2]
-    assert [Pool.restore(tmp_path, s, 6).entry(0).target for s in (old, branched)] == [0, 0]
+    assert [restored(tmp_path, s, 6).entry(0).target for s in (old, branched)] == [0, 0]
+
+
+def test_a_resumed_run_takes_the_views_along_into_its_own_folder(tmp_path):
+    pool = Pool(6, tmp_path / "first")
+    for number in range(5):
+        pool.add(view(number))
+    pool.replace(1, view(11))
+    state = pool.state(1000)
+    for target in (Pool(6, tmp_path / "second"), Pool(6, tmp_path / "tight", ram_bytes=0), Pool(6)):
+        target.restore(tmp_path / "first", state)
+        assert [target.entry(k).target for k in target] == [0, 11, 2, 3, 4]
+        assert target.oldest() == 0
+        target.replace(0, view(10))
+        assert target.oldest() == 2
+    second = Pool(6, tmp_path / "second")
+    second.restore(tmp_path / "first", state)
+    own = second.state(2000)
+    for file in (tmp_path / "first").iterdir():
+        file.unlink()
+    again = restored(tmp_path / "second", own, 6)
+    assert list(again) == list(pool)
+    for key in again:
+        same(again.get(key), view(again.entry(key).target))
+
+
+def test_pruning_by_the_numbers_of_checkpoints_and_not_at_all_when_in_doubt(tmp_path):
+    pool = Pool(3, tmp_path)
+    for step in (100, 200, 300):
+        pool.put(view(7))
+        pool.state(step)
+    assert len(pool) == 1
+    assert len(view_files(tmp_path)) == 3
+    pool.prune([300, 555])
+    assert len(view_files(tmp_path)) == 3
+    pool.prune([200, 300])
+    assert len(view_files(tmp_path)) == 2
+    pool.prune([])
+    assert len(view_files(tmp_path)) == 1
+
+
+def test_a_view_is_known_by_round_and_target(tmp_path):
+    pool = Pool(9, tmp_path)
+    keys = [pool.put(view(n, r)) for n, r in ((0, 1), (1, 1), (0, 2), (0, 1))]
+    assert keys == [0, 1, 2, 0]
+    assert [(e.round, e.target, e.generation) for e in pool.views()] == [(1, 0, 3), (1, 1, 1), (2, 0, 2)]
+    assert {pool.sample(random.Random(seed)).target for seed in range(20)} == {0, 1}
+    assert pool.sample(random.Random(3)).generation == pool.sample(random.Random(3)).generation
 
 
 def test_state_is_plain_enough_for_a_checkpoint(tmp_path):
@@ -213,7 +267,7 @@ def test_pruning_keeps_what_kept_checkpoints_need_and_bounds_the_disk(tmp_path):
             assert {int(p.stem[5:]) for p in view_files(tmp_path)} == needed
             assert len(list(tmp_path.glob("checkpoint_*"))) == len(keep)
             for s in keep:
-                assert len(Pool.restore(tmp_path, s, 5)) == len(s["views"])
+                assert len(restored(tmp_path, s, 5)) == len(s["views"])
         assert len(view_files(tmp_path)) <= 15
     (tmp_path / "view_00000077.safetensors.partial").write_bytes(b"half")
     pool.prune([])
@@ -246,7 +300,7 @@ def test_a_damaged_view_is_named_and_left_out(tmp_path, capsys, harm):
         file.unlink()
     else:
         file.write_bytes(changed[harm])
-    pool = Pool.restore(tmp_path, state, 6)
+    pool = restored(tmp_path, state, 6)
     assert list(pool) == [0, 1, 3, 4]
     same(pool.get(3), view(3))
     said = capsys.readouterr().out
@@ -255,7 +309,7 @@ def test_a_damaged_view_is_named_and_left_out(tmp_path, capsys, harm):
     # New views never take the name of a damaged one's successors.
     key = pool.add(view(50))
     assert key == 5
-    assert len(Pool.restore(tmp_path, pool.state(), 6)) == 5
+    assert len(restored(tmp_path, pool.state(), 6)) == 5
 
 
 def test_leftovers_of_an_interrupted_write_do_no_harm(tmp_path, capsys):
@@ -264,7 +318,7 @@ def test_leftovers_of_an_interrupted_write_do_no_harm(tmp_path, capsys):
     (tmp_path / "index.json.partial").write_text("{")
     (tmp_path / "index.json").unlink()
     (tmp_path / "checkpoint_00000099.json").write_text("nonsense")
-    pool = Pool.restore(tmp_path, state, 6)
+    pool = restored(tmp_path, state, 6)
     assert len(pool) == 5
     assert capsys.readouterr().out == ""
     pool.add(view(9))
@@ -275,14 +329,14 @@ def test_leftovers_of_an_interrupted_write_do_no_harm(tmp_path, capsys):
 
 def test_without_a_state_the_index_or_else_the_files_are_taken(tmp_path, capsys):
     filled(tmp_path)
-    assert len(Pool.restore(tmp_path, None, 6)) == 5
+    assert len(restored(tmp_path, None, 6)) == 5
     assert capsys.readouterr().out == ""
     for content in ("{", "[]", '{"generation": 1, "views": [["a"]]}', '{"generation": 3}'):
         (tmp_path / "index.json").write_text(content)
-        pool = Pool.restore(tmp_path, None, 6)
+        pool = restored(tmp_path, None, 6)
         assert sorted(pool.entry(k).target for k in pool) == [0, 1, 2, 3, 4]
         assert "index.json" in capsys.readouterr().out
-    assert len(Pool.restore(tmp_path / "new", None, 6)) == 0
+    assert len(restored(tmp_path / "new", None, 6)) == 0
     assert capsys.readouterr().out == ""
 
 
@@ -290,7 +344,7 @@ def test_a_smaller_capacity_keeps_the_newest_rounds(tmp_path):
     pool = Pool(6, tmp_path)
     for number in range(6):
         pool.add(view(number, round=number // 2))
-    smaller = Pool.restore(tmp_path, pool.state(), 2)
+    smaller = restored(tmp_path, pool.state(), 2)
     assert [smaller.entry(k).round for k in smaller] == [2, 2]
 
 
@@ -327,7 +381,7 @@ def test_a_full_disk_keeps_views_in_memory_and_saves_them_later(tmp_path, capsys
     assert not list(tmp_path.glob("*.partial"))
     # Room again: the next checkpoint has everything.
     monkeypatch.setattr(os, "fsync", honest)
-    again = Pool.restore(tmp_path, pool.state(), 8)
+    again = restored(tmp_path, pool.state(), 8)
     assert sorted(again.entry(k).target for k in again) == [1, 2, 3, 10]
 
 
@@ -384,7 +438,7 @@ def test_killed_at_any_moment_the_last_checkpoint_comes_back(tmp_path):
         process.wait()
         process.stdout.close()
         state, targets = json.loads([line for line in lines if line.endswith("\n")][-1])
-        pool = Pool.restore(folder, state, 6)
+        pool = restored(folder, state, 6)
         # The very last state may have been printed with the one before already pruned, never the other way round.
         assert [pool.entry(k).target for k in pool] == targets
         for key in pool:
