@@ -54,37 +54,32 @@ def _row_range(my, a, b, c, tau2, radius, tiles_y):
 
 
 @jit(parallel=True)
-def pack(order, means2d, conics, opacities, colors, packed):
-    """Gather the Gaussians in depth order into rows (x, y, a, b, c, opacity, colours...): one cache line each."""
-    channels = colors.shape[1]
-    for k in nb.prange(order.shape[0]):
-        i = order[k]
-        packed[k, 0] = means2d[i, 0]
-        packed[k, 1] = means2d[i, 1]
-        packed[k, 2] = conics[i, 0]
-        packed[k, 3] = conics[i, 1]
-        packed[k, 4] = conics[i, 2]
-        packed[k, 5] = opacities[i]
-        for channel in range(channels):
-            packed[k, 6 + channel] = colors[i, channel]
+def count_pairs(order, means2d, conics, opacities, colors, radii, tiles_x, tiles_y, packed, counts):
+    """Gather the Gaussians in depth order into packed [V, 6 + D]: x, y, a, b, c, opacity, colours, close together.
 
-
-@jit(parallel=True)
-def count_pairs(packed, radii, tiles_x, tiles_y, counts):
-    """counts[s, t]: Gaussians of slice s (contiguous in depth order) on tile t."""
-    slices = counts.shape[0]
-    n = packed.shape[0]
+    counts[s, t]: Gaussians of slice s (contiguous in depth order) on tile t.
+    """
+    slices, n, channels = counts.shape[0], order.shape[0], colors.shape[1]
     for s in nb.prange(slices):
         for k in range(s * n // slices, (s + 1) * n // slices):
-            opacity = float(packed[k, 5])
+            i = order[k]
+            packed[k, 0] = means2d[i, 0]
+            packed[k, 1] = means2d[i, 1]
+            packed[k, 2] = conics[i, 0]
+            packed[k, 3] = conics[i, 1]
+            packed[k, 4] = conics[i, 2]
+            packed[k, 5] = opacities[i]
+            for channel in range(channels):
+                packed[k, 6 + channel] = colors[i, channel]
+            opacity = float(opacities[i])
             if not opacity > ALPHA_MIN:
                 continue
             mx, my = float(packed[k, 0]), float(packed[k, 1])
             a, b, c = float(packed[k, 2]), float(packed[k, 3]), float(packed[k, 4])
             tau2 = 2.0 * math.log(opacity / ALPHA_MIN) + 1e-4
-            top, bottom = _row_range(my, a, b, c, tau2, radii[k], tiles_y)
+            top, bottom = _row_range(my, a, b, c, tau2, radii[i], tiles_y)
             for row in range(top, bottom):
-                first, last = _row_span(mx, my, a, b, c, tau2, radii[k], row, tiles_x)
+                first, last = _row_span(mx, my, a, b, c, tau2, radii[i], row, tiles_x)
                 for column in range(first, last):
                     counts[s, row * tiles_x + column] += 1
 
@@ -103,7 +98,7 @@ def start_positions(counts, offsets):
 
 
 @jit(parallel=True)
-def fill_pairs(packed, radii, tiles_x, tiles_y, positions, ids):
+def fill_pairs(order, packed, radii, tiles_x, tiles_y, positions, ids):
     """Write every tile's list of Gaussians (rows of `packed`), front to back, whatever the number of slices."""
     slices = positions.shape[0]
     n = packed.shape[0]
@@ -115,9 +110,9 @@ def fill_pairs(packed, radii, tiles_x, tiles_y, positions, ids):
             mx, my = float(packed[k, 0]), float(packed[k, 1])
             a, b, c = float(packed[k, 2]), float(packed[k, 3]), float(packed[k, 4])
             tau2 = 2.0 * math.log(opacity / ALPHA_MIN) + 1e-4
-            top, bottom = _row_range(my, a, b, c, tau2, radii[k], tiles_y)
+            top, bottom = _row_range(my, a, b, c, tau2, radii[order[k]], tiles_y)
             for row in range(top, bottom):
-                first, last = _row_span(mx, my, a, b, c, tau2, radii[k], row, tiles_x)
+                first, last = _row_span(mx, my, a, b, c, tau2, radii[order[k]], row, tiles_x)
                 for column in range(first, last):
                     tile = row * tiles_x + column
                     ids[positions[s, tile]] = k

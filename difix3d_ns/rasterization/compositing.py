@@ -263,11 +263,11 @@ def median(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, depth
                     final[y, x] = abs(s[_T + p])
 
 
-@jit(parallel=True, fastmath=_FLAGS)
+@jit()
 def scatter_gradients(grads, order, means2d, means2d_abs, conics, opacities, colors):
     """Sum the threads' buffers and put them where the Gaussians came from (outputs zeroed by the caller)."""
     threads, n, columns = grads.shape
-    for k in nb.prange(n):
+    for k in range(n):
         i = order[k]
         for thread in range(threads):
             row = grads[thread, k]

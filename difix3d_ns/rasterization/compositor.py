@@ -47,11 +47,10 @@ def bin_gaussians(
     tiles_x, tiles_y = -(-width // binning.TILE), -(-height // binning.TILE)
     offsets = np.zeros(tiles_x * tiles_y + 1, np.int64)
     counts = np.zeros((_slots(len(offsets)), tiles_x * tiles_y), np.int64)
-    binning.pack(order, means2d, conics, opacities, colors, packed)
-    sorted_radii = radii[order]
-    binning.count_pairs(packed, sorted_radii, tiles_x, tiles_y, counts)
+    gaussians = (means2d, conics, opacities, colors, radii)
+    binning.count_pairs(order, *gaussians, tiles_x, tiles_y, packed, counts)
     ids = np.empty(binning.start_positions(counts, offsets), np.int32)
-    binning.fill_pairs(packed, sorted_radii, tiles_x, tiles_y, counts, ids)
+    binning.fill_pairs(order, packed, radii, tiles_x, tiles_y, counts, ids)
     return TileLists(order, packed, offsets, ids, tiles_x, tiles_y)
 
 
