@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numba
 import numpy as np
 import torch
 import tyro
@@ -46,6 +47,8 @@ class PairOptions:
     """Put before the scenes' names; ``val_`` makes them validation."""
     white_background: bool = False
     """The photographs show an object before white: mask it."""
+    threads: int = 1
+    """Threads of one process; several processes on different scenes use several cores better."""
     seed: int = 0
     """Of the reconstruction: order of the views, backgrounds, splits."""
 
@@ -221,6 +224,8 @@ def main(
         output: root folder; what is there already is not made again.
         options: what to make of each scene.
     """
+    torch.set_num_threads(options.threads)
+    numba.set_num_threads(options.threads)
     console = Console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from pytorch_msssim import ssim
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -88,7 +87,9 @@ def reconstruct(
     torch.manual_seed(seed)
     params, scale = _initial_gaussians(capture, views)
     rates = {"means": 6e-4 * scale, "scales": 1e-2, "quats": 2e-3, "opacities": 5e-2, "sh0": 1e-2, "shN": 1e-3}
-    optimizers = {k: torch.optim.Adam([{"params": params[k], "lr": lr}], eps=1e-15) for k, lr in rates.items()}
+    optimizers = {
+        k: torch.optim.Adam([{"params": params[k], "lr": lr}], eps=1e-15, fused=True) for k, lr in rates.items()
+    }
     strategy = CappedStrategy(
         refine_start_iter=int(schedule.refine_start * schedule.steps),
         refine_stop_iter=int(schedule.refine_stop * schedule.steps),
@@ -127,7 +128,7 @@ def reconstruct(
         )
         strategy.step_pre_backward(params, optimizers, state, step, info)
         loss = (image[0] - truth).abs().mean()
-        loss = loss + 0.2 * (1 - ssim(image.permute(0, 3, 1, 2), truth.permute(2, 0, 1)[None], data_range=1.0))
+        loss = loss + 0.2 * (1 - _similarity(image[0], truth))
         loss.backward()
         strategy.step_post_backward(params, optimizers, state, step, info)
         for optimizer in optimizers.values():
@@ -137,6 +138,16 @@ def reconstruct(
             kept[due[step]] = _freeze(params, capture.background)
         on_step()
     return kept
+
+
+def _similarity(first: Tensor, second: Tensor) -> Tensor:
+    """SSIM (Wang et al. 2004) of two [H, W, 3] in [0, 1], over 7 x 7 box windows (10x cheaper than Gaussian ones)."""
+    x, y = first.permute(2, 0, 1), second.permute(2, 0, 1)
+    means = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y]), 7, stride=2)
+    mx, my, xx, yy, xy = means.view(5, 3, *means.shape[-2:])
+    cross, power = mx * my, mx * mx + my * my
+    structure = (2 * (xy - cross) + 9e-4) / (xx + yy - power + 9e-4)
+    return ((2 * cross + 1e-4) / (power + 1e-4) * structure).mean()
 
 
 def _resize(image: Tensor, height: int, width: int) -> Tensor:  # [h, w, 3]
