@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,12 +40,12 @@ class Difix3DDatamanager(FullImageDatamanager[InputDataset]):
     """
 
     config: Difix3DDatamanagerConfig
-    draw_pseudo_view: Callable[[int, random.Random], tuple[Cameras, dict[str, Any]] | None] | None
+    draw_pseudo_view: Callable[[int, torch.Generator], tuple[Cameras, dict[str, Any]] | None] | None
     """called before each step's photograph is drawn; set by the pipeline"""
 
     def __init__(self, config: Difix3DDatamanagerConfig, device: torch.device | str = "cpu", **kwargs: Any) -> None:
         self.draw_pseudo_view = None
-        self.pseudo_random = random.Random(config.train_cameras_sampling_seed + 1)
+        self.pseudo_random = torch.Generator().manual_seed(config.train_cameras_sampling_seed + 1)
         data = config.data or getattr(config.dataparser, "data", None)
         if getattr(config.dataparser, "_target", None) is Nerfstudio:
             config.dataparser._target = PlyfileNerfstudio
@@ -71,7 +70,7 @@ class Difix3DDatamanager(FullImageDatamanager[InputDataset]):
 
     def sampling_state(self) -> dict[str, Any]:
         """What drawing depends on, as plain values."""
-        state: dict[str, Any] = {"unseen": list(self.train_unseen_cameras), "pseudo": self.pseudo_random.getstate()}
+        state: dict[str, Any] = {"unseen": list(self.train_unseen_cameras), "pseudo": self.pseudo_random.get_state()}
         if hasattr(self, "random_generator"):
             state["photographs"] = self.random_generator.getstate()
         return state
@@ -80,14 +79,10 @@ class Difix3DDatamanager(FullImageDatamanager[InputDataset]):
         """Go on drawing where ``sampling_state`` was taken."""
         if all(index < len(self.train_dataset) for index in state["unseen"]):
             self.train_unseen_cameras = list(state["unseen"])
-        self.pseudo_random.setstate(_as_random_state(state["pseudo"]))
+        self.pseudo_random.set_state(state["pseudo"])
         if "photographs" in state and hasattr(self, "random_generator"):
-            self.random_generator.setstate(_as_random_state(state["photographs"]))
-
-
-def _as_random_state(state: Any) -> tuple[int, tuple[int, ...], float | None]:
-    version, words, gauss = state
-    return version, tuple(words), gauss
+            version, words, gauss = state["photographs"]
+            self.random_generator.setstate((version, tuple(words), gauss))
 
 
 def _scale_factor(cameras: Cameras, device: str) -> float:

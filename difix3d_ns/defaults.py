@@ -61,6 +61,8 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
         sh_degree_interval=_at_most(steps / 30, 1000),
         resolution_schedule=_at_most(steps / 10, 3000),
     )
+    if start:  # Gaussians trained elsewhere: resets would undo that
+        _fill(model, reset_alpha_every=max(1, (start + steps) // model.refine_every + 1))
     # Every reset costs hundreds of steps until opacities are back: a short training has one, 30,000 steps have five.
     _fill(model, reset_alpha_every=max(2, round(_at_most(steps * 0.3, 3000) / model.refine_every)))
     for group in config.optimizers.values():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
 from difix3d_ns.photographs import Photographs, to_cameras, to_pinhole
+from difix3d_ns.pseudoviews.schedule import pause_refine_after_reset
 from difix3d_ns.viewer import EnhancerControls
 
 POOL_FOLDER = "pseudo_views"
@@ -80,8 +80,13 @@ class Difix3DPipeline(VanillaPipeline):
         self.model.enhance_rgb = config.enhance_rgb
         self.enhancer_controls = EnhancerControls(self._enhancer)
 
-    def plan_rounds(self, first_step: int, last_step: int, folder: Path) -> None:
-        """Prepare the fix rounds of a training from ``first_step`` up to ``last_step``; ``folder`` keeps the pool.
+    def plan_rounds(self, first_step: int, total_steps: int, folder: Path) -> None:
+        """Prepare the fix rounds of a training.
+
+        Args:
+            first_step: 0, or where a checkpoint of another method ended.
+            total_steps: the step at which training ends.
+            folder: where the pool is kept.
 
         Raises:
             UserError: the scene cannot have pseudo-views.
@@ -99,17 +104,24 @@ class Difix3DPipeline(VanillaPipeline):
             raise UserError("pseudo-views need at least two training images; add some, or give --pipeline.rounds 0")
         if self.config.targets.kind == "camera-path" and self.config.targets.camera_path is None:
             raise UserError("--pipeline.targets.kind camera-path needs --pipeline.targets.camera-path FILE")
+        reset_every = model.reset_alpha_every * model.refine_every
         schedule = plan_rounds(
-            total_steps=last_step,
+            total_steps=total_steps,
             rounds=self.config.rounds,
             first_densification=model.warmup_length + model.refine_every,
-            reset_every=model.reset_alpha_every * model.refine_every,
+            reset_every=reset_every if reset_every < total_steps else 0,
             refine_stop=model.stop_split_at,
             resolution_full_step=model.resolution_schedule * model.num_downscales,
+            views_per_round=self.config.targets.count * self.config.rounds,  # the last one refreshes all earlier views
             probability=self.config.pseudo_probability,
             weight=self.config.pseudo_weight,
             first_step=first_step,
         )
+        if schedule.rounds < schedule.asked:
+            CONSOLE.print(
+                f"[yellow]Training has room for {schedule.rounds} of {schedule.asked} rounds "
+                "(--pipeline.rounds, --max-num-iterations)."
+            )
         self.rounds = FixRounds(
             schedule,
             self._find_targets,
@@ -141,9 +153,9 @@ class Difix3DPipeline(VanillaPipeline):
         cameras = self.datamanager.eval_dataset.cameras
         return [cameras[i : i + 1] for i in range(len(cameras))]
 
-    def _draw(self, step: int, generator: random.Random) -> tuple[Cameras, dict[str, Any]] | None:
+    def _draw(self, step: int, generator: torch.Generator) -> tuple[Cameras, dict[str, Any]] | None:
         pool, schedule = self.rounds.pool, self.rounds.schedule
-        if len(pool) == 0 or generator.random() >= schedule.probability:
+        if len(pool) == 0 or float(torch.rand((), generator=generator)) >= schedule.probability:
             return None
         view = pool.sample(generator)
         device = self.model.device
@@ -180,20 +192,19 @@ class Difix3DPipeline(VanillaPipeline):
         self.rounds.before_step(step)
         strategy = self.model.strategy
         if hasattr(strategy, "pause_refine_after_reset"):
-            # as splatfacto does for photographs: one look at every view before opacities are judged again,
-            # but never so long that densification starves between two resets
-            pause = len(self.datamanager.train_dataset) + strategy.refine_every + len(self.rounds.pool)
-            strategy.pause_refine_after_reset = min(pause, strategy.reset_every // 2)
+            strategy.pause_refine_after_reset = pause_refine_after_reset(
+                len(self.datamanager.train_dataset), len(self.rounds.pool), strategy.refine_every, strategy.reset_every
+            )
 
-    def training_state(self) -> dict[str, Any]:
-        """What resuming needs beyond parameters and optimizers, as plain values and tensors."""
+    def training_state(self, step: int) -> dict[str, Any]:
+        """What resuming from the checkpoint of ``step`` needs beyond parameters and optimizers: plain values, tensors."""
         state: dict[str, Any] = {
             "sampling": self.datamanager.sampling_state(),
             "strategy": dict(self.model.strategy_state),
         }
         if self.rounds is not None:
             state["rounds"] = self.rounds.state()
-            state["pool"] = self.rounds.pool.state()
+            state["pool"] = self.rounds.pool.state(checkpoint=step)
         return state
 
     def restore_training_state(self, state: dict[str, Any], source: Path) -> None:

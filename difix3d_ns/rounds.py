@@ -112,7 +112,7 @@ class FixRounds:
     def _begin(self, number: int) -> None:
         self._photographs.references(refresh=True)
         count = len(self._poses(number))
-        outdated = [Task(view.round, view.target) for view in self.pool.views() if view.round < number]
+        outdated = [Task(entry.round, entry.target) for entry in self.pool.views() if entry.round < number]
         fresh = [Task(number, target) for target in range(count)]
         self.progress = Progress(number, fresh + outdated)
         CONSOLE.log(

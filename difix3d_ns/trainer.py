@@ -84,7 +84,8 @@ class Difix3DTrainer(Trainer):
                 CONSOLE.print(
                     f"{path} comes from another method: training goes on for {config.max_num_iterations} steps."
                 )
-            self._last_step = config.max_num_iterations + (state["step"] + 1 if foreign else 0)
+            self._offset = state["step"] + 1 if foreign else 0
+            self._last_step = self._offset + config.max_num_iterations
         super().__init__(config, local_rank, world_size)
 
     @staticmethod
@@ -103,7 +104,7 @@ class Difix3DTrainer(Trainer):
             if self.config.pipeline.datamanager.data is None and self.config.data is not None:
                 self.config.pipeline.datamanager.data = self.config.data
             super().setup(test_mode)
-            self.pipeline.plan_rounds(self._start_step, self._last_step, self.base_dir)
+            self.pipeline.plan_rounds(self._offset, self._last_step, self.base_dir)
             if self._loaded is not None and STATE_KEY in self._loaded[1]:
                 self._restore(*self._loaded)
             self._loaded = None
@@ -155,7 +156,7 @@ class Difix3DTrainer(Trainer):
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.optimizers.items()},
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
-            STATE_KEY: {"pipeline": self.pipeline.training_state(), "random": checkpoints.random_state()},
+            STATE_KEY: {"pipeline": self.pipeline.training_state(step), "random": checkpoints.random_state()},
         }
         before = checkpoints.checkpoint_steps(self.checkpoint_dir) if self.checkpoint_dir.exists() else []
         try:

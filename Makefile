@@ -1,0 +1,40 @@
+# make setup | demo | test | docs | lint | bench: each makes or reuses .venv
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup system-check demo test lint docs bench clean
+
+setup: $(VENV)/.installed system-check
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 found; install one (Debian: apt-get install python3 python3-venv) or run make PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+system-check: $(VENV)/.installed
+	@$(BIN)/python -m difix3d_ns.system
+
+demo: setup
+	$(BIN)/difix3d demo --output demo
+
+test: setup lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/rasterizer.py
+
+clean:
+	rm -rf $(VENV) demo site

@@ -1,0 +1,110 @@
+"""The ``difix3d`` command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from difix3d_ns.errors import UserError
+
+
+def demo(output: Path = Path("demo"), seed: int = 0, steps: int | None = None) -> None:
+    """Make a procedural scene, train it with and without pseudo-views, and compare.
+
+    Args:
+        output: folder for scene, trainings, results.json and comparison.png.
+        seed: of the scene.
+        steps: training steps (unset: the defaults of the device).
+    """
+    from difix3d_ns.demo import run_demo
+
+    run_demo(output, seed, steps)
+
+
+def demo_scene(output: Path, seed: int = 0) -> None:
+    """Write a small procedural scene with known truth, ready for ns-train.
+
+    Args:
+        output: folder to write.
+        seed: of the scene.
+    """
+    from difix3d_ns.curation.procedural import demo_scene as write
+
+    write(output, seed=seed)
+    print(f"Train on it: ns-train difix3d-splatfacto --data {output}")
+
+
+def photographs(output: Path, seed: int = 0, count: int = 24) -> None:
+    """Write unposed photographs of a procedural scene, to try ns-process-data on.
+
+    Args:
+        output: folder to write.
+        seed: of the scene.
+        count: how many.
+    """
+    from difix3d_ns.curation.procedural import photographs as write
+
+    write(output, seed=seed, count=count)
+    print(f"Pose them: ns-process-data images --data {output} --output-dir SCENE --no-gpu --matching-method exhaustive")
+
+
+def fix(
+    inputs: Annotated[list[Path], tyro.conf.Positional],
+    output: Path,
+    reference: tuple[Path, ...] = (),
+    weights: str = "embedded",
+    device: str | None = None,
+) -> None:
+    """Repair pictures outside of any training.
+
+    Without cameras references cannot be aligned, which is where the embedded fixer's gain comes from: expect little
+    of it here; large weights that know how to use unaligned references profit more.
+
+    Args:
+        inputs: pictures or folders of pictures.
+        output: a picture for one picture, else a folder; names are kept.
+        reference: photographs of the same scene.
+        weights: the name of a fixer (embedded, none) or a file or folder of weights.
+        device: cpu or cuda (unset: cuda if there is one).
+    """
+    from difix3d_ns.fixing import fix_pictures
+
+    fix_pictures(inputs, output, reference, weights, device)
+
+
+def train_fixer(recipe: Annotated[str, tyro.conf.Positional], output: Path) -> None:
+    """Train the embedded fixer.
+
+    Args:
+        recipe: a recipe of configs/fixer by name (embedded, smoke) or the path of a YAML file.
+        output: folder for weights, metrics.json and what resuming needs.
+    """
+    from difix3d_ns.training.train_fixer import train_fixer as train
+
+    train(recipe, output)
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": demo,
+    "demo-scene": demo_scene,
+    "photographs": photographs,
+    "fix": fix,
+    "train-fixer": train_fixer,
+}
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, description="Diffusion-fixed Gaussian splatting for nerfstudio.")
+    except (UserError, FileNotFoundError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
