@@ -69,7 +69,7 @@ def procedural_capture(seed: int, long_side: int = 288) -> Capture:
         rng,
         width=width,
         height=height,
-        train_views=int(rng.integers(6, 13)),
+        train_views=int(rng.integers(6, 13)) + (5 if world.path.closed else 0),  # a full circle needs more
         test_views=int(rng.integers(9, 13)),
         exposure_change=float(rng.choice([0.0, 0.0, 0.08, 0.2])),
         label=None,
