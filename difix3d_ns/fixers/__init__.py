@@ -28,7 +28,7 @@ def load_fixer(
     name: str = "embedded",
     weights: str | None = None,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Fixer:
     """Load a fixer, once per process.
 
@@ -36,7 +36,7 @@ def load_fixer(
         name: one of ``available_fixers()``.
         weights: a file, a folder or a hub id, as the fixer understands it; None for its own.
         device: where its networks live.
-        dtype: their precision.
+        dtype: their precision; None for the fastest that the device handles well (see ``fast_dtype``).
 
     Raises:
         ValueError: no such fixer.

@@ -20,6 +20,7 @@ from torch import Tensor
 from difix3d_ns.fixers.blend import seen_at_all, warp_request
 from difix3d_ns.fixers.contract import FixRequest, FixResult
 from difix3d_ns.fixers.networks.difix import DifixNet
+from difix3d_ns.fixers.networks.precision import fast_dtype
 
 PROMPT = "remove degradation"
 # peft's alpha / r for the adapter "vae_skip" (alpha 8 by default, r 4). Not stored in the folder.
@@ -59,7 +60,7 @@ class DifixFixer:
 def load(
     weights: str | None = None,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     views: int = 1,
 ) -> DifixFixer:
     """Read a diffusers folder: unet/, vae/, scheduler/ and the prompt's embedding or text_encoder/ and tokenizer/.
@@ -94,7 +95,7 @@ def load(
             module.load_state_dict(state, strict=True)
         except RuntimeError as error:
             raise RuntimeError(f"{folder}: the weights of {name} do not fit its config.json: {error}") from error
-    return DifixFixer(network.to(device=device, dtype=dtype), views)
+    return DifixFixer(network.to(device=device, dtype=dtype or fast_dtype(torch.device(device).type)), views)
 
 
 def merge_lora(state: dict[str, Tensor], scale: float = LORA_SCALE) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from difix3d_ns.fixers.blend import warp_request
 from difix3d_ns.fixers.contract import FixRequest, FixResult
 from difix3d_ns.fixers.networks.blend import SLOTS
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
+from difix3d_ns.fixers.networks.precision import fast_dtype
 from difix3d_ns.geometry.exposure import match_exposure
 
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
@@ -88,12 +89,12 @@ class EmbeddedFixer:
         if len(aligned[0].warps) == 0:  # nothing to lean on: nothing is changed
             return list(images.float().clamp(0, 1))
         alphas = torch.stack([request.alpha.permute(2, 0, 1) for request in requests if request.alpha is not None])
-        place = {"device": next(self.chain.parameters()).device, "dtype": torch.float32}
+        device = next(self.chain.parameters()).device
         out = self.chain(
-            images.to(**place),
-            alphas.to(**place),
-            torch.stack([found.warps for found in aligned]).to(**place),
-            torch.stack([found.visibility for found in aligned]).to(**place),
+            images.to(device, torch.float32),
+            alphas.to(device, torch.float32),
+            torch.stack([found.warps for found in aligned]).to(device, torch.float32),
+            torch.stack([found.visibility for found in aligned]).to(device, torch.float32),
             diffusion=self.diffusion,
         )
         return list(out.image.clamp(0, 1).to(images.device))
@@ -102,7 +103,7 @@ class EmbeddedFixer:
 def load(
     weights: str | None = None,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     diffusion: bool = True,
 ) -> EmbeddedFixer:
     """Read the chain from a .safetensors file with its .json beside it.
@@ -111,7 +112,7 @@ def load(
         weights: such a file, a folder with one ("weights.safetensors", as ``difix3d train-fixer`` writes), or None or
             "embedded" for the package's own.
         device: where the networks live.
-        dtype: their precision; bfloat16 halves the time where the processor has it.
+        dtype: their precision; None for ``fast_dtype``: bfloat16 halves the time where the processor has it.
         diffusion: see ``EmbeddedFixer``.
 
     Raises:
@@ -131,7 +132,7 @@ def load(
             f"cannot read fixer weights {path} (with {path.with_suffix('.json').name}): {error}. "
             "Reinstall the package, or give --pipeline.fixer.weights a folder written by `difix3d train-fixer`."
         ) from error
-    chain = chain.to(device=device, dtype=dtype)
+    chain = chain.to(device=device, dtype=dtype or fast_dtype(torch.device(device).type))
     return EmbeddedFixer(chain.to(memory_format=torch.channels_last), diffusion)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +134,7 @@ def warp_references(
     """
     dtype, device = _geometry_dtype(depth), depth.device
     height, width = depth.shape[:2]
-    options = {"dtype": dtype, "device": device}
+    options: dict[str, Any] = {"dtype": dtype, "device": device}
     warps = Warps(
         torch.zeros(len(references), height, width, 3, **options),
         torch.zeros(len(references), height, width, 1, **options),
@@ -163,7 +164,7 @@ def _reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, 
     The same as unproject and project, but a plane sweep is affine in column, row and depth: three fused products.
     """
     height, width = depth.shape
-    exact = {"dtype": torch.float64, "device": depth.device}
+    exact: dict[str, Any] = {"dtype": torch.float64, "device": depth.device}
     relative = other.world_to_camera.to(**exact) @ camera.camera_to_world.to(**exact)
     picture = torch.tensor([[2 / other.width, 0, -1], [0, 2 / other.height, -1], [0, 0, 1]], **exact)
     picture = picture @ other.intrinsics.to(**exact)

@@ -9,13 +9,17 @@ from torch import Tensor, nn
 SLOTS = 3  # warped references it looks at
 
 
+def _silence(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class _Block(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        _silence(self.second)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.second(F.silu(self.first(F.silu(hidden))))
@@ -46,8 +50,7 @@ class BlendNet(nn.Module):
         self.after2 = _Block(second)
         self.after1 = _Block(first)
         self.leave = nn.Conv2d(first, 4 * (3 + 1 + SLOTS), 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        _silence(self.leave)
 
     def forward(self, image: Tensor, alpha: Tensor, warps: Tensor, visibility: Tensor) -> tuple[Tensor, Tensor]:
         """Blend.

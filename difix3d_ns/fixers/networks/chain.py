@@ -38,10 +38,9 @@ class EmbeddedChain(nn.Module):
         # A learned constant takes the place of the text embedding.
         prompt = torch.randn(difix.pop("prompt"), generator=torch.Generator().manual_seed(0))
         self.difix = DifixNet(**difix, prompt=nn.Parameter(0.1 * prompt))
-        self.gate = nn.Sequential(
-            nn.Conv2d(4 * 8, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 4, 3, padding=1, bias=False)
-        )
-        nn.init.zeros_(self.gate[2].weight)
+        last = nn.Conv2d(32, 4, 3, padding=1, bias=False)
+        nn.init.zeros_(last.weight)
+        self.gate = nn.Sequential(nn.Conv2d(4 * 8, 32, 3, padding=1), nn.SiLU(), last)
 
     def forward(
         self, image: Tensor, alpha: Tensor, warps: Tensor, visibility: Tensor, diffusion: bool = True
@@ -70,7 +69,7 @@ class EmbeddedChain(nn.Module):
         views = F.pad(views.flatten(0, 1), (0, width % 2, 0, height % 2), mode="replicate")
         # Half the resolution and four times the channels: a full-size first level would cost most of the time.
         folded = F.pixel_unshuffle(views * 2 - 1, 2).unflatten(0, (-1, count + 1))
-        precision = self.gate[0].weight.dtype
+        precision = next(self.gate.parameters()).dtype
         decoded = F.pixel_shuffle(self.difix(folded.to(precision)).to(image.dtype), 2)[..., :height, :width] / 2 + 0.5
         change = decoded - blend
         evidence = torch.cat([change, blend - image, seen, weights[:, :1]], 1)

@@ -81,8 +81,8 @@ class DifixNet(nn.Module):
         self.skips = nn.ModuleList(
             nn.Conv2d(source, target, 1, bias=False) for source, target in zip(kept, wanted, strict=True)
         )
-        for skip in self.skips:
-            nn.init.constant_(skip.weight, 1e-5)
+        for weight in self.skips.parameters():
+            nn.init.constant_(weight, 1e-5)
         if isinstance(prompt, nn.Parameter):
             self.prompt: Tensor = prompt
         else:
