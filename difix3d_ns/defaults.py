@@ -56,7 +56,7 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
         model,
         refine_every=refine_every,
         warmup_length=start + _at_most(steps / 12, 500),
-        stop_split_at=start + max(1, steps // 2),
+        stop_split_at=start + max(1, steps * 5 // 6 if model.densification == "mcmc" else steps // 2),
         stop_screen_size_at=start + _at_most(steps * 4 / 30, 4000),
         sh_degree_interval=_at_most(steps / 30, 1000),
         resolution_schedule=_at_most(steps / 10, 3000),

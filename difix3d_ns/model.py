@@ -161,6 +161,16 @@ class Difix3DModel(SplatfactoModel):
             lr=self.optimizers["means"].param_groups[0]["lr"],
         )
 
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.training and self.config.densification == "mcmc":
+            from difix3d_ns.mcmc import regularisation
+
+            losses |= regularisation(self.gauss_params["opacities"], self.gauss_params["scales"])
+        return losses
+
     def load_state_dict(self, dict: Mapping[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
         """Load a checkpoint of this method or of plain splatfacto, into the Parameters the optimizers hold.
 

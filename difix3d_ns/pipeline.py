@@ -109,7 +109,7 @@ class Difix3DPipeline(VanillaPipeline):
             total_steps=total_steps,
             rounds=self.config.rounds,
             first_densification=model.warmup_length + model.refine_every,
-            reset_every=reset_every if reset_every < total_steps else 0,
+            reset_every=reset_every if reset_every < total_steps and model.densification == "default" else 0,
             refine_stop=model.stop_split_at,
             resolution_full_step=model.resolution_schedule * model.num_downscales,
             views_per_round=self.config.targets.count * self.config.rounds,  # the last one refreshes all earlier views
