@@ -43,7 +43,7 @@ class BoundingVolumes:
             return node
 
         split(np.arange(len(scene.kinds)))
-        return cls(np.float32(bounds), np.int32(children), np.int32(order))
+        return cls(np.array(bounds, np.float32), np.array(children, np.int32), np.array(order, np.int32))
 
 
 def _boxes(scene: Scene) -> tuple[np.ndarray, np.ndarray]:  # 2 x [N, 3]

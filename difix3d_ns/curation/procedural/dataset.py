@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,7 +169,8 @@ def write_views(
     """
     if sum(v.training for v in views) < 2:
         raise ValueError(f"{output}: a dataset needs at least 2 training views, got {sum(v.training for v in views)}")
-    frames, names = [], {True: [], False: []}
+    frames: list[dict] = []
+    names: dict[bool, list[str]] = {True: [], False: []}
     (output / "images").mkdir(parents=True, exist_ok=True)
     for index, view in enumerate(views, start=1):
         name = f"images/frame_{index:05d}.{image_format}"
@@ -233,13 +235,13 @@ def write_scene(
 def save_image(image: Tensor, path: Path) -> None:
     """Write [H, W, 3] in [0, 1] as JPEG (nearly lossless) or PNG, by the name's ending."""
     rounded = (image.clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()
-    options = {"quality": 95, "subsampling": 0} if path.suffix in (".jpg", ".jpeg") else {}
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0} if path.suffix in (".jpg", ".jpeg") else {}
     Image.fromarray(rounded).save(path, **options)
 
 
 def write_points(xyz: np.ndarray, rgb: np.ndarray, path: Path) -> None:
     """Write points [N, 3] with colours [N, 3] uint8 as a PLY file."""
     rows = np.empty(len(xyz), [(n, "f4") for n in "xyz"] + [(n, "u1") for n in ("red", "green", "blue")])
-    for i, name in enumerate(rows.dtype.names):
+    for i, name in enumerate(("x", "y", "z", "red", "green", "blue")):
         rows[name] = xyz[:, i] if i < 3 else rgb[:, i - 3]
     PlyData([PlyElement.describe(rows, "vertex")], text=True).write(str(path))

@@ -54,10 +54,10 @@ def demo_world(seed: int = 0) -> World:
     furniture.bench(b, (4.25, 1.6, 0), yaw=-np.pi / 2, length=1.2)
     scene = b.finish(
         light=(2.2, 1.7, 2.5),
-        light_colour=np.float32([1.0, 0.92, 0.8]) * 3.2,
+        light_colour=np.array([1.0, 0.92, 0.8], np.float32) * 3.2,
         lamp=True,
         light_size=0.2,
-        ambient=np.float32([[0.55, 0.58, 0.62], [0.38, 0.35, 0.32]]),
+        ambient=np.array([[0.55, 0.58, 0.62], [0.38, 0.35, 0.32]], np.float32),
     )
     target = (2.3, 3.1, 0.85)
     return World("demo", scene, arc(target, 2.6, -np.pi / 2 - 0.62, -np.pi / 2 + 0.62, 1.45), 0.1, 1.15)

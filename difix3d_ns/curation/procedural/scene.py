@@ -52,7 +52,7 @@ class SceneBuilder:
         self._kinds.append(kind)
         self._shapes.append(row)
         offset = self.rng.random(2) if repeat[0] != 1 or repeat[1] != 1 else (0, 0)
-        self._materials.append(np.float32([*repeat, *offset, *tint, gloss, 20 + 60 * gloss, texels, 0, 0]))
+        self._materials.append(np.array([*repeat, *offset, *tint, gloss, 20 + 60 * gloss, texels, 0, 0], np.float32))
         self._ids.append(texture)
 
     def quad(self, corner, along_u, along_v, texture, *, metres=None, tint=(1, 1, 1), gloss=0.0, kind=QUAD) -> None:
@@ -133,7 +133,7 @@ class SceneBuilder:
             texture_ids=np.array(self._ids, np.int32),
             textures=np.stack([_mip_levels(t) for t in self._textures]),
             sky=make_sky(self.rng),
-            light=np.float32([*way, *light_colour, float(lamp)]),
+            light=np.array([*way, *light_colour, float(lamp)], np.float32),
             light_size=light_size,
             ambient=np.asarray(ambient, np.float32),
             split=self.split,

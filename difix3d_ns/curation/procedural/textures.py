@@ -106,7 +106,7 @@ def bricks(rng: Generator) -> np.ndarray:
     tone = _near(rng, base, 0.16, (rows, columns))[row, column]
     gap = np.maximum(np.abs(x % 1 - 0.5) - 0.5 + 0.055 * columns / rows * 2, np.abs(y % 1 - 0.5) - 0.5 + 0.075)
     wall = _shade(_shade(tone, fbm(rng, 0.9), 0.10), fbm(rng, 1.8), 0.06)
-    mortar = _shade(np.broadcast_to(np.float32([0.68, 0.65, 0.6]), wall.shape), fbm(rng, 0.8), 0.08)
+    mortar = _shade(np.broadcast_to(np.array([0.68, 0.65, 0.6], np.float32), wall.shape), fbm(rng, 0.8), 0.08)
     return _mix(gap / 0.02, wall, mortar * rng.uniform(0.6, 1.1))
 
 
@@ -122,7 +122,7 @@ def tiles(rng: Generator) -> np.ndarray:
     if rng.random() < 0.7:
         tone = np.where(motif[..., None], colour(rng, (0.2, 0.8), (0.2, 0.9)), tone)
     tone = _shade(tone, fbm(rng, 1.2), 0.05)
-    return _mix((np.maximum(u, v) - 0.485 + 0.003 * count / 4) / 0.008, tone, np.float32([0.42, 0.4, 0.38]))
+    return _mix((np.maximum(u, v) - 0.485 + 0.003 * count / 4) / 0.008, tone, np.array([0.42, 0.4, 0.38], np.float32))
 
 
 def fabric(rng: Generator) -> np.ndarray:
@@ -179,14 +179,14 @@ def metal(rng: Generator) -> np.ndarray:
     base = colour(rng, (0.0, 0.15), (0.25, 0.7))
     brushed = _shade(np.broadcast_to(base, (SIZE, SIZE, 3)), fbm(rng, 0.6, (30.0, 1.0)), 0.08)
     rust = np.clip(fbm(rng, 1.6) - rng.uniform(0.5, 2.5), 0, 1)
-    return _mix(rust, brushed, np.float32([0.42, 0.22, 0.12]) * rng.uniform(0.7, 1.2))
+    return _mix(rust, brushed, np.array([0.42, 0.22, 0.12], np.float32) * rng.uniform(0.7, 1.2))
 
 
 def leaves(rng: Generator) -> np.ndarray:
     """One leaf: a midrib along x, veins, blotches."""
-    base = np.float32([rng.uniform(0.12, 0.4), rng.uniform(0.32, 0.58), rng.uniform(0.06, 0.2)])
+    base = np.array([rng.uniform(0.12, 0.4), rng.uniform(0.32, 0.58), rng.uniform(0.06, 0.2)], np.float32)
     if rng.random() < 0.2:
-        base = np.float32([rng.uniform(0.5, 0.75), rng.uniform(0.2, 0.5), 0.1])
+        base = np.array([rng.uniform(0.5, 0.75), rng.uniform(0.2, 0.5), 0.1], np.float32)
     away = np.abs(_y - 0.5)
     vein = np.exp(-away * 90) + 0.6 * np.exp(-np.abs(((_x - away * 0.7) * 9) % 1 - 0.5) * 25)
     leaf = _shade(np.broadcast_to(base, (SIZE, SIZE, 3)), fbm(rng, 1.4), 0.15)
@@ -194,17 +194,17 @@ def leaves(rng: Generator) -> np.ndarray:
 
 
 def bark(rng: Generator) -> np.ndarray:
-    base = np.float32([0.38, 0.3, 0.22]) * rng.uniform(0.7, 1.4)
+    base = np.array([0.38, 0.3, 0.22], np.float32) * rng.uniform(0.7, 1.4)
     ridge = np.abs(fbm(rng, 1.3, (1.0, 6.0)))
     rough = _shade(np.broadcast_to(base, (SIZE, SIZE, 3)), fbm(rng, 0.8, (1.0, 3.0)), 0.15)
     return _mix(1 - ridge * 2.2, rough, base * 0.3)
 
 
 def lawn(rng: Generator) -> np.ndarray:
-    base = np.float32([rng.uniform(0.3, 0.45), rng.uniform(0.4, 0.5), rng.uniform(0.15, 0.25)])
+    base = np.array([rng.uniform(0.3, 0.45), rng.uniform(0.4, 0.5), rng.uniform(0.15, 0.25)], np.float32)
     blades = np.maximum(fbm(rng, 0.7, (1.0, 4.0)), fbm(rng, 0.7, (4.0, 1.0)))
     green = _shade(_shade(np.broadcast_to(base, (SIZE, SIZE, 3)), blades - 0.5, 0.28), fbm(rng, 1.8), 0.12)
-    return _mix(np.clip(fbm(rng, 1.7) - 1, 0, 1) * 0.7, green, np.float32([0.45, 0.37, 0.26]))
+    return _mix(np.clip(fbm(rng, 1.7) - 1, 0, 1) * 0.7, green, np.array([0.45, 0.37, 0.26], np.float32))
 
 
 def poster(rng: Generator) -> np.ndarray:
@@ -306,7 +306,9 @@ def medallion(rng: Generator) -> np.ndarray:
     mirrored = map_coordinates(noise, [v * SIZE, u * SIZE], order=1, mode="wrap")
     radius = np.hypot(u, v)
     field = np.sin(radius * 55 + 1.5 * mirrored) + 0.7 * mirrored
-    tones = np.float32([[0.45, 0.1, 0.1], [0.75, 0.62, 0.42], [0.12, 0.18, 0.35], [0.6, 0.25, 0.14], [0.88, 0.82, 0.7]])
+    tones = np.array(
+        [[0.45, 0.1, 0.1], [0.75, 0.62, 0.42], [0.12, 0.18, 0.35], [0.6, 0.25, 0.14], [0.88, 0.82, 0.7]], np.float32
+    )
     carpet = tones[np.clip(((field + 2) / 4 * 5).astype(int), 0, 4)]
     border = np.maximum(u, v)
     carpet = np.where(((border > 0.42) & (border < 0.435))[..., None], tones[4], carpet)
@@ -367,15 +369,17 @@ def make_sky(rng: Generator, size: tuple[int, int] = (256, 512)) -> np.ndarray:
     """
     height, width = size
     up = np.cos(np.linspace(0, np.pi, height))[:, None]
-    zenith = np.float32([rng.uniform(0.12, 0.3), rng.uniform(0.3, 0.45), rng.uniform(0.6, 0.9)])
-    horizon = np.float32([0.8, 0.85, 0.9]) * rng.uniform(0.7, 1.0)
+    zenith = np.array([rng.uniform(0.12, 0.3), rng.uniform(0.3, 0.45), rng.uniform(0.6, 0.9)], np.float32)
+    horizon = np.array([0.8, 0.85, 0.9], np.float32) * rng.uniform(0.7, 1.0)
     sky = horizon + (zenith - horizon) * np.clip(up, 0, 1)[..., None] ** 0.5
     sky = np.broadcast_to(sky, (height, width, 3)).copy()
     noise = fbm(rng, 1.9, (1.0, 2.0))[:height, ::1][:, :width]
-    sky = _mix((noise - rng.uniform(-0.5, 1.0)) * 0.8 * (up > -0.1), sky, np.float32([1.0, 0.98, 0.95]))
+    sky = _mix((noise - rng.uniform(-0.5, 1.0)) * 0.8 * (up > -0.1), sky, np.array([1.0, 0.98, 0.95], np.float32))
     for distance in (0.0, 0.5):
         ridge = (fbm(rng, 1.8)[0] * 0.03 + rng.uniform(0.02, 0.08) - 0.05 * distance)[None, :width]
-        tone = np.float32([0.16, 0.22, 0.12]) * (1 - distance * 0.6) + np.float32([0.3, 0.35, 0.4]) * (0.6 - distance)
+        tone = np.array([0.16, 0.22, 0.12], np.float32) * (1 - distance * 0.6) + np.array(
+            [0.3, 0.35, 0.4], np.float32
+        ) * (0.6 - distance)
         hills = _shade(np.broadcast_to(tone, (height, width, 3)), fbm(rng, 0.9)[:height, :width], 0.25)
         sky = np.where((up < ridge)[..., None], hills, sky)
     return np.ascontiguousarray(np.clip(sky, 0.01, 1.2), dtype=np.float32)

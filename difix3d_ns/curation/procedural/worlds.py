@@ -57,10 +57,10 @@ def room(b: SceneBuilder) -> World:
     furniture.clutter(b, centre + [0, -1.1, 0], (1.6, 0.5), int(r.integers(1, 4)), 0.14)
     scene = b.finish(
         light=(w * r.uniform(0.3, 0.7), d * r.uniform(0.35, 0.6), h - 0.25),
-        light_colour=np.float32([1, 0.9, 0.75]) * r.uniform(3, 4.5),
+        light_colour=np.array([1, 0.9, 0.75], np.float32) * r.uniform(3, 4.5),
         lamp=True,
         light_size=0.15,
-        ambient=np.float32([[0.5, 0.52, 0.55], [0.35, 0.32, 0.3]]) * r.uniform(0.8, 1.2),
+        ambient=np.array([[0.5, 0.52, 0.55], [0.35, 0.32, 0.3]], np.float32) * r.uniform(0.8, 1.2),
     )
     target = centre + [0, 0.5, 0.7]
     if r.random() < 0.5:
@@ -140,10 +140,10 @@ def tabletop(b: SceneBuilder) -> World:
     furniture.clutter(b, (0, 0, 0.75), (size[0] * 0.75, size[1] * 0.75), int(r.integers(6, 12)), 0.13)
     scene = b.finish(
         light=(r.uniform(-1, 1), r.uniform(-1, 1), 2.6),
-        light_colour=np.float32([1, 0.93, 0.82]) * r.uniform(3.0, 4.5),
+        light_colour=np.array([1, 0.93, 0.82], np.float32) * r.uniform(3.0, 4.5),
         lamp=True,
         light_size=0.12,
-        ambient=np.float32([[0.5, 0.52, 0.55], [0.35, 0.32, 0.3]]),
+        ambient=np.array([[0.5, 0.52, 0.55], [0.35, 0.32, 0.3]], np.float32),
     )
     start = r.uniform(0, 6.28)
     sweep = 2 * np.pi if r.random() < 0.5 else r.uniform(1.2, 2.2)
@@ -162,8 +162,7 @@ def courtyard(b: SceneBuilder) -> World:
         metres=2.0,
     )
     h = r.uniform(2.5, 4.5)
-    for out, along in (((0, 1, 0), (1, 0, 0)), ((-1, 0, 0), (0, 1, 0))):
-        out, along = np.array(out, float), np.array(along, float)
+    for out, along in (np.array([[0, 1, 0], [1, 0, 0.0]]), np.array([[-1, 0, 0], [0, 1, 0.0]])):
         wall = b.texture(str(r.choice(["bricks", "stones", "plaster", "wood"])))
         b.quad(
             out * side / 2 - along * side / 2 + [0, 0, h], along * side, (0, 0, -h), wall, metres=r.uniform(1.2, 2.2)
@@ -247,10 +246,10 @@ def _sun(b: SceneBuilder) -> Scene:
     overcast = r.random() < 0.25
     return b.finish(
         light=way,
-        light_colour=np.float32([1.0, 0.93, 0.82]) * (0.25 if overcast else r.uniform(0.8, 1.2)),
+        light_colour=np.array([1.0, 0.93, 0.82], np.float32) * (0.25 if overcast else r.uniform(0.8, 1.2)),
         lamp=False,
         light_size=0.25 if overcast else 0.02,
-        ambient=np.float32([[0.48, 0.55, 0.65], [0.3, 0.27, 0.24]]) * (1.5 if overcast else 1.0),
+        ambient=np.array([[0.48, 0.55, 0.65], [0.3, 0.27, 0.24]], np.float32) * (1.5 if overcast else 1.0),
     )
 
 
