@@ -6,18 +6,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
-from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.dataparser import PlyfileNerfstudio
 from difix3d_ns.errors import UserError
+from difix3d_ns.scene import check_transforms, check_views, explain_unreadable
 
 CPU_LONG_SIDE = 480
 """pixels: on two CPU cores a training step at this size takes a few hundredths of a second"""
@@ -49,20 +49,39 @@ class Difix3DDatamanager(FullImageDatamanager[InputDataset]):
         data = config.data or getattr(config.dataparser, "data", None)
         if getattr(config.dataparser, "_target", None) is Nerfstudio:
             config.dataparser._target = PlyfileNerfstudio
-            _check_folder(Path(data) if data is not None else None)
+        if config.dataparser._target is PlyfileNerfstudio:
+            parser = cast(NerfstudioDataParserConfig, config.dataparser)
+            opens = kwargs.get("test_mode") != "inference" and parser.downscale_factor is None
+            check_transforms(Path(data) if data is not None else None, parser.auto_scale_poses, opens)
         try:
             super().__init__(config, device=device, **kwargs)
-        except (AssertionError, RuntimeError, KeyError, FileNotFoundError) as error:
-            raise UserError(f"{data} cannot be read as a scene: {error}") from error
+        except (AssertionError, RuntimeError, LookupError, OSError, ValueError, ArithmeticError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"{data} cannot be read as a scene: {reason}; mend transforms.json or make it anew with ns-process-data"
+            ) from error
         if str(device) == "cpu":
             self.config.cache_images = "gpu"  # "gpu" means the device; "cpu" would pin memory, which needs a driver
 
     def create_train_dataset(self) -> InputDataset:
         outputs = self.train_dataparser_outputs
-        _check_views(outputs, self.config.dataparser.data)
+        check_views(outputs, self.get_datapath(), "train", opened=self.test_mode != "inference")
         if self.config.camera_res_scale_factor is None:
             self.config.camera_res_scale_factor = _scale_factor(outputs.cameras, str(self.device))
         return super().create_train_dataset()
+
+    def create_eval_dataset(self) -> InputDataset:
+        dataset = super().create_eval_dataset()
+        opened = self.test_mode != "inference"
+        check_views(dataset._dataparser_outputs, self.get_datapath(), "eval", opened)
+        return dataset
+
+    def _load_images(self, split: Literal["train", "eval"], cache_images_device: Any) -> list[dict[str, Any]]:
+        try:
+            return super()._load_images(split, cache_images_device)
+        except (AssertionError, OSError, ValueError, RuntimeError, SyntaxError) as error:
+            dataset = self.train_dataset if split == "train" else self.eval_dataset
+            raise UserError(explain_unreadable(dataset, error)) from error
 
     def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
         pseudo = self.draw_pseudo_view(step, self.pseudo_random) if self.draw_pseudo_view is not None else None
@@ -93,32 +112,3 @@ def _scale_factor(cameras: Cameras, device: str) -> float:
     factor = math.ceil(CPU_LONG_SIDE / long_side * 4096) / 4096
     CONSOLE.log(f"No CUDA: images are scaled by {factor:.4f} (set --pipeline.datamanager.camera-res-scale-factor)")
     return factor
-
-
-def _check_folder(data: Path | None) -> None:
-    if data is None:
-        raise UserError("no scene given: add --data FOLDER (a folder with transforms.json and images)")
-    if not data.exists():
-        raise UserError(f"--data {data} does not exist")
-    transforms = data if data.suffix == ".json" else data / "transforms.json"
-    if not transforms.exists():
-        hint = f"run `ns-process-data images --data {data} --output-dir SCENE` first and train on SCENE"
-        if (data / "colmap" / "sparse").exists() or (data / "sparse").exists():
-            hint = f"read the COLMAP model with `ns-train difix3d-splatfacto --data {data} colmap`"
-        raise UserError(f"{transforms} is missing: {hint}")
-
-
-def _check_views(outputs: DataparserOutputs, data: Path) -> None:
-    missing = [path for path in outputs.image_filenames if not Path(path).exists()]
-    if missing:
-        raise UserError(f"{len(missing)} images named in {data} are missing, the first is {missing[0]}")
-    count = len(outputs.image_filenames)
-    if count == 0:
-        raise UserError(f"{data} has no training images; list some under train_filenames in transforms.json")
-    poses = outputs.cameras.camera_to_worlds
-    bad = (~torch.isfinite(poses).all(dim=-1).all(dim=-1)).nonzero().flatten().tolist()
-    if bad:
-        raise UserError(
-            f"the pose of {Path(outputs.image_filenames[bad[0]]).name} in {data} is not finite "
-            f"({len(bad)} such frames; one bad frame also spoils the scene's scaling); remove or mend it"
-        )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
+
+from difix3d_ns.errors import UserError
 
 
 def read_points(path: Path) -> tuple[Tensor, Tensor] | None:
@@ -50,13 +54,21 @@ def read_points(path: Path) -> tuple[Tensor, Tensor] | None:
 class PlyfileNerfstudio(Nerfstudio):
     """``nerfstudio-data`` on machines where open3d cannot be imported (it needs libusb)."""
 
+    def _generate_dataparser_outputs(self, split: str = "train") -> DataparserOutputs:
+        if not sys.stdin.isatty():  # nerfstudio asks whether to convert COLMAP's points; nobody could answer
+            self.prompted_user, self.create_pc = True, False
+        return super()._generate_dataparser_outputs(split)
+
     def _load_3D_points(
         self, ply_file_path: Path, transform_matrix: Tensor, scale_factor: float
     ) -> dict[str, Any] | None:
         if not Path(ply_file_path).exists():
             CONSOLE.log(f"[yellow]No initial points: {ply_file_path} is missing; starting from random points.")
             return None
-        points = read_points(Path(ply_file_path))
+        try:
+            points = read_points(Path(ply_file_path))
+        except ValueError as error:
+            raise UserError(str(error)) from error
         if points is None:
             CONSOLE.log(f"[yellow]No initial points: {ply_file_path} is empty; starting from random points.")
             return None

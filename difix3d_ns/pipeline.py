@@ -75,7 +75,8 @@ class Difix3DPipeline(VanillaPipeline):
         super().__init__(config, device, **kwargs)
         self.rounds: Any = None  # FixRounds while training with pseudo-views
         self._photographs = Photographs(self.datamanager, self.model)
-        self._enhancer = Enhancer(config.fixer, self._photographs, self.model)
+        # its own: what somebody looks at must not change what is trained
+        self._enhancer = Enhancer(config.fixer, Photographs(self.datamanager, self.model), self.model)
         self.model.enhancer = self._enhancer
         self.model.enhance_rgb = config.enhance_rgb
         self.enhancer_controls = EnhancerControls(self._enhancer)
@@ -130,6 +131,7 @@ class Difix3DPipeline(VanillaPipeline):
             self.config.fixer,
             Pool(self.config.pool_capacity, folder / POOL_FOLDER),
         )
+        self.config.fixer.load(self.model.device)  # unreadable weights are told of now as well
         self._find_targets()  # a scene that cannot have targets is told of now, not in the middle of training
         self.datamanager.draw_pseudo_view = self._draw
 
@@ -204,6 +206,7 @@ class Difix3DPipeline(VanillaPipeline):
         }
         if self.rounds is not None:
             state["rounds"] = self.rounds.state()
+            self._photographs.forget()  # a resumed training renders them here, so this one does too
             state["pool"] = self.rounds.pool.state(checkpoint=step)
         return state
 

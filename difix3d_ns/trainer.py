@@ -143,7 +143,8 @@ class Difix3DTrainer(Trainer):
         total = self.config.max_num_iterations
         self.config.max_num_iterations = self._last_step - self._start_step  # nerfstudio counts from the resumed step
         try:
-            super().train()
+            with _told_plainly():
+                super().train()
         finally:
             self.config.max_num_iterations = total
 
