@@ -1,0 +1,188 @@
+"""The documentation tells only of what exists: commands, flags, files, variables, examples."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import re
+import shlex
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import tyro
+
+from difix3d_ns.cli import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "difix3d_ns"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NERFSTUDIO = {
+    "ns-eval": "nerfstudio.scripts.eval:ComputePSNR",
+    "ns-export gaussian-splat": "nerfstudio.scripts.exporter:ExportGaussianSplat",
+    "ns-process-data images": "nerfstudio.process_data.images_to_nerfstudio_dataset:ImagesToNerfstudioDataset",
+    "ns-render camera-path": "nerfstudio.scripts.render:RenderCameraPath",
+    "ns-render dataset": "nerfstudio.scripts.render:DatasetRender",
+    "ns-render interpolate": "nerfstudio.scripts.render:RenderInterpolated",
+    "ns-viewer": "nerfstudio.scripts.viewer.run_viewer:RunViewer",
+}
+ELSEWHERE = {"apt-get", "source", "python", ".venv/bin/python", ".venv/bin/pre-commit"}
+"""Programs whose flags are not checked here."""
+NOT_OURS = {"--constraint", "--help"}
+"""Flags of pip and of every command."""
+
+pytestmark = pytest.mark.filterwarnings("ignore:get_parser:DeprecationWarning")
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+
+
+def _text(page: Path) -> str:
+    return re.sub(r"<!--.*?-->", "", page.read_text(), flags=re.S)
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", _text(page), flags=re.S | re.M)
+
+
+def _spans(page: Path) -> list[str]:
+    prose = re.sub(r"^```.*?^```", "", _text(page), flags=re.S | re.M)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+
+
+def _commands(page: Path) -> list[list[str]]:
+    """Every command line of the page, split into words."""
+    lines = [line for block in _blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    lines += [span for span in _spans(page) if re.match(r"(difix3d|make|ns-[a-z-]+) ", span)]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+@functools.cache
+def _options(command: str) -> frozenset[str]:
+    """The flags a command takes."""
+    program, _, subcommand = command.partition(" ")
+    if program == "difix3d":
+        parser = tyro.extras.get_parser(COMMANDS[subcommand])
+    elif program == "ns-train":
+        from difix3d_ns.methods import difix3d_splatfacto
+
+        assert subcommand == difix3d_splatfacto.config.method_name
+        parser = tyro.extras.get_parser(type(difix3d_splatfacto.config), default=difix3d_splatfacto.config)
+    else:
+        module, name = NERFSTUDIO[command].split(":")
+        try:
+            parser = tyro.extras.get_parser(getattr(importlib.import_module(module), name))
+        except OSError as error:  # ns-export imports open3d
+            pytest.skip(f"{command} needs a system library: {error}")
+    return frozenset(option for action in parser._actions for option in action.option_strings)
+
+
+def _check(words: list[str]) -> None:
+    program, line = words[0], " ".join(words)
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+        assert words[1] in targets, line
+        return
+    if program in ELSEWHERE:
+        assert not words[1].endswith(".py") or (ROOT / words[1]).is_file(), line
+        return
+    command = program if program in NERFSTUDIO else " ".join(words[:2])
+    if program == "difix3d":
+        assert words[1] in COMMANDS, line
+    elif program == "ns-train":
+        assert words[1] == "difix3d-splatfacto", line
+    else:
+        assert command in NERFSTUDIO, f"unknown command: {line}"
+    given = {word.partition("=")[0] for word in words if word.startswith("--")} - NOT_OURS
+    assert given <= _options(command), f"{line}: no flag {', '.join(sorted(given - _options(command)))}"
+
+
+@each_page
+def test_commands_exist(page: Path) -> None:
+    for words in _commands(page):
+        _check(words)
+
+
+def test_commands_are_found() -> None:
+    lines = [" ".join(words) for page in PAGES for words in _commands(page)]
+    assert "make demo" in lines
+    assert "ns-train difix3d-splatfacto --data scene/" in lines
+    assert any(line.startswith("difix3d train-fixer") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "make coffee",
+        "difix3d brew",
+        "difix3d fix a.png --outptu b.png",
+        "ns-train difix3d-splatfacto --pipeline.fixer.nmae none",
+        "ns-train splatfacto",
+        "ns-render dataset --names rgb",
+        "python benchmarks/missing.py",
+        "rm -rf outputs",
+    ],
+)
+def test_wrong_commands_are_noticed(line: str) -> None:
+    with pytest.raises(AssertionError):
+        _check(shlex.split(line))
+
+
+@each_page
+def test_flags_exist(page: Path) -> None:
+    """Flags named in prose, `--flag` or `--flag value`."""
+    flags = {span.split()[0] for span in _spans(page) if span.startswith("--")} - NOT_OURS
+    unknown = flags - _options("ns-train difix3d-splatfacto")
+    others = [f"difix3d {name}" for name in COMMANDS] + list(NERFSTUDIO)
+    unknown = {flag for flag in unknown if not any(flag in _options(command) for command in others)}
+    assert not unknown
+
+
+def test_environment_variables() -> None:
+    code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    known = set(re.findall(r"\bDIFIX3D_[A-Z]+\b", code))
+    told = {name for page in PAGES for name in re.findall(r"\bDIFIX3D_[A-Z]+\b", _text(page))}
+    assert told <= known
+    settings = (ROOT / "docs" / "configuration.md").read_text()
+    assert {name for name in known if name not in settings} == set()
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", _text(page))
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_architecture_names_existing_parts() -> None:
+    rows = re.findall(r"^\| (`[^|]+) \|", _text(ROOT / "docs" / "architecture.md"), flags=re.M)
+    parts = [part for row in rows for part in re.findall(r"`([^`]+)`", row)]
+    assert len(parts) > 10
+    assert [part for part in parts if not (PACKAGE / part).exists()] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "python")], ids=lambda path: path.name)
+def test_examples_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for block in _blocks(page, "python"):
+        example = types.ModuleType("example")
+        monkeypatch.setitem(sys.modules, "example", example)  # dataclasses look their module up
+        exec(compile(block, str(page), "exec"), example.__dict__)
+
+
+def test_fixers_page_lists_all_fixers() -> None:
+    from difix3d_ns.fixers import available_fixers
+
+    listed = re.findall(r"^\| `([a-z0-9-]+)` \|", _text(ROOT / "docs" / "fixers.md"), flags=re.M)
+    assert sorted(listed) == sorted(available_fixers())
+
+
+def test_settings_page_is_up_to_date() -> None:
+    path = ROOT / "docs" / "reference.py"
+    spec = importlib.util.spec_from_file_location("reference", path)
+    assert spec is not None and spec.loader is not None
+    reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(reference)
+    assert reference.PAGE.read_text() == reference.page(), "run `make docs`"
+    rows = [row for _, prefix, settings in reference.SECTIONS for row in reference.flags(prefix, settings)]
+    assert {flag for flag, *_ in rows} <= _options("ns-train difix3d-splatfacto")
+    assert "--pipeline.targets.camera-path" in {flag for flag, *_ in rows}
