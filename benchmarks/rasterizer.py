@@ -2,9 +2,9 @@
 
     python benchmarks/rasterizer.py [--baseline PATH] [--json FILE]
 
-Binning and sorting count for both. The two take turns in one process, so that a busy machine hits both alike; each figure
-is the median of 20 turns after a warm-up. Images and alphas must agree to 5e-3 (a Gaussian may fall on either side of the
-1/255 cut, and the naive one stops at tiles beyond 3 sigma). The exit status is 1 when they do not.
+Binning and sorting count for both. The two take turns in one process, so that a busy machine hits both alike; each
+figure is the median of 20 turns after a warm-up. Images and alphas must agree to 5e-3 (a Gaussian may fall on either
+side of the 1/255 cut, and the naive one stops at tiles beyond 3 sigma). The exit status is 1 when they do not.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pathlib import Path
 os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / "difix3d_ns_benchmark_numba"))
 sys.dont_write_bytecode = True
 
-import torch
-from torch import Tensor
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
 
-from difix3d_ns.rasterization.compositor import Composite
-from difix3d_ns.rasterization.projection import project
+from difix3d_ns.rasterization.compositor import Composite  # noqa: E402
+from difix3d_ns.rasterization.projection import project  # noqa: E402
 
 CASES = {"20k_480x270": (20_000, 480, 270), "50k_480x270": (50_000, 480, 270), "100k_960x540": (100_000, 960, 540)}
 COVERAGE = 30.0  # Gaussians with alpha >= 1/255 at a mean pixel
@@ -85,7 +85,7 @@ def load_baseline(path: Path):
 
 
 def turn(render, data: dict[str, Tensor]) -> tuple[float, Tensor, Tensor, list[Tensor]]:
-    """One forward plus backward: milliseconds, image, alpha, gradients (means2d, its absgrad, conics, colours, opacities)."""
+    """One forward plus backward: milliseconds, image, alpha, gradients (means2d, absgrad, conics, colours, opacities)."""
     leaves = [data[k].clone().requires_grad_() for k in ("means2d", "conics", "colors", "opacities")]
     start = time.perf_counter()
     image, alpha, means2d = render(*leaves)

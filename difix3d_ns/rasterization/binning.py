@@ -68,10 +68,12 @@ def count_pairs(order, means2d, conics, opacities, colors, radii, tiles_x, tiles
             packed[k, 2] = conics[i, 0]
             packed[k, 3] = conics[i, 1]
             packed[k, 4] = conics[i, 2]
-            packed[k, 5] = opacities[i]
+            finite = opacities[i] * 0 == 0
             for channel in range(channels):
                 packed[k, 6 + channel] = colors[i, channel]
-            opacity = float(opacities[i])
+                finite &= colors[i, channel] * 0 == 0
+            packed[k, 5] = opacities[i] if finite else 0  # NaN and infinity: on no tile
+            opacity = float(packed[k, 5])
             if not opacity > ALPHA_MIN:
                 continue
             mx, my = float(packed[k, 0]), float(packed[k, 1])

@@ -27,8 +27,8 @@ C0, C1, C2, C3, C4, C5, C6 = (
     np.float32(c / 8.0**i) for i, c in enumerate(_FIT.convert(kind=np.polynomial.Polynomial).coef)
 )
 
-# Rows of the scratch array. _T is the transmittance, negated once a pixel has stopped; _LAST counts the list entries up to
-# which it had not.
+# Rows of the scratch array. _T is the transmittance, negated once a pixel has stopped; _LAST counts the list entries
+# before that.
 _X, _Y, _T, _LAST, _W, _S, _B, _FREE = (PIXELS * i for i in range(8))
 
 
@@ -127,7 +127,7 @@ def forward_kernel(channels: int):
 
 @functools.cache
 def backward_kernel(channels: int):
-    """Kernel(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, final, last, grad_image, grad_final, grads).
+    """Kernel(... as of forward ..., scratch, final, last, grad_image, grad_final, grads).
 
     Gradients of the rows of `packed`, one buffer per thread: grads [threads, V, 8 + D], columns x, y, a, b, c, opacity,
     |x|, |y| (sums over pixels of absolute values), colours. Goes back to front with the colour behind the Gaussian

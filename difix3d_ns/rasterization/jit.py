@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# numba's OpenMP threads, started at its first parallel kernel, would otherwise spin for milliseconds after each kernel and
-# so keep torch's threads off the cores (measured: 2 to 5 times slower training steps on a busy machine).
+# numba's OpenMP threads, started at its first parallel kernel, would otherwise spin for milliseconds after each
+# kernel and so keep torch's threads off the cores (measured: 2 to 5 times slower training steps on a busy machine).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # numba's fallback threading layer must not be entered by two Python threads at once; the kernels use every core anyway.
@@ -22,8 +22,8 @@ KERNELS = threading.RLock()
 def jit(**options) -> Callable:
     """A decorator like `numba.njit` without the GIL, its result cached on disk wherever some cache folder is writable.
 
-    numba keeps the cache beside the source, or else in the user's cache folder (or `NUMBA_CACHE_DIR`). Where neither can
-    be written it refuses to compile at all; then every process compiles anew.
+    numba keeps the cache beside the source, or else in the user's cache folder (or `NUMBA_CACHE_DIR`). Where neither
+    can be written it refuses to compile at all; then every process compiles anew.
     """
 
     def decorate(function: Callable) -> Callable:

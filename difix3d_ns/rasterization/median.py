@@ -77,9 +77,17 @@ def binned_median_depth(
     weight exceeds 0.5 holds the median, and the mean depth of what the pixel sees inside that bin stands for it. The
     bins come in chunks front to back, so that memory stays small.
     """
-    depths = torch.einsum("cj,nj->cn", viewmats[:, 2, :3], means) + viewmats[:, 2, 3, None]  # [C, N]
-    edges = depth_bins(depths, options.get("near_plane", 0.01), options.get("far_plane", 1e10), bins)  # [C, bins - 1]
-    bin_of = torch.searchsorted(edges, depths.contiguous())  # [C, N]
+    depths, edges = depth_bins(
+        means,
+        viewmats,
+        Ks,
+        width,
+        height,
+        bins,
+        near_plane=options.get("near_plane", 0.01),
+        far_plane=options.get("far_plane", 1e10),
+    )
+    bin_of = torch.searchsorted(edges, depths)  # [C, N]
     cameras = len(viewmats)
     depth = means.new_zeros((cameras, height, width, 1))
     before = means.new_zeros((cameras, height, width, 1))  # weight of all bins in front of the chunk
@@ -103,12 +111,29 @@ def binned_median_depth(
     return depth, alpha
 
 
-def depth_bins(depths: Tensor, near_plane: float, far_plane: float, bins: int) -> Tensor:
-    """Inner edges [C, bins - 1] that cut each camera's Gaussians in front of it, depths [C, N], evenly."""
+def depth_bins(
+    means: Tensor,  # [N, 3]
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    width: int,
+    height: int,
+    bins: int,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+) -> tuple[Tensor, Tensor]:
+    """Depths [C, N] and inner bin edges [C, bins - 1] that cut the Gaussians a camera sees into equally many per bin.
+
+    Edges lie halfway between two Gaussians, so that rounding never moves one to another bin.
+    """
+    local = torch.einsum("cij,nj->cni", viewmats[:, :3, :3], means) + viewmats[:, None, :3, 3]  # [C, N, 3]
+    depths = local[..., 2].contiguous()
+    pixels = torch.einsum("cij,cnj->cni", Ks, local)[..., :2] / depths[..., None]
+    size = pixels.new_tensor([width, height])
+    seen = (depths > near_plane) & (depths < far_plane) & ((pixels / size - 0.5).abs() < 0.65).all(-1)
     edges = depths.new_zeros((len(depths), bins - 1))
-    for camera, z in enumerate(depths):
-        z = z[(z > near_plane) & (z < far_plane)].sort().values
-        if len(z) > 0:
+    for camera in range(len(depths)):
+        z = depths[camera, seen[camera]].sort().values
+        if len(z) > 1:
             at = torch.arange(1, bins, device=z.device) * (len(z) - 1) // bins
-            edges[camera] = z[at]
-    return edges
+            edges[camera] = (z[at] + z[at + 1]) / 2
+    return depths, edges

@@ -1,7 +1,8 @@
 """3D Gaussians to image-plane Gaussians and view-dependent colours, differentiable.
 
 Pinhole cameras and spherical harmonics to degree 3 go through our kernels; everything else gsplat can do (fisheye,
-orthographic, given covariances, degree 4) goes through gsplat's torch reference, which is also what the tests compare with.
+orthographic, given covariances, degree 4) goes through gsplat's torch reference, which is also what the tests compare
+with.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def project(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """radii [C, N] int32, means2d [C, N, 2], depths [C, N], conics [C, N, 3], compensations [C, N].
 
-    Compensations are the opacity factors of antialiasing. All five are zero, and so are the gradients, where a Gaussian is
-    invisible: outside near and far plane or the image, not larger than `radius_clip` pixels, or not finite.
+    Compensations are the opacity factors of antialiasing. All five are zero, and so are the gradients, where a
+    Gaussian is invisible: outside near and far plane or the image, not larger than `radius_clip` pixels, or not
+    finite.
     """
     if covars is None and camera_model == "pinhole":
         limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
@@ -77,8 +79,8 @@ class _Project(torch.autograd.Function):
         means2d, depths, conics, factors = (np.zeros((cameras, n, *k), np.float32) for k in ((2,), (), (3,), ()))
         with KERNELS:
             for c in range(cameras):
-                outputs = (radii[c], means2d[c], depths[c], conics[c], factors[c])
-                projection_kernels.project(*arrays, views[c], Ks[c], *map(float, limits), _slots(n), *outputs)
+                rows = (radii[c], means2d[c], depths[c], conics[c], factors[c])
+                projection_kernels.project(*arrays, views[c], Ks[c], *map(float, limits), _slots(n), *rows)
         ctx.arrays, ctx.views, ctx.Ks, ctx.limits, ctx.radii = arrays, views, Ks, limits, radii
         outputs = tuple(torch.from_numpy(x) for x in (radii, means2d, depths, conics, factors))
         ctx.mark_non_differentiable(outputs[0])
@@ -88,7 +90,7 @@ class _Project(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, _, *grads):
         arrays, cameras = ctx.arrays, len(ctx.views)
-        grads = [as_array(x) for x in grads]
+        from_above = [as_array(x) for x in grads]
         sums = [np.zeros_like(x) for x in arrays]
         slots = _slots(len(arrays[0]))
         grad_views = np.zeros((cameras, slots, 3, 4))
@@ -100,7 +102,7 @@ class _Project(torch.autograd.Function):
                     ctx.Ks[c],
                     *map(float, ctx.limits[:3]),
                     ctx.radii[c],
-                    *(x[c] for x in grads),
+                    *(x[c] for x in from_above),
                     *sums,
                     grad_views[c],
                 )
@@ -155,9 +157,11 @@ def project_reference(
         depths = means @ viewmat[2, :3] + viewmat[2, 3]
         visible = (depths > near_plane) & (depths < far_plane) & means.isfinite().all(-1)
         for extra in (quats, scales) if covars is None else (covars,):
+            assert extra is not None
             visible &= extra.isfinite().flatten(1).all(-1)
         index = visible.nonzero()[:, 0]
     if covars is None:
+        assert quats is not None and scales is not None
         covar, _ = _quat_scale_to_covar_preci(quats[index], scales[index], compute_preci=False)
     else:
         covar = covars[index]
@@ -180,12 +184,12 @@ def project_reference(
     finite = means2d.isfinite().all(-1) & conics.isfinite().all(-1)
     radii = torch.where(finite & (radii > radius_clip), radii, 0)
     n = means.shape[0]
-    return tuple(
-        x.new_zeros((n, *x.shape[1:])).index_copy(
-            0, index, torch.where((radii > 0).view(-1, *[1] * (x.dim() - 1)), x, 0)
-        )
-        for x in (radii, means2d, depths, conics, factors)
-    )
+
+    def scattered(x: Tensor) -> Tensor:
+        shown = (radii > 0).view(-1, *[1] * (x.dim() - 1))
+        return x.new_zeros((n, *x.shape[1:])).index_copy(0, index, torch.where(shown, x, 0))
+
+    return scattered(radii), scattered(means2d), scattered(depths), scattered(conics), scattered(factors)
 
 
 def sh_colors_reference(

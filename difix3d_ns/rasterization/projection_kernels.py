@@ -1,8 +1,8 @@
 """Pinhole projection of 3D Gaussians and its derivative, one Gaussian at a time (EWA splatting, Zwicker et al. 2001).
 
-The same formulas as gsplat's torch reference `_fully_fused_projection`, against which the tests hold them: the Jacobian is
-taken at a position clamped to 1.15 fields of view, eps2d is added to the diagonal, the radius is 3 sigma. Inner numbers are
-float64: scalar code is not slower for it.
+The same formulas as gsplat's torch reference `_fully_fused_projection`, against which the tests hold them: the
+Jacobian is taken at a position clamped to 1.15 fields of view, eps2d is added to the diagonal, the radius is 3 sigma.
+Inner numbers are float64: scalar code is not slower for it.
 """
 
 import math
@@ -132,9 +132,10 @@ def _project_slot(
 def project(
     means, quats, scales, view, K, width, height, eps2d, near, far, clip, slots, radii, means2d, depths, conics, factors
 ):
-    """Camera `view` [4, 4], `K` [3, 3] (float64): fills radii [N], means2d [N, 2], depths [N], conics [N, 3], factors [N].
+    """Fills radii [N], means2d [N, 2], depths [N], conics [N, 3], factors [N] for view [4, 4] and K [3, 3], float64.
 
-    Outputs must come zeroed: a Gaussian outside or not finite keeps its zeros. factors: opacity compensation of antialiasing.
+    Outputs must come zeroed: a Gaussian outside or not finite keeps its zeros. factors: opacity compensation of
+    antialiasing.
     """
     for slot in nb.prange(slots):
         _project_slot(

@@ -1,0 +1,102 @@
+"""Median depth: the kernel and the binned algorithm against the oracle."""
+
+import pytest
+import torch
+
+from difix3d_ns.rasterization import median_depth, oracle, rasterization
+from difix3d_ns.rasterization.median import binned_median_depth, depth_bins
+from difix3d_ns.rasterization.projection import project
+
+WIDTH, HEIGHT = 53, 38
+
+
+def scene(n: int = 400):
+    g = torch.Generator().manual_seed(4)
+    z = 2 + 4 * torch.rand(n, generator=g)
+    xy = (torch.rand(n, 2, generator=g) * 1.4 - 0.7) * z[:, None]
+    gaussians = (
+        torch.cat([xy, z[:, None]], -1),
+        torch.randn(n, 4, generator=g),
+        torch.exp(0.5 * torch.randn(n, 3, generator=g) - 2.2),
+        0.05 + 0.9 * torch.rand(n, generator=g),
+    )
+    views = torch.eye(4).repeat(2, 1, 1)
+    views[1, :3, 3] = torch.tensor([0.3, -0.1, 0.4])
+    Ks = torch.tensor([[40.0, 0.0, 26.0], [0.0, 40.0, 19.5], [0.0, 0.0, 1.0]]).repeat(2, 1, 1)
+    return gaussians, views, Ks
+
+
+def expected(gaussians, views, Ks):
+    radii, means2d, depths, conics, _ = project(*gaussians[:3], None, views, Ks, WIDTH, HEIGHT)
+    return [
+        oracle.median_depth(
+            means2d[c].double(),
+            conics[c].double(),
+            gaussians[3].double(),
+            depths[c].double(),
+            radii[c],
+            WIDTH,
+            HEIGHT,
+        )
+        for c in range(len(views))
+    ], depths
+
+
+def test_kernel_equals_oracle():
+    gaussians, views, Ks = scene()
+    depth, alpha = median_depth(*gaussians, views, Ks, WIDTH, HEIGHT)
+    assert depth.shape == alpha.shape == (2, HEIGHT, WIDTH, 1)
+    wanted, _ = expected(gaussians, views, Ks)
+    for c, (wanted_depth, wanted_alpha) in enumerate(wanted):
+        assert 0.2 < (wanted_depth > 0).double().mean() < 1.0  # some pixels never become opaque
+        differs = (depth[c] - wanted_depth).abs() > 1e-4
+        assert differs.double().mean() < 1e-3  # transmittance on 0.5 to the last bit
+        assert (alpha[c] - wanted_alpha).abs().max() < 4e-3
+
+
+@pytest.mark.parametrize("bins", [16, 40, 128])
+def test_binned_algorithm_is_right_within_a_bin(bins):
+    """The algorithm that CUDA runs on gsplat, here on our own rasterizer: same code, other renderer."""
+    gaussians, views, Ks = scene()
+    depth, alpha = binned_median_depth(rasterization, *gaussians, views, Ks, WIDTH, HEIGHT, bins=bins)
+    wanted, depths = expected(gaussians, views, Ks)
+    exact, exact_alpha = median_depth(*gaussians, views, Ks, WIDTH, HEIGHT)
+    torch.testing.assert_close(alpha, exact_alpha, rtol=0, atol=1e-5)
+    _, edges = depth_bins(gaussians[0], views, Ks, WIDTH, HEIGHT, bins)
+    low, high = depths.amin(1, keepdim=True), depths.amax(1, keepdim=True)
+    edges = torch.cat([low, edges, high], 1)
+    for c, (wanted_depth, _) in enumerate(wanted):
+        wanted_depth = wanted_depth.float()
+        right = torch.searchsorted(edges[c], wanted_depth.contiguous()).clamp(1, bins)
+        width = edges[c][right] - edges[c][right - 1]
+        hit = wanted_depth > 0
+        wrong = (depth[c] - wanted_depth).abs() > width + 1e-4
+        assert (wrong & hit).double().sum() <= 1e-3 * hit.sum()
+        assert ((depth[c] > 0) != hit).double().mean() < 1e-3
+        assert ((depth[c] - exact[c]).abs() > width + 1e-4)[hit].double().mean() < 1e-3
+
+
+def test_two_layers():
+    """A faint sheet before an opaque one: the median is the opaque one's depth, where the mean lies between."""
+    means = torch.tensor([[0.0, 0.0, 2.0], [0.0, 0.0, 5.0]])
+    gaussians = (means, torch.tensor([[1.0, 0, 0, 0]] * 2), torch.full((2, 3), 3.0), torch.tensor([0.4, 0.95]))
+    K = torch.tensor([[[20.0, 0.0, 4.0], [0.0, 20.0, 4.0], [0.0, 0.0, 1.0]]])
+    view = torch.eye(4)[None]
+    depth, alpha = median_depth(*gaussians, view, K, 8, 8)
+    assert (depth == 5.0).all()
+    assert alpha.min() > 0.9
+    mean, _, _ = rasterization(*gaussians, means, view, K, 8, 8, render_mode="ED")
+    assert 3.0 < mean.mean() < 4.5
+    depth, _ = median_depth(*gaussians[:3], torch.tensor([0.3, 0.2]), view, K, 8, 8)
+    assert (depth == 0).all()  # never opaque enough
+
+
+def test_empty_scene_has_no_depth():
+    gaussians, views, Ks = scene(0)
+    for depth, alpha in (
+        median_depth(*gaussians, views, Ks, 9, 5),
+        binned_median_depth(rasterization, *gaussians, views, Ks, 9, 5),
+    ):
+        assert depth.shape == alpha.shape == (2, 5, 9, 1)
+        assert (depth == 0).all()
+        assert (alpha == 0).all()
