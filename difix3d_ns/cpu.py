@@ -51,5 +51,6 @@ class _StaysOnCpu(Tensor):
 def keep_on_cpu(camera: Cameras) -> Cameras:
     """A shallow copy of ``camera`` whose intrinsics survive splatfacto's ``.cuda()`` on a machine without CUDA."""
     camera = copy.copy(camera)
-    camera.get_intrinsics_matrices = lambda: Cameras.get_intrinsics_matrices(camera).as_subclass(_StaysOnCpu)
+    # on the instance: splatfacto rescales it and asks again
+    vars(camera)["get_intrinsics_matrices"] = lambda: Cameras.get_intrinsics_matrices(camera).as_subclass(_StaysOnCpu)
     return camera

@@ -54,7 +54,7 @@ def read_points(path: Path) -> tuple[Tensor, Tensor] | None:
 class PlyfileNerfstudio(Nerfstudio):
     """``nerfstudio-data`` on machines where open3d cannot be imported (it needs libusb)."""
 
-    def _generate_dataparser_outputs(self, split: str = "train") -> DataparserOutputs:
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         if not sys.stdin.isatty():  # nerfstudio asks whether to convert COLMAP's points; nobody could answer
             self.prompted_user, self.create_pc = True, False
         return super()._generate_dataparser_outputs(split)

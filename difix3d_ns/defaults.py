@@ -39,6 +39,7 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
     on_cpu = machine.device_type == "cpu"
     chosen = _fill(config, max_num_iterations=CPU_ITERATIONS if on_cpu else CUDA_ITERATIONS)
     steps = config.max_num_iterations
+    assert steps is not None
     if steps < 1:
         raise UserError(f"--max-num-iterations {steps}: at least 1 is needed")
     model = config.pipeline.model
@@ -61,6 +62,7 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
         sh_degree_interval=_at_most(steps / 30, 1000),
         resolution_schedule=_at_most(steps / 10, 3000),
     )
+    assert model.refine_every is not None
     if start:  # Gaussians trained elsewhere: resets would undo that
         _fill(model, reset_alpha_every=max(1, (start + steps) // model.refine_every + 1))
     # Every reset costs hundreds of steps until opacities are back: a short training has one, 30,000 steps have five.

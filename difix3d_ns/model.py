@@ -101,7 +101,7 @@ class Difix3DModel(SplatfactoModel):
     """Splatfacto with the gaps closed that diffusion-fixed training needs."""
 
     config: Difix3DModelConfig
-    enhancer: Callable[[Cameras, Outputs], Tensor] | None
+    enhancer: Callable[[Cameras, dict[str, Any]], Tensor] | None
     """turns a render into the enhanced picture [H, W, 3]; set by the pipeline"""
 
     def populate_modules(self) -> None:
@@ -185,7 +185,7 @@ class Difix3DModel(SplatfactoModel):
         self.step = max(30000, (self.config.sh_degree_interval or 1000) * self.config.sh_degree)  # all SH degrees on
         return super(SplatfactoModel, self).load_state_dict(state, **kwargs)
 
-    def get_outputs(self, camera: Cameras) -> dict[str, Any]:
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
         if not isinstance(camera, Cameras):
             return super().get_outputs(camera)
         outputs = super().get_outputs(keep_on_cpu(camera) if self.device.type == "cpu" else camera)

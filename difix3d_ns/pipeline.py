@@ -199,7 +199,7 @@ class Difix3DPipeline(VanillaPipeline):
             )
 
     def training_state(self, step: int) -> dict[str, Any]:
-        """What resuming from the checkpoint of ``step`` needs beyond parameters and optimizers: plain values, tensors."""
+        """What resuming at ``step`` needs beyond parameters and optimizers, as plain values and tensors."""
         state: dict[str, Any] = {
             "sampling": self.datamanager.sampling_state(),
             "strategy": dict(self.model.strategy_state),

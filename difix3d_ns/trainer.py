@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -17,9 +17,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from difix3d_ns import checkpoints
 from difix3d_ns.defaults import settle
 from difix3d_ns.errors import UserError
-
-if TYPE_CHECKING:
-    from difix3d_ns.pipeline import Difix3DPipeline
+from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
 
 STATE_KEY = "difix3d"
 """Where a checkpoint keeps what plain nerfstudio does not: random generators, densification, pool, rounds."""
@@ -49,6 +47,8 @@ class Difix3DTrainerConfig(TrainerConfig):
     """Trainer settings; those that are unset are fitted to the device and to --max-num-iterations."""
 
     _target: type = field(default_factory=lambda: Difix3DTrainer)
+    pipeline: Difix3DPipelineConfig = field(default_factory=Difix3DPipelineConfig)
+    """pipeline settings"""
     max_num_iterations: int | None = None  # type: ignore[assignment]
     """steps in all, resumed ones included (unset: 30000 with CUDA, 2000 without)"""
     steps_per_save: int | None = None  # type: ignore[assignment]
@@ -85,6 +85,7 @@ class Difix3DTrainer(Trainer):
                     f"{path} comes from another method: training goes on for {config.max_num_iterations} steps."
                 )
             self._offset = state["step"] + 1 if foreign else 0
+            assert config.max_num_iterations is not None
             self._last_step = self._offset + config.max_num_iterations
         super().__init__(config, local_rank, world_size)
 

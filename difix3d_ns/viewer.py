@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerElement, ViewerSlider
+from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerSlider
 
 if TYPE_CHECKING:
     from difix3d_ns.enhancer import Enhancer
@@ -21,8 +21,8 @@ class EnhancerControls:
         self.enabled = ViewerCheckbox("Enhancer", True, cb_hook=self._toggle, hint="Repair the output 'enhanced'")
         self.strength = ViewerSlider("Enhancer strength", 1.0, 0.0, 1.0, 0.05, cb_hook=self._set_strength)
 
-    def _toggle(self, element: ViewerElement) -> None:
+    def _toggle(self, element: ViewerCheckbox) -> None:
         self._enhancer.enabled = bool(element.value)
 
-    def _set_strength(self, element: ViewerElement) -> None:
+    def _set_strength(self, element: ViewerSlider) -> None:
         self._enhancer.strength = float(element.value)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,8 @@ def held_out_views(config: Path, enhance: bool) -> list[HeldOutView]:
     try:
         _, pipeline, _, _ = eval_setup(config, test_mode="test")
         views = []
-        for camera, batch in pipeline.datamanager.fixed_indices_eval_dataloader:
+        datamanager: Any = pipeline.datamanager
+        for camera, batch in datamanager.fixed_indices_eval_dataloader:
             outputs = pipeline.model.get_outputs_for_camera(camera)
             truth = pipeline.model.composite_with_background(
                 pipeline.model.get_gt_img(batch["image"]), outputs["background"]
