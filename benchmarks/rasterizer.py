@@ -85,7 +85,7 @@ def load_baseline(path: Path):
 
 
 def turn(render, data: dict[str, Tensor]) -> tuple[float, Tensor, Tensor, list[Tensor]]:
-    """One forward plus backward: milliseconds, image, alpha, gradients (means2d, absgrad, conics, colours, opacities)."""
+    """One forward plus backward: milliseconds, image, alpha and gradients (absgrad second)."""
     leaves = [data[k].clone().requires_grad_() for k in ("means2d", "conics", "colors", "opacities")]
     start = time.perf_counter()
     image, alpha, means2d = render(*leaves)

@@ -73,7 +73,8 @@ class Composite(torch.autograd.Function):
         with KERNELS:
             for camera in range(cameras):
                 part = slice(rows[camera], rows[camera + 1])
-                tiles = bin_gaussians(*(x[part] for x in arrays), radii_array[part], width, height)
+                m, c, v, o, z = (x[part] for x in arrays)
+                tiles = bin_gaussians(m, c, v, o, z, radii_array[part], width, height)
                 _run(
                     compositing.forward_kernel(channels),
                     tiles,
@@ -104,10 +105,10 @@ class Composite(torch.autograd.Function):
                 part = slice(ctx.rows[camera], ctx.rows[camera + 1])
                 means2d, absolute, conics, opacities, colors = (x[part] for x in outputs)
                 compositing.scatter_gradients(grads, tiles.order, means2d, absolute, conics, opacities[:, 0], colors)
-        means2d, absolute, conics, opacities, colors = (torch.from_numpy(x) for x in outputs)
+        grad_means2d, absgrad, grad_conics, grad_opacities, grad_colors = map(torch.from_numpy, outputs)
         if ctx.absgrad_of is not None:
-            ctx.absgrad_of.absgrad = absolute.reshape(ctx.absgrad_of.shape)
-        return means2d, conics, colors, opacities[:, 0], None, None, None, None, None, None
+            ctx.absgrad_of.absgrad = absgrad.reshape(ctx.absgrad_of.shape)
+        return grad_means2d, grad_conics, grad_colors, grad_opacities[:, 0], None, None, None, None, None, None
 
 
 def _run(kernel, tiles: TileLists, width: int, height: int, channels: int, *rest) -> None:

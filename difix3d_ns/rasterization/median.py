@@ -7,6 +7,7 @@ that is there (2D Gaussian splatting, Huang et al. 2024, section 5).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,7 +41,7 @@ def median_depth(
         depth [C, H, W, 1] along the camera's z axis in scene units, 0 where transmittance never falls below 0.5;
         alpha [C, H, W, 1].
     """
-    options = {
+    options: dict[str, Any] = {
         "near_plane": near_plane,
         "far_plane": far_plane,
         "radius_clip": radius_clip,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from difix3d_ns.rasterization import oracle, rasterization
+from difix3d_ns.rasterization import jit, oracle, rasterization
 from difix3d_ns.rasterization.projection import project_reference, sh_colors_reference
 
 WIDTH, HEIGHT = 61, 43  # no multiple of a tile
@@ -396,6 +396,18 @@ def test_bad_arguments_are_named():
         rasterization(**(tensors | {"scales": tensors["scales"][:3]}), **options, sh_degree=3)
     with pytest.raises(NotImplementedError, match="sparse_grad"):
         rasterization(**tensors, **options, sh_degree=3, sparse_grad=True)
+
+
+def test_kernels_compile_where_no_cache_folder_is_writable(monkeypatch):
+    real = numba.njit
+
+    def no_cache(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(**options)
+
+    monkeypatch.setattr(jit.nb, "njit", no_cache)
+    assert jit.jit()(lambda x: x + 1)(2) == 3
 
 
 TRAINING = """
