@@ -151,7 +151,7 @@ def _at(config: Any, path: str) -> Any:
 
 def _values(kind: str) -> str:
     options = [option.strip() for option in kind.split("|") if option.strip() != "None"]
-    names = {"int": "whole number", "float": "number", "bool": "`True`, `False`", "str": "text", "Path": "path"}
+    names = {"int": "integer", "float": "number", "bool": "`True`, `False`", "str": "text", "Path": "path"}
     if len(options) == 1 and options[0].startswith("Literal["):
         return ", ".join(f"`{choice}`" for choice in ast.literal_eval(options[0][len("Literal") :]))
     return ", ".join(names.get(option, f"`{option}`") for option in options)
