@@ -42,7 +42,8 @@ def read_points(path: Path) -> tuple[Tensor, Tensor] | None:
     names = vertices.data.dtype.names or ()
     if {"red", "green", "blue"} <= set(names):
         channels = np.stack([np.asarray(vertices[name]) for name in ("red", "green", "blue")], axis=-1)
-        colours = channels if channels.dtype == np.uint8 else (channels * 255).clip(0, 255).astype(np.uint8)
+        scale = 255 if channels.dtype.kind == "f" else 1
+        colours = (channels * scale).round().clip(0, 255).astype(np.uint8) if channels.dtype != np.uint8 else channels
     else:
         colours = np.full(positions.shape, 128, dtype=np.uint8)
     finite = np.isfinite(positions).all(axis=-1)
