@@ -180,7 +180,7 @@ def write_sample(
     }
     if capture.masks is not None:
         arrays["ref_mask"] = np.stack([_bytes(_given(r.mask)[..., 0]) for r in chosen])
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # several processes may share a root
     with open(temporary, "wb") as file:
         np.savez(file, **arrays)
     os.replace(temporary, path)
@@ -207,7 +207,7 @@ def _psnr(image: Tensor, truth: Tensor) -> float:
 
 
 def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # several processes may share a root
     temporary.write_bytes(data)
     os.replace(temporary, path)
 
