@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -60,8 +61,8 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """Steps of the checkpoints in ``folder``, newest first."""
-    names = (path.name for path in folder.glob("step-*.ckpt"))
-    return sorted((int(name[len("step-") : -len(".ckpt")]) for name in names), reverse=True)
+    matches = (re.fullmatch(r"step-(\d{9,})\.ckpt", path.name) for path in folder.glob("step-*.ckpt"))
+    return sorted((int(match[1]) for match in matches if match), reverse=True)
 
 
 def save(state: dict[str, Any], folder: Path, step: int) -> Path:

@@ -34,6 +34,8 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
         UserError: a setting cannot work on this machine.
     """
     machine = config.machine
+    if machine.device_type not in ("cpu", "cuda"):
+        raise UserError(f"--machine.device-type {machine.device_type}: Gaussians are rasterized on cpu or cuda only")
     if machine.device_type == "cuda" and not torch.cuda.is_available():
         raise UserError("--machine.device-type cuda: no CUDA device is usable here; leave the flag out to use the CPU")
     on_cpu = machine.device_type == "cpu"
