@@ -65,7 +65,8 @@ class Outputs(dict):
 
     def __getitem__(self, key: str) -> Any:
         if key in self._lazy:
-            super().__setitem__(key, self._lazy.pop(key)())
+            super().__setitem__(key, self._lazy[key]())
+            del self._lazy[key]  # only now: what failed is tried again
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:

@@ -24,13 +24,16 @@ class CappedStrategy(DefaultStrategy):
         if self.max_gaussians is not None:
             room = max(0, self.max_gaussians - len(params["means"]))
             mean_gradient: Tensor = state["grad2d"] / state["count"].clamp_min(1)  # [N]
-            wants = mean_gradient > self.grow_grad2d
+            high = mean_gradient > self.grow_grad2d
+            small = torch.exp(params["scales"]).amax(dim=-1) <= self.grow_scale3d * state["scene_scale"]
+            split = high & ~small
             if step < self.refine_scale2d_stop_iter:
-                wants |= state["radii"] > self.grow_scale2d
-            if int(wants.sum()) > room:
-                allowed = torch.zeros_like(wants)
-                if room > 0:
-                    allowed[torch.where(wants, mean_gradient, mean_gradient.new_tensor(-1.0)).topk(room).indices] = True
+                split |= state["radii"] > self.grow_scale2d
+            added = (high & small).int() + split.int()  # what is small but large on screen is duplicated and split
+            if int(added.sum()) > room:
+                order = torch.where(added > 0, mean_gradient, mean_gradient.new_tensor(-1.0)).argsort(descending=True)
+                allowed = torch.zeros_like(high)
+                allowed[order] = added[order].cumsum(dim=0) <= room
                 state["grad2d"][~allowed] = 0
                 if step < self.refine_scale2d_stop_iter:
                     # large on screen but not chosen: keep below the split threshold, and below the pruning one,

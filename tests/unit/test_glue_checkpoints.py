@@ -50,7 +50,7 @@ def test_full_disk_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch
         raise error
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(OSError, match="space|PytorchStreamWriter"):
+    with pytest.raises(OSError, match=r"space|PytorchStreamWriter"):
         checkpoints.save(_state(2), folder, 2)
     assert _files(folder.parent) == before
     assert checkpoints.load_newest(folder)[1]["step"] == 1
@@ -77,7 +77,7 @@ def test_full_disk_while_torch_writes(folder: Path, monkeypatch: pytest.MonkeyPa
             self.file.flush()
 
     monkeypatch.setattr(os, "fdopen", Full)
-    with pytest.raises(OSError, match="No space|writing the checkpoint failed"):
+    with pytest.raises(OSError, match=r"No space|writing the checkpoint failed"):
         checkpoints.save(_state(2), folder, 2)
     monkeypatch.undo()
     assert _files(folder.parent) == before

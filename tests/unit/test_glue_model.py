@@ -1,0 +1,336 @@
+"""The model: lazy outputs, a budget of Gaussians, dropout, loading, and no CUDA."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.scene_box import SceneBox
+
+from difix3d_ns.cpu import keep_on_cpu
+from difix3d_ns.model import ENHANCE_VARIABLE, Difix3DModel, Difix3DModelConfig, LazyLpips, Outputs
+from difix3d_ns.strategy import CappedStrategy
+
+STEPS = {
+    "warmup_length": 10,
+    "refine_every": 5,
+    "resolution_schedule": 100,
+    "reset_alpha_every": 30,
+    "sh_degree_interval": 10,
+    "stop_screen_size_at": 50,
+    "stop_split_at": 100,
+    "num_downscales": 0,
+}
+
+
+def _model(count: int = 30, seed: int = 0, colours: bool = True, **settings: Any) -> Difix3DModel:
+    random = torch.Generator().manual_seed(seed)
+    points = torch.randn(count, 3, generator=random) * 0.4
+    rgb = torch.randint(0, 256, (count if colours else 0, 3), generator=random)
+    model = Difix3DModel(
+        Difix3DModelConfig(**{**STEPS, **settings}),
+        scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])),
+        num_train_data=3,
+        seed_points=(points, rgb),
+    )
+    model.optimizers = {}
+    return model
+
+
+def _camera(width: int = 40, height: int = 30) -> Cameras:
+    pose = torch.eye(4)[:3]
+    pose[2, 3] = 3.0
+    return Cameras(pose[None], 40.0, 40.0, width / 2, height / 2, width, height, camera_type=CameraType.PERSPECTIVE)
+
+
+class TestOutputs:
+    def test_nothing_is_computed_until_asked_for(self) -> None:
+        calls: list[str] = []
+
+        def compute() -> torch.Tensor:
+            calls.append("enhanced")
+            return torch.ones(2)
+
+        outputs = Outputs({"rgb": torch.zeros(2)}, {"enhanced": compute})
+        assert "enhanced" in outputs
+        assert list(outputs) == list(outputs.keys()) == ["rgb", "enhanced"]
+        assert len(outputs) == 2
+        assert outputs["rgb"].sum() == 0 and outputs.get("depth") is None
+        assert calls == []
+        assert outputs["enhanced"].sum() == 2 and outputs.get("enhanced") is outputs["enhanced"]
+        assert calls == ["enhanced"]
+
+    @pytest.mark.parametrize("read", [lambda o: dict(o.items())["e"], lambda o: list(o.values())[-1], lambda o: o["e"]])
+    def test_every_way_of_reading_computes(self, read: Any) -> None:
+        outputs = Outputs({"rgb": torch.zeros(2)}, {"e": lambda: torch.ones(3)})
+        assert torch.equal(read(outputs), torch.ones(3))
+
+    def test_lazy_key_may_replace_a_ready_one(self) -> None:
+        outputs = Outputs({"rgb": torch.zeros(1)}, {"rgb": lambda: torch.ones(1)})
+        assert outputs["rgb"].item() == 1 and len(outputs) == 1
+
+    def test_a_failure_can_be_asked_for_again(self) -> None:
+        def fail() -> torch.Tensor:
+            raise RuntimeError("no weights")
+
+        outputs = Outputs({}, {"enhanced": fail})
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="no weights"):
+                outputs["enhanced"]
+
+
+class TestEnhanceVariable:
+    def _outputs(self, monkeypatch: pytest.MonkeyPatch, value: str | None, enhance_rgb: bool = False) -> dict[str, Any]:
+        model = _model().eval()
+        model.enhancer = lambda camera, outputs: outputs["rgb"] * 0 + 0.5
+        model.enhance_rgb = enhance_rgb
+        if value is None:
+            monkeypatch.delenv(ENHANCE_VARIABLE, raising=False)
+        else:
+            monkeypatch.setenv(ENHANCE_VARIABLE, value)
+        return model.get_outputs_for_camera(_camera())
+
+    @pytest.mark.parametrize("value", [None, "key"])
+    def test_key(self, monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+        outputs = self._outputs(monkeypatch, value)
+        assert (outputs["enhanced"] == 0.5).all() and not (outputs["rgb"] == 0.5).all() and "raw" not in outputs
+
+    def test_rgb(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        outputs = self._outputs(monkeypatch, "rgb")
+        assert (outputs["rgb"] == 0.5).all() and not (outputs["raw"] == 0.5).all() and "enhanced" not in outputs
+
+    def test_rgb_by_flag_and_the_variable_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert "raw" in self._outputs(monkeypatch, None, enhance_rgb=True)
+        assert "raw" not in self._outputs(monkeypatch, "off", enhance_rgb=True)
+
+    def test_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        outputs = self._outputs(monkeypatch, "off")
+        assert "enhanced" not in outputs and "raw" not in outputs
+
+    def test_anything_else_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        with pytest.raises(ValueError, match="DIFIX3D_ENHANCE=yes: use off, key or rgb"):
+            self._outputs(monkeypatch, "yes")
+
+    def test_not_while_training(self) -> None:
+        model = _model().train()
+        model.enhancer = lambda camera, outputs: outputs["rgb"]
+        assert type(model.get_outputs(_camera())) is dict
+
+
+class TestCappedStrategy:
+    def _grown(self, cap: int | None, radii: bool = False) -> tuple[int, torch.Tensor]:
+        n = 20
+        params = torch.nn.ParameterDict(
+            {
+                "means": torch.arange(n * 3.0).reshape(n, 3),
+                "scales": torch.full((n, 3), -9.0),
+                "quats": torch.ones(n, 4),
+                "opacities": torch.zeros(n, 1),
+            }
+        )
+        params = torch.nn.ParameterDict({k: torch.nn.Parameter(v.data) for k, v in params.items()})
+        optimizers = {k: torch.optim.Adam([v]) for k, v in params.items()}
+        strategy = CappedStrategy(max_gaussians=cap, grow_grad2d=0.5, refine_scale2d_stop_iter=100, verbose=False)
+        state = {
+            "grad2d": torch.arange(n, dtype=torch.float32) * 2,
+            "count": torch.full((n,), 2.0),
+            "radii": torch.full((n,), 0.2) if radii else torch.zeros(n),
+            "scene_scale": 1.0,
+        }
+        strategy._grow_gs(params, optimizers, state, step=5)
+        for name, parameter in params.items():
+            assert optimizers[name].param_groups[0]["params"][0] is parameter
+        return len(params["means"]), params["means"].detach()[n:, 0] / 3
+
+    def test_without_a_cap_all_candidates_grow(self) -> None:
+        assert self._grown(None)[0] == 39
+
+    @pytest.mark.parametrize("cap", [5, 20, 23, 38, 39, 100])
+    def test_never_above_the_cap(self, cap: int) -> None:
+        count, _ = self._grown(cap)
+        assert count == max(20, min(39, cap))
+
+    @pytest.mark.parametrize("cap", [5, 20, 23])
+    def test_nor_by_what_is_large_on_screen(self, cap: int) -> None:
+        assert self._grown(cap, radii=True)[0] <= max(20, cap)
+
+    def test_the_largest_gradients_grow(self) -> None:
+        _, grown = self._grown(23)
+        assert sorted(grown.tolist()) == [17, 18, 19]
+
+
+class TestGaussianDropout:
+    def test_off_in_evaluation(self) -> None:
+        model = _model(gaussian_dropout=0.5).eval()
+        assert model.opacities is model.gauss_params["opacities"]
+
+    def test_off_by_default(self) -> None:
+        model = _model().train()
+        assert model.opacities is model.gauss_params["opacities"]
+
+    def test_some_are_left_out_and_the_rest_make_up_for_it(self) -> None:
+        model = _model(count=4000, gaussian_dropout=0.25).train()
+        torch.manual_seed(0)
+        opacities = torch.sigmoid(model.opacities)
+        dropped = opacities < 1e-5
+        assert dropped.float().mean().item() == pytest.approx(0.25, abs=0.03)
+        assert opacities[~dropped].mean().item() == pytest.approx(0.1 / 0.75, rel=1e-3)
+        opacities.sum().backward()
+        gradient = model.gauss_params["opacities"].grad
+        assert torch.isfinite(gradient).all() and (gradient[~dropped] > 0).all()
+
+    def test_evaluation_pictures_do_not_change(self) -> None:
+        plain, dropped = _model(), _model(gaussian_dropout=0.5)
+        dropped.load_state_dict(plain.state_dict())
+        images = [m.eval().get_outputs_for_camera(_camera())["rgb"] for m in (plain, dropped)]
+        assert torch.equal(*images)
+
+
+class TestLoading:
+    def test_the_optimizers_parameters_are_kept(self) -> None:
+        trained, model = _model(count=50, seed=1), _model(count=30)
+        parameters = dict(model.gauss_params)
+        optimizer = torch.optim.SGD(list(parameters.values()), lr=0.1)
+        model.load_state_dict(trained.state_dict())
+        assert all(model.gauss_params[name] is parameter for name, parameter in parameters.items())
+        assert torch.equal(model.means, trained.means)
+        before = model.means.detach().clone()
+        model.means.sum().backward()
+        optimizer.step()
+        assert not torch.equal(model.means, before)
+
+    def test_plain_splatfactos_state(self) -> None:
+        trained, model = _model(count=50, seed=1), _model(count=30)
+        state = dict(trained.state_dict())
+        state["lpips.net.lin0.model.1.weight"] = torch.zeros(1, 64, 1, 1)
+        state["lpips.net.scaling_layer.shift"] = torch.zeros(1, 3, 1, 1)
+        model.load_state_dict(state, strict=True)
+        assert model.num_points == 50
+        assert "lpips.net.scaling_layer.shift" in state  # the caller's is not touched
+
+    def test_names_of_the_first_splatfacto(self) -> None:
+        trained, model = _model(count=50, seed=1), _model(count=30)
+        state = {key.removeprefix("gauss_params."): value for key, value in trained.state_dict().items()}
+        model.load_state_dict(state)
+        assert torch.equal(model.gauss_params["features_rest"], trained.gauss_params["features_rest"])
+
+    def test_all_degrees_of_harmonics_are_on_after_loading(self) -> None:
+        model = _model(sh_degree_interval=1000)
+        model.load_state_dict(_model().state_dict())
+        assert model.step // 1000 >= model.config.sh_degree
+
+    def test_checkpoints_hold_no_networks(self) -> None:
+        assert not [key for key in _model().state_dict() if key.startswith(("lpips", "enhancer"))]
+
+
+class TestOnACpu:
+    def test_seed_colours_are_used(self) -> None:
+        model = _model(count=5)
+        rgb = model.colors.clamp(0, 1)
+        random = torch.Generator().manual_seed(0)  # the draws of _model
+        torch.randn(5, 3, generator=random)
+        expected = torch.randint(0, 256, (5, 3), generator=random) / 255
+        assert torch.allclose(rgb, expected, atol=1e-5)
+
+    def test_points_without_colours(self) -> None:
+        assert torch.isfinite(_model(colours=False).get_outputs(_camera())["rgb"]).all()
+
+    def test_a_step_reaches_every_parameter(self) -> None:
+        model = _model(sh_degree_interval=1).train()
+        model.step = 5
+        outputs = model.get_outputs(_camera())
+        losses = model.get_loss_dict(outputs, {"image": torch.rand(30, 40, 3)})
+        sum(losses.values()).backward()
+        for name, parameter in model.gauss_params.items():
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        assert not any(name.startswith("gsplat.cuda._backend") for name in sys.modules)
+
+    def test_mcmc_adds_its_two_losses_in_training_only(self) -> None:
+        batch = {"image": torch.rand(30, 40, 3)}
+        for densification, expected in (("default", set()), ("mcmc", {"mcmc_opacity", "mcmc_scale"})):
+            model = _model(densification=densification, max_gaussians=100).train()
+            assert model.strategy.absgrad is (densification == "default")
+            losses = model.get_loss_dict(model.get_outputs(_camera()), batch)
+            assert {key for key in losses if key.startswith("mcmc")} == expected
+            model.eval()
+            losses = model.get_loss_dict(model.get_outputs(_camera()), batch)
+            assert not [key for key in losses if key.startswith("mcmc")]
+
+    @pytest.mark.parametrize("densification", ["default", "mcmc"])
+    def test_densification_runs_and_keeps_the_cap(self, densification: str) -> None:
+        model = _model(count=40, densification=densification, max_gaussians=45, densify_grad_thresh=1e-9).train()
+        model.optimizers = {n: torch.optim.Adam([p], lr=1e-3) for n, p in model.gauss_params.items()}
+        batch = {"image": torch.rand(30, 40, 3)}
+        for step in range(26):
+            model.step_cb(SimpleNamespace(optimizers=model.optimizers), step)
+            sum(model.get_loss_dict(model.get_outputs(_camera()), batch).values()).backward()
+            for optimizer in model.optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad()
+            model.step_post_backward(step)
+        assert model.num_points == 45
+
+    def test_median_depth(self) -> None:
+        model = _model().eval()
+        pose = torch.eye(4)
+        pose[2, 3] = -3.0
+        k = torch.tensor([[40.0, 0, 20], [0, 40.0, 15], [0, 0, 1]])
+        depth, alpha = model.median_depth(pose, k, 40, 30)
+        assert depth.shape == alpha.shape == (30, 40, 1)
+        assert not depth.requires_grad
+        assert (depth[alpha < 0.4] == 0).all()
+
+    def test_cameras_keep_their_intrinsics_on_the_cpu(self) -> None:
+        camera = _camera()
+        kept = keep_on_cpu(camera)
+        expected = camera.get_intrinsics_matrices()
+        intrinsics = kept.get_intrinsics_matrices().cuda()
+        assert type(intrinsics) is torch.Tensor and intrinsics.device.type == "cpu"
+        assert torch.equal(intrinsics, expected)
+        kept.rescale_output_resolution(0.5)
+        assert torch.equal(kept.get_intrinsics_matrices().cuda()[0, 0, 0], expected[0, 0, 0] / 2)
+
+    def test_rendering_leaves_the_camera_as_it_was(self) -> None:
+        model = _model(num_downscales=2).train()
+        model.step = 0
+        camera = _camera()
+        outputs = model.get_outputs(camera)
+        assert outputs["rgb"].shape == (7, 10, 3) or outputs["rgb"].shape == (8, 10, 3)
+        assert (int(camera.width), int(camera.height), float(camera.fx)) == (40, 30, 40.0)
+
+
+class TestLpips:
+    def test_missing_weights_are_told_of_once(self, capsys: pytest.CaptureFixture[str]) -> None:
+        tried = []
+
+        def build() -> torch.nn.Module:
+            tried.append(1)
+            raise OSError("no network")
+
+        metric = LazyLpips(build)
+        assert tried == []
+        values = [metric(torch.zeros(1), torch.zeros(1)) for _ in range(3)]
+        assert all(value.isnan() for value in values) and tried == [1]
+        assert capsys.readouterr().out.count("LPIPS is left out") == 1
+
+    def test_the_network_stays_out_of_checkpoints(self) -> None:
+        class Network(torch.nn.Linear):
+            def forward(self, truth: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+                return (truth - prediction).abs().mean()
+
+        metric = LazyLpips(lambda: Network(2, 2))
+        assert metric(torch.ones(1), torch.zeros(1)).item() == 1
+        assert metric.state_dict() == {} and list(metric.parameters()) == []
+
+    def test_a_missing_metric_is_absent(self, tmp_path: Path) -> None:
+        model = _model().eval()
+        model.lpips = LazyLpips(lambda: (_ for _ in ()).throw(OSError("no network")))
+        outputs = model.get_outputs_for_camera(_camera())
+        metrics, _ = model.get_image_metrics_and_images(outputs, {"image": torch.rand(30, 40, 3)})
+        assert "lpips" not in metrics
+        assert {"psnr", "ssim", "flip"} <= set(metrics)
