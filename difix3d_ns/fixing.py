@@ -34,9 +34,15 @@ def fix_pictures(
         The files written.
 
     Raises:
-        UserError: an input is missing or no picture, or two inputs would get one name.
+        UserError: an input is missing or no picture, two inputs would get one name, an input would be overwritten, or
+            the output cannot be written.
     """
     pairs = _pair(inputs, output)
+    for source, target in pairs:
+        if target.suffix.lower() not in _SUFFIXES:
+            raise UserError(f"--output {target}: the name must end in one of {', '.join(sorted(_SUFFIXES))}")
+        if target.exists() and target.samefile(source):
+            raise UserError(f"--output {output} would overwrite {source}; choose another place")
     name, path = (weights, None) if weights in available_fixers() else ("embedded", weights)
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -46,15 +52,20 @@ def fix_pictures(
     shown = [Reference(_read(path).to(where)) for path in references]
     for source, target in track(pairs, description="Fixing"):
         result = fixer.fix([FixRequest(_read(source).to(where), shown)])[0]
-        target.parent.mkdir(parents=True, exist_ok=True)
         pixels = (result.image.clamp(0, 1) * 255).round().byte().cpu().numpy()
-        Image.fromarray(pixels).save(target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(target)
+        except OSError as error:
+            raise UserError(f"--output: {target} cannot be written: {error}") from error
     return [target for _, target in pairs]
 
 
 def _pair(inputs: Sequence[Path], output: Path) -> list[tuple[Path, Path]]:
     if len(inputs) == 1 and inputs[0].is_file():
         return [(inputs[0], output / inputs[0].name if output.is_dir() else output)]
+    if output.is_file():
+        raise UserError(f"--output {output} is a file; several pictures need a folder")
     pairs: list[tuple[Path, Path]] = []
     for path in inputs:
         if path.is_dir():

@@ -1,0 +1,35 @@
+"""What importing the method costs every ns-command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = ("numba", "diffusers", "transformers", "open3d", "safetensors", "lpips", "flip_evaluator")
+
+
+def _modules(statements: str) -> set[str]:
+    code = f"import sys\n{statements}\nprint('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_method_adds_nothing_heavy() -> None:
+    upstream = _modules(
+        "import nerfstudio.models.splatfacto, nerfstudio.engine.trainer, nerfstudio.plugins.types\n"
+        "import nerfstudio.data.datamanagers.full_images_datamanager, nerfstudio.viewer.viewer_elements"
+    )
+    ours = _modules("import difix3d_ns.methods")
+    heavy = {name for name in ours - upstream if name.split(".")[0] in HEAVY}
+    assert heavy == set()
+    assert "difix3d_ns.methods" in ours
+    assert not {name for name in ours if name.startswith("gsplat.cuda._backend")}
+
+
+def test_every_module_of_the_glue_leaves_the_cuda_build_alone() -> None:
+    ours = _modules(
+        "import difix3d_ns.methods, difix3d_ns.mcmc, difix3d_ns.rounds, difix3d_ns.fixing, difix3d_ns.cli\n"
+        "import difix3d_ns.rasterization.rasterize, difix3d_ns.rasterization.median"
+    )
+    assert not {name for name in ours if name.startswith("gsplat.cuda._backend")}
+    assert "open3d" not in ours
