@@ -108,6 +108,22 @@ def test_folder_into_a_file(tmp_path: Path) -> None:
         _fix([tmp_path / "in"], output)
 
 
+def test_inputs_are_not_overwritten(tmp_path: Path) -> None:
+    source = _picture(tmp_path / "in" / "a.png")
+    before = source.read_bytes()
+    for inputs, output in (([source], source), ([source.parent], source.parent)):
+        with pytest.raises(UserError, match="would overwrite"):
+            _fix(inputs, output)
+    assert source.read_bytes() == before
+
+
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(UserError, match=r"--output.*cannot be written"):
+        _fix([_picture(tmp_path / "a.png")], blocked / "deeper" / "b.png")
+
+
 def test_unknown_kind_of_output(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--output .*b\.xyz"):
         _fix([_picture(tmp_path / "a.png")], tmp_path / "b.xyz")
