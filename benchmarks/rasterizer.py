@@ -80,6 +80,7 @@ def load_baseline(path: Path):
         sys.exit(f"no baseline at {path}: name one with --baseline")
     spec = importlib.util.spec_from_file_location("naive_rasterizer", path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # numba's cached kernels look their module up by name
     spec.loader.exec_module(module)
     return module.Raster
 
