@@ -51,7 +51,6 @@ def demo_world(seed: int = 0) -> World:
         b.cylinder((x, 2.9, 2.05), (x, 2.9, h), 0.006, b.texture("metal"), metres=0.3, capped=False)
         b.sphere((x, 2.9, 1.98), 0.09, b.texture("paint"), metres=0.4, gloss=0.6, tint=(1.3, 1.2, 0.9))
     b.box((4.2, 2.2, 0.22), (0.5, 0.5, 0.44), b.texture("picture:brick"), yaw=0.3, metres=0.6, tint=(1.2, 0.8, 0.6))
-    furniture.bench(b, (4.25, 1.6, 0), yaw=-np.pi / 2, length=1.2)
     scene = b.finish(
         light=(2.2, 1.7, 2.5),
         light_colour=np.array([1.0, 0.92, 0.8], np.float32) * 3.2,
@@ -60,7 +59,7 @@ def demo_world(seed: int = 0) -> World:
         ambient=np.array([[0.55, 0.58, 0.62], [0.38, 0.35, 0.32]], np.float32),
     )
     target = (2.3, 3.1, 0.85)
-    return World("demo", scene, arc(target, 2.6, -np.pi / 2 - 0.62, -np.pi / 2 + 0.62, 1.45), 0.1, 1.15)
+    return World("demo", scene, arc(target, 2.6, -np.pi / 2 - 0.85, -np.pi / 2 + 0.8, 1.45), 0.13, 1.15)
 
 
 def demo_scene(
@@ -68,7 +67,7 @@ def demo_scene(
     seed: int = 0,
     width: int = 480,
     height: int = 320,
-    train_views: int = 9,
+    train_views: int = 8,
     test_views: int = 10,
 ) -> Path:
     """Write the demo scene as a nerfstudio dataset with sparse training views and held-out views; returns ``output``.
