@@ -89,7 +89,11 @@ class Difix3DDatamanager(FullImageDatamanager[InputDataset]):
 
     def sampling_state(self) -> dict[str, Any]:
         """What drawing depends on, as plain values."""
-        state: dict[str, Any] = {"unseen": list(self.train_unseen_cameras), "pseudo": self.pseudo_random.get_state()}
+        state: dict[str, Any] = {
+            "unseen": list(self.train_unseen_cameras),
+            "unseen_eval": list(self.eval_unseen_cameras),
+            "pseudo": self.pseudo_random.get_state(),
+        }
         if hasattr(self, "random_generator"):
             state["photographs"] = self.random_generator.getstate()
         return state
@@ -98,6 +102,8 @@ class Difix3DDatamanager(FullImageDatamanager[InputDataset]):
         """Go on drawing where ``sampling_state`` was taken."""
         if all(index < len(self.train_dataset) for index in state["unseen"]):
             self.train_unseen_cameras = list(state["unseen"])
+        if all(index < len(self.eval_dataset) for index in state["unseen_eval"]):
+            self.eval_unseen_cameras = list(state["unseen_eval"])
         self.pseudo_random.set_state(state["pseudo"])
         if "photographs" in state and hasattr(self, "random_generator"):
             version, words, gauss = state["photographs"]

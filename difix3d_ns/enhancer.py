@@ -50,7 +50,8 @@ class FixerSettings:
         dtype = getattr(torch, self.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
         weights = os.environ.get(WEIGHTS_VARIABLE) or self.weights
         try:
-            return load_fixer(self.name, weights, str(device), dtype)
+            with torch.random.fork_rng():  # a network is initialised at random before it is loaded
+                return load_fixer(self.name, weights, str(device), dtype)
         except (ValueError, OSError, RuntimeError) as error:
             raise UserError(
                 f"the fixer {self.name!r} cannot be loaded (--pipeline.fixer.name, --pipeline.fixer.weights "

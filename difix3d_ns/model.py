@@ -90,7 +90,8 @@ class LazyLpips(nn.Module):
     def forward(self, truth: Tensor, prediction: Tensor) -> Tensor:
         if not self._metric:
             try:
-                self._metric.append(self._build().to(truth.device))
+                with torch.random.fork_rng():  # a network is initialised at random before it is loaded
+                    self._metric.append(self._build().to(truth.device))
             except (OSError, RuntimeError) as error:
                 CONSOLE.log(f"[yellow]LPIPS is left out: its weights could not be downloaded ({error}).")
                 self._metric.append(None)
@@ -111,7 +112,8 @@ class Difix3DModel(SplatfactoModel):
         colours = None
         if self.seed_points is not None and not self.config.random_init:
             positions, colours = self.seed_points
-            self.seed_points = (positions, colours[:0])  # splatfacto puts seed colours on CUDA
+            # splatfacto puts seed colours on CUDA; and it trains on the very tensor it is given
+            self.seed_points = (positions.clone(), colours[:0])
 
         from torchmetrics.image import lpip
 
@@ -124,6 +126,8 @@ class Difix3DModel(SplatfactoModel):
             rgb = colours.float() / 255
             sh = RGB2SH(rgb) if self.config.sh_degree > 0 else torch.logit(rgb, eps=1e-10)
             self.gauss_params["features_dc"] = nn.Parameter(sh)
+        if colours is not None:
+            self.seed_points = (positions, colours)
         self._build_strategy()
 
     def _build_strategy(self) -> None:

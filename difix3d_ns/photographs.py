@@ -85,6 +85,10 @@ class Photographs:
             self._rendered_at = self._model.step
         return self._rendered
 
+    def forget(self) -> None:
+        """Render anew at the next use."""
+        self._rendered = None
+
     def _camera(self, index: int) -> Pinhole:
         camera = self._datamanager.train_cameras[index : index + 1]
         optimizer = self._model.camera_optimizer

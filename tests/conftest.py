@@ -1,0 +1,64 @@
+"""Scenes and commands the tests share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="no CUDA device")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A procedural scene of 128 x 96 pixels: 6 training and 3 held-out views."""
+    from difix3d_ns.curation.procedural import demo_scene
+
+    return demo_scene(
+        tmp_path_factory.mktemp("scenes") / "tiny", seed=3, width=128, height=96, train_views=6, test_views=3
+    )
+
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def command_line(name: str, *arguments: object) -> list[str]:
+    """A console script of this environment, whether or not the environment is active."""
+    return [str(Path(sys.executable).parent / name), *map(str, arguments)]
+
+
+@pytest.fixture(scope="session")
+def run() -> Command:
+    """Run a console script of this environment; fails with its output unless the exit status is as expected."""
+
+    def execute(
+        name: str, *arguments: object, status: int = 0, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            command_line(name, *arguments),
+            env={**os.environ, "COLUMNS": "200", **(env or {})},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert result.returncode == status, f"{name} {arguments} ended with {result.returncode}:\n{result.stdout[-6000:]}"
+        return result
+
+    return execute

@@ -1,0 +1,140 @@
+"""The ns-commands on a finished training."""
+
+from __future__ import annotations
+
+import ctypes.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from plyfile import PlyData
+from tests.conftest import Command, command_line
+from tests.integration.conftest import SMALL
+
+
+def _evaluate(run: Command, config: Path, output: Path, **env: str) -> dict[str, float]:
+    run("ns-eval", "--load-config", config, "--output-path", output, env=env)
+    return json.loads(output.read_text())["results"]
+
+
+def test_training_leaves_a_checkpoint_a_pool_and_a_complete_config(trained: Path) -> None:
+    folder = trained.parent
+    assert sorted(p.name for p in (folder / "nerfstudio_models").iterdir()) == [
+        "step-000000120.ckpt",
+        "step-000000149.ckpt",
+    ]
+    assert len(list((folder / "pseudo_views").glob("view_*.safetensors"))) >= 8
+    config = yaml.load(trained.read_text(), Loader=yaml.Loader)
+    assert config.pipeline.datamanager.camera_res_scale_factor == 1.0
+    assert config.pipeline.model.stop_split_at == 75
+    assert config.max_num_iterations == 150
+    assert config.optimizers["means"]["scheduler"].max_steps == 150
+
+
+def test_eval_reports_render_and_enhanced(run: Command, trained: Path, tmp_path: Path) -> None:
+    results = _evaluate(run, trained, tmp_path / "key.json")
+    assert results["psnr"] > 12
+    assert {"ssim", "flip", "enhanced_psnr", "enhanced_ssim", "enhanced_flip"} <= set(results)
+    assert results["enhanced_psnr"] != results["psnr"]
+
+
+def test_environment_overrides_a_trained_config(run: Command, trained: Path, tmp_path: Path) -> None:
+    key = _evaluate(run, trained, tmp_path / "key.json")
+    off = _evaluate(run, trained, tmp_path / "off.json", DIFIX3D_ENHANCE="off")
+    rgb = _evaluate(run, trained, tmp_path / "rgb.json", DIFIX3D_ENHANCE="rgb")
+    none = _evaluate(run, trained, tmp_path / "none.json", DIFIX3D_STRENGTH="0")
+    assert not any(name.startswith("enhanced") for name in off)
+    assert off["psnr"] == pytest.approx(key["psnr"], abs=1e-4)
+    assert rgb["psnr"] == pytest.approx(key["enhanced_psnr"], abs=1e-3)
+    assert none["enhanced_psnr"] == pytest.approx(key["psnr"], abs=1e-3)
+
+
+def test_render_dataset_writes_both_outputs(run: Command, trained: Path, tmp_path: Path) -> None:
+    run(
+        "ns-render",
+        *("dataset", "--load-config", trained, "--output-path", tmp_path, "--split", "test"),
+        *("--rendered-output-names", "rgb", "enhanced", "--image-format", "png"),
+    )
+    plain, enhanced = (sorted((tmp_path / "test" / name).glob("*.png")) for name in ("rgb", "enhanced"))
+    assert [p.name for p in plain] == [p.name for p in enhanced]
+    assert len(plain) == 3
+    difference = np.asarray(Image.open(plain[0]), float) - np.asarray(Image.open(enhanced[0]), float)
+    assert np.abs(difference).mean() > 0.1
+
+
+def test_render_interpolate_and_camera_path(run: Command, trained: Path, tmp_path: Path) -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is missing: apt-get install ffmpeg")
+    names = ("--rendered-output-names", "rgb", "enhanced")
+    frames = tmp_path / "interpolate"
+    run(
+        "ns-render",
+        *("interpolate", "--load-config", trained, "--output-path", frames, "--output-format", "images"),
+        *("--interpolation-steps", 2, "--pose-source", "eval", *names),
+    )
+    pictures = sorted(frames.glob("*.jpg"))
+    assert len(pictures) == 4
+    assert Image.open(pictures[0]).size == (2 * 128, 96)  # side by side
+
+    pose = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0.5, 0, 0, 0, 1]
+    path = tmp_path / "path.json"
+    path.write_text(
+        json.dumps(
+            {
+                "camera_type": "perspective",
+                "render_height": 48,
+                "render_width": 64,
+                "seconds": 1,
+                "fps": 2,
+                "camera_path": [{"camera_to_world": pose, "fov": 60, "aspect": 4 / 3}] * 2,
+            }
+        )
+    )
+    video = tmp_path / "video.mp4"
+    run(
+        "ns-render",
+        *("camera-path", "--load-config", trained, "--camera-path-filename", path, "--output-path", video, *names),
+    )
+    assert video.stat().st_size > 0
+
+
+def test_export_writes_the_gaussians(trained: Path, tmp_path: Path) -> None:
+    env = dict(os.environ)
+    if ctypes.util.find_library("usb-1.0") is None:
+        # open3d cannot be imported on this machine; the exporter imports it but does not use it for splats
+        (tmp_path / "stub").mkdir()
+        (tmp_path / "stub" / "open3d.py").write_text("")
+        env["PYTHONPATH"] = str(tmp_path / "stub")
+    result = subprocess.run(
+        command_line("ns-export", "gaussian-splat", "--load-config", trained, "--output-dir", tmp_path / "splat"),
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    vertices = PlyData.read(str(tmp_path / "splat" / "splat.ply"))["vertex"]
+    assert vertices.count > 500
+    assert {"x", "opacity", "scale_0", "rot_0", "f_dc_0"} <= set(vertices.data.dtype.names)
+
+
+def test_cpu_training_never_touches_the_cuda_backend(tiny_scene: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from nerfstudio.scripts.train import entrypoint; entrypoint(); "
+        "assert 'difix3d_ns.rasterization' in sys.modules; "
+        "assert 'gsplat.cuda._backend' not in sys.modules; print('backend untouched')"
+    )
+    arguments = ["difix3d-splatfacto", "--data", tiny_scene, "--output-dir", tmp_path, *SMALL]
+    arguments[arguments.index("--max-num-iterations") + 1] = 40
+    result = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert "backend untouched" in result.stdout

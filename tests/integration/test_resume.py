@@ -1,0 +1,122 @@
+"""Training goes on where it was, whatever ended it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import Command, command_line
+from tests.integration.conftest import SMALL
+
+
+def _train(output: Path, scene: Path, *flags: object) -> list[object]:
+    return [
+        *("difix3d-splatfacto", "--data", scene, "--output-dir", output, "--experiment-name", "scene"),
+        *("--timestamp", "run", *SMALL, *flags),
+    ]
+
+
+def _checkpoint(folder: Path, step: int) -> dict:
+    import difix3d_ns.methods  # noqa: F401  (registers what torch.load may read)
+
+    return torch.load(folder / f"step-{step:09d}.ckpt", weights_only=True)
+
+
+def _models(output: Path) -> Path:
+    return output / "scene" / "difix3d-splatfacto" / "run" / "nerfstudio_models"
+
+
+def _assert_same(a: object, b: object, where: str = "") -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            _assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            _assert_same(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize("moment", ["in a round", "after the first checkpoint"])
+def test_killed_training_resumes_to_the_same_splat(
+    moment: str, run: Command, trained: Path, tiny_scene: Path, tmp_path: Path
+) -> None:
+    pool = tmp_path / "scene" / "difix3d-splatfacto" / "run" / "pseudo_views"
+    process = subprocess.Popen(
+        command_line("ns-train", *_train(tmp_path, tiny_scene)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    try:
+        deadline = time.monotonic() + 400
+        while time.monotonic() < deadline and process.poll() is None:
+            checkpoint = any(_models(tmp_path).glob("*.ckpt")) if _models(tmp_path).exists() else False
+            in_round = any(pool.glob("view_*")) if pool.exists() else False
+            if checkpoint and (in_round or moment != "in a round"):
+                break
+            time.sleep(0.02)
+        assert process.poll() is None, "training ended before it could be killed"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    result = run("ns-train", *_train(tmp_path, tiny_scene, "--load-dir", _models(tmp_path)))
+    assert "going on at step" in result.stdout
+
+    reference, resumed = _checkpoint(trained.parent / "nerfstudio_models", 149), _checkpoint(_models(tmp_path), 149)
+    _assert_same(reference["pipeline"], resumed["pipeline"], "pipeline")
+    _assert_same(reference["optimizers"], resumed["optimizers"], "optimizers")
+    _assert_same(reference["difix3d"]["random"], resumed["difix3d"]["random"], "random")
+    views = [[view[0], *view[2:]] for view in reference["difix3d"]["pipeline"]["pool"]["views"]]
+    assert [[view[0], *view[2:]] for view in resumed["difix3d"]["pipeline"]["pool"]["views"]] == views
+    assert len(views) == 8
+
+
+def test_finished_training_is_not_trained_again(run: Command, trained: Path, tiny_scene: Path, tmp_path: Path) -> None:
+    models = trained.parent / "nerfstudio_models"
+    before = {path.name: path.stat().st_mtime_ns for path in models.iterdir()}
+    result = run("ns-train", *_train(tmp_path, tiny_scene, "--load-dir", models))
+    assert "Already trained for 150 steps" in result.stdout
+    assert {path.name: path.stat().st_mtime_ns for path in models.iterdir()} == before
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(
+    run: Command, trained: Path, tiny_scene: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    for path in (trained.parent / "nerfstudio_models").iterdir():
+        content = path.read_bytes()
+        (models / path.name).write_bytes(content[: len(content) // 2] if "149" in path.name else content)
+    result = run("ns-train", *_train(tmp_path / "out", tiny_scene, "--load-dir", models))
+    assert "step-000000149.ckpt is damaged" in result.stdout
+    assert "going on at step 121" in result.stdout
+    assert (_models(tmp_path / "out") / "step-000000149.ckpt").exists()
+
+
+def test_a_plain_splatfacto_checkpoint_is_trained_on(
+    run: Command, trained: Path, tiny_scene: Path, tmp_path: Path
+) -> None:
+    state = _checkpoint(trained.parent / "nerfstudio_models", 149)
+    del state["difix3d"]  # what remains is exactly nerfstudio's layout, but for the metric's weights it also saves
+    state["pipeline"]["_model.lpips.net.lin0.model.1.weight"] = torch.zeros(1, 64, 1, 1)
+    plain = tmp_path / "plain.ckpt"
+    torch.save(state, plain)
+    result = run("ns-train", *_train(tmp_path, tiny_scene, "--load-checkpoint", plain, "--max-num-iterations", 60))
+    assert "another method's" in " ".join(result.stdout.split())
+    after = _checkpoint(_models(tmp_path), 209)
+    name = "_model.gauss_params.means"
+    assert after["pipeline"][name].isfinite().all()
+    count = min(len(after["pipeline"][name]), len(state["pipeline"][name]))
+    assert not torch.equal(after["pipeline"][name][:count], state["pipeline"][name][:count])
+    assert len(after["difix3d"]["pipeline"]["pool"]["views"]) > 0
