@@ -11,7 +11,14 @@ import torch
 from PIL import Image
 from plyfile import PlyData
 
-from difix3d_ns.curation.procedural import demo_world, photograph_world, training_world, write_views
+from difix3d_ns.curation.procedural import (
+    demo_scene,
+    demo_world,
+    photograph_world,
+    photographs,
+    training_world,
+    write_views,
+)
 from difix3d_ns.curation.procedural.camera_path import arc, look_at, pinhole, views_along
 from difix3d_ns.curation.procedural.dataset import View, structure_points
 from difix3d_ns.curation.procedural.pictures import PICTURES, load_picture, picture_names
@@ -214,3 +221,16 @@ def test_credits_name_every_picture():
     for name, (_, file, _, licence) in PICTURES.items():
         assert Path(file).name in credits, name
         assert licence.partition(",")[2].strip().split("/")[0] in credits, name
+
+
+def test_demo_scene_is_a_dataset_and_photographs_are_a_folder(tmp_path):
+    demo_scene(tmp_path / "demo", width=96, height=64, train_views=4, test_views=5)
+    transforms = json.loads((tmp_path / "demo/transforms.json").read_text())
+    assert (len(transforms["train_filenames"]), len(transforms["test_filenames"])) == (4, 5)
+    photographs(tmp_path / "photos", count=3, width=96, height=64)
+    assert sorted(p.name for p in (tmp_path / "photos").iterdir()) == [f"IMG_000{i}.jpg" for i in (1, 2, 3)]
+    with Image.open(tmp_path / "photos/IMG_0001.jpg") as photo:
+        assert not photo.getexif()
+        assert np.asarray(photo).std() > 30
+    with pytest.raises(ValueError, match="at least 3 photographs"):
+        photographs(tmp_path / "none", count=2)
