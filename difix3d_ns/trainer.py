@@ -79,12 +79,12 @@ class Difix3DTrainer(Trainer):
             self._loaded = self._read_checkpoint(config)
             path, state = self._loaded if self._loaded else (None, {})
             foreign = self._loaded is not None and STATE_KEY not in state
-            settle(config, start=state["step"] + 1 if foreign else 0)
+            self._offset = state["step"] + 1 if foreign else state.get(STATE_KEY, {}).get("offset", 0)
+            settle(config, start=self._offset)
             if foreign:
                 CONSOLE.print(
                     f"{path} comes from another method: training goes on for {config.max_num_iterations} steps."
                 )
-            self._offset = state["step"] + 1 if foreign else 0
             assert config.max_num_iterations is not None
             self._last_step = self._offset + config.max_num_iterations
         super().__init__(config, local_rank, world_size)
@@ -158,7 +158,11 @@ class Difix3DTrainer(Trainer):
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.optimizers.items()},
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
-            STATE_KEY: {"pipeline": self.pipeline.training_state(step), "random": checkpoints.random_state()},
+            STATE_KEY: {
+                "offset": self._offset,
+                "pipeline": self.pipeline.training_state(step),
+                "random": checkpoints.random_state(),
+            },
         }
         before = checkpoints.checkpoint_steps(self.checkpoint_dir) if self.checkpoint_dir.exists() else []
         try:

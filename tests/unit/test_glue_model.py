@@ -318,6 +318,12 @@ class TestLpips:
         assert all(value.isnan() for value in values) and tried == [1]
         assert capsys.readouterr().out.count("LPIPS is left out") == 1
 
+    def test_building_it_draws_nothing_from_training(self) -> None:
+        metric = LazyLpips(lambda: torch.nn.Bilinear(2, 2, 2))
+        state = torch.get_rng_state()
+        metric(torch.zeros(2), torch.zeros(2))
+        assert torch.equal(torch.get_rng_state(), state)
+
     def test_the_network_stays_out_of_checkpoints(self) -> None:
         class Network(torch.nn.Linear):
             def forward(self, truth: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:

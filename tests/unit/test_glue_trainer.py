@@ -1,0 +1,300 @@
+"""The trainer: mistakes end with one line, a full disk does not end training, and resuming goes on."""
+
+from __future__ import annotations
+
+import copy
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from difix3d_ns import checkpoints
+from difix3d_ns.methods import difix3d_splatfacto
+from difix3d_ns.trainer import STATE_KEY, Difix3DTrainer, Difix3DTrainerConfig
+from tests.unit.tiny_scene import write_scene
+
+Change = Callable[[Difix3DTrainerConfig], None]
+
+
+def _config(scene: Path, steps: int = 4, rounds: int = 0, name: str = "run") -> Difix3DTrainerConfig:
+    config = copy.deepcopy(difix3d_splatfacto.config)
+    assert isinstance(config, Difix3DTrainerConfig)
+    config.machine.device_type = "cpu"
+    config.data = scene
+    config.pipeline.datamanager.data = scene
+    config.output_dir = scene.parent / "outputs"
+    config.experiment_name = "tiny"
+    config.timestamp = name
+    config.vis = "tensorboard"
+    config.max_num_iterations = steps
+    config.pipeline.rounds = rounds
+    config.pipeline.fixer.name = "none"
+    return config
+
+
+def _said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def _run(config: Difix3DTrainerConfig) -> Difix3DTrainer:
+    config.save_config()
+    trainer = Difix3DTrainer(config)
+    trainer.setup()
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return write_scene(tmp_path / "scene")
+
+
+def _foreign_checkpoint(folder: Path, step: int) -> Path:
+    """What plain nerfstudio writes, as far as is read before set-up."""
+    folder.mkdir()
+    path = folder / f"step-{step:09d}.ckpt"
+    torch.save({"step": step, "pipeline": {}, "optimizers": {}, "schedulers": {}, "scalers": {}}, path)
+    return path
+
+
+def _set(path: str, value: Any) -> Change:
+    def change(config: Difix3DTrainerConfig) -> None:
+        *owners, name = path.split(".")
+        owner: Any = config
+        for part in owners:
+            owner = getattr(owner, part)
+        assert hasattr(owner, name)
+        setattr(owner, name, value)
+
+    return change
+
+
+MISTAKES: dict[str, tuple[Change, list[str]]] = {
+    "CUDA without CUDA": (_set("machine.device_type", "cuda"), ["--machine.device-type cuda", "leave the flag out"]),
+    "no steps": (_set("max_num_iterations", 0), ["--max-num-iterations 0"]),
+    "no such checkpoint": (_set("load_checkpoint", Path("/nowhere.ckpt")), ["/nowhere.ckpt does not exist"]),
+    "no such folder of checkpoints": (_set("load_dir", Path("/nowhere")), ["--load-dir /nowhere", "nerfstudio_models"]),
+    "no such fixer": (_set("pipeline.fixer.name", "magic"), ["'magic'", "--pipeline.fixer.name"]),
+    "no camera path": (_set("pipeline.targets.kind", "camera-path"), ["--pipeline.targets.camera-path FILE"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_end_with_one_line(
+    name: str, scene: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    change, words = MISTAKES[name]
+    config = _config(scene, steps=300, rounds=1)
+    change(config)
+    with pytest.raises(SystemExit) as ended:
+        Difix3DTrainer(config).setup()
+    assert ended.value.code == 1
+    said = _said(capsys)
+    assert "Error:" in said
+    for word in words:
+        assert word in said
+
+
+def test_unreadable_weights_are_told_of_before_training(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scene / "w.safetensors").write_bytes(b"no weights")
+    (scene / "w.json").write_text("{}")
+    for name in ("w.safetensors", "gone.safetensors"):
+        config = _config(scene, steps=300, rounds=1)
+        config.pipeline.fixer.name, config.pipeline.fixer.weights = "embedded", str(scene / name)
+        with pytest.raises(SystemExit):
+            Difix3DTrainer(config).setup()
+        said = _said(capsys)
+        assert "--pipeline.fixer.weights" in said and name.split(".")[0] in said
+
+
+def test_unreadable_camera_path(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scene / "path.json").write_text("{no json")
+    for name in ("path.json", "gone.json"):
+        config = _config(scene, steps=300, rounds=1)
+        config.pipeline.targets.kind, config.pipeline.targets.camera_path = "camera-path", scene / name
+        with pytest.raises(SystemExit):
+            Difix3DTrainer(config).setup()
+        assert name in _said(capsys).replace(" ", "")
+
+
+def test_bad_scene(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (scene / "transforms.json").unlink()
+    with pytest.raises(SystemExit):
+        Difix3DTrainer(_config(scene)).setup()
+    assert "transforms.json is missing" in _said(capsys)
+
+
+@pytest.mark.parametrize("where", ["file", "file/deeper"])
+def test_output_folder_that_cannot_be_written(
+    scene: Path, where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    config = _config(scene)
+    config.output_dir = tmp_path / where
+    with pytest.raises(SystemExit):
+        config.save_config()
+    assert "cannot write to --output-dir" in _said(capsys)
+
+
+def test_one_training_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = write_scene(tmp_path / "scene", count=2)
+    with pytest.raises(SystemExit):
+        Difix3DTrainer(_config(scene, steps=300, rounds=1)).setup()
+    said = _said(capsys)
+    assert "at least two training images" in said and "--pipeline.rounds 0" in said
+    assert len(_run(_config(scene)).pipeline.datamanager.train_dataset) == 1
+
+
+def test_training_cameras_at_one_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.unit.tiny_scene import look_at
+
+    poses = [look_at((2, 0, 0.5))] * 4 + [look_at((0, 2, 0.5)), look_at((2, 0, 0.5))]  # the held-out one elsewhere
+    scene = write_scene(tmp_path / "scene", poses=poses)
+    with pytest.raises(SystemExit):
+        Difix3DTrainer(_config(scene, steps=300, rounds=1)).setup()
+    said = _said(capsys)
+    assert "no poses for pseudo-views" in said and "--pipeline.rounds 0" in said
+
+
+def test_a_picture_that_goes_bad_during_training_is_told_of(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Difix3DTrainer(_config(scene))
+    trainer.setup()
+    path = scene / "images/frame_001.png"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(SystemExit):
+        trainer.train()
+    assert "frame_001.png cannot be read" in _said(capsys).replace("frame_001.p ng", "frame_001.png")
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "masks", "no points", "no held-out images", "distorted", "mixed"])
+def test_odd_scenes_train(kind: str, tmp_path: Path) -> None:
+    settings: dict[str, dict[str, Any]] = {
+        "RGBA": {"mode": "RGBA"},
+        "masks": {"masks": True},
+        "no points": {"points": False},
+        "no held-out images": {"change": lambda meta: meta.update(val_filenames=[])},
+        "distorted": {"k1": -0.3, "k2": 0.1, "masks": True},
+        "mixed": {"sizes": [(40, 30), (30, 40), (36, 36), (40, 30), (30, 40), (40, 30)]},
+    }
+    config = _config(write_scene(tmp_path / "scene", **settings[kind]), steps=6)
+    config.pipeline.model.num_random = 500
+    trainer = _run(config)
+    assert all(torch.isfinite(p).all() for p in trainer.pipeline.model.gauss_params.values())
+    assert checkpoints.checkpoint_steps(trainer.checkpoint_dir)[0] == 5
+
+
+def test_full_disk_does_not_end_training(
+    scene: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(scene, steps=6)
+    config.steps_per_save = 2
+    save, failing = checkpoints.save, [True]
+
+    def full(state: dict[str, Any], folder: Path, step: int) -> Path:
+        if step == 4 and failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(state, folder, step)
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    trainer = _run(config)
+    assert checkpoints.checkpoint_steps(trainer.checkpoint_dir) == [5, 2]
+    said = _said(capsys)
+    assert "step 4 could not be saved" in said and "No space left" in said and "Free some space" in said
+
+
+def test_full_disk_at_the_end_is_a_failure_that_keeps_the_rest(
+    scene: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(scene, steps=6)
+    config.steps_per_save = 2
+    save = checkpoints.save
+
+    def full(state: dict[str, Any], folder: Path, step: int) -> Path:
+        if step == 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(state, folder, step)
+
+    monkeypatch.setattr(checkpoints, "save", full)
+    with pytest.raises(SystemExit) as ended:
+        _run(config)
+    assert ended.value.code == 1
+    folder = config.get_checkpoint_dir()
+    assert checkpoints.checkpoint_steps(folder) == [4, 2]
+    assert "step 5 could not be saved" in _said(capsys)
+
+
+def test_resumed_training_equals_an_uninterrupted_one(scene: Path) -> None:
+    def config(name: str) -> Difix3DTrainerConfig:
+        made = _config(scene, steps=40, name=name)
+        made.steps_per_save = 20
+        made.pipeline.model.num_random = 300
+        return made
+
+    def seeded(made: Difix3DTrainerConfig) -> Difix3DTrainer:
+        torch.manual_seed(0)
+        np.random.seed(0)
+        return _run(made)
+
+    whole = seeded(config("whole"))
+    halves = config("halves")
+    halves.load_checkpoint = whole.checkpoint_dir / "step-000000020.ckpt"
+    assert halves.load_checkpoint.exists()
+    torch.manual_seed(99)
+    resumed = _run(halves)
+    assert resumed._start_step == 21
+    for name, parameter in whole.pipeline.model.gauss_params.items():
+        other = resumed.pipeline.model.gauss_params[name]
+        assert parameter.shape == other.shape, name
+        assert torch.allclose(parameter, other, atol=1e-5), name
+
+
+def test_nothing_left_to_do(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = _run(_config(scene))
+    again = _config(scene, name="again")
+    again.load_dir = done.checkpoint_dir
+    _run(again)
+    assert "Already trained for 4 steps" in _said(capsys)
+
+
+def test_foreign_checkpoint_is_trained_on_for_as_many_steps(scene: Path, tmp_path: Path) -> None:
+    config = _config(scene, steps=300)
+    config.load_checkpoint = _foreign_checkpoint(tmp_path / "foreign", 29_999)
+    trainer = Difix3DTrainer(config)
+    assert (trainer._offset, trainer._last_step) == (30_000, 30_300)
+    assert config.pipeline.model.warmup_length is not None and config.pipeline.model.warmup_length > 30_000
+    assert config.optimizers["means"]["scheduler"].max_steps == 30_300
+
+
+def test_resuming_what_began_from_a_foreign_checkpoint(scene: Path) -> None:
+    plain = _run(_config(scene, steps=10, name="plain"))
+    path = plain.checkpoint_dir / "step-000000009.ckpt"
+    state = checkpoints.load(path)
+    del state[STATE_KEY]
+    torch.save(state, path)  # as splatfacto would have written it
+    first = _config(scene, steps=12, name="first")
+    first.load_checkpoint, first.steps_per_save = path, 5
+    trained = _run(first)
+    assert checkpoints.checkpoint_steps(trained.checkpoint_dir) == [21, 20]
+    (trained.checkpoint_dir / "step-000000021.ckpt").write_bytes(b"damaged")
+    resumed = _config(scene, steps=12, name="resumed")
+    resumed.load_dir = trained.checkpoint_dir
+    again = Difix3DTrainer(resumed)
+    assert (again._offset, again._last_step) == (10, 22)
+    again.setup()
+    assert again._start_step == 21
+    assert resumed.pipeline.model.warmup_length == first.pipeline.model.warmup_length
+
+
+def test_foreign_checkpoint_of_another_shape_is_told_of(
+    scene: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = _config(scene)
+    config.load_checkpoint = _foreign_checkpoint(tmp_path / "foreign", 10)
+    with pytest.raises(SystemExit):
+        Difix3DTrainer(config).setup()
+    assert "does not fit this method" in _said(capsys)
