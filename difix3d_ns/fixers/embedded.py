@@ -19,6 +19,8 @@ from difix3d_ns.fixers.networks.blend import SLOTS
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.precision import fast_dtype
 from difix3d_ns.geometry.exposure import match_exposure
+from difix3d_ns.geometry.refine import refine_depth
+from difix3d_ns.geometry.warp import warp_references
 
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 
@@ -28,16 +30,23 @@ class Aligned(NamedTuple):
 
     warps: Tensor  # [K, 3, H, W] in [0, 1], K <= SLOTS
     visibility: Tensor  # [K, 1, H, W] in [0, 1]
+    depth: Tensor | None  # [H, W, 1] the splat's depth, corrected
 
 
 def align(request: FixRequest) -> Aligned:
-    """Warp the references into the request's view, bring them to its exposure, keep those that show the most."""
+    """Choose the references that show the most, correct the depth by them, warp them and match their exposure."""
     found = warp_request(request)
     shares = found.visibility.mean((1, 2, 3))
     best = [k for k in shares.argsort(descending=True, stable=True).tolist()[:SLOTS] if shares[k] > 0]
+    depth = request.depth
+    if best and request.camera is not None and depth is not None and request.alpha is not None:
+        references = [request.references[k] for k in best]
+        depth = refine_depth(request.camera, depth, request.alpha, references, request.image)
+        found = warp_references(request.camera, depth, request.alpha, references)
+        best = list(range(len(references)))
     visibility = found.visibility[best]
     images = match_exposure(found.images[best], visibility, request.image.to(visibility))
-    return Aligned(images.permute(0, 3, 1, 2), visibility.permute(0, 3, 1, 2))
+    return Aligned(images.permute(0, 3, 1, 2), visibility.permute(0, 3, 1, 2), depth)
 
 
 def confidence(result: Tensor, aligned: Aligned) -> Tensor:
@@ -80,7 +89,8 @@ class EmbeddedFixer:
             pictures = self._run([requests[i] for i in members], [aligned[i] for i in members])
             for i, picture in zip(members, pictures, strict=True):
                 trust = confidence(picture, aligned[i]) if len(aligned[i].warps) else torch.zeros_like(picture[:1])
-                results[i] = FixResult(picture.permute(1, 2, 0).contiguous(), trust.permute(1, 2, 0).contiguous())
+                picture, trust = picture.permute(1, 2, 0).contiguous(), trust.permute(1, 2, 0).contiguous()
+                results[i] = FixResult(picture, trust, aligned[i].depth)
         return [results[i] for i in range(len(requests))]
 
     def _run(self, requests: list[FixRequest], aligned: list[Aligned]) -> list[Tensor]:

@@ -24,6 +24,8 @@ class Phase:
     """At its height; warms up over 20 steps and falls as a cosine."""
     share: float = 1.0
     """Of ``max_minutes``, relative to the other phases."""
+    crop: int | None = None
+    """Instead of the recipe's."""
 
 
 @dataclass(frozen=True)

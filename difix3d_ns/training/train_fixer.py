@@ -26,6 +26,7 @@ from difix3d_ns.training.recipe import Phase, Recipe, load_recipe
 from difix3d_ns.training.validate import validate
 
 CHECKPOINT = "checkpoint.pt"
+_LONGEST_STEP = 20.0  # seconds
 
 
 def train_fixer(
@@ -121,10 +122,14 @@ class _Run:
                 start = time.monotonic()
                 recent.append(self._one_step(phase, done))
                 self.step, left = self.step + 1, left - 1
-                self.elapsed += time.monotonic() - start
+                # A machine that slept or a stopped process did not train.
+                self.elapsed += min(time.monotonic() - start, _LONGEST_STEP)
                 if self.step % 50 == 0:
                     self.losses.append((self.phase, self.step, sum(recent) / len(recent)))
                     recent = []
+                    if not self.progress.console.is_terminal and self.step % 200 == 0:  # a log shows no bar
+                        name = f"phase {self.phase + 1}, step {self.step}"
+                        self.progress.console.print(f"{name}: loss {self.losses[-1][2]:.4f}, {done:.0%} done")
                 self._show(task, phase)
                 if time.monotonic() - saved > 60 * self.recipe.checkpoint_minutes:
                     self._save()
@@ -165,7 +170,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         recipe = self.recipe
-        batch = self.data.draw(recipe.batch, recipe.crop, recipe.reference_dropout, self.generator)
+        batch = self.data.draw(recipe.batch, phase.crop or recipe.crop, recipe.reference_dropout, self.generator)
         batch = Batch(*(tensor.to(self.device) for tensor in batch))
         diffusion = phase.modules != ("blend",)
         precision = fast_dtype(self.device.type)

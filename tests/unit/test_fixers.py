@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_fixer_networks import CHAIN, SCHEDULER, UNET, VAE
-from test_geometry_warp import camera_at, photograph
 
 from difix3d_ns.fixers import FixRequest, Reference, available_fixers, load_fixer
 from difix3d_ns.fixers.difix import merge_lora
 from difix3d_ns.fixers.embedded import load as load_embedded
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.difix import DifixNet
+from tests.unit.test_fixer_networks import CHAIN, SCHEDULER, UNET, VAE
+from tests.unit.test_geometry_warp import camera_at, photograph
 
 
 @pytest.fixture(scope="session")

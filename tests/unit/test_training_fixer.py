@@ -11,14 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from test_fixer_networks import CHAIN
-from test_geometry_warp import camera_at, photograph
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.fixers.embedded import load as load_embedded
 from difix3d_ns.training.pairs import PairSet, find_pairs, read_pair
 from difix3d_ns.training.recipe import Phase, Recipe, load_recipe
 from difix3d_ns.training.train_fixer import picture_loss, train_fixer
+from tests.unit.test_fixer_networks import CHAIN
+from tests.unit.test_geometry_warp import camera_at, photograph
 
 RECIPE = Recipe(
     chain=CHAIN,
