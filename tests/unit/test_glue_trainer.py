@@ -228,11 +228,16 @@ def test_full_disk_at_the_end_is_a_failure_that_keeps_the_rest(
     assert "step 5 could not be saved" in _said(capsys)
 
 
-def test_resumed_training_equals_an_uninterrupted_one(scene: Path) -> None:
+@pytest.mark.parametrize(("densification", "rounds"), [("default", 0), ("mcmc", 0), ("default", 2)])
+def test_resumed_training_equals_an_uninterrupted_one(scene: Path, densification: str, rounds: int) -> None:
+    steps = 100 if rounds else 40
+
     def config(name: str) -> Difix3DTrainerConfig:
-        made = _config(scene, steps=40, name=name)
-        made.steps_per_save = 20
-        made.pipeline.model.num_random = 300
+        made = _config(scene, steps=steps, rounds=rounds, name=name)
+        made.steps_per_save = steps // 2
+        made.pipeline.targets.count = 3
+        made.pipeline.model.densification = densification  # type: ignore[assignment]
+        made.pipeline.model.max_gaussians = 200
         return made
 
     def seeded(made: Difix3DTrainerConfig) -> Difix3DTrainer:
@@ -242,11 +247,14 @@ def test_resumed_training_equals_an_uninterrupted_one(scene: Path) -> None:
 
     whole = seeded(config("whole"))
     halves = config("halves")
-    halves.load_checkpoint = whole.checkpoint_dir / "step-000000020.ckpt"
+    halves.load_checkpoint = whole.checkpoint_dir / f"step-{steps // 2:09d}.ckpt"
     assert halves.load_checkpoint.exists()
     torch.manual_seed(99)
     resumed = _run(halves)
-    assert resumed._start_step == 21
+    assert resumed._start_step == steps // 2 + 1
+    assert (whole.pipeline.rounds is not None) == bool(rounds)
+    if rounds:
+        assert len(whole.pipeline.rounds.pool) == len(resumed.pipeline.rounds.pool) > 0
     for name, parameter in whole.pipeline.model.gauss_params.items():
         other = resumed.pipeline.model.gauss_params[name]
         assert parameter.shape == other.shape, name
