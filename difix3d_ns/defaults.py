@@ -44,6 +44,7 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
     assert steps is not None
     if steps < 1:
         raise UserError(f"--max-num-iterations {steps}: at least 1 is needed")
+    _check_given(config)
     model = config.pipeline.model
     chosen |= _fill(model, max_gaussians=CPU_GAUSSIANS if on_cpu else 0)
     chosen |= _fill(config.pipeline, rounds=CPU_ROUNDS if on_cpu else CUDA_ROUNDS)
@@ -84,6 +85,30 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
             + ", ".join(words[name] for name in words if name in chosen)
             + ", images of about 480 px (--pipeline.datamanager.camera-res-scale-factor); any flag you give wins."
         )
+
+
+def _check_given(config: Difix3DTrainerConfig) -> None:
+    pipeline, model = config.pipeline, config.pipeline.model
+    least = {
+        "--pipeline.rounds": (pipeline.rounds, 0),
+        "--pipeline.targets.count": (pipeline.targets.count, 1),
+        "--pipeline.pool-capacity": (pipeline.pool_capacity, 1),
+        "--pipeline.model.max-gaussians": (model.max_gaussians, 0),
+        "--pipeline.model.refine-every": (model.refine_every, 1),
+        "--pipeline.model.reset-alpha-every": (model.reset_alpha_every, 1),
+        "--pipeline.model.sh-degree-interval": (model.sh_degree_interval, 1),
+        "--pipeline.model.resolution-schedule": (model.resolution_schedule, 1),
+    }
+    for flag, (number, bound) in least.items():
+        if number is not None and number < bound:
+            raise UserError(f"{flag} {number}: at least {bound} is needed")
+    if not 0 <= model.gaussian_dropout < 1:
+        raise UserError(f"--pipeline.model.gaussian-dropout {model.gaussian_dropout}: at least 0 and below 1 is needed")
+    if not 0 <= pipeline.pseudo_probability <= 1:
+        raise UserError(f"--pipeline.pseudo-probability {pipeline.pseudo_probability}: a number in [0, 1] is needed")
+    factor = pipeline.datamanager.camera_res_scale_factor
+    if factor is not None and factor <= 0:
+        raise UserError(f"--pipeline.datamanager.camera-res-scale-factor {factor}: above 0 is needed")
 
 
 def _fill(target: Any, **values: Any) -> set[str]:

@@ -146,6 +146,36 @@ def test_no_steps_is_an_error(steps: int) -> None:
         defaults.settle(_config(steps=steps))
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("rounds", -1),
+        ("targets.count", 0),
+        ("pool_capacity", 0),
+        ("model.max_gaussians", -1),
+        ("model.refine_every", 0),
+        ("model.reset_alpha_every", 0),
+        ("model.sh_degree_interval", 0),
+        ("model.resolution_schedule", 0),
+        ("model.gaussian_dropout", 1.0),
+        ("model.gaussian_dropout", -0.1),
+        ("pseudo_probability", 1.5),
+        ("datamanager.camera_res_scale_factor", 0.0),
+    ],
+)
+def test_numbers_out_of_range_name_their_flag(path: str, value: float) -> None:
+    config = _config(steps=300)
+    *owners, name = path.split(".")
+    owner = config.pipeline
+    for part in owners:
+        owner = getattr(owner, part)
+    assert hasattr(owner, name)
+    setattr(owner, name, value)
+    flag = "--pipeline." + path.replace("_", "-")
+    with pytest.raises(UserError, match=f"{flag} {value}"):
+        defaults.settle(config)
+
+
 def test_cuda_flag_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"--machine.device-type cuda.*leave the flag out"):
