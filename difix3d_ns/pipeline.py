@@ -142,16 +142,25 @@ class Difix3DPipeline(VanillaPipeline):
         try:
             if targets.kind == "camera-path":
                 assert targets.camera_path is not None
-                return camera_path_targets(targets.camera_path, targets.count)
+                return self._no_larger(camera_path_targets(targets.camera_path, targets.count))
             if targets.kind == "eval":
                 CONSOLE.log("[yellow]Targets are the evaluation poses (--pipeline.targets.kind eval).")
+                if not self.datamanager.eval_dataset:
+                    raise UserError("--pipeline.targets.kind eval: the scene has no evaluation images; use kind auto")
                 return [to_pinhole(camera) for camera in self._eval_cameras()]
             points = self.model.seed_points[0] if self.model.seed_points is not None else None
             return auto_targets(self._photographs.cameras(), points, targets.count, targets.beyond)
         except (ValueError, FileNotFoundError) as error:
             raise UserError(f"no poses for pseudo-views: {error} (--pipeline.rounds 0 trains without)") from error
 
+    def _no_larger(self, targets: list[Pinhole]) -> list[Pinhole]:
+        """A path is saved at the size of the video; training gains nothing from more pixels than photographs have."""
+        bound = max(max(camera.width, camera.height) for camera in self._photographs.cameras())
+        factors = [min(1.0, bound / max(target.width, target.height)) for target in targets]
+        return [t.resized(round(t.width * f), round(t.height * f)) for t, f in zip(targets, factors, strict=True)]
+
     def _eval_cameras(self) -> Sequence[Cameras]:
+        assert self.datamanager.cached_eval is not None  # undistorting fixes the intrinsics
         cameras = self.datamanager.eval_dataset.cameras
         return [cameras[i : i + 1] for i in range(len(cameras))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,45 @@ def test_unreadable_camera_path(scene: Path, capsys: pytest.CaptureFixture[str])
         with pytest.raises(SystemExit):
             Difix3DTrainer(config).setup()
         assert name in _said(capsys).replace(" ", "")
+
+
+def test_camera_path_is_no_larger_than_the_photographs(scene: Path) -> None:
+    pose = np.eye(4)
+    pose[2, 3] = 1.0
+    frames = [{"camera_to_world": (pose * s).flatten().tolist(), "fov": 50, "aspect": 2} for s in (1.0, 1.0)]
+    path = {"camera_type": "perspective", "render_width": 1600, "render_height": 800, "camera_path": frames}
+    (scene / "path.json").write_text(json.dumps(path))
+    config = _config(scene, steps=300, rounds=1)
+    config.pipeline.targets.kind, config.pipeline.targets.camera_path = "camera-path", scene / "path.json"
+    trainer = Difix3DTrainer(config)
+    trainer.setup()
+    targets = trainer.pipeline._find_targets()
+    assert [(t.width, t.height) for t in targets] == [(40, 20)] * 2
+    assert torch.allclose(targets[0].intrinsics[0, 2], torch.tensor(20.0, dtype=targets[0].intrinsics.dtype))
+
+
+def test_evaluation_poses_as_targets_are_undistorted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = write_scene(tmp_path / "scene", size=(120, 90), k1=-0.35, k2=0.12)
+    config = _config(scene, steps=300, rounds=1)
+    config.pipeline.targets.kind = "eval"
+    trainer = Difix3DTrainer(config)
+    trainer.setup()
+    assert "Targets are the evaluation poses" in _said(capsys)
+    (target,) = trainer.pipeline._find_targets()
+    image = trainer.pipeline.datamanager.cached_eval[0]["image"]
+    assert (target.height, target.width) == tuple(image.shape[:2])
+    photograph = trainer.pipeline._photographs.cameras()[0]
+    assert torch.allclose(target.intrinsics, photograph.intrinsics, atol=1e-3)
+    assert abs(float(target.intrinsics[0, 0]) - 0.9 * 120) > 1
+
+
+def test_no_evaluation_poses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = write_scene(tmp_path / "scene", change=lambda meta: meta.update(val_filenames=[]))
+    config = _config(scene, steps=300, rounds=1)
+    config.pipeline.targets.kind = "eval"
+    with pytest.raises(SystemExit):
+        Difix3DTrainer(config).setup()
+    assert "--pipeline.targets.kind eval" in _said(capsys)
 
 
 def test_bad_scene(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
