@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from plyfile import PlyData
-from scipy.ndimage import binary_closing, binary_dilation
+from scipy.ndimage import binary_closing, binary_dilation, binary_opening
 from torch import Tensor
 
 from difix3d_ns.curation.procedural import photograph_world, training_world
@@ -133,9 +133,10 @@ def _read_folder(folder: Path, long_side: int, white_background: bool) -> Captur
 
 
 def _object_masks(images: Tensor) -> Tensor:  # [N, H, W, 1]
-    """Whatever is not white, without specks and with small holes closed."""
+    """Whatever is dark or coloured (a shadow on white is neither), without specks, small holes closed."""
     masks = []
     for image in images.numpy():
-        solid = binary_closing(image.min(-1) < 0.93, iterations=2)
+        solid = (np.ptp(image, axis=-1) > 0.18) | (image.max(-1) < 0.6)
+        solid = binary_closing(binary_opening(solid), iterations=2)
         masks.append(binary_dilation(solid, iterations=1))
     return torch.from_numpy(np.stack(masks)).float()[..., None]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from difix3d_ns.curation.capture import load_capture
+from difix3d_ns.curation.capture import _object_masks, load_capture
 from difix3d_ns.curation.pairs import WORTHLESS, PairOptions, make_pairs
 from difix3d_ns.curation.procedural import photograph_world, training_world, write_views
 from difix3d_ns.curation.reconstruct import Schedule, _similarity, reconstruct
@@ -149,3 +149,14 @@ def test_a_dataset_without_held_out_views_or_points_is_named(dataset, tmp_path):
     (tmp_path / "sparse_pc.ply").unlink()
     with pytest.raises(FileNotFoundError, match=r"sparse_pc\.ply"):
         load_capture(str(tmp_path), 96)
+
+
+def test_object_masks_keep_the_object_and_drop_shadows_and_specks():
+    image = torch.full((1, 60, 60, 3), 0.97)
+    image[0, 40:50, 10:50] = 0.75  # a shadow on white
+    image[0, 2, 2] = 0.0  # a speck
+    image[0, 15:40, 20:40] = torch.tensor([0.6, 0.4, 0.2])
+    mask = _object_masks(image)[0, ..., 0]
+    assert mask[16:39, 21:39].all()
+    assert not mask[42:50].any()
+    assert mask[2, 2] == 0
