@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerSlider
+from torch import nn
 
 if TYPE_CHECKING:
     from difix3d_ns.enhancer import Enhancer
 
 
-class EnhancerControls:
-    """A checkbox and a slider; nerfstudio's viewer finds them as attributes of the pipeline.
+class EnhancerControls(nn.Module):
+    """A checkbox and a slider.
+
+    nerfstudio's viewer looks for elements in the pipeline and the modules below it, hence a module (of nothing).
 
     To see the enhanced picture, choose ``enhanced`` as output type.
     """
 
     def __init__(self, enhancer: Enhancer) -> None:
+        super().__init__()
         self._enhancer = enhancer
         self.enabled = ViewerCheckbox("Enhancer", True, cb_hook=self._toggle, hint="Repair the output 'enhanced'")
         self.strength = ViewerSlider("Enhancer strength", 1.0, 0.0, 1.0, 0.05, cb_hook=self._set_strength)

@@ -58,7 +58,8 @@ def run() -> Command:
             timeout=600,
             check=False,
         )
-        assert result.returncode == status, f"{name} {arguments} ended with {result.returncode}:\n{result.stdout[-6000:]}"
+        shown = f"{name} {arguments} ended with {result.returncode}:\n{result.stdout[-6000:]}"
+        assert result.returncode == status, shown
         return result
 
     return execute

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from PIL import Image
 from plyfile import PlyData
+
 from tests.conftest import Command, command_line
 from tests.integration.conftest import SMALL
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from tests.conftest import Command, command_line
 from tests.integration.conftest import SMALL
 
