@@ -56,9 +56,9 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     """what repairs them"""
     enhance_rgb: bool = False
     """make the output rgb itself the enhanced picture; the plain render is then called raw"""
-    pseudo_probability: float = 0.4
+    pseudo_probability: float = 0.35
     """share of training steps that use a pseudo-view; measured flat from 0.35 to 0.5"""
-    pseudo_weight: float = 0.5
+    pseudo_weight: float = 0.4
     """loss weight of a pseudo-view against 1 for a photograph; measured flat from 0.3 to 1"""
     pool_capacity: int = 256
     """most pseudo-views kept; at 960 x 640 one takes about 5 MB of memory"""

@@ -16,7 +16,7 @@ def missing() -> list[tuple[str, str]]:
     if ctypes.util.find_library("usb-1.0") is None:
         found.append(
             (
-                "libusb is missing: ns-export imports open3d, which needs it",
+                "libusb is missing: ns-export and ns-process-data import open3d, which needs it",
                 "apt-get install -y libusb-1.0-0 libgl1 libgomp1",
             )
         )

@@ -54,12 +54,16 @@ def train(data: Path, output: Path, name: str, flags: Sequence[str] = (), log: P
         *("--data", str(data), "--output-dir", str(output), "--experiment-name", name, "--timestamp", "run"),
         *("--vis", "tensorboard", *flags),
     ]
+    # torch and numba bring a thread pool each: waiting threads must not steal the other's cores
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
     started = time.perf_counter()
     if log is None:
-        code = subprocess.run(command, check=False).returncode
+        code = subprocess.run(command, check=False, env=environment).returncode
     else:
         with log.open("a") as file:
-            code = subprocess.run(command, check=False, stdout=file, stderr=subprocess.STDOUT).returncode
+            code = subprocess.run(
+                command, check=False, stdout=file, stderr=subprocess.STDOUT, env=environment
+            ).returncode
     if code != 0:
         raise RuntimeError(f"training {name} on {data} failed" + (f"; see {log}" if log else ""))
     return Run(output / name / "difix3d-splatfacto" / "run" / "config.yml", time.perf_counter() - started)
