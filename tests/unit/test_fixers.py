@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from difix3d_ns.fixers import FixRequest, Reference, available_fixers, load_fixer
+from difix3d_ns.fixers import FixRequest, Reference, available_fixers, embedded, load_fixer
 from difix3d_ns.fixers.difix import merge_lora
 from difix3d_ns.fixers.embedded import load as load_embedded
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
@@ -204,3 +204,13 @@ def test_lora_is_merged_as_peft_defines_it():
     torch.testing.assert_close(
         torch.nn.functional.conv2d(picture, merged["decoder.conv.weight"]), expected, atol=1e-4, rtol=1e-4
     )
+
+
+def test_the_packaged_weights_load_and_repair():
+    folder = Path(embedded.WEIGHTS).parent
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 6 * 2**20
+    request = make_request(3)
+    truth = photograph(request.camera)[0].image
+    (result,) = load_fixer("embedded").fix([request])
+    before, after = ((x - truth).square().mean() for x in (request.image, result.image))
+    assert after < 0.7 * before
