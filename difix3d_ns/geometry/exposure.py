@@ -11,6 +11,11 @@ _TRUST = 0.02  # weight of "no change", as a share of the picture
 
 
 def match_exposure(images: Tensor, visibility: Tensor, render: Tensor) -> Tensor:
+    """Warped references times their ``exposure_gains``, clamped to [0, 1]; arguments and shapes as there."""
+    return (images * exposure_gains(images, visibility, render)[:, None, None]).clamp(0, 1)
+
+
+def exposure_gains(images: Tensor, visibility: Tensor, render: Tensor) -> Tensor:
     """One gain per reference and channel, fitted where the reference is visible and agrees with the render.
 
     A gain from ratios of means, not a regression: regressing a blurred render on a sharp photograph would shrink the
@@ -22,10 +27,10 @@ def match_exposure(images: Tensor, visibility: Tensor, render: Tensor) -> Tensor
         render: [H, W, 3] in [0, 1].
 
     Returns:
-        [K, H, W, 3] corrected references, clamped to [0, 1]; a reference that is nowhere visible stays as it is.
+        [K, 3]; 1 for a reference that is nowhere visible.
     """
     if images.shape[0] == 0:
-        return images
+        return images.new_ones(0, 3)
     weight = _pool(visibility)
     source = _pool(images * visibility) / weight.clamp_min(1e-3)
     target = _pool(render[None] * visibility) / weight.clamp_min(1e-3)
@@ -37,7 +42,7 @@ def match_exposure(images: Tensor, visibility: Tensor, render: Tensor) -> Tensor
         above = (trusted * target).mean((2, 3), keepdim=True) + _TRUST * 0.5
         below = (trusted * source).mean((2, 3), keepdim=True) + _TRUST * 0.5
         gain = (above / below).clamp(1 / _LIMIT, _LIMIT)
-    return (images * gain.permute(0, 2, 3, 1)).clamp(0, 1)
+    return gain[..., 0, 0]
 
 
 def _pool(maps: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from difix3d_ns.geometry.exposure import match_exposure
+from difix3d_ns.geometry.exposure import exposure_gains
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
 from difix3d_ns.geometry.warp import warp_references
@@ -58,11 +58,14 @@ def refine_depth(
         for reference in references
     ]
     target, half_depth, half_alpha = _halve(render, "area"), _halve(depth, "nearest"), _halve(alpha, "nearest")
+    warps = warp_references(camera, half_depth, half_alpha, small)
+    gains = exposure_gains(warps.images, warps.visibility, target)
+    small = [replace(part, image=part.image * gain) for part, gain in zip(small, gains, strict=True)]
     offsets = torch.linspace(-_SPAN, _SPAN, _STEPS).tolist()
     costs = []
     for offset in offsets:
         warps = warp_references(camera, half_depth * (1 + offset), half_alpha, small, tolerance=1.6 * _SPAN)
-        images, seen = match_exposure(warps.images, warps.visibility, target), warps.visibility
+        images, seen = warps.images, warps.visibility
         total = seen.sum(0)
         mean = (seen * images).sum(0) / total.clamp_min(1e-3)
         apart = (seen * ((images - mean).abs() + _RENDER * (images - target).abs())).mean(-1).sum(0)

@@ -261,7 +261,12 @@ def _make_pairs(recipe: Recipe, root: Path) -> None:
 def _write_weights(chain: EmbeddedChain, recipe: Recipe, output: Path) -> None:
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in chain.state_dict().items()}
     _write_json(output / "weights.json", {**recipe.chain, **recipe.extra})
-    _replace(output / "weights.safetensors", lambda path: (save_file(tensors, path), path.chmod(0o644)))
+
+    def write(path: Path) -> None:
+        save_file(tensors, path)
+        path.chmod(0o644)  # safetensors makes files only their owner can read
+
+    _replace(output / "weights.safetensors", write)
 
 
 def _write_json(path: Path, content: Any) -> None:
