@@ -76,16 +76,25 @@ def fix(
     fix_pictures(inputs, output, reference, weights, device)
 
 
-def train_fixer(recipe: Annotated[str, tyro.conf.Positional], output: Path) -> None:
+def train_fixer(
+    recipe: Annotated[str, tyro.conf.Positional],
+    output: Path,
+    pairs: Path | None = None,
+    max_minutes: float | None = None,
+    device: str = "cpu",
+) -> None:
     """Train the embedded fixer.
 
     Args:
         recipe: a recipe of configs/fixer by name (embedded, smoke) or the path of a YAML file.
         output: folder for weights, metrics.json and what resuming needs.
+        pairs: folder of pairs to train on (unset: they are made from the recipe's scenes).
+        max_minutes: end after so long (unset: as the recipe says).
+        device: cpu or cuda.
     """
     from difix3d_ns.training.train_fixer import train_fixer as train
 
-    train(recipe, output)
+    train(recipe, output, pairs, device, max_minutes)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

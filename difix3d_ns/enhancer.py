@@ -39,7 +39,7 @@ class FixerSettings:
     strength: float = 1.0
     """0 = the render, 1 = the fixer's picture, in the enhanced output"""
     dtype: str | None = field(default=None)
-    """precision of the fixer's networks: float32, bfloat16 or float16 (unset: float32 on a CPU, bfloat16 with CUDA)"""
+    """precision of the fixer's networks: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
 
     def load(self, device: torch.device) -> Fixer:
         """The fixer, loaded once per process.
@@ -47,7 +47,7 @@ class FixerSettings:
         Raises:
             UserError: its name or weights are unusable.
         """
-        dtype = getattr(torch, self.dtype or ("bfloat16" if device.type == "cuda" else "float32"))
+        dtype = getattr(torch, self.dtype) if self.dtype else None
         weights = os.environ.get(WEIGHTS_VARIABLE) or self.weights
         try:
             with torch.random.fork_rng():  # a network is initialised at random before it is loaded

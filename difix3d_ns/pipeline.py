@@ -56,10 +56,10 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     """what repairs them"""
     enhance_rgb: bool = False
     """make the output rgb itself the enhanced picture; the plain render is then called raw"""
-    pseudo_probability: float = 0.35
-    """share of training steps that use a pseudo-view; measured flat from 0.35 to 0.5"""
-    pseudo_weight: float = 0.4
-    """loss weight of a pseudo-view against 1 for a photograph; measured flat from 0.3 to 1"""
+    pseudo_probability: float = 0.5
+    """share of training steps that use a pseudo-view; half, since on sparse captures they show most of what is missing"""
+    pseudo_weight: float = 1.0
+    """loss weight of a pseudo-view against 1 for a photograph; confidence already weighs it per pixel"""
     pool_capacity: int = 256
     """most pseudo-views kept; at 960 x 640 one takes about 5 MB of memory"""
 
