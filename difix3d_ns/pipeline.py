@@ -57,7 +57,7 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     enhance_rgb: bool = False
     """make the output rgb itself the enhanced picture; the plain render is then called raw"""
     pseudo_probability: float = 0.5
-    """share of training steps that use a pseudo-view; half, since on sparse captures they show most of what is missing"""
+    """share of training steps that use a pseudo-view; half: on sparse captures they show most of what is missing"""
     pseudo_weight: float = 1.0
     """loss weight of a pseudo-view against 1 for a photograph; confidence already weighs it per pixel"""
     pool_capacity: int = 256
