@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from difix3d_ns.trainer import Difix3DTrainerConfig
 
 CUDA_ITERATIONS = 30_000
+MEANS_RATE = 1.6e-4
+"""splatfacto's learning rate of the means, for 30,000 steps"""
 CPU_ITERATIONS = 2_000
 CPU_GAUSSIANS = 40_000
 """Enough for about a dozen photographs of 480 px; twice as many overfit them and cost twice the time."""
@@ -70,6 +72,13 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
         _fill(model, reset_alpha_every=max(1, (start + steps) // model.refine_every + 1))
     # Every reset costs hundreds of steps until opacities are back: a short training has one, 30,000 steps have five.
     _fill(model, reset_alpha_every=max(2, round(_at_most(steps * 0.3, 3000) / model.refine_every)))
+    # Adam moves a Gaussian by about the learning rate per step, so with splatfacto's own rate a short training could
+    # not move them as far; the square root, since shorter trainings also have less to follow. The decay is gentler,
+    # or the geometry would be frozen before the last rounds.
+    shorter = max(1.0, CUDA_ITERATIONS / steps)
+    means = config.optimizers["means"]
+    _fill(means["optimizer"], lr=MEANS_RATE * shorter**0.5)
+    _fill(means["scheduler"], lr_final=means["optimizer"].lr / (100 if shorter == 1 else 20))
     for group in config.optimizers.values():
         scheduler = group.get("scheduler")
         if scheduler is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -38,7 +38,7 @@ class FixerSettings:
     """photographs shown to the fixer: the gain of a fourth was within noise, of the third it was not"""
     strength: float = 1.0
     """0 = the render, 1 = the fixer's picture, in the enhanced output"""
-    dtype: str | None = field(default=None)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """precision of the fixer's networks: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
 
     def load(self, device: torch.device) -> Fixer:
@@ -89,6 +89,8 @@ class Enhancer:
 
         thread = threading.current_thread()
         if not isinstance(thread, RenderStateMachine):
+            if self._model.is_being_trained:
+                return outputs["rgb"]  # evaluation in between; and it holds the lock a viewer may be waiting for
             return self._enhance(camera, outputs, nullcontext())
         if thread.state != "high" or not self.enabled:
             return outputs["rgb"]

@@ -12,7 +12,7 @@ from difix3d_ns.checkpoints import allow_numpy_scalars
 from difix3d_ns.datamanager import Difix3DDatamanagerConfig
 from difix3d_ns.model import Difix3DModelConfig
 from difix3d_ns.pipeline import Difix3DPipelineConfig
-from difix3d_ns.trainer import Difix3DTrainerConfig, FittedDecayConfig
+from difix3d_ns.trainer import Difix3DTrainerConfig, FittedAdamConfig, FittedDecayConfig
 
 allow_numpy_scalars()
 
@@ -35,7 +35,7 @@ difix3d_splatfacto = MethodSpecification(
         ),
         # splatfacto's learning rates
         optimizers={
-            "means": {"optimizer": _adam(1.6e-4), "scheduler": FittedDecayConfig(lr_final=1.6e-6)},
+            "means": {"optimizer": FittedAdamConfig(eps=1e-15), "scheduler": FittedDecayConfig()},
             "features_dc": {"optimizer": _adam(0.0025), "scheduler": None},
             "features_rest": {"optimizer": _adam(0.0025 / 20), "scheduler": None},
             "opacities": {"optimizer": _adam(0.05), "scheduler": None},

@@ -254,5 +254,6 @@ class Difix3DModel(SplatfactoModel):
             intrinsics.to(self.device)[None],
             width,
             height,
+            rasterize_mode=self.config.rasterize_mode,
         )
         return depth[0], alpha[0]

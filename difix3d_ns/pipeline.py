@@ -20,6 +20,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
 from difix3d_ns.photographs import Photographs, to_cameras, to_pinhole
 from difix3d_ns.pseudoviews.schedule import pause_refine_after_reset
+from difix3d_ns.strategy import CappedStrategy
 from difix3d_ns.viewer import EnhancerControls
 
 POOL_FOLDER = "pseudo_views"
@@ -172,16 +173,23 @@ class Difix3DPipeline(VanillaPipeline):
         device = self.model.device
         return to_cameras(view.camera, device), {
             "image": view.image.to(device, torch.float32),
-            "mask": view.confidence.to(device, torch.float32),
+            "confidence": view.confidence.to(device, torch.float32),
             "pseudo_weight": schedule.weight(step),
         }
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         camera, batch = self.datamanager.next_train(step)
         outputs = self._model(camera)
-        metrics = self.model.get_metrics_dict(outputs, batch)
-        losses = self.model.get_loss_dict(outputs, batch, metrics)
         weight = batch.get("pseudo_weight")
+        metrics = self.model.get_metrics_dict(outputs, batch)
+        if weight is not None:
+            # What is not trusted is replaced by the render itself: it teaches nothing, and SSIM sees no cut-out edges
+            # as it would under a mask on both pictures.
+            batch["image"] = torch.lerp(outputs["rgb"].detach(), batch["image"], batch["confidence"])
+        if isinstance(self.model.strategy, CappedStrategy):
+            # densification is judged by photographs: its thresholds are made for their gradients
+            self.model.strategy.counting = weight is None
+        losses = self.model.get_loss_dict(outputs, batch, metrics)
         if weight is not None:
             # the curve of photographs stays readable: pseudo-views have their own
             metrics = {"pseudo_" + key if key == "psnr" else key: value for key, value in metrics.items()}

@@ -107,16 +107,29 @@ class FixRounds:
     def _poses(self, number: int) -> list[Pinhole]:
         if self._targets is None:
             self._targets = self._find_targets()
-        return advance(self._photographs.cameras(), self._targets, number / self.schedule.rounds)
+        return advance(self._photographs.cameras(), self._targets, self._fraction(number))
+
+    def _fraction(self, number: int) -> float:
+        """Of the way to the targets in round ``number``; the last round makes the views at the targets anew.
+
+        Views at the targets teach most, and what is made in the last round is seen only a few times.
+        """
+        return min(1.0, number / max(1, self.schedule.rounds - 1))
+
+    def _first_with_poses_of(self, number: int) -> int:
+        """The round that made the views round ``number`` makes anew; itself if its poses are new."""
+        return next(r for r in range(1, number + 1) if self._fraction(r) == self._fraction(number))
 
     def _begin(self, number: int) -> None:
         self._photographs.references(refresh=True)
         count = len(self._poses(number))
-        outdated = [Task(entry.round, entry.target) for entry in self.pool.views() if entry.round < number]
-        fresh = [Task(number, target) for target in range(count)]
+        place = self._first_with_poses_of(number)
+        outdated = [Task(entry.round, entry.target) for entry in self.pool.views() if entry.round < place]
+        fresh = [Task(place, target) for target in range(count)]
         self.progress = Progress(number, fresh + outdated)
         CONSOLE.log(
-            f"Round {number}/{self.schedule.rounds}: fixing {len(fresh)} new pseudo-views"
+            f"Round {number}/{self.schedule.rounds}: fixing {len(fresh)} pseudo-views "
+            f"at {self._fraction(number):.0%} of the way"
             + (f" and {len(outdated)} earlier ones again" if outdated else "")
         )
 

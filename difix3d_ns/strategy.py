@@ -18,6 +18,12 @@ class CappedStrategy(DefaultStrategy):
     """
 
     max_gaussians: int | None = None
+    counting: bool = True
+    """whether the present step's gradients are accumulated"""
+
+    def _update_state(self, params: Any, state: dict[str, Any], info: dict[str, Any], packed: bool = False) -> None:
+        if self.counting or state["grad2d"] is None:
+            super()._update_state(params, state, info, packed=packed)
 
     @torch.no_grad()
     def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
@@ -30,6 +31,14 @@ def _told_plainly() -> Iterator[None]:
     except UserError as error:
         CONSOLE.print(f"[bold red]Error:[/bold red] {error}", highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+@dataclass
+class FittedAdamConfig(AdamOptimizerConfig):
+    """Adam with a learning rate fitted to the length of training."""
+
+    lr: float | None = None  # type: ignore[assignment]
+    """learning rate (unset: splatfacto's 1.6e-4 for 30,000 steps, more in shorter trainings)"""
 
 
 @dataclass
@@ -80,6 +89,7 @@ class Difix3DTrainer(Trainer):
             path, state = self._loaded if self._loaded else (None, {})
             foreign = self._loaded is not None and STATE_KEY not in state
             self._offset = state["step"] + 1 if foreign else state.get(STATE_KEY, {}).get("offset", 0)
+            self._adopt(config, state.get(STATE_KEY, {}))
             settle(config, start=self._offset)
             if foreign:
                 CONSOLE.print(
@@ -88,6 +98,14 @@ class Difix3DTrainer(Trainer):
             assert config.max_num_iterations is not None
             self._last_step = self._offset + config.max_num_iterations
         super().__init__(config, local_rank, world_size)
+
+    @staticmethod
+    def _adopt(config: Difix3DTrainerConfig, ours: dict[str, Any]) -> None:
+        """Length and rounds of the training that is resumed, unless given: every schedule follows from them."""
+        if config.max_num_iterations is None:
+            config.max_num_iterations = ours.get("steps")
+        if config.pipeline.rounds is None:
+            config.pipeline.rounds = ours.get("rounds")
 
     @staticmethod
     def _read_checkpoint(config: Difix3DTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
@@ -159,6 +177,8 @@ class Difix3DTrainer(Trainer):
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
             STATE_KEY: {
+                "steps": self._last_step - self._offset,
+                "rounds": self.config.pipeline.rounds,
                 "offset": self._offset,
                 "pipeline": self.pipeline.training_state(step),
                 "random": checkpoints.random_state(),
