@@ -110,11 +110,12 @@ class FixRounds:
         return advance(self._photographs.cameras(), self._targets, self._fraction(number))
 
     def _fraction(self, number: int) -> float:
-        """Of the way to the targets in round ``number``; the last round makes the views at the targets anew.
+        """Of the way to the targets in round ``number``; of three or more rounds the last one makes the views at the targets anew.
 
         Views at the targets teach most, and what is made in the last round is seen only a few times.
         """
-        return min(1.0, number / max(1, self.schedule.rounds - 1))
+        rounds = self.schedule.rounds
+        return min(1.0, number / (rounds - 1 if rounds > 2 else rounds))
 
     def _first_with_poses_of(self, number: int) -> int:
         """The round that made the views round ``number`` makes anew; itself if its poses are new."""
