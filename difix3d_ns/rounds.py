@@ -110,7 +110,7 @@ class FixRounds:
         return advance(self._photographs.cameras(), self._targets, self._fraction(number))
 
     def _fraction(self, number: int) -> float:
-        """Of the way to the targets in round ``number``; of three or more rounds the last one makes the views at the targets anew.
+        """Of the way to the targets in round ``number``; of three or more, the last makes the views there anew.
 
         Views at the targets teach most, and what is made in the last round is seen only a few times.
         """
