@@ -110,7 +110,7 @@ def main() -> None:
     """Entry point."""
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, description="Diffusion-fixed Gaussian splatting for nerfstudio.")
-    except (UserError, FileNotFoundError) as error:
+    except (UserError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
 

@@ -102,7 +102,7 @@ class Enhancer:
 
     @torch.no_grad()
     def _enhance(self, camera: Cameras, outputs: dict[str, Any], rendering: AbstractContextManager[Any]) -> Tensor:
-        strength = self._effective_strength()
+        strength = self.effective_strength()
         if strength == 0 or outputs["rgb"].numel() == 0:
             return outputs["rgb"]
         pinhole = to_pinhole(camera)
@@ -117,7 +117,12 @@ class Enhancer:
             fixed = self._settings.load(depth.device).fix([request])[0].image
         return torch.lerp(outputs["rgb"], fixed.to(outputs["rgb"]), strength).clamp(0, 1)
 
-    def _effective_strength(self) -> float:
+    def effective_strength(self) -> float:
+        """Of the viewer's slider, else of the environment, else of the settings.
+
+        Raises:
+            UserError: it is no number in [0, 1].
+        """
         if self.strength is not None:
             return self.strength
         value = os.environ.get(STRENGTH_VARIABLE) or self._settings.strength

@@ -80,7 +80,7 @@ class Difix3DPipeline(VanillaPipeline):
         self._enhancer = Enhancer(config.fixer, Photographs(self.datamanager, self.model), self.model)
         self.model.enhancer = self._enhancer
         self.model.enhance_rgb = config.enhance_rgb
-        self.enhancer_controls = EnhancerControls(self._enhancer)
+        self.enhancer_controls = EnhancerControls(self._enhancer, self._enhancer.effective_strength())
 
     def plan_rounds(self, first_step: int, total_steps: int, folder: Path) -> None:
         """Prepare the fix rounds of a training.

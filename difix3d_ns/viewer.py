@@ -19,11 +19,11 @@ class EnhancerControls(nn.Module):
     To see the enhanced picture, choose ``enhanced`` as output type.
     """
 
-    def __init__(self, enhancer: Enhancer) -> None:
+    def __init__(self, enhancer: Enhancer, strength: float) -> None:
         super().__init__()
         self._enhancer = enhancer
         self.enabled = ViewerCheckbox("Enhancer", True, cb_hook=self._toggle, hint="Repair the output 'enhanced'")
-        self.strength = ViewerSlider("Enhancer strength", 1.0, 0.0, 1.0, 0.05, cb_hook=self._set_strength)
+        self.strength = ViewerSlider("Enhancer strength", strength, 0.0, 1.0, 0.05, cb_hook=self._set_strength)
 
     def _toggle(self, element: ViewerCheckbox) -> None:
         self._enhancer.enabled = bool(element.value)

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from difix3d_ns.errors import UserError
+
 
 @dataclass(frozen=True)
 class Run:
@@ -43,7 +45,7 @@ def train(data: Path, output: Path, name: str, flags: Sequence[str] = (), log: P
         log: where its output is appended; None shows it.
 
     Raises:
-        RuntimeError: it failed; the message names the log.
+        UserError: it failed; the message names the log.
     """
     # the script of this environment, whether or not the environment is active
     command = [
@@ -65,7 +67,7 @@ def train(data: Path, output: Path, name: str, flags: Sequence[str] = (), log: P
                 command, check=False, stdout=file, stderr=subprocess.STDOUT, env=environment
             ).returncode
     if code != 0:
-        raise RuntimeError(f"training {name} on {data} failed" + (f"; see {log}" if log else ""))
+        raise UserError(f"training {name} on {data} failed" + (f"; see {log}" if log else ""))
     return Run(output / name / "difix3d-splatfacto" / "run" / "config.yml", time.perf_counter() - started)
 
 
