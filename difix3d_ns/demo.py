@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 from rich.console import Console
 from torch import Tensor
 
 from difix3d_ns.evaluation.comparison import write_comparison
-from difix3d_ns.evaluation.metrics import image_metrics
+from difix3d_ns.evaluation.metrics import image_metrics, mean_metrics
 from difix3d_ns.evaluation.runs import HeldOutView, Run, held_out_views, train
 from difix3d_ns.evaluation.table import metrics_table
-
-_COLUMNS = ("psnr", "ssim", "flip")
 
 
 def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: int = 3) -> dict[str, dict[str, float]]:
@@ -30,8 +29,6 @@ def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: in
     Returns:
         {row: {metric: mean over held-out views, "seconds": training time}}; the enhancer's time per view is in its row.
     """
-    import time
-
     from difix3d_ns.curation.procedural import demo_scene
 
     console = Console()
@@ -71,8 +68,7 @@ def _enhanced(view: HeldOutView) -> Tensor:
 
 
 def _mean(views: list[HeldOutView], pictures: list[Tensor]) -> dict[str, float]:
-    scores = [image_metrics(picture, view.truth) for view, picture in zip(views, pictures, strict=True)]
-    return {key: sum(score[key] for score in scores) / len(scores) for key in _COLUMNS}
+    return mean_metrics([image_metrics(p, view.truth) for view, p in zip(views, pictures, strict=True)])
 
 
 def _tell(console: Console, output: Path, run: Run) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -81,9 +82,7 @@ def held_out_views(config: Path, enhance: bool) -> list[HeldOutView]:
     """
     from nerfstudio.utils.eval_utils import eval_setup
 
-    before = os.environ.get("DIFIX3D_ENHANCE")
-    os.environ["DIFIX3D_ENHANCE"] = "key"
-    try:
+    with mock.patch.dict(os.environ, {"DIFIX3D_ENHANCE": "key"}):
         _, pipeline, _, _ = eval_setup(config, test_mode="test")
         views = []
         datamanager: Any = pipeline.datamanager
@@ -94,9 +93,4 @@ def held_out_views(config: Path, enhance: bool) -> list[HeldOutView]:
             )
             enhanced = outputs["enhanced"].cpu() if enhance else None
             views.append(HeldOutView(truth.cpu(), outputs["rgb"].cpu(), enhanced))
-    finally:
-        if before is None:
-            del os.environ["DIFIX3D_ENHANCE"]
-        else:
-            os.environ["DIFIX3D_ENHANCE"] = before
     return views

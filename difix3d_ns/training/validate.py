@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-from difix3d_ns.evaluation.metrics import image_metrics
+from difix3d_ns.evaluation.metrics import image_metrics, mean_metrics
 from difix3d_ns.fixers.blend import BlendFixer
 from difix3d_ns.fixers.contract import Fixer
 from difix3d_ns.fixers.embedded import EmbeddedFixer
@@ -31,15 +31,13 @@ def validate(
         "fixed": EmbeddedFixer(chain),
         "fixed_without_diffusion": EmbeddedFixer(chain, diffusion=False),
     }
-    sums: dict[str, dict[str, float]] = {name: {} for name in fixers}
+    scores: dict[str, list[dict[str, float]]] = {name: [] for name in fixers}
     task = progress.add_task("Validating", total=len(files)) if progress else None
     for file in files:
         request, truth = read_pair(file)
         for name, fixer in fixers.items():
             with torch.no_grad():
-                measured = image_metrics(fixer.fix([request])[0].image, truth)
-            for metric in ("psnr", "ssim", "flip"):
-                sums[name][metric] = sums[name].get(metric, 0.0) + measured[metric]
+                scores[name].append(image_metrics(fixer.fix([request])[0].image, truth))
         if progress and task is not None:
             progress.advance(task)
-    return {name: {metric: total / len(files) for metric, total in row.items()} for name, row in sums.items()}
+    return {name: mean_metrics(rows) for name, rows in scores.items()}
