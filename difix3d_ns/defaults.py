@@ -82,7 +82,7 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
     for group in config.optimizers.values():
         scheduler = group.get("scheduler")
         if scheduler is not None:
-            _fill(scheduler, max_steps=start + steps, warmup_steps=steps // 30)
+            _fill(scheduler, max_steps=steps, warmup_steps=steps // 30)  # they count from ``start``
     if on_cpu and chosen:
         words = {
             "max_num_iterations": f"{steps} steps (--max-num-iterations)",

@@ -136,9 +136,12 @@ class Difix3DTrainer(Trainer):
         path, state = self._loaded
         try:
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
-            self.optimizers.load_optimizers(state["optimizers"])
-            if "schedulers" in state and self.config.load_scheduler:
-                self.optimizers.load_schedulers(state["schedulers"])
+            if STATE_KEY not in state:  # its finished schedulers stay behind as well
+                self._load_moments(state["optimizers"])
+            else:
+                self.optimizers.load_optimizers(state["optimizers"])
+                if self.config.load_scheduler:
+                    self.optimizers.load_schedulers(state["schedulers"])
             self.grad_scaler.load_state_dict(state["scalers"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(
@@ -146,6 +149,17 @@ class Difix3DTrainer(Trainer):
             ) from error
         self._start_step = state["step"] + 1
         CONSOLE.print(f"Loaded {path}: going on at step {self._start_step}.")
+
+    def _load_moments(self, saved: dict[str, Any]) -> None:
+        """Adam's moments of another method's checkpoint, with the rates of this training.
+
+        The saved ones have decayed to their end: nothing would move any more.
+        """
+        ours = {name: [dict(g) for g in o.param_groups] for name, o in self.optimizers.optimizers.items()}
+        self.optimizers.load_optimizers(saved)
+        for name, groups in ours.items():
+            for group, fresh in zip(self.optimizers.optimizers[name].param_groups, groups, strict=True):
+                group.update({key: value for key, value in fresh.items() if key != "params"})
 
     def _restore(self, path: Path, state: dict[str, Any]) -> None:
         ours = state[STATE_KEY]

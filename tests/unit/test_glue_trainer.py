@@ -315,7 +315,35 @@ def test_foreign_checkpoint_is_trained_on_for_as_many_steps(scene: Path, tmp_pat
     trainer = Difix3DTrainer(config)
     assert (trainer._offset, trainer._last_step) == (30_000, 30_300)
     assert config.pipeline.model.warmup_length is not None and config.pipeline.model.warmup_length > 30_000
-    assert config.optimizers["means"]["scheduler"].max_steps == 30_300
+    assert config.optimizers["means"]["scheduler"].max_steps == 300  # schedulers begin anew
+
+
+def test_a_finished_training_goes_on_with_rates_that_move_things(scene: Path) -> None:
+    finished = _config(scene, steps=10, name="finished")
+    finished.optimizers["scales"]["optimizer"].lr = 1e-7
+    done = _run(finished)
+    path = done.checkpoint_dir / "step-000000009.ckpt"
+    state = checkpoints.load(path)
+    del state[STATE_KEY]
+    state["optimizers"]["means"]["param_groups"][0]["lr"] = 1.6e-6
+    state["schedulers"]["means"]["last_epoch"] = 30_000
+    torch.save(state, path)
+    config = _config(scene, steps=12, name="on")
+    config.load_checkpoint = path
+    config.pipeline.model.warmup_length = 1000  # no densification: the same Gaussians are compared
+    trainer = Difix3DTrainer(config)
+    trainer.setup()
+    rates = {name: o.param_groups[0]["lr"] for name, o in trainer.optimizers.optimizers.items()}
+    assert rates["means"] == pytest.approx(config.optimizers["means"]["optimizer"].lr)
+    assert rates["scales"] == 0.005
+    moments = trainer.optimizers.optimizers["means"].state[trainer.pipeline.model.gauss_params["means"]]
+    assert torch.equal(moments["exp_avg"], state["optimizers"]["means"]["state"][0]["exp_avg"])
+    before = trainer.pipeline.model.gauss_params["means"].detach().clone()
+    trainer.train()
+    moved = (trainer.pipeline.model.gauss_params["means"].detach() - before).abs().max()
+    assert moved > 2 * rates["means"]
+    group = trainer.optimizers.optimizers["means"].param_groups[0]
+    assert group["lr"] == pytest.approx(config.optimizers["means"]["scheduler"].lr_final)
 
 
 def test_resuming_what_began_from_a_foreign_checkpoint(scene: Path) -> None:
