@@ -18,6 +18,7 @@ from difix3d_ns.fixers import load_fixer
 from difix3d_ns.fixers.contract import Fixer, FixRequest
 from difix3d_ns.photographs import Photographs, to_pinhole
 from difix3d_ns.pseudoviews.references import choose_references
+from difix3d_ns.viewer import render_thread
 
 if TYPE_CHECKING:
     from difix3d_ns.model import Difix3DModel
@@ -85,10 +86,8 @@ class Enhancer:
         Called when somebody reads the output, possibly from a render thread of the viewer: there an error is shown
         and the render returned, anywhere else it is raised.
         """
-        from nerfstudio.viewer.render_state_machine import RenderStateMachine
-
-        thread = threading.current_thread()
-        if not isinstance(thread, RenderStateMachine):
+        thread = render_thread()
+        if thread is None:
             if self._model.is_being_trained:
                 return outputs["rgb"]  # evaluation in between; and it holds the lock a viewer may be waiting for
             return self._enhance(camera, outputs, nullcontext())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from difix3d_ns.cpu import keep_on_cpu
 from difix3d_ns.strategy import CappedStrategy
+from difix3d_ns.viewer import render_thread
 
 ENHANCE_VARIABLE = "DIFIX3D_ENHANCE"
 """off: no enhanced output; key: an output ``enhanced``; rgb: ``rgb`` itself is enhanced and ``raw`` is the render."""
@@ -108,6 +109,7 @@ class Difix3DModel(SplatfactoModel):
 
     def populate_modules(self) -> None:
         self.enhancer = None
+        self._viewer_background: Tensor | None = None
         self.enhance_rgb = False
         colours = None
         if self.seed_points is not None and not self.config.random_init:
@@ -129,6 +131,20 @@ class Difix3DModel(SplatfactoModel):
         if colours is not None:
             self.seed_points = (positions, colours)
         self._build_strategy()
+
+    def set_background(self, background_color: Tensor) -> None:
+        """The colour chosen in the viewer [3]: for its pictures alone, not for pseudo-views, references and metrics."""
+        self._viewer_background = background_color
+
+    def _get_background_color(self) -> Tensor:  # [3]
+        own: Tensor = super()._get_background_color()
+        chosen = self._viewer_background
+        if self.config.background_color != "random" or self.training or chosen is None or render_thread() is None:
+            return own
+        return chosen.to(own)
+
+    def get_empty_outputs(self, width: int, height: int, background: Tensor) -> dict[str, Any]:  # type: ignore[override]
+        return SplatfactoModel.get_empty_outputs(width, height, self._get_background_color())
 
     def _build_strategy(self) -> None:
         cap = self.config.max_gaussians or None

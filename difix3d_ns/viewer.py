@@ -1,14 +1,25 @@
-"""The enhancer's controls in nerfstudio's viewer."""
+"""nerfstudio's viewer: the enhancer's controls, and who is asking for a picture."""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from nerfstudio.viewer.viewer_elements import ViewerCheckbox, ViewerSlider
 from torch import nn
 
 if TYPE_CHECKING:
+    from nerfstudio.viewer.render_state_machine import RenderStateMachine
+
     from difix3d_ns.enhancer import Enhancer
+
+
+def render_thread() -> RenderStateMachine | None:
+    """The viewer's render thread if it is the one that calls; None in training, evaluation and ns-render."""
+    from nerfstudio.viewer.render_state_machine import RenderStateMachine
+
+    thread = threading.current_thread()
+    return thread if isinstance(thread, RenderStateMachine) else None
 
 
 class EnhancerControls(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
-from nerfstudio.data.scene_box import SceneBox
+from nerfstudio.data.scene_box import OrientedBox, SceneBox
 
 from difix3d_ns.cpu import keep_on_cpu
 from difix3d_ns.model import ENHANCE_VARIABLE, Difix3DModel, Difix3DModelConfig, LazyLpips, Outputs
@@ -120,6 +121,55 @@ class TestEnhanceVariable:
         model = _model().train()
         model.enhancer = lambda camera, outputs: outputs["rgb"]
         assert type(model.get_outputs(_camera())) is dict
+
+
+class TestBackground:
+    """The colour chosen in the viewer is seen there and nowhere else."""
+
+    RED = torch.tensor([1.0, 0.0, 0.0])
+
+    def _in_the_viewer(self, render: Any) -> Any:
+        from nerfstudio.viewer.render_state_machine import RenderStateMachine
+
+        class Thread(RenderStateMachine):
+            def __init__(self) -> None:
+                threading.Thread.__init__(self)
+
+            def run(self) -> None:
+                self.result = render()
+
+        thread = Thread()
+        thread.start()
+        thread.join()
+        return thread.result
+
+    def _far_away(self, model: Difix3DModel) -> Difix3DModel:
+        model.gauss_params["means"].data[:] = 1000.0
+        return model.eval()
+
+    @pytest.mark.parametrize("cropped", [False, True])
+    def test_only_the_viewers_pictures_have_it(self, cropped: bool) -> None:
+        model = self._far_away(_model())
+        box = OrientedBox(torch.eye(3), torch.zeros(3), torch.ones(3)) if cropped else None
+
+        def render() -> torch.Tensor:
+            return model.get_outputs_for_camera(_camera(), obb_box=box)["rgb"]
+
+        before = render()
+        model.set_background(self.RED)
+        assert torch.equal(self._in_the_viewer(render), self.RED.expand(30, 40, 3))
+        assert torch.equal(render(), before) and not torch.equal(before, self.RED.expand(30, 40, 3))
+
+    def test_nor_do_the_metrics_of_pictures_with_alpha_change(self) -> None:
+        model = self._far_away(_model())
+        picture = torch.rand(30, 40, 4, generator=torch.Generator().manual_seed(0))
+        scores = []
+        for _ in range(2):
+            outputs = model.get_outputs_for_camera(_camera())
+            scores.append(model.get_image_metrics_and_images(outputs, {"image": picture})[0])
+            model.set_background(self.RED)
+        assert scores[0] == scores[1]
+        assert not torch.equal(model.background_color, self.RED)  # what pictures of references are laid upon
 
 
 class TestCappedStrategy:
