@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -22,9 +21,6 @@ from difix3d_ns.viewer import render_thread
 
 if TYPE_CHECKING:
     from difix3d_ns.model import Difix3DModel
-
-WEIGHTS_VARIABLE = "DIFIX3D_WEIGHTS"
-STRENGTH_VARIABLE = "DIFIX3D_STRENGTH"
 
 
 @dataclass
@@ -49,14 +45,13 @@ class FixerSettings:
             UserError: its name or weights are unusable.
         """
         dtype = getattr(torch, self.dtype) if self.dtype else None
-        weights = os.environ.get(WEIGHTS_VARIABLE) or self.weights
         try:
             with torch.random.fork_rng():  # a network is initialised at random before it is loaded
-                return load_fixer(self.name, weights, str(device), dtype)
+                return load_fixer(self.name, self.weights, str(device), dtype)
         except (ValueError, OSError, RuntimeError) as error:
             raise UserError(
                 f"the fixer {self.name!r} cannot be loaded (--pipeline.fixer.name, --pipeline.fixer.weights "
-                f"or {WEIGHTS_VARIABLE}): {error}"
+                f"or DIFIX3D_WEIGHTS): {error}"
             ) from error
 
 
@@ -78,7 +73,7 @@ class Enhancer:
         """held while another thread than the trainer's renders the splat; set by the pipeline"""
         self.enabled = True
         self.strength: float | None = None
-        """set in the viewer; overrides settings and environment"""
+        """set in the viewer; overrides the settings"""
 
     def __call__(self, camera: Cameras, outputs: dict[str, Any]) -> Tensor:
         """The enhanced picture [H, W, 3] of a render; the render itself while a viewer's camera moves.
@@ -101,7 +96,7 @@ class Enhancer:
 
     @torch.no_grad()
     def _enhance(self, camera: Cameras, outputs: dict[str, Any], rendering: AbstractContextManager[Any]) -> Tensor:
-        strength = self.effective_strength()
+        strength = self._settings.strength if self.strength is None else self.strength
         if strength == 0 or outputs["rgb"].numel() == 0:
             return outputs["rgb"]
         pinhole = to_pinhole(camera)
@@ -115,22 +110,3 @@ class Enhancer:
             request = FixRequest(outputs["rgb"], [references[i] for i in chosen], pinhole, depth, alpha)
             fixed = self._settings.load(depth.device).fix([request])[0].image
         return torch.lerp(outputs["rgb"], fixed.to(outputs["rgb"]), strength).clamp(0, 1)
-
-    def effective_strength(self) -> float:
-        """Of the viewer's slider, else of the environment, else of the settings.
-
-        Raises:
-            UserError: it is no number in [0, 1].
-        """
-        if self.strength is not None:
-            return self.strength
-        value = os.environ.get(STRENGTH_VARIABLE) or self._settings.strength
-        try:
-            strength = float(value)
-        except ValueError:
-            strength = -1.0
-        if not 0 <= strength <= 1:
-            raise UserError(
-                f"{STRENGTH_VARIABLE} / --pipeline.fixer.strength is {value!r}; it takes a number in [0, 1]"
-            )
-        return strength

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,11 +14,9 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from difix3d_ns.cpu import keep_on_cpu
+from difix3d_ns.overrides import Enhance
 from difix3d_ns.strategy import CappedStrategy
 from difix3d_ns.viewer import render_thread
-
-ENHANCE_VARIABLE = "DIFIX3D_ENHANCE"
-"""off: no enhanced output; key: an output ``enhanced``; rgb: ``rgb`` itself is enhanced and ``raw`` is the render."""
 
 
 @dataclass
@@ -110,7 +107,7 @@ class Difix3DModel(SplatfactoModel):
     def populate_modules(self) -> None:
         self.enhancer = None
         self._viewer_background: Tensor | None = None
-        self.enhance_rgb = False
+        self.enhance: Enhance = "key"
         colours = None
         if self.seed_points is not None and not self.config.random_init:
             positions, colours = self.seed_points
@@ -213,13 +210,10 @@ class Difix3DModel(SplatfactoModel):
         return outputs if self.training else self._with_enhanced(camera, outputs)
 
     def _with_enhanced(self, camera: Cameras, outputs: dict[str, Any]) -> dict[str, Any]:
-        mode = os.environ.get(ENHANCE_VARIABLE) or ("rgb" if self.enhance_rgb else "key")
-        if mode not in ("off", "key", "rgb"):
-            raise ValueError(f"{ENHANCE_VARIABLE}={mode}: use off, key or rgb")
         enhancer = self.enhancer
-        if enhancer is None or mode == "off":
+        if enhancer is None or self.enhance == "off":
             return outputs
-        if mode == "key":
+        if self.enhance == "key":
             return Outputs(outputs, {"enhanced": lambda: enhancer(camera, outputs)})
         rest = {key: value for key, value in outputs.items() if key != "rgb"}
         plain = dict(outputs)

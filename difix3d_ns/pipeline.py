@@ -18,6 +18,7 @@ from difix3d_ns.enhancer import Enhancer, FixerSettings
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
+from difix3d_ns.overrides import Overrides, ignored_in_training
 from difix3d_ns.photographs import Photographs, to_cameras, to_pinhole
 from difix3d_ns.pseudoviews.schedule import pause_refine_after_reset
 from difix3d_ns.strategy import CappedStrategy
@@ -73,14 +74,20 @@ class Difix3DPipeline(VanillaPipeline):
     model: Difix3DModel
 
     def __init__(self, config: Difix3DPipelineConfig, device: str, **kwargs: Any) -> None:
+        overrides = Overrides()
+        if kwargs.get("grad_scaler") is None:  # only a trainer hands one in, and a training follows its flags alone
+            overrides = Overrides.from_environment()
+            config.fixer = overrides.of(config.fixer)
+        elif ignored_in_training():
+            CONSOLE.print(f"[yellow]{', '.join(ignored_in_training())}: no effect on training; give flags instead.")
         super().__init__(config, device, **kwargs)
         self.rounds: Any = None  # FixRounds while training with pseudo-views
         self._photographs = Photographs(self.datamanager, self.model)
         # its own: what somebody looks at must not change what is trained
         self._enhancer = Enhancer(config.fixer, Photographs(self.datamanager, self.model), self.model)
         self.model.enhancer = self._enhancer
-        self.model.enhance_rgb = config.enhance_rgb
-        self.enhancer_controls = EnhancerControls(self._enhancer, self._enhancer.effective_strength())
+        self.model.enhance = overrides.enhance or ("rgb" if config.enhance_rgb else "key")
+        self.enhancer_controls = EnhancerControls(self._enhancer, config.fixer.strength)
 
     def plan_rounds(self, first_step: int, total_steps: int, folder: Path) -> None:
         """Prepare the fix rounds of a training.

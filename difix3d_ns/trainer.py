@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,15 +20,6 @@ from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
 
 STATE_KEY = "difix3d"
 """Where a checkpoint keeps what plain nerfstudio does not: random generators, densification, pool, rounds."""
-
-
-@contextmanager
-def _told_plainly() -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        CONSOLE.print(f"[bold red]Error:[/bold red] {error}", highlight=False, soft_wrap=True)
-        sys.exit(1)
 
 
 @dataclass
@@ -68,13 +57,12 @@ class Difix3DTrainerConfig(TrainerConfig):
     """steps between evaluations of all images (unset: the whole training, at most 10000)"""
 
     def save_config(self) -> None:
-        with _told_plainly():
-            try:
-                super().save_config()
-            except OSError as error:
-                raise UserError(
-                    f"cannot write to --output-dir {self.output_dir}: {error}; choose a folder you may write to"
-                ) from error
+        try:
+            super().save_config()
+        except OSError as error:
+            raise UserError(
+                f"cannot write to --output-dir {self.output_dir}: {error}; choose a folder you may write to"
+            ) from error
 
 
 class Difix3DTrainer(Trainer):
@@ -84,19 +72,16 @@ class Difix3DTrainer(Trainer):
     pipeline: Difix3DPipeline
 
     def __init__(self, config: Difix3DTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
-        with _told_plainly():
-            self._loaded = self._read_checkpoint(config)
-            path, state = self._loaded if self._loaded else (None, {})
-            foreign = self._loaded is not None and STATE_KEY not in state
-            self._offset = state["step"] + 1 if foreign else state.get(STATE_KEY, {}).get("offset", 0)
-            self._adopt(config, state.get(STATE_KEY, {}))
-            settle(config, start=self._offset)
-            if foreign:
-                CONSOLE.print(
-                    f"{path} comes from another method: training goes on for {config.max_num_iterations} steps."
-                )
-            assert config.max_num_iterations is not None
-            self._last_step = self._offset + config.max_num_iterations
+        self._loaded = self._read_checkpoint(config)
+        path, state = self._loaded if self._loaded else (None, {})
+        foreign = self._loaded is not None and STATE_KEY not in state
+        self._offset = state["step"] + 1 if foreign else state.get(STATE_KEY, {}).get("offset", 0)
+        self._adopt(config, state.get(STATE_KEY, {}))
+        settle(config, start=self._offset)
+        if foreign:
+            CONSOLE.print(f"{path} comes from another method: training goes on for {config.max_num_iterations} steps.")
+        assert config.max_num_iterations is not None
+        self._last_step = self._offset + config.max_num_iterations
         super().__init__(config, local_rank, world_size)
 
     @staticmethod
@@ -119,14 +104,13 @@ class Difix3DTrainer(Trainer):
         return None
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        with _told_plainly():
-            if self.config.pipeline.datamanager.data is None and self.config.data is not None:
-                self.config.pipeline.datamanager.data = self.config.data
-            super().setup(test_mode)
-            self.pipeline.plan_rounds(self._offset, self._last_step, self.base_dir)
-            if self._loaded is not None and STATE_KEY in self._loaded[1]:
-                self._restore(*self._loaded)
-            self._loaded = None
+        if self.config.pipeline.datamanager.data is None and self.config.data is not None:
+            self.config.pipeline.datamanager.data = self.config.data
+        super().setup(test_mode)
+        self.pipeline.plan_rounds(self._offset, self._last_step, self.base_dir)
+        if self._loaded is not None and STATE_KEY in self._loaded[1]:
+            self._restore(*self._loaded)
+        self._loaded = None
         self.config.save_config()  # with everything filled in, so that evaluation rebuilds the same
 
     def _load_checkpoint(self) -> None:
@@ -176,8 +160,7 @@ class Difix3DTrainer(Trainer):
         total = self.config.max_num_iterations
         self.config.max_num_iterations = self._last_step - self._start_step  # nerfstudio counts from the resumed step
         try:
-            with _told_plainly():
-                super().train()
+            super().train()
         finally:
             self.config.max_num_iterations = total
 

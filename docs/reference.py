@@ -50,14 +50,13 @@ ENVIRONMENT = """\
 ## Environment variables
 
 A finished training carries its settings in `config.yml`. These variables change how it is shown by `ns-viewer`,
-`ns-render` and `ns-eval`, without training again.
+`ns-render` and `ns-eval`, without training again. `ns-train` follows its flags alone.
 
 | variable | values | what it does |
 |---|---|---|
 | `DIFIX3D_ENHANCE` | `off`, `key`, `rgb` | `key` (the default): a further output `enhanced`. `rgb`: the output \
 `rgb` itself is enhanced and the plain render is called `raw`. `off`: neither. |
-| `DIFIX3D_WEIGHTS` | a file or folder | weights of the fixer, instead of `--pipeline.fixer.weights`; it acts on \
-training too |
+| `DIFIX3D_WEIGHTS` | a file or folder | weights of the fixer, instead of `--pipeline.fixer.weights` |
 | `DIFIX3D_STRENGTH` | a number from 0 to 1 | 0 = the render, 1 = the fixer's picture, instead of \
 `--pipeline.fixer.strength` |
 """

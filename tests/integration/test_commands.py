@@ -57,6 +57,43 @@ def test_environment_overrides_a_trained_config(run: Command, trained: Path, tmp
     assert none["enhanced_psnr"] == pytest.approx(key["psnr"], abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("command", "variable", "value"),
+    [
+        ("ns-eval", "DIFIX3D_ENHANCE", "foo"),
+        ("ns-eval", "DIFIX3D_WEIGHTS", "/nowhere.safetensors"),
+        ("ns-render", "DIFIX3D_STRENGTH", "2"),
+        ("ns-viewer", "DIFIX3D_ENHANCE", "foo"),
+        ("ns-export", "DIFIX3D_STRENGTH", "much"),
+    ],
+)
+def test_unusable_variables_end_with_one_line(
+    command: str, variable: str, value: str, trained: Path, tmp_path: Path
+) -> None:
+    arguments: dict[str, list[object]] = {
+        "ns-eval": ["--output-path", tmp_path / "scores.json"],
+        "ns-render": ["dataset", "--output-path", tmp_path],
+        "ns-viewer": [],
+        "ns-export": ["gaussian-splat", "--output-dir", tmp_path],
+    }
+    config = tmp_path / "config.yml"
+    config.write_text(trained.read_text().replace("name: blend", "name: embedded"))  # that has weights
+    (tmp_path / "open3d.py").write_text("")  # the exporter imports it and does not use it for splats
+    result = subprocess.run(
+        command_line(command, *arguments[command], "--load-config", config),
+        env={**os.environ, variable: value, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert result.returncode == 1
+    said = result.stderr[result.stderr.index("Error: ") :]
+    assert variable in said and value in said
+    assert len(said.strip().splitlines()) == 1
+    assert "Traceback" not in result.stdout + result.stderr
+
+
 def test_render_dataset_writes_both_outputs(run: Command, trained: Path, tmp_path: Path) -> None:
     run(
         "ns-render",

@@ -14,7 +14,8 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.scene_box import OrientedBox, SceneBox
 
 from difix3d_ns.cpu import keep_on_cpu
-from difix3d_ns.model import ENHANCE_VARIABLE, Difix3DModel, Difix3DModelConfig, LazyLpips, Outputs
+from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, LazyLpips, Outputs
+from difix3d_ns.overrides import Enhance
 from difix3d_ns.strategy import CappedStrategy
 
 STEPS = {
@@ -85,37 +86,24 @@ class TestOutputs:
                 outputs["enhanced"]
 
 
-class TestEnhanceVariable:
-    def _outputs(self, monkeypatch: pytest.MonkeyPatch, value: str | None, enhance_rgb: bool = False) -> dict[str, Any]:
+class TestEnhance:
+    def _outputs(self, enhance: Enhance) -> dict[str, Any]:
         model = _model().eval()
         model.enhancer = lambda camera, outputs: outputs["rgb"] * 0 + 0.5
-        model.enhance_rgb = enhance_rgb
-        if value is None:
-            monkeypatch.delenv(ENHANCE_VARIABLE, raising=False)
-        else:
-            monkeypatch.setenv(ENHANCE_VARIABLE, value)
+        model.enhance = enhance
         return model.get_outputs_for_camera(_camera())
 
-    @pytest.mark.parametrize("value", [None, "key"])
-    def test_key(self, monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
-        outputs = self._outputs(monkeypatch, value)
+    def test_key(self) -> None:
+        outputs = self._outputs("key")
         assert (outputs["enhanced"] == 0.5).all() and not (outputs["rgb"] == 0.5).all() and "raw" not in outputs
 
-    def test_rgb(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        outputs = self._outputs(monkeypatch, "rgb")
+    def test_rgb(self) -> None:
+        outputs = self._outputs("rgb")
         assert (outputs["rgb"] == 0.5).all() and not (outputs["raw"] == 0.5).all() and "enhanced" not in outputs
 
-    def test_rgb_by_flag_and_the_variable_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert "raw" in self._outputs(monkeypatch, None, enhance_rgb=True)
-        assert "raw" not in self._outputs(monkeypatch, "off", enhance_rgb=True)
-
-    def test_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        outputs = self._outputs(monkeypatch, "off")
+    def test_off(self) -> None:
+        outputs = self._outputs("off")
         assert "enhanced" not in outputs and "raw" not in outputs
-
-    def test_anything_else_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with pytest.raises(ValueError, match="DIFIX3D_ENHANCE=yes: use off, key or rgb"):
-            self._outputs(monkeypatch, "yes")
 
     def test_not_while_training(self) -> None:
         model = _model().train()

@@ -1,0 +1,116 @@
+"""Environment variables change how a finished training is shown, and nothing else; mistakes are told in one line."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from difix3d_ns.enhancer import FixerSettings
+from difix3d_ns.errors import UserError
+from difix3d_ns.methods import difix3d_splatfacto
+from difix3d_ns.overrides import Overrides
+from difix3d_ns.pipeline import Difix3DPipeline
+from difix3d_ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
+from tests.unit.tiny_scene import write_scene
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENHANCE", "WEIGHTS", "STRENGTH"):
+        monkeypatch.delenv(f"DIFIX3D_{name}", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ENHANCE", "yes"), ("STRENGTH", "much"), ("STRENGTH", "1.5"), ("STRENGTH", "-0.1"), ("STRENGTH", "nan")],
+)
+def test_unusable_values_are_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"DIFIX3D_{name}", value)
+    with pytest.raises(UserError, match=f"DIFIX3D_{name}={value}: use"):
+        Overrides.from_environment()
+
+
+def test_what_is_not_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = FixerSettings(weights="trained", strength=0.4, references=2)
+    assert Overrides.from_environment().of(trained) == trained
+    monkeypatch.setenv("DIFIX3D_WEIGHTS", "")
+    monkeypatch.setenv("DIFIX3D_STRENGTH", "0")
+    assert Overrides.from_environment().of(trained) == FixerSettings(weights="trained", strength=0.0, references=2)
+
+
+def _set_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFIX3D_ENHANCE", "off")
+    monkeypatch.setenv("DIFIX3D_WEIGHTS", "/from/the/environment")
+    monkeypatch.setenv("DIFIX3D_STRENGTH", "0.5")
+
+
+def _config(folder: Path, **fixer: Any) -> Difix3DTrainerConfig:
+    config = copy.deepcopy(difix3d_splatfacto.config)
+    assert isinstance(config, Difix3DTrainerConfig)
+    config.machine.device_type = "cpu"
+    config.data = config.pipeline.datamanager.data = write_scene(folder / "scene")
+    config.output_dir, config.experiment_name, config.timestamp = folder / "outputs", "tiny", "run"
+    config.vis, config.max_num_iterations, config.pipeline.rounds = "tensorboard", 4, 0
+    config.pipeline.fixer = FixerSettings(**fixer)
+    return config
+
+
+def test_a_training_follows_its_flags(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _set_all(monkeypatch)
+    config = _config(tmp_path, weights="given.safetensors", strength=0.8)
+    trainer = Difix3DTrainer(config)
+    trainer.setup()
+    assert config.pipeline.fixer == FixerSettings(weights="given.safetensors", strength=0.8)
+    assert trainer.pipeline._enhancer._settings == config.pipeline.fixer
+    assert trainer.pipeline.model.enhance == "key"
+    said = " ".join(capsys.readouterr().out.split())
+    assert "DIFIX3D_ENHANCE, DIFIX3D_WEIGHTS, DIFIX3D_STRENGTH: no effect on training" in said
+
+
+@pytest.mark.parametrize("test_mode", ["test", "inference", "val"])
+def test_a_finished_training_follows_the_environment(
+    test_mode: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(tmp_path, weights="trained.safetensors", strength=0.8)
+    Difix3DTrainer(config)  # fills in what is unset
+    _set_all(monkeypatch)
+    pipeline = config.pipeline.setup(device=torch.device("cpu"), test_mode=test_mode)
+    assert isinstance(pipeline, Difix3DPipeline)
+    assert pipeline._enhancer._settings == FixerSettings(weights="/from/the/environment", strength=0.5)
+    assert pipeline.enhancer_controls.strength.value == 0.5
+    assert pipeline.model.enhance == "off"
+
+
+@pytest.mark.parametrize("enhance_rgb", [False, True])
+def test_rgb_by_flag(enhance_rgb: bool, tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    config.pipeline.enhance_rgb = enhance_rgb
+    Difix3DTrainer(config)
+    pipeline = config.pipeline.setup(device=torch.device("cpu"), test_mode="test")
+    assert pipeline.model.enhance == ("rgb" if enhance_rgb else "key")
+
+
+def _uncaught(error: str) -> subprocess.CompletedProcess[str]:
+    code = f"import difix3d_ns.methods\nfrom difix3d_ns.errors import UserError\nraise {error}"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_user_errors_end_any_command_with_their_message_alone() -> None:
+    done = _uncaught("UserError('--flag [5]: give ' + 'another ' * 30) from ValueError('inside')")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("Error: --flag [5]: give " + ("another " * 30).strip())
+    assert "Traceback" not in done.stderr and "inside" not in done.stderr
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    done = _uncaught("ValueError('a bug')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "ValueError: a bug" in done.stderr
