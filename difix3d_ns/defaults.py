@@ -5,6 +5,7 @@ A value given by the user is never touched: settings that can be derived are Non
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,9 +99,12 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
 
 def _check_given(config: Difix3DTrainerConfig) -> None:
     pipeline, model = config.pipeline, config.pipeline.model
-    least = {
+    least: dict[str, tuple[float | None, float]] = {
         "--pipeline.rounds": (pipeline.rounds, 0),
         "--pipeline.targets.count": (pipeline.targets.count, 1),
+        "--pipeline.targets.beyond": (pipeline.targets.beyond, 0),
+        "--pipeline.fixer.references": (pipeline.fixer.references, 0),
+        "--pipeline.pseudo-weight": (pipeline.pseudo_weight, 0),
         "--pipeline.pool-capacity": (pipeline.pool_capacity, 1),
         "--pipeline.model.max-gaussians": (model.max_gaussians, 0),
         "--pipeline.model.refine-every": (model.refine_every, 1),
@@ -109,12 +113,17 @@ def _check_given(config: Difix3DTrainerConfig) -> None:
         "--pipeline.model.resolution-schedule": (model.resolution_schedule, 1),
     }
     for flag, (number, bound) in least.items():
-        if number is not None and number < bound:
+        if number is not None and not bound <= number < math.inf:
             raise UserError(f"{flag} {number}: at least {bound} is needed")
     if not 0 <= model.gaussian_dropout < 1:
         raise UserError(f"--pipeline.model.gaussian-dropout {model.gaussian_dropout}: at least 0 and below 1 is needed")
-    if not 0 <= pipeline.pseudo_probability <= 1:
-        raise UserError(f"--pipeline.pseudo-probability {pipeline.pseudo_probability}: a number in [0, 1] is needed")
+    shares = {
+        "--pipeline.pseudo-probability": pipeline.pseudo_probability,
+        "--pipeline.fixer.strength": pipeline.fixer.strength,
+    }
+    for flag, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"{flag} {share}: a number in [0, 1] is needed")
     factor = pipeline.datamanager.camera_res_scale_factor
     if factor is not None and factor <= 0:
         raise UserError(f"--pipeline.datamanager.camera-res-scale-factor {factor}: above 0 is needed")

@@ -160,6 +160,14 @@ def test_no_steps_is_an_error(steps: int) -> None:
         ("model.gaussian_dropout", 1.0),
         ("model.gaussian_dropout", -0.1),
         ("pseudo_probability", 1.5),
+        ("pseudo_probability", float("nan")),
+        ("pseudo_weight", -0.5),
+        ("pseudo_weight", float("inf")),
+        ("targets.beyond", -0.1),
+        ("targets.beyond", float("nan")),
+        ("fixer.references", -1),
+        ("fixer.strength", 1.1),
+        ("fixer.strength", -0.1),
         ("datamanager.camera_res_scale_factor", 0.0),
     ],
 )
@@ -174,6 +182,15 @@ def test_numbers_out_of_range_name_their_flag(path: str, value: float) -> None:
     flag = "--pipeline." + path.replace("_", "-")
     with pytest.raises(UserError, match=f"{flag} {value}"):
         defaults.settle(config)
+
+
+def test_the_ends_of_the_ranges_are_allowed() -> None:
+    config = _config(steps=300)
+    pipeline = config.pipeline
+    pipeline.pseudo_weight = pipeline.pseudo_probability = pipeline.targets.beyond = 0.0
+    pipeline.fixer.references = 0
+    pipeline.fixer.strength = 0.0
+    defaults.settle(config)
 
 
 def test_cuda_flag_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
