@@ -16,7 +16,6 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.fixers import load_fixer
 from difix3d_ns.fixers.contract import Fixer, FixRequest
 from difix3d_ns.photographs import Photographs, to_pinhole
-from difix3d_ns.pseudoviews.references import choose_references
 from difix3d_ns.viewer import render_thread
 
 if TYPE_CHECKING:
@@ -102,11 +101,10 @@ class Enhancer:
         pinhole = to_pinhole(camera)
         with self._lock:
             with rendering:
-                references = self._photographs.references()
                 depth, alpha = self._model.median_depth(
                     pinhole.camera_to_world, pinhole.intrinsics, pinhole.width, pinhole.height
                 )
-            chosen = choose_references(pinhole, depth, alpha, references, self._settings.references)
-            request = FixRequest(outputs["rgb"], [references[i] for i in chosen], pinhole, depth, alpha)
+            references = self._photographs.choose(pinhole, depth, alpha, self._settings.references, rendering)
+            request = FixRequest(outputs["rgb"], references, pinhole, depth, alpha)
             fixed = self._settings.load(depth.device).fix([request])[0].image
         return torch.lerp(outputs["rgb"], fixed.to(outputs["rgb"]), strength).clamp(0, 1)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -10,6 +13,8 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.pseudoviews.poses import pose_distances, spacing, stack_poses
+from difix3d_ns.pseudoviews.references import choose_references
 
 if TYPE_CHECKING:
     from difix3d_ns.datamanager import Difix3DDatamanager
@@ -51,43 +56,143 @@ def to_cameras(pinhole: Pinhole, device: torch.device | str) -> Cameras:
     ).to(device)
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What the splat shows at a photograph's pose; half precision is 100 times finer than what a warp tolerates."""
+
+    step: int
+    camera: Pinhole
+    depth: Tensor  # [H, W, 1] float16
+    alpha: Tensor  # [H, W, 1] float16
+    mask: Tensor | None  # [H, W, 1] float16
+
+
 class Photographs:
     """Training photographs as references; what the splat shows at their poses is rendered anew when it has changed.
+
+    Pictures stay as the datamanager caches them (8 bits) until they are chosen; four bytes a pixel are added.
 
     Args:
         datamanager: whose undistorted cache is read, lazily.
         model: whose splat is rendered, and whose camera optimizer moves the poses if it is on.
         max_age: training steps after which the splat's depth at the photographs counts as outdated. Between rounds the
             geometry moves little, and rendering all photographs costs as much as that many training steps.
+        nearest: how many photographs, the nearest by pose, are looked at for a view. What a further one could add, one
+            of 32 nearer ones shows as well, and large captures cost no more than small ones.
     """
 
-    def __init__(self, datamanager: Difix3DDatamanager, model: Difix3DModel, max_age: int = 200) -> None:
+    def __init__(
+        self, datamanager: Difix3DDatamanager, model: Difix3DModel, max_age: int = 200, nearest: int = 32
+    ) -> None:
         self._datamanager = datamanager
         self._model = model
         self._max_age = max_age
-        self._rendered: list[Reference] | None = None
-        self._rendered_at = -1
+        self._nearest = nearest
+        self._seen: dict[int, _Seen] = {}
+        self._fixed: list[Pinhole] | None = None
 
     def cameras(self) -> list[Pinhole]:
         """Cameras of all photographs, at their optimised poses."""
         assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
-        return [self._camera(index) for index in range(len(self._datamanager.train_dataset))]
+        if self._fixed is not None:
+            return self._fixed
+        cameras = [self._camera(index) for index in range(len(self._datamanager.train_dataset))]
+        if self._model.camera_optimizer.config.mode == "off":
+            self._fixed = cameras
+        return cameras
 
-    def references(self, refresh: bool = False) -> list[Reference]:
-        """All photographs with the splat's median depth and opacity at their poses.
+    def prepare(self, cameras: Sequence[Pinhole], most: int) -> bool:
+        """Render some of what choosing references for ``cameras`` needs.
 
         Args:
-            refresh: render now even if the last rendering is recent.
+            cameras: of the views that are going to need references.
+            most: how many photographs to render at; call again in the next training step for the others.
+
+        Returns:
+            Whether there was nothing left to render.
         """
-        age = self._model.step - self._rendered_at
-        if self._rendered is None or refresh or not 0 <= age <= self._max_age:
-            self._rendered = [self._reference(index) for index in range(len(self._datamanager.train_dataset))]
-            self._rendered_at = self._model.step
-        return self._rendered
+        needed = dict.fromkeys(index for camera in cameras for index in self._candidates(camera))
+        outdated = [index for index in needed if not self._is_fresh(index)]
+        for index in outdated[:most]:
+            self._look(index)
+        return not outdated
+
+    def choose(
+        self,
+        camera: Pinhole,
+        depth: Tensor,
+        alpha: Tensor,
+        count: int,
+        rendering: AbstractContextManager[Any] | None = None,
+    ) -> list[Reference]:
+        """The photographs that together show most of what is seen from ``camera``, most useful first.
+
+        Args:
+            camera: of the view.
+            depth: [H, W, 1] median depth rendered there.
+            alpha: [H, W, 1] opacity rendered there.
+            count: how many.
+            rendering: held during each single rendering of the splat.
+        """
+        if count < 1:
+            return []
+        candidates = self._candidates(camera)
+        for index in candidates:
+            if not self._is_fresh(index):
+                with rendering or nullcontext():
+                    self._look(index)
+        chosen = choose_references(camera, depth, alpha, [self._seen[index] for index in candidates], count)
+        return [self.reference(candidates[position]) for position in chosen]
+
+    def reference(self, index: int) -> Reference:
+        """One photograph, with the splat's median depth and opacity at its pose."""
+        if not self._is_fresh(index):
+            self._look(index)
+        seen, data = self._seen[index], self._datamanager.cached_train[index]
+        image = data["image"].to(self._model.device)
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        mask = self._mask(data)
+        if image.shape[-1] == 4:
+            image = self._model.composite_with_background(image, self._model.background_color.to(image))
+        return Reference(image, seen.camera, seen.depth.float(), seen.alpha.float(), mask)
 
     def forget(self) -> None:
         """Render anew at the next use."""
-        self._rendered = None
+        self._seen.clear()
+
+    def _candidates(self, camera: Pinhole) -> list[int]:
+        """The nearest photographs by pose, in the order of the dataset."""
+        cameras = self.cameras()
+        if len(cameras) <= self._nearest:
+            return list(range(len(cameras)))
+        poses = stack_poses(cameras)
+        distances = pose_distances(stack_poses([camera]), poses, spacing(poses))[0]
+        return sorted(distances.topk(self._nearest, largest=False).indices.tolist())
+
+    def _is_fresh(self, index: int) -> bool:
+        return index in self._seen and 0 <= self._model.step - self._seen[index].step <= self._max_age
+
+    def _look(self, index: int) -> None:
+        mask = self._mask(self._datamanager.cached_train[index])  # first: undistorting fixes the intrinsics
+        camera = self._camera(index)
+        depth, alpha = self._model.median_depth(camera.camera_to_world, camera.intrinsics, camera.width, camera.height)
+        largest = torch.finfo(torch.float16).max
+        self._seen[index] = _Seen(
+            self._model.step,
+            camera,
+            depth.clamp(max=largest).half(),
+            alpha.half(),
+            None if mask is None else mask.half(),
+        )
+
+    def _mask(self, data: dict[str, Tensor]) -> Tensor | None:  # [H, W, 1] in [0, 1]
+        image = data["image"]
+        mask = data["mask"].to(self._model.device, torch.float32) if "mask" in data else None
+        if image.shape[-1] != 4:
+            return mask
+        opacity = image[..., 3:].to(self._model.device, torch.float32)
+        opacity = opacity / 255 if image.dtype == torch.uint8 else opacity
+        return opacity if mask is None else mask * opacity
 
     def _camera(self, index: int) -> Pinhole:
         camera = self._datamanager.train_cameras[index : index + 1]
@@ -98,16 +203,3 @@ class Photographs:
         camera.metadata = {"cam_idx": index}
         with torch.no_grad():
             return to_pinhole(camera, optimizer.apply_to_camera(camera)[0])
-
-    def _reference(self, index: int) -> Reference:
-        data = self._datamanager.cached_train[index]
-        image = data["image"].to(self._model.device)
-        image = image.float() / 255 if image.dtype == torch.uint8 else image
-        mask = data["mask"].to(image) if "mask" in data else None
-        if image.shape[-1] == 4:
-            opacity = image[..., 3:]
-            mask = opacity if mask is None else mask * opacity
-            image = self._model.composite_with_background(image, self._model.background_color.to(image))
-        camera = self._camera(index)
-        depth, alpha = self._model.median_depth(camera.camera_to_world, camera.intrinsics, camera.width, camera.height)
-        return Reference(image, camera, depth, alpha, mask)

@@ -18,11 +18,13 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.photographs import Photographs, to_cameras
 from difix3d_ns.pseudoviews.pool import Pool, PseudoView
 from difix3d_ns.pseudoviews.progress import advance
-from difix3d_ns.pseudoviews.references import choose_references
 from difix3d_ns.pseudoviews.schedule import RoundSchedule
 
 if TYPE_CHECKING:
     from difix3d_ns.model import Difix3DModel
+
+_PHOTOGRAPHS_PER_VIEW = 8
+"""at which the splat is rendered in a step that prepares references: takes no longer than repairing a view"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,11 @@ class FixRounds:
             self._begin(due)
         if self.progress.queue and self.schedule.may_render(step):
             batch = self.progress.queue[: self.schedule.views_per_step]
-            self._make(batch, step)
+            cameras = [self._poses(task.round)[task.target] for task in batch]
+            most = _PHOTOGRAPHS_PER_VIEW * self.schedule.views_per_step
+            if self._settings.references and not self._photographs.prepare(cameras, most):
+                return
+            self._make(batch, cameras, step)
             del self.progress.queue[: len(batch)]
             if not self.progress.queue:
                 self._tell_end(step)
@@ -122,7 +128,7 @@ class FixRounds:
         return next(r for r in range(1, number + 1) if self._fraction(r) == self._fraction(number))
 
     def _begin(self, number: int) -> None:
-        self._photographs.references(refresh=True)
+        self._photographs.forget()
         count = len(self._poses(number))
         place = self._first_with_poses_of(number)
         outdated = [Task(entry.round, entry.target) for entry in self.pool.views() if entry.round < place]
@@ -135,19 +141,17 @@ class FixRounds:
         )
 
     @torch.no_grad()
-    def _make(self, tasks: Sequence[Task], step: int) -> None:
+    def _make(self, tasks: Sequence[Task], cameras: Sequence[Pinhole], step: int) -> None:
         started = time.perf_counter()
         if self._fixer is None:
             self._fixer = self._settings.load(self._model.device)
-        references = self._photographs.references()
         requests = []
-        for task in tasks:
-            camera = self._poses(task.round)[task.target]
+        for task, camera in zip(tasks, cameras, strict=True):
             image, depth, alpha = self._render(camera)
-            chosen = choose_references(camera, depth, alpha, references, self._settings.references)
+            references = self._photographs.choose(camera, depth, alpha, self._settings.references)
             # reproducible, and not the same noise everywhere
             seed = task.round * 100_003 + task.target
-            requests.append(FixRequest(image, [references[i] for i in chosen], camera, depth, alpha, seed))
+            requests.append(FixRequest(image, references, camera, depth, alpha, seed))
         results = self._fixer.fix(requests)
         for task, request, result in zip(tasks, requests, results, strict=True):
             assert request.camera is not None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.reference import Reference
 from difix3d_ns.geometry.warp import opaque
 from difix3d_ns.pseudoviews.poses import pose_distances, spacing, stack_poses
 
@@ -19,11 +19,24 @@ _TRUST = 0.7  # share of a pixel one perfect reference settles; the rest rewards
 _TIE = 1e-3  # of the visible pixels: what the whole range of pose distances may change
 
 
+class Candidate(Protocol):
+    """What choosing needs to know of a ``Reference``: everything but its picture."""
+
+    @property
+    def camera(self) -> Pinhole | None: ...
+    @property
+    def depth(self) -> Tensor | None: ...  # [H, W, 1]
+    @property
+    def alpha(self) -> Tensor | None: ...  # [H, W, 1]
+    @property
+    def mask(self) -> Tensor | None: ...  # [H, W, 1] in [0, 1]
+
+
 def choose_references(
     camera: Pinhole,
     depth: Tensor,
     alpha: Tensor,
-    candidates: Sequence[Reference],
+    candidates: Sequence[Candidate],
     count: int,
 ) -> list[int]:
     """The training views that together show most of what the splat shows from ``camera``.
@@ -61,7 +74,7 @@ def choose_references(
     return chosen
 
 
-def _remoteness(camera: Pinhole, candidates: Sequence[Reference]) -> Tensor:
+def _remoteness(camera: Pinhole, candidates: Sequence[Candidate]) -> Tensor:
     """[K] pose distances, scaled into [0, 1); 2 without a camera."""
     placed = [i for i, c in enumerate(candidates) if c.camera is not None]
     result = torch.full((len(candidates),), 2.0, dtype=torch.float64)
@@ -74,7 +87,7 @@ def _remoteness(camera: Pinhole, candidates: Sequence[Reference]) -> Tensor:
     return result
 
 
-def _worth(camera: Pinhole, depth: Tensor, alpha: Tensor, candidates: Sequence[Reference]) -> tuple[Tensor, float]:
+def _worth(camera: Pinhole, depth: Tensor, alpha: Tensor, candidates: Sequence[Candidate]) -> tuple[Tensor, float]:
     """[K, P] worth of every candidate at the voting pixels, times ``_TRUST``; and how many pixels there are to see."""
     points, solid = _voting_points(camera, depth, alpha)  # [P, 3], [P]
     result = points.new_zeros(len(candidates), len(points))
@@ -119,7 +132,7 @@ def _voting_points(camera: Pinhole, depth: Tensor, alpha: Tensor) -> tuple[Tenso
     return local @ camera.camera_to_world[:3, :3].T + camera.position, solid
 
 
-def _look_up(views: Sequence[Reference], unit: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+def _look_up(views: Sequence[Candidate], unit: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Depth and usable share (opacity times mask) of each view at picture coordinates [K, P, 2] in [0, 1]."""
     planes: list[Tensor] = []
     shares: list[Tensor] = []

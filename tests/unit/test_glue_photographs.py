@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from difix3d_ns.datamanager import Difix3DDatamanager
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.reference import Reference
 from difix3d_ns.photographs import Photographs, to_cameras, to_pinhole
 from tests.unit.tiny_scene import datamanager, write_scene
 
@@ -45,6 +46,10 @@ class _Model:
 def _photographs(manager: Difix3DDatamanager, mode: str = "off") -> tuple[Photographs, _Model]:
     model = _Model(len(manager.train_dataset), mode)
     return Photographs(manager, model), model  # type: ignore[arg-type]
+
+
+def _all(photographs: Photographs) -> list[Reference]:
+    return [photographs.reference(index) for index in range(len(photographs.cameras()))]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -89,7 +94,7 @@ def test_strong_distortion_is_undone(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene", size=size, **STRONG))
     before = manager.train_dataset.cameras.get_intrinsics_matrices().clone()
     photographs, model = _photographs(manager)
-    references = photographs.references()
+    references = _all(photographs)
     for index, reference in enumerate(references):
         original = np.array(Image.open(manager.train_dataset.image_filenames[index]))
         k = before[index].double().numpy()
@@ -116,7 +121,7 @@ def test_fisheye_is_undone(tmp_path: Path) -> None:
     manager = datamanager(scene)
     before = manager.train_dataset.cameras.get_intrinsics_matrices().clone()
     photographs, _ = _photographs(manager)
-    references = photographs.references()
+    references = _all(photographs)
     cameras = photographs.cameras()
     for index, reference in enumerate(references):
         k = before[index].double().numpy()
@@ -144,7 +149,7 @@ def test_cameras_alone_are_undistorted_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("distortion", [{}, STRONG])
 def test_masks_are_those_of_the_cache(tmp_path: Path, distortion: dict[str, Any]) -> None:
     manager = datamanager(write_scene(tmp_path / "scene", size=(120, 90), masks=True, **distortion))
-    for reference in _photographs(manager)[0].references():
+    for reference in _all(_photographs(manager)[0]):
         assert reference.mask is not None
         assert reference.mask.shape == (*reference.image.shape[:2], 1)
         assert reference.mask.dtype == torch.float32
@@ -154,13 +159,13 @@ def test_masks_are_those_of_the_cache(tmp_path: Path, distortion: dict[str, Any]
 
 def test_pictures_without_masks_have_none(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene"))
-    assert all(reference.mask is None for reference in _photographs(manager)[0].references())
+    assert all(reference.mask is None for reference in _all(_photographs(manager)[0]))
 
 
 def test_alpha_becomes_a_mask(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene", mode="RGBA"))
     photographs, model = _photographs(manager)
-    reference = photographs.references()[0]
+    reference = photographs.reference(0)
     rgba = manager.cached_train[0]["image"].float() / 255
     assert reference.mask is not None and torch.allclose(reference.mask, rgba[..., 3:])
     assert torch.allclose(reference.image, model.composite_with_background(rgba, model.background_color))
@@ -170,9 +175,9 @@ def test_portrait_and_landscape(tmp_path: Path) -> None:
     sizes = [(60, 40), (40, 60), (50, 50), (60, 40), (60, 40), (40, 60)]
     manager = datamanager(write_scene(tmp_path / "scene", size=(60, 40), sizes=sizes))
     photographs, _ = _photographs(manager)
-    shapes = [(r.camera.width, r.camera.height) for r in photographs.references()]
+    shapes = [(r.camera.width, r.camera.height) for r in _all(photographs)]
     assert shapes == [sizes[i] for i in (0, 1, 2, 3, 5)]
-    for reference in photographs.references():
+    for reference in _all(photographs):
         assert reference.image.shape == (reference.camera.height, reference.camera.width, 3)
         assert reference.depth is not None and reference.depth.shape[:2] == reference.image.shape[:2]
         assert reference.camera.intrinsics[0, 2] == pytest.approx(reference.camera.width / 2 + 1.25)
@@ -191,32 +196,89 @@ def test_poses_are_the_optimised_ones(tmp_path: Path) -> None:
     assert torch.allclose(moved[2].position, plain[2][:3, 3] + torch.tensor([0.1, -0.2, 0.3]), atol=1e-6)
     assert torch.linalg.norm(moved[2].forward - plain[2][:3, 2]) > 1e-3
     assert torch.allclose(moved[1].camera_to_world, plain[1], atol=1e-6)
-    assert torch.allclose(photographs.references()[2].camera.camera_to_world, moved[2].camera_to_world)
+    assert torch.allclose(photographs.reference(2).camera.camera_to_world, moved[2].camera_to_world)
     camera = manager.train_cameras[2:3]
     camera.metadata = {"cam_idx": 2}
     trained = model.camera_optimizer.apply_to_camera(camera)[0]
     assert torch.allclose(moved[2].position, trained[:, 3]) and not moved[2].camera_to_world.requires_grad
 
 
-def test_references_are_rendered_again_when_outdated(tmp_path: Path) -> None:
+def test_the_splat_is_rendered_again_when_outdated(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene"))
     photographs, model = _photographs(manager)
-    first = photographs.references()
+    _all(photographs)
+    assert len(model.rendered) == 5
     model.step = 150
-    assert photographs.references() is first
-    assert photographs.references(refresh=True) is not first
+    _all(photographs)
+    assert len(model.rendered) == 5
     model.step = 500
-    count = len(model.rendered)
-    photographs.references()
-    assert len(model.rendered) == count + 5
+    _all(photographs)
+    assert len(model.rendered) == 10
     model.step = 10  # a resumed or another training
-    photographs.references()
-    assert len(model.rendered) == count + 10
+    _all(photographs)
+    assert len(model.rendered) == 15
+    photographs.forget()
+    _all(photographs)
+    assert len(model.rendered) == 20
+
+
+def test_rendering_is_spread_over_steps(tmp_path: Path) -> None:
+    manager = datamanager(write_scene(tmp_path / "scene", count=9))
+    photographs, model = _photographs(manager)
+    views = photographs.cameras()[:2]
+    counts = []
+    while not photographs.prepare(views, most=3):
+        counts.append(len(model.rendered))
+    assert counts == [3, 6, 8]
+    depth, alpha = torch.full((30, 40, 1), 2.0), torch.ones(30, 40, 1)
+    assert len(photographs.choose(views[0], depth, alpha, 3)) == 3
+    assert len(model.rendered) == 8
+
+
+def test_only_near_photographs_are_looked_at(tmp_path: Path) -> None:
+    manager = datamanager(write_scene(tmp_path / "scene", count=9))
+    model = _Model(8)
+    photographs = Photographs(manager, model, nearest=4)  # type: ignore[arg-type]
+    view = photographs.cameras()[6]
+    held: list[int] = []
+
+    class Lock:
+        def __enter__(self) -> None:
+            held.append(len(model.rendered))
+
+        def __exit__(self, *_: Any) -> None:
+            assert len(model.rendered) == held[-1] + 1  # one rendering each, so that training goes on in between
+
+    depth, alpha = torch.full((30, 40, 1), 2.0), torch.ones(30, 40, 1)
+    chosen = photographs.choose(view, depth, alpha, 8, Lock())  # type: ignore[arg-type]
+    assert held == [0, 1, 2, 3]
+    positions = {tuple(reference.camera.position.tolist()) for reference in chosen if reference.camera}
+    assert positions == {tuple(camera.position.tolist()) for camera in photographs.cameras()[4:]}
+    assert tuple(view.position.tolist()) in positions
+
+
+def test_no_references_need_no_rendering(tmp_path: Path) -> None:
+    photographs, model = _photographs(datamanager(write_scene(tmp_path / "scene")))
+    view = photographs.cameras()[0]
+    assert photographs.choose(view, torch.ones(30, 40, 1), torch.ones(30, 40, 1), 0) == []
+    assert model.rendered == []
+
+
+def test_pictures_are_held_once_and_planes_in_half_precision(tmp_path: Path) -> None:
+    """Beyond the 8-bit cache, which training needs anyway, four bytes a pixel."""
+    manager = datamanager(write_scene(tmp_path / "scene"))
+    photographs, _ = _photographs(manager)
+    for camera in photographs.cameras():
+        photographs.choose(camera, torch.full((30, 40, 1), 2.0), torch.ones(30, 40, 1), 3)
+    assert manager.cached_train[0]["image"].dtype == torch.uint8
+    held = [value for seen in photographs._seen.values() for value in vars(seen).values()]
+    held = [tensor for tensor in held if isinstance(tensor, torch.Tensor)]
+    assert sum(t.nbytes for t in held) == 5 * 40 * 30 * 4
 
 
 def test_the_dataset_is_left_as_it_is(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene"))
     photographs, _ = _photographs(manager, mode="SO3xR3")
     before = manager.cached_train[0]["image"].clone()
-    photographs.references()[0].image.zero_()
+    photographs.reference(0).image.zero_()
     assert torch.equal(manager.cached_train[0]["image"], before)
