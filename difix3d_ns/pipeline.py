@@ -103,7 +103,7 @@ class Difix3DPipeline(VanillaPipeline):
         if not self.config.rounds:
             return
         from difix3d_ns.pseudoviews.pool import Pool
-        from difix3d_ns.pseudoviews.schedule import plan_rounds
+        from difix3d_ns.pseudoviews.schedule import VIEWS_AT_ONCE, plan_rounds
         from difix3d_ns.rounds import FixRounds
 
         model = self.config.model
@@ -125,22 +125,23 @@ class Difix3DPipeline(VanillaPipeline):
             probability=self.config.pseudo_probability,
             weight=self.config.pseudo_weight,
             first_step=first_step,
+            views_at_once=VIEWS_AT_ONCE[self.model.device.type],
         )
         if schedule.rounds < schedule.asked:
             CONSOLE.print(
                 f"[yellow]Training has room for {schedule.rounds} of {schedule.asked} rounds "
                 "(--pipeline.rounds, --max-num-iterations)."
             )
+        targets = self._find_targets()  # a scene that cannot have any is told of now, not in the middle of training
         self.rounds = FixRounds(
             schedule,
-            self._find_targets,
+            targets,
             self._photographs,
             self.model,
             self.config.fixer,
             Pool(self.config.pool_capacity, folder / POOL_FOLDER),
         )
         self.config.fixer.load(self.model.device)  # unreadable weights are told of now as well
-        self._find_targets()  # a scene that cannot have targets is told of now, not in the middle of training
         self.datamanager.draw_pseudo_view = self._draw
 
     def _find_targets(self) -> list[Pinhole]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ class FixRounds:
 
     Args:
         schedule: when rounds start and when rendering is allowed.
-        targets: the poses rounds lead to, asked for when the first round starts.
+        targets: the poses rounds lead to.
         photographs: starting poses and references.
         model: the splat that is rendered; between steps, so that densification never sees these renders.
         fixer: how to repair, and how to load it when the first view is made.
@@ -61,15 +61,14 @@ class FixRounds:
     def __init__(
         self,
         schedule: RoundSchedule,
-        targets: Callable[[], list[Pinhole]],
+        targets: Sequence[Pinhole],
         photographs: Photographs,
         model: Difix3DModel,
         fixer: FixerSettings,
         pool: Pool,
     ) -> None:
         self.schedule = schedule
-        self._find_targets = targets
-        self._targets: list[Pinhole] | None = None
+        self._targets = list(targets)
         self._photographs = photographs
         self._model = model
         self._settings = fixer
@@ -95,24 +94,18 @@ class FixRounds:
 
     def state(self) -> dict[str, Any]:
         """What resuming needs, as plain values and tensors."""
-        targets = self._targets
         return {
             "round": self.progress.round,
             "queue": [[task.round, task.target] for task in self.progress.queue],
-            "targets": None
-            if targets is None
-            else [[t.camera_to_world.float(), t.intrinsics.float(), t.width, t.height] for t in targets],
+            "targets": [[t.camera_to_world.float(), t.intrinsics.float(), t.width, t.height] for t in self._targets],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken, also in the middle of a round."""
         self.progress = Progress(state["round"], [Task(r, t) for r, t in state["queue"]])
-        if state["targets"] is not None:
-            self._targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]
+        self._targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]
 
     def _poses(self, number: int) -> list[Pinhole]:
-        if self._targets is None:
-            self._targets = self._find_targets()
         return advance(self._photographs.cameras(), self._targets, self._fraction(number))
 
     def _fraction(self, number: int) -> float:

@@ -28,6 +28,10 @@ _QUEUE = 0.5
 """Of the steps between rounds: by then a round's queue is to be worked off, so that its views are trained on before
 the next poses are rendered from the result."""
 
+VIEWS_AT_ONCE = {"cpu": 1, "cuda": 4}
+"""Views rendered and repaired together in one training step, at least. A CPU gains nothing from a batch, and one view
+takes it a second; one picture does not fill a GPU, and four are still done before a viewer would seem to hang."""
+
 
 @dataclass(frozen=True)
 class RoundSchedule:
@@ -65,7 +69,7 @@ class RoundSchedule:
         return step - latest > self.recovery
 
     def round_at(self, step: int) -> int:
-        """The round that is due at this step, from 1; 0 before the first. Round r leads r / ``rounds`` of the way."""
+        """The round that is due at this step, from 1; 0 before the first."""
         return int(np.searchsorted(self.starts, step, side="right"))
 
     def weight(self, step: int) -> float:
@@ -84,9 +88,10 @@ def plan_rounds(
     recovery: int | None = None,
     resolution_full_step: int = 0,
     views_per_round: int = 16,
-    weight: float = 0.4,
-    probability: float = 0.35,
+    weight: float = 1.0,
+    probability: float = 0.5,
     first_step: int = 0,
+    views_at_once: int = 1,
 ) -> RoundSchedule:
     """Spread rounds over the steps at which the splat may be rendered for fixing.
 
@@ -105,12 +110,11 @@ def plan_rounds(
             of splatfacto's 3000), at least 100, since Adam at splatfacto's 0.05 lifts an opacity from its reset value
             to 0.9 in some 75 steps at best, and at most half of ``reset_every``.
         resolution_full_step: first step at full training resolution; 0 if it is never reduced.
-        views_per_round: 16: enough to cover the gaps of a sparse capture, a few seconds to fix on a CPU; what was
-            measured was 16 views refreshed twice.
-        weight: 0.4 of a photograph's loss: 0.3 to 1.0 did equally well, and less harm comes from a lower one where a
-            fixer errs.
-        probability: 0.35 of the steps: 35 to 50 % did equally well, and photographs stay the majority.
+        views_per_round: most that are made in one, those made again included.
+        weight: of the loss on a pseudo-view, 1 for a photograph; the reason is with ``--pipeline.pseudo-weight``.
+        probability: that a step draws a pseudo-view; the reason is with ``--pipeline.pseudo-probability``.
         first_step: of this training; above 0 if it starts from a model trained without pseudo-views.
+        views_at_once: least number of views made in a step, see ``VIEWS_AT_ONCE``.
 
     Raises:
         ValueError: no steps, or a negative number of rounds; the message names the flag.
@@ -141,7 +145,7 @@ def plan_rounds(
     count = min(rounds, len(allowed))
     starts = tuple(allowed[i] for i in np.linspace(0, len(allowed) - 1, count).round().astype(int)) if count else ()
     steps = _shortest_round(schedule, starts)
-    return replace(schedule, starts=starts, views_per_step=max(1, -(-views_per_round // steps)))
+    return replace(schedule, starts=starts, views_per_step=max(1, views_at_once, -(-views_per_round // steps)))
 
 
 def pause_refine_after_reset(photographs: int, pool: int, refine_every: int, reset_every: int) -> int:

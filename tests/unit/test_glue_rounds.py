@@ -42,7 +42,7 @@ def _rounds(folder: Path, references: int = 3, views_per_step: int = 1) -> tuple
     return (
         FixRounds(
             replace(schedule, views_per_step=views_per_step),
-            lambda: photographs.cameras()[:4],
+            photographs.cameras()[:4],
             photographs,
             splat,  # type: ignore[arg-type]
             FixerSettings(name="none", references=references),

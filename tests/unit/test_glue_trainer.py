@@ -15,7 +15,10 @@ import torch
 
 from difix3d_ns import checkpoints
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.methods import difix3d_splatfacto
+from difix3d_ns.model import Difix3DModel
+from difix3d_ns.pipeline import Difix3DPipeline
 from difix3d_ns.trainer import STATE_KEY, Difix3DTrainer, Difix3DTrainerConfig
 from tests.unit.tiny_scene import write_scene
 
@@ -134,6 +137,36 @@ def test_camera_path_is_no_larger_than_the_photographs(scene: Path) -> None:
     targets = trainer.pipeline._find_targets()
     assert [(t.width, t.height) for t in targets] == [(40, 20)] * 2
     assert torch.allclose(targets[0].intrinsics[0, 2], torch.tensor(20.0, dtype=targets[0].intrinsics.dtype))
+
+
+@pytest.mark.parametrize(("device", "views"), [("cpu", 1), ("cuda", 4)])
+def test_a_gpu_makes_views_in_batches(
+    device: str, views: int, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Difix3DTrainer(_config(scene, steps=1000))
+    trainer.setup()
+    pipeline = trainer.pipeline
+    pipeline.config.rounds, pipeline.config.targets.count = 2, 3
+    with monkeypatch.context() as patch:
+        patch.setattr(Difix3DModel, "device", property(lambda self: torch.device(device)))
+        pipeline.plan_rounds(0, 1000, tmp_path)
+    assert pipeline.rounds.schedule.views_per_step == views
+
+
+def test_targets_are_sought_once(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sought: list[int] = []
+    find = Difix3DPipeline._find_targets
+
+    def count(pipeline: Difix3DPipeline) -> list[Pinhole]:
+        sought.append(pipeline.model.step)
+        return find(pipeline)
+
+    monkeypatch.setattr(Difix3DPipeline, "_find_targets", count)
+    config = _config(scene, steps=100, rounds=1)
+    config.pipeline.targets.count = 3
+    trainer = _run(config)
+    assert len(trainer.pipeline.rounds.pool) == 3
+    assert sought == [0]
 
 
 def test_evaluation_poses_as_targets_are_undistorted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,12 @@ def test_no_step_that_may_render_is_foggy_coarse_or_too_early(total, reset_share
         assert fit == clear
 
 
+@pytest.mark.parametrize(("views", "expected"), [(4, 4), (16, 4), (8000, 7)])
+def test_views_at_once_is_the_least_number_per_step(views, expected):
+    schedule = scaled(30000, 5, views_per_round=views, views_at_once=4)
+    assert schedule.views_per_step == expected
+
+
 def test_splatfactos_own_settings():
     schedule = plan_rounds(30000, 5, 600, 3000, 15000, 500, 6000)
     assert schedule.starts[0] == 11250
