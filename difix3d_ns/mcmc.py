@@ -24,6 +24,11 @@ OPACITY_WEIGHT = 0.01
 SCALE_WEIGHT = 0.01
 """the paper's weights of mean opacity and mean scale in the loss: what nothing needs fades and is moved elsewhere"""
 
+INITIAL_OPACITY = 0.5
+INITIAL_SCALE = 0.1
+"""as in the paper's code and gsplat's preset, the latter in distances to the nearest points: relocation draws by
+opacity, so all begin well above the least, and a copy never shrinks what began too large"""
+
 _MOST_COPIES = 51  # the paper's bound on how many Gaussians one is replaced by
 _LEAST_GROWTH = 30.0  # times: enough to get from a sparse point cloud to a budget also in a short training
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -127,6 +128,11 @@ class Difix3DModel(SplatfactoModel):
             self.gauss_params["features_dc"] = nn.Parameter(sh)
         if colours is not None:
             self.seed_points = (positions, colours)
+        if self.config.densification == "mcmc":
+            from difix3d_ns.mcmc import INITIAL_OPACITY, INITIAL_SCALE
+
+            self.gauss_params["scales"].data += math.log(INITIAL_SCALE)
+            self.gauss_params["opacities"].data[:] = math.log(INITIAL_OPACITY / (1 - INITIAL_OPACITY))
         self._build_strategy()
 
     def set_background(self, background_color: Tensor) -> None:

@@ -288,6 +288,14 @@ class TestOnACpu:
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
         assert not any(name.startswith("gsplat.cuda._backend") for name in sys.modules)
 
+    def test_mcmc_begins_small_and_half_opaque(self) -> None:
+        default, mcmc = _model(), _model(densification="mcmc")
+        assert torch.allclose(torch.sigmoid(mcmc.gauss_params["opacities"]), torch.tensor(0.5))
+        ratio = torch.exp(mcmc.gauss_params["scales"] - default.gauss_params["scales"])
+        assert torch.allclose(ratio, torch.tensor(0.1))
+        mcmc.load_state_dict(default.state_dict())  # what is trained already stays as it is
+        assert torch.equal(mcmc.gauss_params["scales"], default.gauss_params["scales"])
+
     def test_mcmc_adds_its_two_losses_in_training_only(self) -> None:
         batch = {"image": torch.rand(30, 40, 3)}
         for densification, expected in (("default", set()), ("mcmc", {"mcmc_opacity", "mcmc_scale"})):
