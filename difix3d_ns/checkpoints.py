@@ -80,8 +80,9 @@ def save(state: dict[str, Any], folder: Path, step: int) -> Path:
         with os.fdopen(descriptor, "wb") as file:
             try:
                 torch.save(state, file)
-            except RuntimeError as error:  # torch reports a failed write of the file object so
-                raise OSError(f"writing the checkpoint failed: {error}") from error
+            except RuntimeError as error:  # torch stumbles over the end of a file that could not be written
+                cause = error.__context__ if isinstance(error.__context__, OSError) else None
+                raise cause or OSError(f"writing the checkpoint failed: {error}") from error
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +19,10 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from difix3d_ns import checkpoints
 from difix3d_ns.defaults import settle
 from difix3d_ns.errors import UserError
+from difix3d_ns.events import survive_a_full_disk
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 STATE_KEY = "difix3d"
 """Where a checkpoint keeps what plain nerfstudio does not: random generators, densification, pool, rounds."""
@@ -106,8 +112,10 @@ class Difix3DTrainer(Trainer):
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         if self.config.pipeline.datamanager.data is None and self.config.data is not None:
             self.config.pipeline.datamanager.data = self.config.data
-        super().setup(test_mode)
-        self.pipeline.plan_rounds(self._offset, self._last_step, self.base_dir)
+        with self._writing():
+            super().setup(test_mode)
+            survive_a_full_disk()
+            self.pipeline.plan_rounds(self._offset, self._last_step, self.base_dir)
         if self._loaded is not None and STATE_KEY in self._loaded[1]:
             self._restore(*self._loaded)
         self._loaded = None
@@ -160,9 +168,22 @@ class Difix3DTrainer(Trainer):
         total = self.config.max_num_iterations
         self.config.max_num_iterations = self._last_step - self._start_step  # nerfstudio counts from the resumed step
         try:
-            super().train()
+            with self._writing():
+                super().train()
         finally:
             self.config.max_num_iterations = total
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _CANNOT_WRITE:
+                raise
+            raise UserError(
+                f"cannot write to --output-dir {self.config.output_dir}: {error}; make room or choose another folder "
+                "(what was saved is kept: go on with --load-dir)"
+            ) from error
 
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
@@ -187,7 +208,8 @@ class Difix3DTrainer(Trainer):
         except OSError as error:
             CONSOLE.print(
                 f"[bold red]The checkpoint of step {step} could not be saved to {self.checkpoint_dir}: {error}. "
-                "Free some space; earlier checkpoints are kept and training goes on.",
+                "Free some space or make it writable; earlier checkpoints are kept"
+                + (" and training goes on." if self.training_state != "completed" else ": go on with --load-dir."),
                 soft_wrap=True,
             )
             if self.training_state == "completed":

@@ -297,6 +297,40 @@ def test_full_disk_at_the_end_is_a_failure_that_keeps_the_rest(
     assert "step 5 could not be saved" in _said(capsys)
 
 
+def test_curves_that_cannot_be_written_do_not_end_training(
+    scene: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a full disk: TensorBoard's thread dies, and every later call of it raises."""
+    from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("nerfstudio.utils.writer.EVENT_WRITERS", [])
+    trainer = Difix3DTrainer(_config(scene, steps=30))
+    trainer.setup()
+    monkeypatch.setattr(LocalFileSystem, "append", full)
+    trainer.train()
+    assert checkpoints.checkpoint_steps(trainer.checkpoint_dir)[0] == 29
+    captured = capsys.readouterr()
+    said = " ".join(captured.out.split())
+    assert said.count("The training curves end here, training goes on") == 1
+    assert "Traceback" not in captured.out + captured.err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_what_else_cannot_be_written_is_told(scene: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Difix3DTrainer(_config(scene))
+    trainer.setup()
+
+    def fail(*_: Any) -> None:
+        raise OSError(number, "no", "transforms.json")
+
+    monkeypatch.setattr(trainer.pipeline.datamanager.train_dataparser_outputs, "save_dataparser_transform", fail)
+    with pytest.raises(UserError, match=r"cannot write to --output-dir .*make room or choose another"):
+        trainer.train()
+
+
 @pytest.mark.parametrize(("densification", "rounds"), [("default", 0), ("mcmc", 0), ("default", 2)])
 def test_resumed_training_equals_an_uninterrupted_one(scene: Path, densification: str, rounds: int) -> None:
     steps = 100 if rounds else 40
