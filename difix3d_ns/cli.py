@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -76,6 +76,30 @@ def fix(
     fix_pictures(inputs, output, reference, weights, device)
 
 
+def convert(
+    checkpoint: Annotated[Path, tyro.conf.Positional],
+    base: str,
+    output: Path,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+) -> None:
+    """Turn a training checkpoint of the official Difix code into a folder of weights that is safe to load.
+
+    Nothing in the checkpoint is run. The folder holds JSON and safetensors and is what --weights takes.
+
+    Args:
+        checkpoint: model_N.pkl.
+        base: what was trained from, as a folder or a hub id (which downloads): stabilityai/sd-turbo, or Difix weights.
+        output: folder to write.
+        dtype: precision of the weights written: float32, bfloat16 or float16 (unset: as they are).
+    """
+    import torch
+
+    from difix3d_ns.fixers.published.checkpoint import convert as write
+
+    write(checkpoint, base, output, getattr(torch, dtype) if dtype else None)
+    print(f"Use it: difix3d fix PICTURES --output FOLDER --weights {output}")
+
+
 def train_fixer(
     recipe: Annotated[str, tyro.conf.Positional],
     output: Path,
@@ -102,6 +126,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo-scene": demo_scene,
     "photographs": photographs,
     "fix": fix,
+    "convert": convert,
     "train-fixer": train_fixer,
 }
 

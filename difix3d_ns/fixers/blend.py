@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from difix3d_ns.fixers.contract import FixRequest, FixResult
+from difix3d_ns.fixers.contract import FixRequest, FixResult, finite
 from difix3d_ns.geometry.warp import Warps, warp_references
 
 
@@ -30,7 +30,7 @@ class BlendFixer:
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``)."""
-        return [self._fix(request) for request in requests]
+        return [self._fix(finite(request)) for request in requests]
 
     @torch.no_grad()
     def _fix(self, request: FixRequest) -> FixResult:

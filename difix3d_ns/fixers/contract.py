@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
 
-__all__ = ["FixRequest", "FixResult", "Fixer", "Reference"]
+__all__ = ["FixRequest", "FixResult", "Fixer", "Reference", "finite"]
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,20 @@ class Fixer(Protocol):
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch; results come in the order of the requests, on the requests' device, as float32."""
         ...
+
+
+def finite(request: FixRequest) -> FixRequest:
+    """The request with black instead of NaN and infinity; nothing is seen there, and references are masked there."""
+    gaps = ~request.image.isfinite().all(-1, keepdim=True)  # [H, W, 1]
+    if bool(gaps.any()):
+        alpha = None if request.alpha is None else request.alpha.masked_fill(gaps.to(request.alpha.device), 0)
+        request = replace(request, image=request.image.masked_fill(gaps, 0), alpha=alpha)
+    if all(bool(reference.image.isfinite().all()) for reference in request.references):
+        return request
+    return replace(request, references=[_finite(reference) for reference in request.references])
+
+
+def _finite(reference: Reference) -> Reference:
+    gaps = ~reference.image.isfinite().all(-1, keepdim=True)
+    mask = torch.ones_like(reference.image[..., :1]) if reference.mask is None else reference.mask
+    return replace(reference, image=reference.image.masked_fill(gaps, 0), mask=mask.masked_fill(gaps, 0))

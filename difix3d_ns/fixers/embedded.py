@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from difix3d_ns.fixers.blend import warp_request
-from difix3d_ns.fixers.contract import FixRequest, FixResult
+from difix3d_ns.fixers.contract import FixRequest, FixResult, finite
 from difix3d_ns.fixers.networks.blend import SLOTS
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.precision import fast_dtype
@@ -80,6 +80,7 @@ class EmbeddedFixer:
     @torch.no_grad()
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together."""
+        requests = [finite(request) for request in requests]
         aligned = [align(request) for request in requests]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (request, found) in enumerate(zip(requests, aligned, strict=True)):

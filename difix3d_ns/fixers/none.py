@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from difix3d_ns.fixers.contract import FixRequest, FixResult
+from difix3d_ns.fixers.contract import FixRequest, FixResult, finite
 
 
 class IdentityFixer:
@@ -16,8 +16,8 @@ class IdentityFixer:
         """Repair a batch (contract of ``Fixer``)."""
         return [
             FixResult(
-                image=request.image.float(),
-                confidence=torch.ones_like(request.image[..., :1], dtype=torch.float32),
+                image=finite(request).image.float(),
+                confidence=request.image.isfinite().all(-1, keepdim=True).float(),
             )
             for request in requests
         ]

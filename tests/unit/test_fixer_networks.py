@@ -122,7 +122,7 @@ def test_skips_carry_the_encoder_to_the_decoder():
     net, picture = network(), torch.rand(1, 1, 3, 32, 32)
     with torch.no_grad():
         before = net(picture)
-        net.gamma = 0.0
+        net.autoencoder.gamma = 0.0
         assert (net(picture) - before).abs().max() > 1e-4
 
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from difix3d_ns.fixers import FixRequest, Reference, available_fixers, embedded, load_fixer
-from difix3d_ns.fixers.difix import merge_lora
 from difix3d_ns.fixers.embedded import load as load_embedded
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.difix import DifixNet
+from difix3d_ns.fixers.published.lora import merge_lora
 from tests.unit.test_fixer_networks import CHAIN, SCHEDULER, UNET, VAE
 from tests.unit.test_geometry_warp import camera_at, photograph
 

@@ -6,51 +6,20 @@ One class for every size: the configurations are those of diffusers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
+from difix3d_ns.fixers.networks.skip_vae import SkipVae, skip_convolutions
+from difix3d_ns.fixers.networks.strips import Strips
+from difix3d_ns.fixers.networks.view_attention import ViewAttention, token_masks
+
 TIMESTEP = 199  # the paper's tau = 200, counted from zero
-
-
-class ViewAttention:
-    """Attention processor; with ``mix`` all views of a sample share one self-attention (section 4.1 of the paper).
-
-    The batch holds the views of a sample one after the other. It keeps no state: the number of views travels through
-    ``cross_attention_kwargs``, so that several models, threads and plain diffusers models do not disturb each other.
-    """
-
-    def __init__(self, mix: bool):
-        self.mix = mix
-
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        views: int = 1,
-    ) -> Tensor:
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        batch, tokens, _ = hidden_states.shape
-        groups = batch // views if self.mix else batch
-
-        def heads(states: Tensor) -> Tensor:  # [(b v), n, (h d)] -> [b, h, (v n), d]
-            return states.view(groups, -1, attn.heads, states.shape[-1] // attn.heads).transpose(1, 2)
-
-        mixed = F.scaled_dot_product_attention(
-            heads(attn.to_q(hidden_states)),
-            heads(attn.to_k(context)),
-            heads(attn.to_v(context)),
-            attn_mask=attention_mask,
-            scale=attn.scale,
-        )
-        mixed = mixed.transpose(1, 2).reshape(batch, tokens, -1)
-        return attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
 
 
 class DifixNet(nn.Module):
@@ -71,30 +40,25 @@ class DifixNet(nn.Module):
         prompt: Tensor,
     ):
         super().__init__()
-        self.unet = UNet2DConditionModel.from_config(dict(unet))
+        self.unet: Any = _build(UNet2DConditionModel, unet)
         self.unet.set_attn_processor({name: ViewAttention(mix=".attn1." in name) for name in self.unet.attn_processors})
-        self.vae = AutoencoderKL.from_config(dict(vae))
-        self.gamma = 0.0 if vae.get("ignore_skip", False) else float(vae.get("gamma", 1.0))
-        widths = list(self.vae.config.block_out_channels)
-        kept = [widths[0], *widths[:-1]][::-1]  # inputs of the encoder's down blocks, deepest first
-        wanted = [widths[-1], *widths[:0:-1]]  # inputs of the decoder's up blocks
-        self.skips = nn.ModuleList(
-            nn.Conv2d(source, target, 1, bias=False) for source, target in zip(kept, wanted, strict=True)
-        )
-        for weight in self.skips.parameters():
-            nn.init.constant_(weight, 1e-5)
+        self.vae: Any = _build(AutoencoderKL, vae)
+        gamma = 0.0 if vae.get("ignore_skip", False) else float(vae.get("gamma", 1.0))
+        self.skips = skip_convolutions(self.vae.config.block_out_channels)
+        self.autoencoder = SkipVae(self.vae, self.skips, gamma)
         if isinstance(prompt, nn.Parameter):
             self.prompt: Tensor = prompt
         else:
             self.register_buffer("prompt", prompt)
-        noise = DDPMScheduler.from_config({**scheduler, "clip_sample": False})
+        with torch.device("cpu"):  # also where the networks are built without memory of their own
+            noise = _build(DDPMScheduler, {**scheduler, "clip_sample": False})
         self.prediction_type: str = noise.config.prediction_type
         self.alpha_bar = float(noise.alphas_cumprod[TIMESTEP])
 
     @property
     def multiple(self) -> int:
         """Height and width are padded to a multiple of this."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.autoencoder.multiple
 
     def forward(self, views: Tensor) -> Tensor:
         """Repair the first view of each sample.
@@ -105,29 +69,52 @@ class DifixNet(nn.Module):
         Returns:
             [B, C_out, H, W], not clamped.
         """
-        batch, count, _, height, width = views.shape
-        pad = (0, -width % self.multiple, 0, -height % self.multiple)
-        flat = F.pad(views.flatten(0, 1), pad, mode="replicate")
-        latent, kept = self._encode(flat)
-        prompt = self.prompt.to(latent.dtype).expand(batch * count, -1, -1)
-        prediction = self.unet(
-            latent, TIMESTEP, encoder_hidden_states=prompt, cross_attention_kwargs={"views": count}
-        ).sample
+        count, height, width = views.shape[1], *views.shape[-2:]
+        latents, kept = self.encode(self.pad(views.flatten(0, 1)))
+        clean = self.denoise(latents.unflatten(0, (-1, count)))
         # Only the target is decoded: the references' latents and skips end here.
-        clean = self._clean(latent[::count], prediction[::count])
-        return self._decode(clean, [skip[::count] for skip in kept])[..., :height, :width]
+        return self.decode(clean, [skip[::count] for skip in kept])[..., :height, :width]
 
-    def _encode(self, pictures: Tensor) -> tuple[Tensor, list[Tensor]]:
-        encoder, kept = self.vae.encoder, []
-        hidden = encoder.conv_in(pictures)
-        for block in encoder.down_blocks:
-            kept.append(hidden)
-            hidden = block(hidden)
-        hidden = encoder.conv_out(encoder.conv_act(encoder.conv_norm_out(encoder.mid_block(hidden))))
-        if self.vae.quant_conv is not None:
-            hidden = self.vae.quant_conv(hidden)
-        mode = hidden.chunk(2, dim=1)[0]  # the posterior's mode: a sample would flicker
-        return mode * self.vae.config.scaling_factor, kept
+    def pad(self, pictures: Tensor) -> Tensor:
+        """[B, C, H, W] enlarged at the right and the bottom to multiples of ``multiple``, repeating the edge."""
+        height, width = pictures.shape[-2:]
+        return F.pad(pictures, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+
+    def encode(self, pictures: Tensor, keep: bool = True, tiles: Strips | None = None) -> tuple[Tensor, list[Tensor]]:
+        """[B, C, H, W] in [-1, 1] -> scaled latents [B, c, h, w] and what decoding needs (see ``SkipVae.encode``)."""
+        return self.autoencoder.encode(pictures, keep, tiles)
+
+    def masks(self, filled: Tensor, grid: tuple[int, int]) -> dict[int, Tensor] | None:
+        """What ``denoise`` wants where some views are partly padding.
+
+        Args:
+            filled: [B, V, 2] rows and columns of each latent that show the picture.
+            grid: rows and columns of the latents.
+        """
+        return token_masks(filled, grid, len(self.unet.config.block_out_channels))
+
+    def denoise(self, latents: Tensor, masks: Mapping[int, Tensor] | None = None) -> Tensor:
+        """The targets' clean latents.
+
+        Args:
+            latents: [B, V, c, h, w] scaled latents, the target first, then its references.
+            masks: what nobody looks at (see ``masks``); None: nothing.
+
+        Returns:
+            [B, c, h, w].
+        """
+        batch, count = latents.shape[:2]
+        prediction = self.unet(
+            latents.flatten(0, 1),
+            TIMESTEP,
+            encoder_hidden_states=self.prompt.to(latents.dtype).expand(batch * count, -1, -1),
+            cross_attention_kwargs={"views": count, "masks": masks},
+        ).sample
+        return self._clean(latents[:, 0], prediction[::count])
+
+    def decode(self, latent: Tensor, kept: Sequence[Tensor], tiles: Strips | None = None) -> Tensor:
+        """[B, C_out, H, W], not clamped (see ``SkipVae.decode``)."""
+        return self.autoencoder.decode(latent, kept, tiles)
 
     def _clean(self, noisy: Tensor, prediction: Tensor) -> Tensor:
         signal, noise = self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5
@@ -139,12 +126,8 @@ class DifixNet(nn.Module):
             return prediction
         raise ValueError(f"unknown prediction_type {self.prediction_type!r} in the scheduler's configuration")
 
-    def _decode(self, latent: Tensor, kept: list[Tensor]) -> Tensor:
-        decoder = self.vae.decoder
-        hidden = latent / self.vae.config.scaling_factor
-        if self.vae.post_quant_conv is not None:
-            hidden = self.vae.post_quant_conv(hidden)
-        hidden = decoder.mid_block(decoder.conv_in(hidden))
-        for block, skip, source in zip(decoder.up_blocks, self.skips, reversed(kept), strict=True):
-            hidden = block(hidden + skip(source * self.gamma) if self.gamma else hidden)
-        return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(hidden)))
+
+def _build(kind: Callable[..., Any], config: Mapping[str, Any]) -> Any:
+    """``kind`` made from those entries of a JSON that it knows: names of classes and entries of others mean nothing."""
+    known = inspect.signature(kind).parameters
+    return kind(**{key: value for key, value in config.items() if key in known})

@@ -1,0 +1,42 @@
+"""Downloading weights from the Hugging Face hub, only when a hub id was given, and no file that could run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from difix3d_ns.fixers.published.prompt import CACHE
+
+NETWORKS = (
+    *("model_index.json", "scheduler/*.json", "unet/config.json", "vae/config.json", CACHE),
+    *("unet/diffusion_pytorch_model*.safetensors", "vae/diffusion_pytorch_model*.safetensors"),
+)
+TEXT = ("text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/*.json", "tokenizer/merges.txt")
+BASE = tuple(name for name in NETWORKS if name != "unet/diffusion_pytorch_model*.safetensors")
+"""of a folder whose UNet is not wanted"""
+_VARIANTS = ("*.fp16.safetensors", "*.non_ema.safetensors")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name can only be a hub id: owner/name, and nothing of that name lies here."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None and not Path(name).expanduser().exists()
+
+
+def download(hub_id: str, files: Sequence[str] = NETWORKS) -> Path:
+    """Fetch files with a progress bar; interrupted downloads go on, what is here already is not fetched again.
+
+    Honours HF_HUB_OFFLINE, HF_HOME and HF_TOKEN.
+
+    Raises:
+        FileNotFoundError: the hub or the files cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(files), ignore_patterns=list(_VARIANTS)))
+    except Exception as error:  # of several libraries: no connection, no such model, licence not accepted, offline
+        raise FileNotFoundError(
+            f"{hub_id} cannot be downloaded: {error}. Check the name, the connection and HF_HUB_OFFLINE; or give the "
+            "folder of a local copy"
+        ) from error

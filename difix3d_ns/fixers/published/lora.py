@@ -1,0 +1,30 @@
+"""Low-rank adapters of the published autoencoder, merged into plain weights (Hu et al., LoRA, 2021, equation 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+ADAPTER = "vae_skip"
+ALPHA = 8
+"""peft's default, which the official code leaves; no file of the published folder states it. The rank is the file's: 4,
+so B A counts twice."""
+
+
+def merge_lora(state: Mapping[str, Tensor], alpha: float = ALPHA) -> dict[str, Tensor]:
+    """Plain weights from peft's unmerged ones: W = base + (alpha / rank) B A.
+
+    Adapters without a weight of their own, or with another name, stay: whoever loads the result names them as surplus.
+    """
+    merged = {key.replace(".base_layer.", "."): value for key, value in state.items()}
+    for key in state:
+        stem, found, _ = key.partition(f".lora_A.{ADAPTER}.weight")
+        down, up = key, f"{stem}.lora_B.{ADAPTER}.weight"
+        weight = f"{stem}.weight"
+        if found and up in merged and weight in merged:
+            a, b, base = merged.pop(down), merged.pop(up), merged[weight]
+            # A convolution's A holds the kernel and its B is 1x1: a matrix product either way.
+            change = (b.flatten(1).float() @ a.flatten(1).float()).view(base.shape)
+            merged[weight] = (base.float() + alpha / len(a) * change).to(base.dtype)
+    return merged

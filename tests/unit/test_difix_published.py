@@ -1,0 +1,79 @@
+"""The published Difix weights at a tiny size against an independent forward (see official_difix.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from difix3d_ns.fixers import FixRequest, Reference, difix
+from difix3d_ns.fixers.difix import DifixFixer
+from difix3d_ns.fixers.difix import load as load_difix
+from tests.unit.official_difix import COARSE_UNET, Official
+
+
+def picture(height: int, width: int, seed: int) -> Tensor:
+    """[height, width, 3] in [0, 1]: smooth, with some noise."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 5, 7, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0].permute(1, 2, 0)
+    return (smooth + 0.1 * torch.rand(height, width, 3, generator=generator)).clamp(0, 1)
+
+
+def requests_of(height: int, width: int, references: int, batch: int = 1) -> list[FixRequest]:
+    """References: one as large as the picture, one upright, one larger and wider."""
+    sizes = [(height, width), (height, width // 2), (height * 3 // 2, width * 2)][:references]
+    if references == 1:
+        sizes = [(height, width * 2 // 3)]
+    return [
+        FixRequest(
+            picture(height, width, 10 * b),
+            [Reference(picture(*size, 10 * b + k + 1)) for k, size in enumerate(sizes)],
+        )
+        for b in range(batch)
+    ]
+
+
+@pytest.fixture(scope="module")
+def official() -> Official:
+    return Official()
+
+
+@pytest.fixture(scope="module")
+def folder(official: Official, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return official.write(tmp_path_factory.mktemp("difix_ref"))
+
+
+@pytest.fixture(scope="module")
+def fixer(folder: Path) -> DifixFixer:
+    return load_difix(str(folder), dtype=torch.float32)
+
+
+def assert_agreement(official: Official, fixer: DifixFixer, requests: list[FixRequest], every: int = 1) -> None:
+    for request, result in list(zip(requests, fixer.fix(requests), strict=True))[::every]:
+        expected = official.repair(request.image, [reference.image for reference in request.references])
+        assert expected.std() > 0.02, "a picture without content proves nothing"
+        torch.testing.assert_close(result.image, expected.float(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("references", [0, 1, 3])
+def test_agrees_with_the_official_arithmetic(official: Official, fixer: DifixFixer, references: int, batch: int):
+    assert_agreement(official, fixer, requests_of(97, 131, references, batch))
+
+
+@pytest.fixture(scope="module")
+def coarse(tmp_path_factory: pytest.TempPathFactory) -> tuple[Official, DifixFixer]:
+    official = Official(COARSE_UNET, seed=1)
+    return official, load_difix(str(official.write(tmp_path_factory.mktemp("coarse"))), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("references", [0, 1, 3])
+def test_agrees_at_large_odd_sizes(
+    coarse: tuple[Official, DifixFixer], references: int, batch: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(difix, "AT_ONCE_ON_CPU", 2**22)
+    assert_agreement(*coarse, requests_of(539, 959, references, batch), every=3)
