@@ -22,6 +22,9 @@ MEANS_RATE = 1.6e-4
 CPU_ITERATIONS = 2_000
 CPU_GAUSSIANS = 40_000
 """Enough for about a dozen photographs of 480 px; twice as many overfit them and cost twice the time."""
+CPU_STEREO_POINTS = 12_000
+CUDA_STEREO_POINTS = 50_000
+"""Not measured; with more Gaussians in all, denser points cost less."""
 CUDA_ROUNDS = 8
 CPU_ROUNDS = 3
 
@@ -51,6 +54,8 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
     model = config.pipeline.model
     chosen |= _fill(model, max_gaussians=CPU_GAUSSIANS if on_cpu else 0)
     chosen |= _fill(config.pipeline, rounds=CPU_ROUNDS if on_cpu else CUDA_ROUNDS)
+    stereo_points = CPU_STEREO_POINTS if on_cpu else CUDA_STEREO_POINTS
+    _fill(config.pipeline, stereo_points=stereo_points if config.pipeline.rounds else 0)
     _fill(
         config,
         steps_per_save=_at_most(steps / 5, 2000),
@@ -101,6 +106,7 @@ def _check_given(config: Difix3DTrainerConfig) -> None:
     pipeline, model = config.pipeline, config.pipeline.model
     least: dict[str, tuple[float | None, float]] = {
         "--pipeline.rounds": (pipeline.rounds, 0),
+        "--pipeline.stereo-points": (pipeline.stereo_points, 0),
         "--pipeline.targets.count": (pipeline.targets.count, 1),
         "--pipeline.targets.beyond": (pipeline.targets.beyond, 0),
         "--pipeline.fixer.references": (pipeline.fixer.references, 0),

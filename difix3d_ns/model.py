@@ -135,6 +135,24 @@ class Difix3DModel(SplatfactoModel):
             self.gauss_params["opacities"].data[:] = math.log(INITIAL_OPACITY / (1 - INITIAL_OPACITY))
         self._build_strategy()
 
+    def add_initial_points(self, positions: Tensor, colours: Tensor) -> None:
+        """Start from more points, anew; only before optimizers hold the parameters.
+
+        Args:
+            positions: [N, 3] world.
+            colours: [N, 3] uint8.
+        """
+        if self.seed_points is not None and not self.config.random_init:
+            old_positions, old_colours = self.seed_points
+            positions = torch.cat([old_positions.to(positions), positions])
+            colours = torch.cat([old_colours.to(colours), colours])
+        device = self.device
+        self.seed_points = (positions.cpu(), colours.cpu())
+        enhancer, enhance = self.enhancer, self.enhance
+        self.populate_modules()
+        self.enhancer, self.enhance = enhancer, enhance
+        self.to(device)
+
     def set_background(self, background_color: Tensor) -> None:
         """The colour chosen in the viewer [3]: for its pictures alone, not for pseudo-views, references and metrics."""
         self._viewer_background = background_color

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.geometry.stereo import Photograph
 from difix3d_ns.pseudoviews.poses import pose_distances, spacing, stack_poses
 from difix3d_ns.pseudoviews.references import choose_references
 
@@ -54,6 +56,12 @@ def to_cameras(pinhole: Pinhole, device: torch.device | str) -> Cameras:
         height=torch.tensor([[pinhole.height]]),
         camera_type=CameraType.PERSPECTIVE,
     ).to(device)
+
+
+def _shrunk(maps: Tensor, camera: Pinhole) -> Tensor:
+    """[H, W, C] at the size of ``camera``, which is smaller."""
+    size = (camera.height, camera.width)
+    return interpolate(maps.permute(2, 0, 1)[None], size, mode="area")[0].permute(1, 2, 0)
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,11 @@ class Photographs:
         if self._model.camera_optimizer.config.mode == "off":
             self._fixed = cameras
         return cameras
+
+    def pictures(self, long_side: int) -> list[Photograph]:
+        """All photographs as they were taken, undistorted, at most ``long_side`` pixels; nothing is rendered."""
+        assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
+        return [self._picture(index, long_side) for index in range(len(self._datamanager.train_dataset))]
 
     def prepare(self, cameras: Sequence[Pinhole], most: int) -> bool:
         """Render some of what choosing references for ``cameras`` needs.
@@ -148,12 +161,8 @@ class Photographs:
         """One photograph, with the splat's median depth and opacity at its pose."""
         if not self._is_fresh(index):
             self._look(index)
-        seen, data = self._seen[index], self._datamanager.cached_train[index]
-        image = data["image"].to(self._model.device)
-        image = image.float() / 255 if image.dtype == torch.uint8 else image
-        mask = self._mask(data)
-        if image.shape[-1] == 4:
-            image = self._model.composite_with_background(image, self._model.background_color.to(image))
+        seen = self._seen[index]
+        image, mask = self._image(index)
         return Reference(image, seen.camera, seen.depth.float(), seen.alpha.float(), mask)
 
     def forget(self) -> None:
@@ -185,6 +194,14 @@ class Photographs:
             None if mask is None else mask.half(),
         )
 
+    def _image(self, index: int) -> tuple[Tensor, Tensor | None]:  # [H, W, 3], [H, W, 1], in [0, 1]
+        data = self._datamanager.cached_train[index]
+        image = data["image"].to(self._model.device)
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        if image.shape[-1] == 4:
+            image = self._model.composite_with_background(image, self._model.background_color.to(image))
+        return image, self._mask(data)
+
     def _mask(self, data: dict[str, Tensor]) -> Tensor | None:  # [H, W, 1] in [0, 1]
         image = data["image"]
         mask = data["mask"].to(self._model.device, torch.float32) if "mask" in data else None
@@ -203,3 +220,13 @@ class Photographs:
         camera.metadata = {"cam_idx": index}
         with torch.no_grad():
             return to_pinhole(camera, optimizer.apply_to_camera(camera)[0])
+
+    def _picture(self, index: int, long_side: int) -> Photograph:
+        image, mask = self._image(index)
+        camera = self._camera(index)
+        factor = long_side / max(camera.width, camera.height)
+        if factor < 1:
+            camera = camera.resized(max(1, round(camera.width * factor)), max(1, round(camera.height * factor)))
+            image = _shrunk(image, camera)
+            mask = None if mask is None else _shrunk(mask, camera)
+        return Photograph(image, camera, mask)

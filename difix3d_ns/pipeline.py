@@ -52,6 +52,9 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     model: Difix3DModelConfig = field(default_factory=Difix3DModelConfig)
     rounds: int | None = None
     """how often new pseudo-views are made; 0 = plain splatfacto (unset: 8 with CUDA, 3 on a CPU)"""
+    stereo_points: int | None = None
+    """points added to the initial ones before training, found by stereo among the training photographs
+    (unset: 12000 on a CPU, 50000 with CUDA; 0 = none, as with --pipeline.rounds 0)"""
     targets: TargetSettings = field(default_factory=TargetSettings)
     """where pseudo-views are wanted"""
     fixer: FixerSettings = field(default_factory=FixerSettings)
@@ -88,6 +91,26 @@ class Difix3DPipeline(VanillaPipeline):
         self.model.enhancer = self._enhancer
         self.model.enhance = overrides.enhance or ("rgb" if config.enhance_rgb else "key")
         self.enhancer_controls = EnhancerControls(self._enhancer, config.fixer.strength)
+
+    def add_stereo_points(self) -> None:
+        """Make the initial points denser by what photographs show of each other; before optimizers are built."""
+        count = self.config.stereo_points
+        if not count or self.model.config.random_init:
+            return
+        from rich.progress import track
+
+        from difix3d_ns.geometry.stereo import LONG_SIDE, stereo_depths, stereo_points
+
+        photographs = self._photographs.pictures(LONG_SIDE)
+        given = self.model.seed_points[0].to(self.model.device) if self.model.seed_points is not None else None
+        depths = stereo_depths(photographs, given, lambda views: track(list(views), "Stereo among photographs"))
+        positions, colours = stereo_points(photographs, depths, count)
+        CONSOLE.log(
+            f"{len(positions)} initial points added to {0 if given is None else len(given)} by stereo "
+            "(--pipeline.stereo-points)"
+        )
+        if len(positions):
+            self.model.add_initial_points(positions, colours)
 
     def plan_rounds(self, first_step: int, total_steps: int, folder: Path) -> None:
         """Prepare the fix rounds of a training.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
@@ -120,6 +120,11 @@ class Difix3DTrainer(Trainer):
             self._restore(*self._loaded)
         self._loaded = None
         self.config.save_config()  # with everything filled in, so that evaluation rebuilds the same
+
+    def setup_optimizers(self) -> Optimizers:
+        if self._loaded is None:
+            self.pipeline.add_stereo_points()
+        return super().setup_optimizers()
 
     def _load_checkpoint(self) -> None:
         if self._loaded is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -68,25 +69,25 @@ def forward_facing(centre, target, width: float, height: float) -> CameraPath:
 
 
 def views_along(
-    path: CameraPath, train: int, test: int, rng: np.random.Generator, spread: float
+    path: CameraPath, train: int, test: int, rng: np.random.Generator, spread: float, beyond: float = 0.2
 ) -> list[tuple[np.ndarray, bool]]:
     """Poses in the order of the path, each with whether it is a training view.
 
-    Training views are evenly spaced with the jitter of a hand; held-out views lie between them and, one in five, a bit
-    beyond the ends, above or below. ``spread``: metres of that jitter.
+    Training views are evenly spaced with the jitter of a hand; held-out views lie between them and, a share of
+    ``beyond``, a bit beyond the ends, above or below. ``spread``: metres of that jitter.
     """
     gap = 1 / train if path.closed else 1 / (train - 1)
     places = [(i * gap + rng.normal(0, 0.06) * gap, True, 1.0) for i in range(train)]
-    beyond = -(-test // 5)
-    between = test - beyond
+    outside = math.ceil(test * beyond)
+    between = test - outside
     slots = train if path.closed else train - 1
     for i in range(between):
         slot = (i * slots) // between if between < slots else i % slots
         places.append(((slot + rng.uniform(0.3, 0.7)) * gap, False, 1.0))
-    for i in range(beyond):
-        outside = path.closed or i % 3 == 2
-        s = rng.random() if outside else (-0.45 * gap if i % 3 == 0 else 1 + 0.45 * gap)
-        places.append((s, False, 2.0 if outside else 1.0))
+    for i in range(outside):
+        off_path = path.closed or i % 3 == 2
+        s = rng.random() if off_path else (-0.45 * gap if i % 3 == 0 else 1 + 0.45 * gap)
+        places.append((s, False, 2.0 if off_path else 1.0))
     views = []
     for s, training, reach in sorted(places, key=lambda p: p[0]):
         shift, aim = rng.normal(0, spread * reach, 2), rng.normal(0, spread, 2)

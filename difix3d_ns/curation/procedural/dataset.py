@@ -44,6 +44,7 @@ def photograph_world(
     height: int = 320,
     train_views: int = 9,
     test_views: int = 10,
+    beyond: float = 0.2,
     exposure_change: float = 0.0,
     label: str | None = "Rendering views",
 ) -> list[View]:
@@ -54,14 +55,15 @@ def photograph_world(
         rng: the hand's jitter, sensor noise, exposure.
         width, height: pixels.
         train_views: how many a reconstruction gets.
-        test_views: how many lie between them and a bit beyond.
+        test_views: how many are held out.
+        beyond: share of these that lies a bit beyond the training views instead of between them.
         exposure_change: standard deviation of log2 exposure between views; white balance changes by a quarter of it.
         label: what the progress bar says; None for no bar.
     """
     volumes = BoundingVolumes.build(world.scene)
     views = []
     exposure = None
-    poses = views_along(world.path, train_views, test_views, rng, world.spread)
+    poses = views_along(world.path, train_views, test_views, rng, world.spread, beyond)
     for pose, training in track(poses, label or "", disable=label is None):
         camera = pinhole(pose, width, height, world.field_of_view)
         colour, depth = render(world.scene, camera, 2, volumes)
@@ -213,6 +215,7 @@ def write_scene(
     height: int = 320,
     train_views: int = 9,
     test_views: int = 10,
+    beyond: float = 0.2,
     exposure_change: float = 0.0,
     points: int = 2000,
     image_format: str = "jpg",
@@ -227,6 +230,7 @@ def write_scene(
         height=height,
         train_views=train_views,
         test_views=test_views,
+        beyond=beyond,
         exposure_change=exposure_change,
     )
     return write_views(views, output, rng, points=points, image_format=image_format, depths=depths)

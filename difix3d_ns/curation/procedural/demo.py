@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from difix3d_ns.curation.procedural.dataset import photograph_world, save_image,
 from difix3d_ns.curation.procedural.scene import SceneBuilder
 from difix3d_ns.curation.procedural.worlds import World
 
+_STEADY = 0.05  # metres of jitter: photographs and held-out views look at the same part of the room
 _DEMO_STREAM = 2  # training scenes draw from another random stream, so seeds can never meet
 
 
@@ -67,17 +69,26 @@ def demo_scene(
     seed: int = 0,
     width: int = 480,
     height: int = 320,
-    train_views: int = 8,
+    train_views: int = 5,
     test_views: int = 10,
 ) -> Path:
-    """Write the demo scene as a nerfstudio dataset with sparse training views and held-out views; returns ``output``.
+    """Write the demo scene as a nerfstudio dataset; returns ``output``.
+
+    Sparse training views some 20 degrees apart, and held-out views between them, as in the usual sparse captures:
+    where no photograph looks, half of the error would come from 6 % of the pixels, and no method could mend it.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    world = demo_world(seed)
     return write_scene(
-        world, Path(output), seed, width=width, height=height, train_views=train_views, test_views=test_views
+        replace(demo_world(seed), spread=_STEADY),
+        Path(output),
+        seed,
+        width=width,
+        height=height,
+        train_views=train_views,
+        test_views=test_views,
+        beyond=0.0,
     )
 
 

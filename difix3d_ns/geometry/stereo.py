@@ -1,0 +1,294 @@
+"""Depth of photographs from each other, before any splat exists.
+
+A plane sweep (Collins, "A space-sweep approach to true multi-image matching", CVPR 1996) with normalised
+cross-correlation, coarse to fine in inverse depth, and the usual check that two photographs agree about a surface
+(Goesele et al., "Multi-View Stereo for Community Photo Collections", ICCV 2007).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.warp import project, unproject
+
+LONG_SIDE = 480
+"""pixels a photograph is matched at; more are not used"""
+
+_COARSE = 240  # pixels, long side: all depths are swept there, then those around the best at the full size
+_PLANES, _FINE_PLANES = 128, 9
+_WINDOW = 7  # pixels
+_NEIGHBOURS = 4  # photographs compared with; more cost time and are seen from too far aside
+_BEST = 2  # of these count: the others may be hidden
+_ANGLE, _NARROW, _WIDE = 12.0, 7.0, 20.0  # degrees: best angle between rays, and how fast others get worse
+_LEAST_SCORE = 0.6  # correlation
+_LEAST_CONTRAST = 0.01  # standard deviation in the window: nothing can be matched below
+_DEPTHS_AGREE, _PIXELS_AGREE = 0.01, 2.0  # between two photographs: relative depth, reprojection at the fine size
+_SPARSE = 6  # photographs, up to which one that agrees is enough; two otherwise
+_NOISE = 1e-4  # variance of it, so that flat windows do not correlate
+_MOST_VIEWS = 64  # photographs that get a depth: time grows with them, and their surfaces overlap
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A posed picture."""
+
+    image: Tensor  # [H, W, 3] in [0, 1]
+    camera: Pinhole
+    mask: Tensor | None = None  # [H, W, 1] in [0, 1]; 0 = not to be used
+
+
+@dataclass(frozen=True)
+class StereoDepth:
+    """Depth of a photograph, at half a thousand pixels at most."""
+
+    depth: Tensor  # [h, w, 1] along z, scene units
+    kept: Tensor  # [h, w, 1] bool: matched well, and another photograph agrees
+    camera: Pinhole  # at that size
+
+
+def stereo_depths(
+    photographs: Sequence[Photograph],
+    points: Tensor | None = None,
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> dict[int, StereoDepth]:
+    """Depth of photographs, where their neighbours show the same surface.
+
+    Args:
+        photographs: with cameras in one world.
+        points: [P, 3] world points of the scene, for the range of depths; None: from the cameras' distances.
+        track: wraps the loop over photographs, for a progress bar.
+
+    Returns:
+        {index of the photograph: its depth}; empty with fewer than two photographs. Of more than 64, 64 evenly chosen.
+    """
+    if len(photographs) < 2:
+        return {}
+    count = len(photographs)
+    chosen = sorted({round(i) for i in torch.linspace(0, count - 1, min(count, _MOST_VIEWS)).tolist()})
+    fine = [_grey(photograph, LONG_SIDE) for photograph in photographs]
+    coarse = [_grey(photograph, _COARSE) for photograph in photographs]
+    seen = None if points is None else [_seen(points, photograph.camera) for photograph in photographs]
+    raw: dict[int, _Swept] = {}
+    for index in track(chosen):
+        others = _neighbours(index, photographs, points, seen)
+        if others:
+            near, far = _range(index, photographs, points, seen)
+            raw[index] = _sweep(index, others, coarse, fine, near, far)
+    return {index: _check(index, raw) for index in raw}
+
+
+def stereo_points(
+    photographs: Sequence[Photograph],
+    depths: dict[int, StereoDepth],
+    count: int,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """World points on the surfaces ``stereo_depths`` is sure of, as dense as the pictures show them.
+
+    Args:
+        photographs: as given there.
+        depths: its result.
+        count: at most so many.
+        seed: of the choice.
+
+    Returns:
+        (positions [N, 3] float32, colours [N, 3] uint8) on the photographs' device.
+    """
+    device = photographs[0].image.device if photographs else torch.device("cpu")
+    positions, colours = [torch.zeros(0, 3, device=device)], [torch.zeros(0, 3, device=device)]
+    for index, stereo in depths.items():
+        kept = stereo.kept[..., 0]
+        positions.append(unproject(stereo.depth, stereo.camera)[kept])
+        colours.append(_resize(photographs[index].image.float(), stereo.camera)[kept])
+    xyz, rgb = torch.cat(positions), torch.cat(colours)
+    order = torch.randperm(len(xyz), generator=torch.Generator().manual_seed(seed))[:count].to(device)
+    return xyz[order], (rgb[order] * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class _Grey:
+    """A photograph for matching."""
+
+    image: Tensor  # [1, 1, h, w]
+    usable: Tensor  # [1, 1, h, w] 1 where it may be used
+    camera: Pinhole
+
+
+@dataclass(frozen=True)
+class _Swept:
+    depth: Tensor  # [h, w]
+    sure: Tensor  # [h, w] bool
+    camera: Pinhole
+
+
+def _grey(photograph: Photograph, long_side: int) -> _Grey:
+    camera = photograph.camera
+    factor = min(1.0, long_side / max(camera.width, camera.height))
+    camera = camera.resized(max(1, round(camera.width * factor)), max(1, round(camera.height * factor)))
+    image = _resize(photograph.image.float(), camera)
+    mask = torch.ones_like(image[..., :1])
+    if photograph.mask is not None:
+        mask = (_resize(photograph.mask.to(image), camera) > 0.99).to(image)
+    return _Grey(image.mean(-1)[None, None], mask.permute(2, 0, 1)[None], camera)
+
+
+def _resize(image: Tensor, camera: Pinhole) -> Tensor:
+    """[H, W, C] at the size of ``camera``."""
+    if image.shape[:2] == (camera.height, camera.width):
+        return image
+    return F.interpolate(image.permute(2, 0, 1)[None], (camera.height, camera.width), mode="area")[0].permute(1, 2, 0)
+
+
+def _seen(points: Tensor, camera: Pinhole) -> Tensor:
+    """[P] bool: in front and inside the picture."""
+    pixels, z = project(points, camera)
+    inside = (pixels >= 0).all(-1) & (pixels[..., 0] < camera.width) & (pixels[..., 1] < camera.height)
+    return inside & (z > 0)
+
+
+def _neighbours(
+    index: int, photographs: Sequence[Photograph], points: Tensor | None, seen: list[Tensor] | None
+) -> list[int]:
+    """Photographs to compare with, best first: they show the same, from a good angle."""
+    here = photographs[index].camera
+    scores = []
+    for other, photograph in enumerate(photographs):
+        if other == index:
+            continue
+        there = photograph.camera
+        if points is not None and seen is not None:
+            both = seen[index] & seen[other]
+            shared = points[both]
+            if len(shared) < 20:
+                continue
+            a, b = (F.normalize(c.position.to(shared) - shared, dim=1) for c in (here, there))
+            angle = torch.rad2deg((a * b).sum(1).clamp(-1, 1).arccos()).median().item()
+            weight = float(both.sum())
+        else:
+            facing = torch.dot(here.camera_to_world[:3, 2], there.camera_to_world[:3, 2]).clamp(-1, 1)
+            angle, weight = float(torch.rad2deg(facing.arccos())), 1.0
+            if angle > 60:
+                continue
+            weight /= 1e-9 + float((here.position - there.position).norm())
+        width = _NARROW if angle < _ANGLE else _WIDE
+        scores.append((weight * 2.718281828 ** -(((angle - _ANGLE) / width) ** 2), other))
+    return [other for score, other in sorted(scores, reverse=True)[:_NEIGHBOURS] if score > 0]
+
+
+def _range(
+    index: int, photographs: Sequence[Photograph], points: Tensor | None, seen: list[Tensor] | None
+) -> tuple[float, float]:
+    """Nearest and farthest depth of the sweep."""
+    camera = photographs[index].camera
+    if points is not None and seen is not None and seen[index].any():
+        z = project(points[seen[index]], camera)[1]
+        return 0.7 * float(z.quantile(0.01)), 1.5 * float(z.quantile(0.99))
+    positions = torch.stack([p.camera.position for p in photographs])
+    distances = (positions - camera.position).norm(dim=1)
+    spacing = float(distances[distances > 0].min()) if (distances > 0).any() else 1.0
+    return spacing, 100 * spacing
+
+
+def _box(maps: Tensor) -> Tensor:
+    """Mean over the window, [1, C, h, w]; in two passes, since one of all its pixels takes three times as long."""
+    half = _WINDOW // 2
+    maps = F.avg_pool2d(maps, (_WINDOW, 1), 1, (half, 0), count_include_pad=False)
+    return F.avg_pool2d(maps, (1, _WINDOW), 1, (0, half), count_include_pad=False)
+
+
+def _scores(view: _Grey, others: Sequence[_Grey], inverse: Tensor) -> Tensor:
+    """[D, h, w] correlation with the best neighbours at inverse depths ``inverse`` ([D, 1, 1] or [D, h, w])."""
+    grey, camera = view.image, view.camera
+    height, width = grey.shape[-2:]
+    device = grey.device
+    mean = _box(grey)
+    variance = _box(grey * grey) - mean * mean
+    exact = {"dtype": torch.float64, "device": device}
+    columns = torch.arange(width, **exact) + 0.5  # type: ignore[call-overload]
+    rows = torch.arange(height, **exact) + 0.5  # type: ignore[call-overload]
+    pixels = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], -1)
+    pixels = torch.cat([pixels, torch.ones_like(pixels[..., :1])], -1)  # [h, w, 3]
+    rays = pixels @ torch.linalg.inv(camera.intrinsics.to(**exact)).T  # type: ignore[call-overload]
+    found = []
+    for other in others:
+        relative = other.camera.world_to_camera.to(**exact) @ camera.camera_to_world.to(**exact)  # type: ignore[call-overload]
+        k = other.camera.intrinsics.to(**exact)  # type: ignore[call-overload]
+        slope = (rays @ (k @ relative[:3, :3]).T).float()  # [h, w, 3]
+        start = (k @ relative[:3, 3]).float()
+        size = slope.new_tensor([other.camera.width / 2, other.camera.height / 2])
+        planes = torch.cat([other.image, other.usable], 1)
+        levels = []
+        for level in inverse:  # one at a time: fits the cache
+            p = slope + start * level[..., None]
+            grid = p[..., :2] / p[..., 2:].clamp_min(1e-6) / size - 1
+            warped = F.grid_sample(planes, grid[None], padding_mode="border", align_corners=False)
+            w = warped[:, :1]
+            means = _box(torch.cat([w, w * w, grey * w], 1))
+            spread = means[:, 1:2] - means[:, :1].square()
+            correlation = (means[:, 2:] - mean * means[:, :1]) / ((variance + _NOISE) * (spread + _NOISE)).sqrt()
+            valid = (grid.abs() < 1).all(-1) & (p[..., 2] > 0) & (warped[0, 1] > 0.99)
+            levels.append(correlation[0, 0].where(valid, -1.0))
+        found.append(torch.stack(levels))
+    return torch.stack(found).topk(min(_BEST, len(found)), 0).values.mean(0)
+
+
+def _peak(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Best level with its fraction, and its score, each [h, w]; neighbouring pixels have their say."""
+    smooth = 0.5 * (F.avg_pool2d(scores[None], 5, 1, 2, count_include_pad=False)[0] + scores)
+    best, level = smooth.max(0)
+    below = smooth.gather(0, (level - 1).clamp_min(0)[None])[0]
+    above = smooth.gather(0, (level + 1).clamp_max(len(scores) - 1)[None])[0]
+    curvature = below - 2 * best + above
+    offset = (0.5 * (below - above) / curvature).where(curvature < -1e-6, 0.0).clamp(-0.5, 0.5)
+    return level + offset, best
+
+
+def _sweep(index: int, others: list[int], coarse: list[_Grey], fine: list[_Grey], near: float, far: float) -> _Swept:
+    view = coarse[index]
+    start, step = 1 / far, (1 / near - 1 / far) / (_PLANES - 1)
+    planes = start + step * torch.arange(_PLANES, device=view.image.device)
+    level, _ = _peak(_scores(view, [coarse[other] for other in others], planes[:, None, None]))
+    view = fine[index]
+    size = (view.camera.height, view.camera.width)
+    around = F.interpolate((start + step * level)[None, None], size, mode="nearest")[0]  # [1, h, w]
+    offsets = torch.linspace(-1.5, 1.5, _FINE_PLANES, device=view.image.device)
+    sweep = (around + step * offsets[:, None, None]).clamp_min(0.25 * start)
+    level, score = _peak(_scores(view, [fine[other] for other in others], sweep))
+    inverse = around[0] + step * (level * (3.0 / (_FINE_PLANES - 1)) - 1.5)
+    grey = view.image
+    contrast = (_box(grey * grey) - _box(grey).square()).clamp_min(0).sqrt()[0, 0]
+    sure = (score > _LEAST_SCORE) & (contrast > _LEAST_CONTRAST) & (view.usable[0, 0] > 0)
+    return _Swept(1 / inverse.clamp_min(0.25 * start), sure, view.camera)
+
+
+def _check(index: int, swept: dict[int, _Swept]) -> StereoDepth:
+    """Keep what enough other photographs have at the same place."""
+    view = swept[index]
+    height, width = view.depth.shape
+    points = unproject(view.depth[..., None], view.camera)
+    agreeing = torch.zeros(height, width, device=view.depth.device)
+    rows, columns = torch.meshgrid(
+        torch.arange(height, device=view.depth.device) + 0.5,
+        torch.arange(width, device=view.depth.device) + 0.5,
+        indexing="ij",
+    )
+    for number, other in swept.items():
+        if number == index:
+            continue
+        pixels, z = project(points, other.camera)
+        x, y = pixels[..., 0].floor(), pixels[..., 1].floor()
+        inside = (z > 0) & (x >= 0) & (x < other.camera.width) & (y >= 0) & (y < other.camera.height)
+        place = (y.clamp(0, other.camera.height - 1) * other.camera.width + x.clamp(0, other.camera.width - 1)).long()
+        depth = other.depth.flatten()[place]
+        back, _ = project(unproject(other.depth[..., None], other.camera).view(-1, 3)[place], view.camera)
+        apart = (back - torch.stack([columns, rows], -1)).norm(dim=-1)
+        agreeing += inside & ((z / depth - 1).abs() < _DEPTHS_AGREE) & (apart < _PIXELS_AGREE)
+    needed = 1 if len(swept) <= _SPARSE else 2
+    kept = view.sure & (agreeing >= needed)
+    return StereoDepth(view.depth[..., None], kept[..., None], view.camera)
