@@ -58,22 +58,34 @@ def fix(
     reference: tuple[Path, ...] = (),
     weights: str = "embedded",
     device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    force: bool = False,
+    nearest: int = 1,
+    compile: bool = False,
 ) -> None:
     """Repair pictures outside of any training.
 
-    Without cameras references cannot be aligned, which is where the embedded fixer's gain comes from: expect little
-    of it here; large weights that know how to use unaligned references profit more.
+    Started again, an interrupted folder goes on where it stopped. Without cameras references cannot be aligned, which
+    is where the embedded fixer's gain comes from: it leaves the pictures as they are here. Weights that know how to use
+    unaligned references, such as nvidia/difix_ref, do not.
 
     Args:
         inputs: pictures or folders of pictures.
         output: a picture for one picture, else a folder; names are kept.
-        reference: photographs of the same scene.
-        weights: the name of a fixer (embedded, none) or a file or folder of weights.
+        reference: photographs of the same scene, shown with every picture; of a folder the nearest by name.
+        weights: embedded, a folder of weights, or a hub id such as nvidia/difix_ref (which downloads 5 GB).
         device: cpu or cuda (unset: cuda if there is one).
+        dtype: float32, bfloat16 or float16 (unset: the fastest the device handles well).
+        force: overwrite pictures that are there.
+        nearest: how many photographs of a folder of references are shown.
+        compile: compile the networks for each size of pictures first: worth it for many pictures on cuda.
     """
+    import torch
+
     from difix3d_ns.fixing import fix_pictures
 
-    fix_pictures(inputs, output, reference, weights, device)
+    precision = getattr(torch, dtype) if dtype else None
+    fix_pictures(inputs, output, reference, weights, device, precision, force, nearest, compile)
 
 
 def convert(

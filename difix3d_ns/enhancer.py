@@ -36,6 +36,8 @@ class FixerSettings:
     """0 = the render, 1 = the fixer's picture, in the enhanced output"""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """precision of the fixer's networks: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
+    compile: bool = False
+    """compile the networks of the fixer difix for each size of pictures: minutes once, faster afterwards on CUDA"""
 
     def load(self, device: torch.device) -> Fixer:
         """The fixer, loaded once per process.

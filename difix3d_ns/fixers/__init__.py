@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import pkgutil
+from pathlib import Path
 
 import torch
 
 from difix3d_ns.fixers.contract import Fixer, FixRequest, FixResult, Reference
+from difix3d_ns.fixers.published.hub import is_hub_id
 
-__all__ = ["FixRequest", "FixResult", "Fixer", "Reference", "available_fixers", "load_fixer"]
+__all__ = ["FixRequest", "FixResult", "Fixer", "Reference", "available_fixers", "fixer_of", "load_fixer"]
 
 
 def available_fixers() -> tuple[str, ...]:
@@ -29,6 +32,7 @@ def load_fixer(
     weights: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
+    compile: bool = False,
 ) -> Fixer:
     """Load a fixer, once per process.
 
@@ -37,12 +41,36 @@ def load_fixer(
         weights: a file, a folder or a hub id, as the fixer understands it; None for its own.
         device: where its networks live.
         dtype: their precision; None for the fastest that the device handles well (see ``fast_dtype``).
+        compile: compile the networks with ``torch.compile`` for each size of pictures that comes.
 
     Raises:
-        ValueError: no such fixer.
+        ValueError: no such fixer, or it cannot be compiled.
         FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
     """
     if name not in available_fixers():
         raise ValueError(f"unknown fixer {name!r}; --pipeline.fixer.name takes one of {', '.join(available_fixers())}")
     module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
-    return module.load(weights=weights, device=torch.device(device), dtype=dtype)
+    if not compile:
+        return module.load(weights=weights, device=torch.device(device), dtype=dtype)
+    if "compile" not in inspect.signature(module.load).parameters:
+        raise ValueError(f"the fixer {name!r} cannot be compiled; leave out --compile or --pipeline.fixer.compile")
+    return module.load(weights=weights, device=torch.device(device), dtype=dtype, compile=True)
+
+
+def fixer_of(weights: str) -> tuple[str, str | None]:
+    """Name and weights for ``load_fixer`` from one word: a fixer's name, a file, a folder or a hub id.
+
+    Raises:
+        FileNotFoundError: a folder without weights.
+    """
+    if weights in available_fixers():
+        return weights, None
+    path = Path(weights).expanduser()
+    if is_hub_id(weights) or (path / "unet").is_dir() or path.suffix in (".pkl", ".pt", ".pth", ".ckpt", ".bin"):
+        return "difix", weights
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"{path} holds no weights: neither unet/, vae/ and scheduler/ (published Difix, or from difix3d convert) "
+            "nor weights.safetensors (from difix3d train-fixer)"
+        )
+    return "embedded", weights

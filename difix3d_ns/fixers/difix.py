@@ -100,14 +100,22 @@ class DifixFixer:
             ) from error
 
     def _run(self, requests: list[FixRequest], tiles: Strips | None) -> Tensor:
+        pictures = self._compute(requests, tiles)
+        if not bool(pictures.isfinite().all()):
+            precision = str(next(self.network.parameters()).dtype).removeprefix("torch.")
+            raise RuntimeError(f"the Difix network gives no finite numbers in {precision}; use bfloat16 or float32")
+        return pictures
+
+    def _compute(self, requests: list[FixRequest], tiles: Strips | None) -> Tensor:
         height, width = requests[0].image.shape[:2]
         parts = self._eager if tiles is not None else self._parts
         size = (len(requests), height, width, *(r.image.shape for request in requests for r in request.references))
         if parts is self._eager or size in self._compiled_for:
             return self._through(parts, requests, tiles)
-        columns = SpinnerColumn(), TextColumn("Compiling {task.description}, once:"), BarColumn(), TimeElapsedColumn()
+        columns = SpinnerColumn(), TextColumn("Compiling {task.description}"), BarColumn(), TimeElapsedColumn()
         try:
-            with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            with Progress(*columns, console=Console(stderr=True)) as progress:
+                progress.console.print("Compiling the fixer for this size, once; it may take minutes", highlight=False)
                 task = progress.add_task(f"for {len(requests)} of {width}x{height}", total=3)
                 result = self._through(parts, requests, tiles, lambda: progress.advance(task))
             self._compiled_for.add(size)
@@ -115,7 +123,7 @@ class DifixFixer:
         except torch.cuda.OutOfMemoryError:
             raise
         except Exception as error:  # whatever a compiler stumbles over, the plain network works
-            _notice(f"torch.compile failed, going on without it: {str(error).strip().splitlines()[0]}")
+            _notice(f"torch.compile failed, going on without it: {' '.join(str(error).split()[:40])}")
             self._parts = self._eager
         return self._through(self._parts, requests, tiles)
 
