@@ -165,6 +165,18 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(("version", "tuples"), [("2.4.0+cu121", 0), ("2.5.1", 0), ("2.6.0", 2), ("2.15.0", 2)])
+def test_older_torch_knows_no_other_names(version: str, tuples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks each for its ``__module__``: a tuple makes every later ``torch.load`` fail."""
+    given: list[Any] = []
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch.serialization, "add_safe_globals", given.extend)
+    checkpoints.allow_numpy_scalars()
+    assert sum(isinstance(each, tuple) for each in given) == tuples
+    assert all(hasattr(each, "__module__") for each in given if not isinstance(each, tuple))
+    assert len(given) == (4 if tuples else 3)
+
+
 def test_numpy_scalars_load(tmp_path: Path) -> None:
     checkpoints.allow_numpy_scalars()
     torch.save({"step": 3, "pipeline": {}, "lr": np.float64(0.25)}, tmp_path / "n.ckpt")
