@@ -90,7 +90,7 @@ class Plain:
         """[V, 3, H, W] in [-1, 1], the target first -> [3, H, W]."""
         network = self.network
         prompt = self.text(self.tokens).last_hidden_state.expand(len(views), -1, -1)
-        latents, kept = network.encode(views)
+        latents, kept = network.encode(network.pad(views))
         noise = 1e-6 * torch.randn_like(latents)  # the posterior's sample, of which the network gives the mode
         latents = latents + noise
         prediction = network.unet(

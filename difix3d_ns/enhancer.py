@@ -29,7 +29,7 @@ class FixerSettings:
     name: str = "embedded"
     """none, blend, embedded, or any other file in difix3d_ns/fixers"""
     weights: str | None = None
-    """a file or folder of weights (unset: the fixer's own)"""
+    """a file or folder of weights, or for difix a hub id, which downloads (unset: the fixer's own)"""
     references: int = 3
     """photographs shown to the fixer: the gain of a fourth was within noise, of the third it was not"""
     strength: float = 1.0

@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import re
+import runpy
 import shlex
 import sys
 import types
@@ -14,6 +15,7 @@ from unittest import mock
 
 import pytest
 import tyro
+from PIL import Image
 
 from difix3d_ns.cli import COMMANDS
 
@@ -170,6 +172,22 @@ def test_examples_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         example = types.ModuleType("example")
         monkeypatch.setitem(sys.modules, "example", example)  # dataclasses look their module up
         exec(compile(block, str(page), "exec"), example.__dict__)
+
+
+def test_the_example_of_the_fixers_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.unit.official_difix import Official
+
+    monkeypatch.chdir(tmp_path)
+    script, picture = str(ROOT / "docs" / "examples" / "fix_picture.py"), str(tmp_path / "render.png")
+    Image.effect_noise((40, 30), 90).convert("RGB").save(picture)
+    weights = str(Official().write(tmp_path / "difix_ref"))
+    for chosen, changes in (("embedded", False), (weights, True)):
+        monkeypatch.setattr(sys, "argv", [script, picture, picture, "fixed.png", chosen])
+        runpy.run_path(script, run_name="__main__")
+        with Image.open("fixed.png") as fixed, Image.open(picture) as before:
+            assert fixed.size == (40, 30)
+            assert (fixed.tobytes() != before.tobytes()) == changes
+    assert "docs/examples/fix_picture.py" in (ROOT / "docs" / "fixers.md").read_text()
 
 
 def test_fixers_page_lists_all_fixers() -> None:

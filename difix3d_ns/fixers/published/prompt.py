@@ -64,11 +64,11 @@ def _compute(folder: Path) -> Tensor:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
         encoder = CLIPTextModel.from_pretrained(
-            str(folder / "text_encoder"), local_files_only=True, use_safetensors=True, dtype=torch.float32
+            str(folder / "text_encoder"), local_files_only=True, use_safetensors=True
         )
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise RuntimeError(f"{folder}: text_encoder/ or tokenizer/ is damaged or half downloaded: {error}") from error
     length = encoder.config.max_position_embeddings
     tokens = tokenizer(PROMPT, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     with torch.no_grad():
-        return encoder(tokens.input_ids)[0][0].contiguous()
+        return encoder.float()(tokens.input_ids)[0][0].contiguous()
