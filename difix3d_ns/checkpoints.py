@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pickle
 import random
@@ -19,22 +20,17 @@ from difix3d_ns.errors import UserError
 
 
 def allow_numpy_scalars() -> None:
-    """Let ``torch.load`` read nerfstudio's checkpoints with torch >= 2.6.
+    """Let ``torch.load`` read nerfstudio's checkpoints where it reads nothing but weights (the default since 2.6).
 
     They hold two numpy float64 scalars (a learning rate), which ``weights_only=True`` refuses (nerfstudio #3683).
     """
-    add_safe_globals = getattr(torch.serialization, "add_safe_globals", None)
-    if add_safe_globals is None:  # torch < 2.4 loads everything
-        return
     scalar = np.float64(0).__reduce__()[0]
-    add_safe_globals(
-        [
-            (scalar, "numpy.core.multiarray.scalar"),
-            (scalar, "numpy._core.multiarray.scalar"),
-            np.dtype,
-            type(np.dtype("f8")),
-        ]
-    )
+    major, minor = (int(number) for number in torch.__version__.split(".")[:2])
+    if (major, minor) < (2, 6):  # takes no other names than things have, and does not know of bytes
+        names: list[Any] = [scalar, codecs.encode]
+    else:  # numpy 1 and numpy 2 call it differently
+        names = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
+    torch.serialization.add_safe_globals([np.dtype, type(np.dtype("f8")), *names])
 
 
 def random_state() -> dict[str, Any]:

@@ -174,7 +174,7 @@ def test_older_torch_knows_no_other_names(version: str, tuples: int, monkeypatch
     checkpoints.allow_numpy_scalars()
     assert sum(isinstance(each, tuple) for each in given) == tuples
     assert all(hasattr(each, "__module__") for each in given if not isinstance(each, tuple))
-    assert len(given) == (4 if tuples else 3)
+    assert len(given) == 4
 
 
 def test_numpy_scalars_load(tmp_path: Path) -> None:
