@@ -16,7 +16,7 @@ from difix3d_ns.fixers import FixRequest, Reference, difix, load_fixer
 from difix3d_ns.fixers.difix import DifixFixer
 from difix3d_ns.fixers.difix import load as load_difix
 from difix3d_ns.fixers.networks.strips import Strips
-from tests.unit.official_difix import UNET, Official
+from tests.unit.official_difix import COARSE_UNET, UNET, Official
 from tests.unit.test_difix_published import picture, requests_of
 
 
@@ -120,15 +120,17 @@ def test_large_pictures_go_through_in_strips(fixer: DifixFixer, monkeypatch: pyt
 
 
 def test_an_8k_picture(tmp_path: Path):
-    """7680 x 4320 in strips; the networks are so small, and shrink so much, that a CPU does it in seconds."""
+    """7680 x 4320 in strips; the networks are so small, and shrink so much, that a CPU does it."""
     vae = {
         "down_block_types": ["DownEncoderBlock2D"] * 6,
         "up_block_types": ["UpDecoderBlock2D"] * 6,
         "block_out_channels": [2] * 6,
         "layers_per_block": 1,
         "norm_num_groups": 1,
+        "mid_block_add_attention": False,
     }
-    network = difix.DifixNet(UNET, vae, {"prediction_type": "epsilon"}, torch.randn(3, UNET["cross_attention_dim"]))
+    prompt = torch.randn(3, COARSE_UNET["cross_attention_dim"])
+    network = difix.DifixNet(COARSE_UNET, vae, {"prediction_type": "epsilon"}, prompt)
     request = FixRequest(picture(540, 960, 0).repeat_interleave(8, 0).repeat_interleave(8, 1))
     (result,) = DifixFixer(network).fix([request])
     assert result.image.shape == (4320, 7680, 3)

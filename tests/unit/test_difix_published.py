@@ -77,3 +77,28 @@ def test_agrees_at_large_odd_sizes(
 ):
     monkeypatch.setattr(difix, "AT_ONCE_ON_CPU", 2**22)
     assert_agreement(*coarse, requests_of(539, 959, references, batch), every=3)
+
+
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_equal_sizes_need_no_padding(official: Official, tmp_path: Path, with_reference: bool):
+    """Multiples of 8, all alike: the rule for sizes does nothing, and what is left is the official arithmetic."""
+    fixer = load_difix(str(official.write(tmp_path / "w", with_reference)), dtype=torch.float32)
+    pictures = [picture(64, 80, seed) for seed in range(3)]
+    request = FixRequest(pictures[0], [Reference(image) for image in pictures[1:] if with_reference])
+    assert fixer.network.masks(torch.full((1, 3, 2), 8), (8, 8)) is None
+    assert_agreement(official, fixer, [request])
+
+
+@pytest.mark.parametrize("spoil", ["adapters", "skips", "mixing"])
+def test_the_comparison_would_notice(official: Official, folder: Path, spoil: str):
+    """Each part of the architecture moves the result by far more than the tolerance."""
+    fixer = load_difix(str(folder), dtype=torch.float32)
+    (request,) = requests_of(64, 80, 3)
+    if spoil == "adapters":
+        fixer.network.vae.load_state_dict(official.base_vae, strict=True)
+    elif spoil == "skips":
+        fixer.network.autoencoder.gamma = 0.0
+    else:
+        request = FixRequest(request.image, request.references[:1])
+    expected = official.repair(request.image, [r.image for r in requests_of(64, 80, 3)[0].references]).float()
+    assert (fixer.fix([request])[0].image - expected).abs().max() > 20e-4

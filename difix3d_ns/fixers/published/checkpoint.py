@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -56,17 +58,18 @@ def convert(checkpoint: Path, base: str, output: Path, dtype: torch.dtype | None
     part = output.with_name(output.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        for name, state in (("unet", states["state_dict_unet"]), ("vae", vae)):
-            (part / name).mkdir(parents=True)
-            (part / name / "config.json").write_text(json.dumps(configs[name], indent=2))
-            tensors = {key: value.to(dtype or value.dtype).contiguous() for key, value in state.items()}
-            save_file(tensors, part / name / WEIGHTS)
-        (part / "scheduler").mkdir()
-        (part / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2))
-        write_prompt(part, prompt)
-        origin = {"checkpoint": checkpoint.name, "base": base, "format": 1}
-        (part / "difix3d.json").write_text(json.dumps(origin, indent=2))
-        read_network(part)  # it has to fit before it gets its name
+        with Console(stderr=True).status("Merging and writing the weights"):
+            for name, state in (("unet", states["state_dict_unet"]), ("vae", vae)):
+                (part / name).mkdir(parents=True)
+                (part / name / "config.json").write_text(json.dumps(configs[name], indent=2))
+                tensors = {key: value.to(dtype or value.dtype).contiguous() for key, value in state.items()}
+                save_file(tensors, part / name / WEIGHTS)
+            (part / "scheduler").mkdir()
+            (part / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2))
+            write_prompt(part, prompt)
+            origin = {"checkpoint": checkpoint.name, "base": base, "format": 1}
+            (part / "difix3d.json").write_text(json.dumps(origin, indent=2))
+            read_network(part)  # it has to fit before it gets its name
     except RuntimeError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise UserError(f"{checkpoint} does not fit --base {base}: {error}") from error
@@ -80,7 +83,9 @@ def _read(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such file; a checkpoint model_N.pkl of the official training is expected")
     try:
-        content: Any = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        # The optimizer's state is twice as large as the weights, and not wanted: it stays on the disk where it can.
+        mapped = zipfile.is_zipfile(checkpoint)
+        content: Any = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(
             f"{checkpoint} is no checkpoint that can be read safely: it is damaged, half copied, or holds more than "
