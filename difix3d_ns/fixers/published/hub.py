@@ -37,6 +37,6 @@ def download(hub_id: str, files: Sequence[str] = NETWORKS) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=list(files), ignore_patterns=list(_VARIANTS)))
     except Exception as error:  # of several libraries: no connection, no such model, licence not accepted, offline
         raise FileNotFoundError(
-            f"no folder of that name is here, and {hub_id} cannot be downloaded: {error}. Check the name, the connection "
-            "and HF_HUB_OFFLINE; or give the folder of a local copy"
+            f"no folder of that name is here, and {hub_id} cannot be downloaded: {error} Check the name, the "
+            "connection and HF_HUB_OFFLINE; or give the folder of a local copy"
         ) from error
