@@ -48,7 +48,7 @@ class FixerSettings:
         dtype = getattr(torch, self.dtype) if self.dtype else None
         try:
             with torch.random.fork_rng():  # a network is initialised at random before it is loaded
-                return load_fixer(self.name, self.weights, str(device), dtype)
+                return load_fixer(self.name, self.weights, str(device), dtype, self.compile)
         except (ValueError, OSError, RuntimeError) as error:
             raise UserError(
                 f"the fixer {self.name!r} cannot be loaded (--pipeline.fixer.name, --pipeline.fixer.weights "

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from difix3d_ns.fixers.published.prompt import CACHE
-
+CACHE = "prompt_embedding.safetensors"
+"""the prompt's embedding, beside the weights"""
 NETWORKS = (
     *("model_index.json", "scheduler/*.json", "unet/config.json", "vae/config.json", CACHE),
     *("unet/diffusion_pytorch_model*.safetensors", "vae/diffusion_pytorch_model*.safetensors"),

@@ -12,8 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from difix3d_ns.fixers.published.hub import CACHE
+
 PROMPT = "remove degradation"
-CACHE = "prompt_embedding.safetensors"
 
 
 def prompt_embedding(folder: Path, fetch_encoder: Callable[[], object] = lambda: None) -> Tensor:
