@@ -29,6 +29,7 @@ _ANGLE, _NARROW, _WIDE = 12.0, 7.0, 20.0  # degrees: best angle between rays, an
 _LEAST_SCORE = 0.6  # correlation
 _LEAST_CONTRAST = 0.01  # standard deviation in the window: nothing can be matched below
 _DEPTHS_AGREE, _PIXELS_AGREE = 0.01, 2.0  # between two photographs: relative depth, reprojection at the fine size
+_SOLID, _SOLID_WINDOW = 0.7, 11  # share of the pixels around that must be kept as well: at edges many are false
 _SPARSE = 6  # photographs, up to which one that agrees is enough; two otherwise
 _NOISE = 1e-4  # variance of it, so that flat windows do not correlate
 _MOST_VIEWS = 64  # photographs that get a depth: time grows with them, and their surfaces overlap
@@ -291,4 +292,6 @@ def _check(index: int, swept: dict[int, _Swept]) -> StereoDepth:
         agreeing += inside & ((z / depth - 1).abs() < _DEPTHS_AGREE) & (apart < _PIXELS_AGREE)
     needed = 1 if len(swept) <= _SPARSE else 2
     kept = view.sure & (agreeing >= needed)
+    around = F.avg_pool2d(kept.float()[None, None], _SOLID_WINDOW, 1, _SOLID_WINDOW // 2)[0, 0]
+    kept = kept & (around > _SOLID)
     return StereoDepth(view.depth[..., None], kept[..., None], view.camera)
