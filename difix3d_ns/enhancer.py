@@ -33,8 +33,8 @@ class FixerSettings:
     references: int = 3
     """photographs shown to the fixer: the gain of a fourth was within noise, of the third it was not"""
     strength: float = 0.5
-    """0 = the render, 1 = the fixer's picture, in the enhanced output; a splat trained with pseudo-views has learnt most
-    of what the fixer knows, and half of the change did best there. Plain splats gain most from 1"""
+    """0 = the render, 1 = the fixer's picture, in the enhanced output; a splat trained with pseudo-views has learnt
+    most of what the fixer knows, and half of the change did best there. Plain splats gain most from 1"""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """precision of the fixer's networks: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
     compile: bool = False

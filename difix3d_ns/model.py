@@ -9,6 +9,7 @@ from typing import Any, Literal
 from unittest import mock
 
 import torch
+from gsplat.strategy.ops import remove
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -202,6 +203,15 @@ class Difix3DModel(SplatfactoModel):
             info=self.info,
             lr=self.optimizers["means"].param_groups[0]["lr"],
         )
+
+    def remove_gaussians(self, removed: Tensor) -> None:
+        """Take Gaussians out, with their optimizer state; between training steps.
+
+        Args:
+            removed: [N] bool.
+        """
+        state = self.strategy_state if self.config.densification == "default" else {}  # MCMC's has no row per Gaussian
+        remove(params=self.gauss_params, optimizers=self.optimizers, state=state, mask=removed)
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None

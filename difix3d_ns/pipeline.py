@@ -55,6 +55,10 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     stereo_points: int | None = None
     """points added to the initial ones before training, found by stereo among the training photographs
     (unset: 12000 on a CPU, 50000 with CUDA; 0 = none, as with --pipeline.rounds 0)"""
+    clearance: float | None = None
+    """Gaussians in a training camera's view and nearer to it than this share of the nearest given points it sees are
+    removed whenever densification is due: few photographs cannot tell them from what is behind
+    (unset: 0.5; 0 = none, as with --pipeline.rounds 0)"""
     targets: TargetSettings = field(default_factory=TargetSettings)
     """where pseudo-views are wanted"""
     fixer: FixerSettings = field(default_factory=FixerSettings)
@@ -85,6 +89,7 @@ class Difix3DPipeline(VanillaPipeline):
             CONSOLE.print(f"[yellow]{', '.join(ignored_in_training())}: no effect on training; give flags instead.")
         super().__init__(config, device, **kwargs)
         self.rounds: Any = None  # FixRounds while training with pseudo-views
+        self._nearest: list[float] | None = None
         self._photographs = Photographs(self.datamanager, self.model)
         # its own: what somebody looks at must not change what is trained
         self._enhancer = Enhancer(config.fixer, Photographs(self.datamanager, self.model), self.model)
@@ -234,7 +239,28 @@ class Difix3DPipeline(VanillaPipeline):
         callbacks = super().get_training_callbacks(attributes)
         # after the model's: its step counter is then right
         callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step))
+        if self.config.clearance:
+            after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
+            callbacks.append(TrainingCallback(after, self._clear_view, update_every_num_iters=self._refine_every()))
         return callbacks
+
+    def _refine_every(self) -> int:
+        assert self.config.model.refine_every is not None
+        return self.config.model.refine_every
+
+    def _clear_view(self, step: int) -> None:
+        points = self.datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")
+        if points is None or step == 0:
+            return
+        from difix3d_ns.geometry.clearance import floating_in_front, nearest_depths
+
+        assert self.config.clearance is not None
+        cameras = self._photographs.cameras()
+        if self._nearest is None:  # from given points alone: a resumed training has no others
+            self._nearest = [self.config.clearance * depth for depth in nearest_depths(points, cameras)]
+        floating = floating_in_front(self.model.means.detach(), cameras, self._nearest)
+        if floating.any() and not floating.all():
+            self.model.remove_gaussians(floating)
 
     def _before_step(self, step: int) -> None:
         if self.rounds is None:
