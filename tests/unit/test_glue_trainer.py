@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from difix3d_ns import checkpoints
+from difix3d_ns.curation.procedural import demo_scene
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.methods import difix3d_splatfacto
@@ -435,3 +436,46 @@ def test_foreign_checkpoint_of_another_shape_is_told_of(scene: Path, tmp_path: P
     with pytest.raises(UserError) as told:
         Difix3DTrainer(config).setup()
     assert "does not fit this method" in str(told.value)
+
+
+@pytest.mark.parametrize("densification", ["default", "mcmc"])
+@pytest.mark.parametrize("clearance", [0.5, 0.0])
+def test_what_floats_in_front_of_a_camera_is_removed(scene: Path, densification: str, clearance: float) -> None:
+    config = _config(scene, steps=6, rounds=1)
+    config.pipeline.clearance = clearance
+    config.pipeline.stereo_points = 0
+    config.pipeline.model.refine_every = 2
+    config.pipeline.model.warmup_length = 100  # nothing else removes Gaussians
+    config.pipeline.model.densification = densification  # type: ignore[assignment]
+    config.pipeline.model.max_gaussians = 200
+    config.save_config()
+    trainer = Difix3DTrainer(config)
+    trainer.setup()
+    model = trainer.pipeline.model
+    before = len(model.means)
+    camera = trainer.pipeline._photographs.cameras()[0]
+    with torch.no_grad():
+        model.means[:3] = camera.position + 0.1 * camera.forward
+        model.means[3] = camera.position - 0.1 * camera.forward  # behind it, and seen by others: no business of this
+    trainer.train()
+    gone = before - len(model.means)
+    assert gone >= 3 if clearance else gone == 0
+    for name, parameter in model.gauss_params.items():
+        moments = trainer.optimizers.optimizers[name].state[parameter]
+        assert moments["exp_avg"].shape == parameter.shape, name
+
+
+def test_stereo_points_are_added_to_a_new_training_alone(tmp_path: Path) -> None:
+    scene = demo_scene(tmp_path / "scene", seed=3, width=128, height=96, train_views=4, test_views=1)
+    config = _config(scene, steps=4, rounds=1)
+    config.pipeline.stereo_points = 300
+    new = _run(config)
+    given = len(new.pipeline.datamanager.train_dataparser_outputs.metadata["points3D_xyz"])
+    assert len(new.pipeline.model.means) == given + 300
+    resumed = _config(scene, steps=6, rounds=1, name="resumed")
+    resumed.pipeline.stereo_points = 300
+    resumed.load_dir = new.checkpoint_dir
+    assert len(_run(resumed).pipeline.model.means) == given + 300
+    plain = _config(scene, steps=2, rounds=0, name="plain")
+    assert len(_run(plain).pipeline.model.means) == given
+    assert (plain.pipeline.stereo_points, plain.pipeline.clearance) == (0, 0.0)
