@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 from pathlib import Path
 
 import pytest
@@ -159,9 +158,13 @@ def test_references_are_encoded_once_for_all_frames(fixer: DifixFixer, monkeypat
     shared[0].image.mul_(0.5)  # changed in place
     assert (images(fixer, frames[:1])[0] - first[0]).abs().max() > 1e-4
     assert encoded == 5
-    del frames, shared, again
-    gc.collect()
-    assert len(fixer._latents) == 0
+    again = FixRequest(frames[0].image, [Reference(r.image.clone()) for r in shared])  # as a scene gives them
+    images(fixer, [again])
+    assert encoded == 5
+    monkeypatch.setattr(difix, "KEPT", 2)
+    for seed in range(4):
+        images(fixer, [FixRequest(frames[0].image, [Reference(picture(64, 80, 100 + seed))])])
+    assert encoded == 9 and len(fixer._latents) <= 6
 
 
 def test_batches(fixer: DifixFixer, monkeypatch: pytest.MonkeyPatch):
