@@ -25,8 +25,6 @@ CPU_GAUSSIANS = 40_000
 CPU_STEREO_POINTS = 12_000
 CUDA_STEREO_POINTS = 50_000
 """Not measured; with more Gaussians in all, denser points cost less."""
-CLEARANCE = 0.5
-"""Removed 0, 3 and some 100 Gaussians of three finished captures; of the third, worth 1 dB. 0.7 harmed the first."""
 CUDA_ROUNDS = 8
 CPU_ROUNDS = 3
 
@@ -58,7 +56,6 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
     chosen |= _fill(config.pipeline, rounds=CPU_ROUNDS if on_cpu else CUDA_ROUNDS)
     stereo_points = CPU_STEREO_POINTS if on_cpu else CUDA_STEREO_POINTS
     _fill(config.pipeline, stereo_points=stereo_points if config.pipeline.rounds else 0)
-    _fill(config.pipeline, clearance=CLEARANCE if config.pipeline.rounds else 0.0)
     _fill(
         config,
         steps_per_save=_at_most(steps / 5, 2000),

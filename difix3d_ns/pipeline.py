@@ -24,6 +24,13 @@ from difix3d_ns.pseudoviews.schedule import pause_refine_after_reset
 from difix3d_ns.strategy import CappedStrategy
 from difix3d_ns.viewer import EnhancerControls
 
+ENOUGH_POINTS = 1000
+"""fewer, found by stereo alone, cover a scene worse than splatfacto's random ones"""
+CLEARANCE = 0.5
+"""Took away 0, 3 and some 100 Gaussians of finished captures (fox, demo scene, fountain), the last worth 1 dB; 0.9
+takes surfaces away. Captures of many photographs do not need it, and have more cameras that could err."""
+CLEARED_UP_TO = 64
+"""photographs"""
 POOL_FOLDER = "pseudo_views"
 """beside nerfstudio_models/, whose every file nerfstudio takes for a checkpoint"""
 
@@ -57,8 +64,8 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     (unset: 12000 on a CPU, 50000 with CUDA; 0 = none, as with --pipeline.rounds 0)"""
     clearance: float | None = None
     """Gaussians in a training camera's view and nearer to it than this share of the nearest given points it sees are
-    removed whenever densification is due: few photographs cannot tell them from what is behind
-    (unset: 0.5; 0 = none, as with --pipeline.rounds 0)"""
+    removed throughout training: few photographs cannot tell them from what is behind
+    (unset: 0.5 with up to 64 photographs; 0 = none, as with --pipeline.rounds 0)"""
     targets: TargetSettings = field(default_factory=TargetSettings)
     """where pseudo-views are wanted"""
     fixer: FixerSettings = field(default_factory=FixerSettings)
@@ -89,7 +96,7 @@ class Difix3DPipeline(VanillaPipeline):
             CONSOLE.print(f"[yellow]{', '.join(ignored_in_training())}: no effect on training; give flags instead.")
         super().__init__(config, device, **kwargs)
         self.rounds: Any = None  # FixRounds while training with pseudo-views
-        self._nearest: list[float] | None = None
+        self._nearest: tuple[list[Pinhole], list[float]] | None = None
         self._photographs = Photographs(self.datamanager, self.model)
         # its own: what somebody looks at must not change what is trained
         self._enhancer = Enhancer(config.fixer, Photographs(self.datamanager, self.model), self.model)
@@ -102,14 +109,19 @@ class Difix3DPipeline(VanillaPipeline):
         count = self.config.stereo_points
         if not count or self.model.config.random_init:
             return
+        given = self.model.seed_points[0].to(self.model.device) if self.model.seed_points is not None else None
+        if cap := self.model.config.max_gaussians:  # half of it is left to densification
+            count = max(0, min(count, cap // 2 - (0 if given is None else len(given))))
         from rich.progress import track
 
         from difix3d_ns.geometry.stereo import LONG_SIDE, stereo_depths, stereo_points
 
         photographs = self._photographs.pictures(LONG_SIDE)
-        given = self.model.seed_points[0].to(self.model.device) if self.model.seed_points is not None else None
         depths = stereo_depths(photographs, given, lambda views: track(list(views), "Stereo among photographs"))
         positions, colours = stereo_points(photographs, depths, count)
+        if given is None and len(positions) < ENOUGH_POINTS:
+            CONSOLE.log(f"Stereo found only {len(positions)} points: training starts from random ones.")
+            return
         CONSOLE.log(
             f"{len(positions)} initial points added to {0 if given is None else len(given)} by stereo "
             "(--pipeline.stereo-points)"
@@ -239,14 +251,18 @@ class Difix3DPipeline(VanillaPipeline):
         callbacks = super().get_training_callbacks(attributes)
         # after the model's: its step counter is then right
         callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step))
-        if self.config.clearance:
+        if self._clearance() > 0:
+            every = self.config.model.refine_every
+            assert every is not None
             after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
-            callbacks.append(TrainingCallback(after, self._clear_view, update_every_num_iters=self._refine_every()))
+            callbacks.append(TrainingCallback(after, self._clear_view, update_every_num_iters=every))
         return callbacks
 
-    def _refine_every(self) -> int:
-        assert self.config.model.refine_every is not None
-        return self.config.model.refine_every
+    def _clearance(self) -> float:
+        if self.config.clearance is not None:
+            return self.config.clearance
+        few = len(self.datamanager.train_dataset) <= CLEARED_UP_TO
+        return CLEARANCE if self.config.rounds and few else 0.0
 
     def _clear_view(self, step: int) -> None:
         points = self.datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")
@@ -254,11 +270,14 @@ class Difix3DPipeline(VanillaPipeline):
             return
         from difix3d_ns.geometry.clearance import floating_in_front, nearest_depths
 
-        assert self.config.clearance is not None
-        cameras = self._photographs.cameras()
-        if self._nearest is None:  # from given points alone: a resumed training has no others
-            self._nearest = [self.config.clearance * depth for depth in nearest_depths(points, cameras)]
-        floating = floating_in_front(self.model.means.detach(), cameras, self._nearest)
+        if self._nearest is None:
+            # From given points and given poses: a resumed training has no others.
+            assert self.datamanager.cached_train is not None  # undistorting fixes the intrinsics
+            all_cameras = self.datamanager.train_cameras
+            cameras = [to_pinhole(all_cameras[i : i + 1]) for i in range(len(self.datamanager.train_dataset))]
+            bounds = [self._clearance() * depth for depth in nearest_depths(points, cameras)]
+            self._nearest = cameras, bounds
+        floating = floating_in_front(self.model.means.detach(), *self._nearest)
         if floating.any() and not floating.all():
             self.model.remove_gaussians(floating)
 

@@ -92,11 +92,13 @@ class Difix3DTrainer(Trainer):
 
     @staticmethod
     def _adopt(config: Difix3DTrainerConfig, ours: dict[str, Any]) -> None:
-        """Length and rounds of the training that is resumed, unless given: every schedule follows from them."""
+        """Length, rounds and clearance of the training that is resumed, unless given."""
         if config.max_num_iterations is None:
             config.max_num_iterations = ours.get("steps")
         if config.pipeline.rounds is None:
             config.pipeline.rounds = ours.get("rounds")
+        if ours and config.pipeline.clearance is None:
+            config.pipeline.clearance = ours.get("clearance", 0.0)
 
     @staticmethod
     def _read_checkpoint(config: Difix3DTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
@@ -202,6 +204,7 @@ class Difix3DTrainer(Trainer):
             STATE_KEY: {
                 "steps": self._last_step - self._offset,
                 "rounds": self.config.pipeline.rounds,
+                "clearance": self.config.pipeline.clearance,
                 "offset": self._offset,
                 "pipeline": self.pipeline.training_state(step),
                 "random": checkpoints.random_state(),

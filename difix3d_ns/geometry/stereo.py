@@ -32,6 +32,8 @@ _DEPTHS_AGREE, _PIXELS_AGREE = 0.01, 2.0  # between two photographs: relative de
 _SOLID, _SOLID_WINDOW = 0.7, 11  # share of the pixels around that must be kept as well: at edges many are false
 _SPARSE = 6  # photographs, up to which one that agrees is enough; two otherwise
 _NOISE = 1e-4  # variance of it, so that flat windows do not correlate
+_POINTS = 4096  # scene points looked at
+_LEAST_ANGLE = 1.0  # degrees between rays: below, any depth fits
 _MOST_VIEWS = 64  # photographs that get a depth: time grows with them, and their surfaces overlap
 
 
@@ -72,16 +74,19 @@ def stereo_depths(
         return {}
     count = len(photographs)
     chosen = sorted({round(i) for i in torch.linspace(0, count - 1, min(count, _MOST_VIEWS)).tolist()})
+    if points is not None:
+        points = points[:: max(1, len(points) // _POINTS)]
     fine = [_grey(photograph, LONG_SIDE) for photograph in photographs]
     coarse = [_grey(photograph, _COARSE) for photograph in photographs]
     seen = None if points is None else [_seen(points, photograph.camera) for photograph in photographs]
     raw: dict[int, _Swept] = {}
     for index in track(chosen):
-        others = _neighbours(index, photographs, points, seen)
+        others = _neighbours(index, photographs, points, seen) or _neighbours(index, photographs, None, None)
         if others:
             near, far = _range(index, photographs, points, seen)
             raw[index] = _sweep(index, others, coarse, fine, near, far)
-    return {index: _check(index, raw) for index in raw}
+    surfaces = {index: unproject(swept.depth[..., None], swept.camera) for index, swept in raw.items()}
+    return {index: _check(index, raw, surfaces) for index in raw}
 
 
 def stereo_points(
@@ -171,12 +176,15 @@ def _neighbours(
             a, b = (F.normalize(c.position.to(shared) - shared, dim=1) for c in (here, there))
             angle = torch.rad2deg((a * b).sum(1).clamp(-1, 1).arccos()).median().item()
             weight = float(both.sum())
+            if angle < _LEAST_ANGLE:
+                continue
         else:
             facing = torch.dot(here.camera_to_world[:3, 2], there.camera_to_world[:3, 2]).clamp(-1, 1)
             angle, weight = float(torch.rad2deg(facing.arccos())), 1.0
-            if angle > 60:
+            distance = float((here.position - there.position).norm())
+            if angle > 60 or distance == 0:
                 continue
-            weight /= 1e-9 + float((here.position - there.position).norm())
+            weight /= distance
         width = _NARROW if angle < _ANGLE else _WIDE
         scores.append((weight * 2.718281828 ** -(((angle - _ANGLE) / width) ** 2), other))
     return [other for score, other in sorted(scores, reverse=True)[:_NEIGHBOURS] if score > 0]
@@ -257,6 +265,8 @@ def _sweep(index: int, others: list[int], coarse: list[_Grey], fine: list[_Grey]
     level, _ = _peak(_scores(view, [coarse[other] for other in others], planes[:, None, None]))
     view = fine[index]
     size = (view.camera.height, view.camera.width)
+    # the best of all depths at the end of their range may lie beyond it
+    within = F.interpolate(((level >= 1) & (level <= _PLANES - 2)).float()[None, None], size, mode="nearest")[0, 0] > 0
     around = F.interpolate((start + step * level)[None, None], size, mode="nearest")[0]  # [1, h, w]
     offsets = torch.linspace(-1.5, 1.5, _FINE_PLANES, device=view.image.device)
     sweep = (around + step * offsets[:, None, None]).clamp_min(0.25 * start)
@@ -264,15 +274,15 @@ def _sweep(index: int, others: list[int], coarse: list[_Grey], fine: list[_Grey]
     inverse = around[0] + step * (level * (3.0 / (_FINE_PLANES - 1)) - 1.5)
     grey = view.image
     contrast = (_box(grey * grey) - _box(grey).square()).clamp_min(0).sqrt()[0, 0]
-    sure = (score > _LEAST_SCORE) & (contrast > _LEAST_CONTRAST) & (view.usable[0, 0] > 0)
+    sure = within & (score > _LEAST_SCORE) & (contrast > _LEAST_CONTRAST) & (view.usable[0, 0] > 0)
     return _Swept(1 / inverse.clamp_min(0.25 * start), sure, view.camera)
 
 
-def _check(index: int, swept: dict[int, _Swept]) -> StereoDepth:
-    """Keep what enough other photographs have at the same place."""
+def _check(index: int, swept: dict[int, _Swept], surfaces: dict[int, Tensor]) -> StereoDepth:
+    """Keep what enough other photographs have at the same place; ``surfaces``: world points [h, w, 3] of each."""
     view = swept[index]
     height, width = view.depth.shape
-    points = unproject(view.depth[..., None], view.camera)
+    points = surfaces[index]
     agreeing = torch.zeros(height, width, device=view.depth.device)
     rows, columns = torch.meshgrid(
         torch.arange(height, device=view.depth.device) + 0.5,
@@ -287,11 +297,11 @@ def _check(index: int, swept: dict[int, _Swept]) -> StereoDepth:
         inside = (z > 0) & (x >= 0) & (x < other.camera.width) & (y >= 0) & (y < other.camera.height)
         place = (y.clamp(0, other.camera.height - 1) * other.camera.width + x.clamp(0, other.camera.width - 1)).long()
         depth = other.depth.flatten()[place]
-        back, _ = project(unproject(other.depth[..., None], other.camera).view(-1, 3)[place], view.camera)
+        back, _ = project(surfaces[number].view(-1, 3)[place], view.camera)
         apart = (back - torch.stack([columns, rows], -1)).norm(dim=-1)
         agreeing += inside & ((z / depth - 1).abs() < _DEPTHS_AGREE) & (apart < _PIXELS_AGREE)
     needed = 1 if len(swept) <= _SPARSE else 2
     kept = view.sure & (agreeing >= needed)
-    around = F.avg_pool2d(kept.float()[None, None], _SOLID_WINDOW, 1, _SOLID_WINDOW // 2)[0, 0]
+    around = F.avg_pool2d(kept.float()[None, None], _SOLID_WINDOW, 1, _SOLID_WINDOW // 2, count_include_pad=False)[0, 0]
     kept = kept & (around > _SOLID)
     return StereoDepth(view.depth[..., None], kept[..., None], view.camera)

@@ -478,4 +478,4 @@ def test_stereo_points_are_added_to_a_new_training_alone(tmp_path: Path) -> None
     assert len(_run(resumed).pipeline.model.means) == given + 300
     plain = _config(scene, steps=2, rounds=0, name="plain")
     assert len(_run(plain).pipeline.model.means) == given
-    assert (plain.pipeline.stereo_points, plain.pipeline.clearance) == (0, 0.0)
+    assert plain.pipeline.stereo_points == 0

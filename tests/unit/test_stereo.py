@@ -109,3 +109,28 @@ def test_portrait_beside_landscape(capture):
     error = (depths[2].depth / truth - 1).abs()[depths[2].kept]
     assert depths[2].kept.float().mean() > 0.2
     assert error.median() < 0.005
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_photographs_from_one_place_tell_no_depth(capture, given):
+    _, photographs, points = capture
+    same = [photographs[2], replace(photographs[2], image=photographs[2].image.clone())]
+    assert stereo_depths(same, points if given else None) == {}
+
+
+def test_what_is_beyond_the_range_is_not_kept(capture):
+    views, photographs, points = capture
+    camera = photographs[2].camera
+    z = (points - camera.position) @ camera.forward
+    near = points[(z > 0) & (z < 1.9)]  # only what stands in front is known
+    assert len(near) > 20
+    depths = stereo_depths(photographs, near)
+    far = views[2].depth > 1.9 * 1.5 * 1.1
+    assert far.float().mean() > 0.1
+    assert depths[2].kept[far].float().mean() < 0.05
+
+
+def test_few_points_are_no_worse_than_none(capture):
+    _, photographs, points = capture
+    depths = stereo_depths(photographs, points[:15])
+    assert len(depths) == len(photographs)
