@@ -57,7 +57,7 @@ def relocated(opacities: Tensor, scales: Tensor, copies: Tensor) -> tuple[Tensor
 
 @dataclass
 class DeviceFreeMCMCStrategy(MCMCStrategy):
-    """gsplat's MCMC strategy with its steps in torch; Gaussians are moved and added, never deleted."""
+    """gsplat's MCMC strategy with its steps in torch; it moves and adds Gaussians, and deletes none."""
 
     growth: float = 0.05
     """share of Gaussians added at each refinement, up to ``cap_max``"""
