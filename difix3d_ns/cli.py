@@ -66,8 +66,8 @@ def fix(
     """Repair pictures outside of any training.
 
     Started again, an interrupted folder goes on where it stopped. Without cameras references cannot be aligned, which
-    is where the embedded fixer's gain comes from: it leaves the pictures as they are here. Weights that know how to use
-    unaligned references, such as nvidia/difix_ref, do not.
+    is where the embedded fixer's gain comes from: it leaves the pictures as they are here. Weights trained on
+    unaligned references, such as nvidia/difix_ref, repair them.
 
     Args:
         inputs: pictures or folders of pictures.
