@@ -103,13 +103,13 @@ class Difix3DModel(SplatfactoModel):
     """Splatfacto with the gaps closed that diffusion-fixed training needs."""
 
     config: Difix3DModelConfig
-    enhancer: Callable[[Cameras, dict[str, Any]], Tensor] | None
+    enhancer: Callable[[Cameras, dict[str, Any]], Tensor] | None = None
     """turns a render into the enhanced picture [H, W, 3]; set by the pipeline"""
+    enhance: Enhance = "key"
+    """how it is shown; set by the pipeline"""
+    _viewer_background: Tensor | None = None
 
     def populate_modules(self) -> None:
-        self.enhancer = None
-        self._viewer_background: Tensor | None = None
-        self.enhance: Enhance = "key"
         colours = None
         if self.seed_points is not None and not self.config.random_init:
             positions, colours = self.seed_points
@@ -149,9 +149,7 @@ class Difix3DModel(SplatfactoModel):
             colours = torch.cat([old_colours.to(colours), colours])
         device = self.device
         self.seed_points = (positions.cpu(), colours.cpu())
-        enhancer, enhance = self.enhancer, self.enhance
         self.populate_modules()
-        self.enhancer, self.enhance = enhancer, enhance
         self.to(device)
 
     def set_background(self, background_color: Tensor) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
@@ -58,12 +57,6 @@ def to_cameras(pinhole: Pinhole, device: torch.device | str) -> Cameras:
     ).to(device)
 
 
-def _shrunk(maps: Tensor, camera: Pinhole) -> Tensor:
-    """[H, W, C] at the size of ``camera``, which is smaller."""
-    size = (camera.height, camera.width)
-    return interpolate(maps.permute(2, 0, 1)[None], size, mode="area")[0].permute(1, 2, 0)
-
-
 @dataclass(frozen=True)
 class _Seen:
     """What the splat shows at a photograph's pose; half precision is 100 times finer than what a warp tolerates."""
@@ -109,10 +102,18 @@ class Photographs:
             self._fixed = cameras
         return cameras
 
+    def given_cameras(self) -> list[Pinhole]:
+        """Cameras of all photographs, at the poses of the scene."""
+        assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
+        return [self._given_camera(index) for index in range(len(self._datamanager.train_dataset))]
+
     def pictures(self, long_side: int) -> list[Photograph]:
         """All photographs as they were taken, undistorted, at most ``long_side`` pixels; nothing is rendered."""
-        assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
-        return [self._picture(index, long_side) for index in range(len(self._datamanager.train_dataset))]
+        pictures = []
+        for index, camera in enumerate(self.cameras()):
+            image, mask = self._image(index)
+            pictures.append(Photograph(image, camera, mask).within(long_side))
+        return pictures
 
     def prepare(self, cameras: Sequence[Pinhole], most: int) -> bool:
         """Render some of what choosing references for ``cameras`` needs.
@@ -211,22 +212,14 @@ class Photographs:
         opacity = opacity / 255 if image.dtype == torch.uint8 else opacity
         return opacity if mask is None else mask * opacity
 
+    def _given_camera(self, index: int) -> Pinhole:
+        return to_pinhole(self._datamanager.train_cameras[index : index + 1])
+
     def _camera(self, index: int) -> Pinhole:
-        camera = self._datamanager.train_cameras[index : index + 1]
         optimizer = self._model.camera_optimizer
         if optimizer.config.mode == "off":
-            return to_pinhole(camera)
-        camera = camera.to(self._model.device)
+            return self._given_camera(index)
+        camera = self._datamanager.train_cameras[index : index + 1].to(self._model.device)
         camera.metadata = {"cam_idx": index}
         with torch.no_grad():
             return to_pinhole(camera, optimizer.apply_to_camera(camera)[0])
-
-    def _picture(self, index: int, long_side: int) -> Photograph:
-        image, mask = self._image(index)
-        camera = self._camera(index)
-        factor = long_side / max(camera.width, camera.height)
-        if factor < 1:
-            camera = camera.resized(max(1, round(camera.width * factor)), max(1, round(camera.height * factor)))
-            image = _shrunk(image, camera)
-            mask = None if mask is None else _shrunk(mask, camera)
-        return Photograph(image, camera, mask)

@@ -205,8 +205,7 @@ class Difix3DPipeline(VanillaPipeline):
     def _no_larger(self, targets: list[Pinhole]) -> list[Pinhole]:
         """A path is saved at the size of the video; training gains nothing from more pixels than photographs have."""
         bound = max(max(camera.width, camera.height) for camera in self._photographs.cameras())
-        factors = [min(1.0, bound / max(target.width, target.height)) for target in targets]
-        return [t.resized(round(t.width * f), round(t.height * f)) for t, f in zip(targets, factors, strict=True)]
+        return [target.within(bound) for target in targets]
 
     def _eval_cameras(self) -> Sequence[Cameras]:
         assert self.datamanager.cached_eval is not None  # undistorting fixes the intrinsics
@@ -271,10 +270,7 @@ class Difix3DPipeline(VanillaPipeline):
         from difix3d_ns.geometry.clearance import floating_in_front, nearest_depths
 
         if self._nearest is None:
-            # From given points and given poses: a resumed training has no others.
-            assert self.datamanager.cached_train is not None  # undistorting fixes the intrinsics
-            all_cameras = self.datamanager.train_cameras
-            cameras = [to_pinhole(all_cameras[i : i + 1]) for i in range(len(self.datamanager.train_dataset))]
+            cameras = self._photographs.given_cameras()  # as the points are given: a resumed training has no others
             bounds = [self._clearance() * depth for depth in nearest_depths(points, cameras)]
             self._nearest = cameras, bounds
         floating = floating_in_front(self.model.means.detach(), *self._nearest)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,26 +41,33 @@ def command_line(name: str, *arguments: object) -> list[str]:
     return [str(Path(sys.executable).parent / name), *map(str, arguments)]
 
 
+def execute(
+    command: Sequence[str], env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, whatever its status, with all it says in ``stdout``."""
+    return subprocess.run(
+        command,
+        env={**os.environ, "COLUMNS": "200", **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+        **options,
+    )
+
+
 @pytest.fixture(scope="session")
 def run() -> Command:
     """Run a console script of this environment; fails with its output unless the exit status is as expected."""
 
-    def execute(
+    def succeed(
         name: str, *arguments: object, status: int = 0, env: dict[str, str] | None = None, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            command_line(name, *arguments),
-            env={**os.environ, "COLUMNS": "200", **(env or {})},
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        result = execute(command_line(name, *arguments), env, cwd=cwd)
         shown = f"{name} {arguments} ended with {result.returncode}:\n{result.stdout[-6000:]}"
         assert result.returncode == status, shown
         return result
 
-    return execute
+    return succeed

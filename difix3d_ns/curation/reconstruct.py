@@ -12,6 +12,7 @@ from torch import Tensor
 
 from difix3d_ns.curation.capture import Capture
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.resize import resized
 from difix3d_ns.rasterization import median_depth, rasterization
 from difix3d_ns.strategy import CappedStrategy
 
@@ -110,7 +111,7 @@ def reconstruct(
         camera, truth = capture.cameras[index], capture.images[index]
         if step < schedule.coarse * schedule.steps:
             camera = camera.resized(camera.width // 2, camera.height // 2)
-            truth = _resize(truth, camera.height, camera.width)
+            truth = resized(truth, camera.height, camera.width)
         optimizers["means"].param_groups[0]["lr"] = rates["means"] * 0.02 ** (step / schedule.steps)
         image, _, info = rasterization(
             params["means"],
@@ -148,10 +149,6 @@ def _similarity(first: Tensor, second: Tensor) -> Tensor:
     cross, power = mx * my, mx * mx + my * my
     structure = (2 * (xy - cross) + 9e-4) / (xx + yy - power + 9e-4)
     return ((2 * cross + 1e-4) / (power + 1e-4) * structure).mean()
-
-
-def _resize(image: Tensor, height: int, width: int) -> Tensor:  # [h, w, 3]
-    return F.interpolate(image.permute(2, 0, 1)[None], (height, width), mode="area")[0].permute(1, 2, 0)
 
 
 def _initial_gaussians(capture: Capture, views: Sequence[int]) -> tuple[torch.nn.ParameterDict, float]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from difix3d_ns.fixers.contract import Fixer, FixRequest, FixResult, Reference
-from difix3d_ns.fixers.published.hub import is_hub_id
+from difix3d_ns.fixers.published.hub import PICKLES, is_hub_id
 
 __all__ = ["FixRequest", "FixResult", "Fixer", "Reference", "available_fixers", "fixer_of", "load_fixer"]
 
@@ -66,7 +66,7 @@ def fixer_of(weights: str) -> tuple[str, str | None]:
     if weights in available_fixers():
         return weights, None
     path = Path(weights).expanduser()
-    if is_hub_id(weights) or (path / "unet").is_dir() or path.suffix in (".pkl", ".pt", ".pth", ".ckpt", ".bin"):
+    if is_hub_id(weights) or (path / "unet").is_dir() or path.suffix in PICKLES:
         return "difix", weights
     if path.is_dir() and not any(path.glob("*.safetensors")):
         raise FileNotFoundError(

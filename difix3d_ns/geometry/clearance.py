@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.warp import project
+from difix3d_ns.geometry.warp import in_view
 
 _NEAREST = 0.01  # quantile of the depths of points: a false match is no surface
 _FEWEST = 20  # points a camera must see for its nearest to mean something
@@ -27,7 +27,7 @@ def nearest_depths(points: Tensor, cameras: Sequence[Pinhole]) -> list[float]:
     """
     depths = []
     for camera in cameras:
-        inside, z = _in_view(points, camera, 0.0)
+        inside, _, z = in_view(points, camera)
         seen = z[inside]
         depths.append(float(seen.quantile(_NEAREST)) if len(seen) >= _FEWEST else 0.0)
     return depths
@@ -47,14 +47,6 @@ def floating_in_front(means: Tensor, cameras: Sequence[Pinhole], depths: Sequenc
     floating = torch.zeros(len(means), dtype=torch.bool, device=means.device)
     for camera, depth in zip(cameras, depths, strict=True):
         if depth > 0:
-            inside, z = _in_view(means, camera, _MARGIN)
+            inside, _, z = in_view(means, camera, _MARGIN)
             floating |= inside & (z < depth)
     return floating
-
-
-def _in_view(points: Tensor, camera: Pinhole, margin: float) -> tuple[Tensor, Tensor]:
-    """[N] bool and depth [N]: in front and inside the picture, which is wider by ``margin`` on each side."""
-    pixels, z = project(points, camera)
-    size = pixels.new_tensor([camera.width, camera.height])
-    inside = ((pixels >= -margin * size) & (pixels < (1 + margin) * size)).all(-1)
-    return inside & (z > 0), z

@@ -57,3 +57,8 @@ class Pinhole:
             device=self.intrinsics.device,
         )
         return Pinhole(self.camera_to_world, self.intrinsics * scale[:, None], width, height)
+
+    def within(self, long_side: int) -> Pinhole:
+        """The same camera, shrunk to at most ``long_side`` pixels, aspect kept."""
+        factor = min(1.0, long_side / max(self.width, self.height))
+        return self.resized(max(1, round(self.width * factor)), max(1, round(self.height * factor)))

@@ -16,6 +16,7 @@ from torch import Tensor
 from difix3d_ns.geometry.exposure import exposure_gains
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.geometry.resize import resized
 from difix3d_ns.geometry.warp import warp_references
 
 # Chosen on sparse reconstructions of fountain, fox and sceaux, where it is worth 0.2 to 0.27 dB to the naive blend:
@@ -81,6 +82,4 @@ def refine_depth(
 
 def _halve(maps: Tensor, mode: str) -> Tensor:
     """[H, W, C] at half the resolution."""
-    planes = maps.to(torch.float32).permute(2, 0, 1)[None]
-    size = (max(1, maps.shape[0] // 2), max(1, maps.shape[1] // 2))
-    return F.interpolate(planes, size, mode=mode)[0].permute(1, 2, 0)
+    return resized(maps.to(torch.float32), max(1, maps.shape[0] // 2), max(1, maps.shape[1] // 2), mode)

@@ -7,6 +7,7 @@ cross-correlation, coarse to fine in inverse depth, and the usual check that two
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.warp import project, unproject
+from difix3d_ns.geometry.resize import resized
+from difix3d_ns.geometry.warp import in_view, project, reproject, unproject
 
 LONG_SIDE = 480
 """pixels a photograph is matched at; more are not used"""
@@ -44,6 +46,12 @@ class Photograph:
     image: Tensor  # [H, W, 3] in [0, 1]
     camera: Pinhole
     mask: Tensor | None = None  # [H, W, 1] in [0, 1]; 0 = not to be used
+
+    def within(self, long_side: int) -> Photograph:
+        """The same, shrunk to at most ``long_side`` pixels."""
+        camera = self.camera.within(long_side)
+        size = (camera.height, camera.width)
+        return Photograph(resized(self.image, *size), camera, None if self.mask is None else resized(self.mask, *size))
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def stereo_depths(
         points = points[:: max(1, len(points) // _POINTS)]
     fine = [_grey(photograph, LONG_SIDE) for photograph in photographs]
     coarse = [_grey(photograph, _COARSE) for photograph in photographs]
-    seen = None if points is None else [_seen(points, photograph.camera) for photograph in photographs]
+    seen = None if points is None else [in_view(points, photograph.camera)[0] for photograph in photographs]
     raw: dict[int, _Swept] = {}
     for index in track(chosen):
         others = _neighbours(index, photographs, points, seen) or _neighbours(index, photographs, None, None)
@@ -111,7 +119,7 @@ def stereo_points(
     for index, stereo in depths.items():
         kept = stereo.kept[..., 0]
         positions.append(unproject(stereo.depth, stereo.camera)[kept])
-        colours.append(_resize(photographs[index].image.float(), stereo.camera)[kept])
+        colours.append(photographs[index].within(LONG_SIDE).image[kept])
     xyz, rgb = torch.cat(positions), torch.cat(colours)
     order = torch.randperm(len(xyz), generator=torch.Generator().manual_seed(seed))[:count].to(device)
     return xyz[order], (rgb[order] * 255).round().clamp(0, 255).to(torch.uint8)
@@ -134,28 +142,10 @@ class _Swept:
 
 
 def _grey(photograph: Photograph, long_side: int) -> _Grey:
-    camera = photograph.camera
-    factor = min(1.0, long_side / max(camera.width, camera.height))
-    camera = camera.resized(max(1, round(camera.width * factor)), max(1, round(camera.height * factor)))
-    image = _resize(photograph.image.float(), camera)
-    mask = torch.ones_like(image[..., :1])
-    if photograph.mask is not None:
-        mask = (_resize(photograph.mask.to(image), camera) > 0.99).to(image)
-    return _Grey(image.mean(-1)[None, None], mask.permute(2, 0, 1)[None], camera)
-
-
-def _resize(image: Tensor, camera: Pinhole) -> Tensor:
-    """[H, W, C] at the size of ``camera``."""
-    if image.shape[:2] == (camera.height, camera.width):
-        return image
-    return F.interpolate(image.permute(2, 0, 1)[None], (camera.height, camera.width), mode="area")[0].permute(1, 2, 0)
-
-
-def _seen(points: Tensor, camera: Pinhole) -> Tensor:
-    """[P] bool: in front and inside the picture."""
-    pixels, z = project(points, camera)
-    inside = (pixels >= 0).all(-1) & (pixels[..., 0] < camera.width) & (pixels[..., 1] < camera.height)
-    return inside & (z > 0)
+    photograph = photograph.within(long_side)
+    image = photograph.image
+    usable = torch.ones_like(image[..., :1]) if photograph.mask is None else (photograph.mask > 0.99).to(image)
+    return _Grey(image.mean(-1)[None, None], usable.permute(2, 0, 1)[None], photograph.camera)
 
 
 def _neighbours(
@@ -186,7 +176,7 @@ def _neighbours(
                 continue
             weight /= distance
         width = _NARROW if angle < _ANGLE else _WIDE
-        scores.append((weight * 2.718281828 ** -(((angle - _ANGLE) / width) ** 2), other))
+        scores.append((weight * math.exp(-(((angle - _ANGLE) / width) ** 2)), other))
     return [other for score, other in sorted(scores, reverse=True)[:_NEIGHBOURS] if score > 0]
 
 
@@ -213,35 +203,21 @@ def _box(maps: Tensor) -> Tensor:
 
 def _scores(view: _Grey, others: Sequence[_Grey], inverse: Tensor) -> Tensor:
     """[D, h, w] correlation with the best neighbours at inverse depths ``inverse`` ([D, 1, 1] or [D, h, w])."""
-    grey, camera = view.image, view.camera
-    height, width = grey.shape[-2:]
-    device = grey.device
+    grey = view.image
     mean = _box(grey)
     variance = _box(grey * grey) - mean * mean
-    exact = {"dtype": torch.float64, "device": device}
-    columns = torch.arange(width, **exact) + 0.5  # type: ignore[call-overload]
-    rows = torch.arange(height, **exact) + 0.5  # type: ignore[call-overload]
-    pixels = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], -1)
-    pixels = torch.cat([pixels, torch.ones_like(pixels[..., :1])], -1)  # [h, w, 3]
-    rays = pixels @ torch.linalg.inv(camera.intrinsics.to(**exact)).T  # type: ignore[call-overload]
     found = []
     for other in others:
-        relative = other.camera.world_to_camera.to(**exact) @ camera.camera_to_world.to(**exact)  # type: ignore[call-overload]
-        k = other.camera.intrinsics.to(**exact)  # type: ignore[call-overload]
-        slope = (rays @ (k @ relative[:3, :3]).T).float()  # [h, w, 3]
-        start = (k @ relative[:3, 3]).float()
-        size = slope.new_tensor([other.camera.width / 2, other.camera.height / 2])
         planes = torch.cat([other.image, other.usable], 1)
         levels = []
         for level in inverse:  # one at a time: fits the cache
-            p = slope + start * level[..., None]
-            grid = p[..., :2] / p[..., 2:].clamp_min(1e-6) / size - 1
+            grid, z = reproject((1 / level).expand(grey.shape[-2:]), view.camera, other.camera)
             warped = F.grid_sample(planes, grid[None], padding_mode="border", align_corners=False)
             w = warped[:, :1]
             means = _box(torch.cat([w, w * w, grey * w], 1))
             spread = means[:, 1:2] - means[:, :1].square()
             correlation = (means[:, 2:] - mean * means[:, :1]) / ((variance + _NOISE) * (spread + _NOISE)).sqrt()
-            valid = (grid.abs() < 1).all(-1) & (p[..., 2] > 0) & (warped[0, 1] > 0.99)
+            valid = (grid.abs() < 1).all(-1) & (z > 0) & (warped[0, 1] > 0.99)
             levels.append(correlation[0, 0].where(valid, -1.0))
         found.append(torch.stack(levels))
     return torch.stack(found).topk(min(_BEST, len(found)), 0).values.mean(0)
@@ -284,21 +260,17 @@ def _check(index: int, swept: dict[int, _Swept], surfaces: dict[int, Tensor]) ->
     height, width = view.depth.shape
     points = surfaces[index]
     agreeing = torch.zeros(height, width, device=view.depth.device)
-    rows, columns = torch.meshgrid(
-        torch.arange(height, device=view.depth.device) + 0.5,
-        torch.arange(width, device=view.depth.device) + 0.5,
-        indexing="ij",
-    )
+    rows, columns = (torch.arange(side, device=view.depth.device) + 0.5 for side in (height, width))
+    centres = torch.stack([columns.expand(height, -1), rows[:, None].expand(-1, width)], -1)  # [h, w, 2]
     for number, other in swept.items():
         if number == index:
             continue
-        pixels, z = project(points, other.camera)
-        x, y = pixels[..., 0].floor(), pixels[..., 1].floor()
-        inside = (z > 0) & (x >= 0) & (x < other.camera.width) & (y >= 0) & (y < other.camera.height)
+        inside, pixels, z = in_view(points, other.camera)
+        x, y = pixels.floor().unbind(-1)
         place = (y.clamp(0, other.camera.height - 1) * other.camera.width + x.clamp(0, other.camera.width - 1)).long()
         depth = other.depth.flatten()[place]
         back, _ = project(surfaces[number].view(-1, 3)[place], view.camera)
-        apart = (back - torch.stack([columns, rows], -1)).norm(dim=-1)
+        apart = (back - centres).norm(dim=-1)
         agreeing += inside & ((z / depth - 1).abs() < _DEPTHS_AGREE) & (apart < _PIXELS_AGREE)
     needed = 1 if len(swept) <= _SPARSE else 2
     kept = view.sure & (agreeing >= needed)

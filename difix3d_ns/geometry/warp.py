@@ -74,6 +74,23 @@ def project(points: Tensor, camera: Pinhole) -> tuple[Tensor, Tensor]:
     return homogeneous[..., :2] / z.clamp_min(_NEAR)[..., None], z
 
 
+def in_view(points: Tensor, camera: Pinhole, margin: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """Which points lie in front of a camera and inside its picture.
+
+    Args:
+        points: [..., 3] world.
+        camera: which looks.
+        margin: share of the picture's sides by which it is wider on every side.
+
+    Returns:
+        [...] bool, and pixels and z of ``project``.
+    """
+    pixels, z = project(points, camera)
+    size = pixels.new_tensor([camera.width, camera.height])
+    inside = ((pixels >= -margin * size) & (pixels < (1 + margin) * size)).all(-1)
+    return inside & (z > 0), pixels, z
+
+
 def opaque(alpha: Tensor) -> Tensor:
     """Soft "alpha > 0.5": 0 below 0.25, 1 above 0.75, any shape."""
     return (alpha * 2 - 0.5).clamp(0, 1)
@@ -145,7 +162,7 @@ def warp_references(
     for k, reference in enumerate(references):
         if reference.camera is None or reference.depth is None or reference.alpha is None:
             continue
-        grid, z = _reproject(depth, camera, reference.camera)
+        grid, z = reproject(depth, camera, reference.camera)
         planes = reference.image.to(device, dtype).permute(2, 0, 1)[None]
         extras = _usable(reference.alpha, reference.mask).to(device, dtype)
         if extras.shape[-2:] == planes.shape[-2:]:
@@ -158,7 +175,7 @@ def warp_references(
     return warps
 
 
-def _reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, Tensor]:
+def reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, Tensor]:
     """Where ``other`` sees the pixels of ``camera`` at ``depth`` [H, W]: grid [H, W, 2] in [-1, 1]^2, z [H, W].
 
     The same as unproject and project, but a plane sweep is affine in column, row and depth: three fused products.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from difix3d_ns import checkpoints
-from tests.conftest import command_line
+from tests.conftest import command_line, execute
 from tests.integration.conftest import SMALL
 
 
@@ -20,15 +20,8 @@ def _train(
     scene: Path, output: Path, *flags: object, prefix: tuple[str, ...] = (), file_size: int | None = None
 ) -> subprocess.CompletedProcess[str]:
     arguments = ["difix3d-splatfacto", "--data", scene, "--output-dir", output, "--experiment-name", "scene"]
-    return subprocess.run(
+    return execute(
         [*prefix, *command_line("ns-train", *arguments, "--timestamp", "run", *SMALL, *flags)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, "COLUMNS": "200"},
         preexec_fn=None if file_size is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size,) * 2),
     )
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from difix3d_ns.fixers.networks.difix import DifixNet
+from difix3d_ns.fixers.published.hub import PICKLES
 from difix3d_ns.fixers.published.lora import merge_lora
 from difix3d_ns.fixers.published.prompt import prompt_embedding
 
@@ -61,7 +62,7 @@ def check_folder(folder: Path) -> None:
     if folder.is_file():
         remedy = (
             "convert it: difix3d convert FILE --base stabilityai/sd-turbo --output DIR"
-            if (folder.suffix in (".pkl", ".pt", ".pth", ".ckpt", ".bin"))
+            if folder.suffix in PICKLES
             else "give the folder that has unet/, vae/ and scheduler/"
         )
         raise FileNotFoundError(f"{folder} is a file, not a folder of Difix weights; {remedy}")
@@ -151,7 +152,7 @@ def _official(key: str) -> str:
 
 def _existing(file: Path) -> Path:
     if not file.is_file():
-        pickled = sorted(path.name for path in file.parent.glob("*") if path.suffix in (".bin", ".pkl", ".pt", ".ckpt"))
+        pickled = sorted(path.name for path in file.parent.glob("*") if path.suffix in PICKLES)
         hint = f" ({', '.join(pickled)} there is a pickle, which is never read)" if pickled else ""
         raise FileNotFoundError(f"{file} is missing{hint}: not a complete folder of Difix weights")
     return file

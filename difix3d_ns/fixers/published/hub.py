@@ -15,6 +15,8 @@ NETWORKS = (
 TEXT = ("text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/*.json", "tokenizer/merges.txt")
 BASE = tuple(name for name in NETWORKS if name != "unet/diffusion_pytorch_model*.safetensors")
 """of a folder whose UNet is not wanted"""
+PICKLES = frozenset({".pkl", ".pt", ".pth", ".ckpt", ".bin"})
+"""endings of files that are never read as weights: they could run code"""
 _VARIANTS = ("*.fp16.safetensors", "*.non_ema.safetensors")
 
 

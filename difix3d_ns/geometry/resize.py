@@ -1,0 +1,22 @@
+"""Maps at another size over the same field of view."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resized(maps: Tensor, height: int, width: int, mode: str = "area") -> Tensor:
+    """Resize a picture or another map; see ``Pinhole.resized`` for its camera.
+
+    Args:
+        maps: [H, W, C].
+        height, width: pixels.
+        mode: of ``torch.nn.functional.interpolate``: area to shrink pictures, nearest for depth.
+
+    Returns:
+        [height, width, C]; ``maps`` itself if it has that size.
+    """
+    if maps.shape[:2] == (height, width):
+        return maps
+    return F.interpolate(maps.permute(2, 0, 1)[None], (height, width), mode=mode)[0].permute(1, 2, 0)
