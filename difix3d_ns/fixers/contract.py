@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -33,7 +33,8 @@ class FixResult:
 
     image: Tensor  # [H, W, 3] in [0, 1]
     confidence: Tensor  # [H, W, 1] in [0, 1]; 0 where no reference shows the pixel
-    depth: Tensor | None = field(default=None)  # [H, W, 1] corrected depth, if the fixer has one
+    depth: Tensor | None = None  # [H, W, 1] corrected depth along z, 0 where unknown, if the fixer has one
+    depth_confidence: Tensor | None = None  # [H, W, 1] how far to trust the corrected depth; None: as the picture
 
 
 class Fixer(Protocol):
