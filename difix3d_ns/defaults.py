@@ -111,6 +111,7 @@ def _check_given(config: Difix3DTrainerConfig) -> None:
         "--pipeline.targets.beyond": (pipeline.targets.beyond, 0),
         "--pipeline.fixer.references": (pipeline.fixer.references, 0),
         "--pipeline.pseudo-weight": (pipeline.pseudo_weight, 0),
+        "--pipeline.depth-weight": (pipeline.depth_weight, 0),
         "--pipeline.pool-capacity": (pipeline.pool_capacity, 1),
         "--pipeline.model.max-gaussians": (model.max_gaussians, 0),
         "--pipeline.model.refine-every": (model.refine_every, 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from unittest import mock
@@ -240,6 +241,16 @@ class Difix3DModel(SplatfactoModel):
             return super().get_outputs(camera)
         outputs = super().get_outputs(keep_on_cpu(camera) if self.device.type == "cpu" else camera)
         return outputs if self.training else self._with_enhanced(camera, outputs)
+
+    @contextmanager
+    def depth_in_training(self, wanted: bool) -> Iterator[None]:
+        """Meanwhile training renders have an expected depth [H, W, 1] too; it takes gradients."""
+        before = self.config.output_depth_during_training
+        self.config.output_depth_during_training = before or wanted
+        try:
+            yield
+        finally:
+            self.config.output_depth_during_training = before
 
     def _with_enhanced(self, camera: Cameras, outputs: dict[str, Any]) -> dict[str, Any]:
         enhancer = self.enhancer

@@ -14,6 +14,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
+from difix3d_ns.depth_loss import depth_loss
 from difix3d_ns.enhancer import Enhancer, FixerSettings
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
@@ -76,6 +77,9 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     """share of training steps that use a pseudo-view; half: on sparse captures they show most of what is missing"""
     pseudo_weight: float = 1.0
     """loss weight of a pseudo-view against 1 for a photograph; confidence already weighs it per pixel"""
+    depth_weight: float = 0.0
+    """loss weight of a pseudo-view's depth, as the fixer corrected it, against pseudo-weight for its picture;
+    0 = depth is not taught"""
     pool_capacity: int = 256
     """most pseudo-views kept; at 960 x 640 one takes about 5 MB of memory"""
 
@@ -180,6 +184,7 @@ class Difix3DPipeline(VanillaPipeline):
             self.model,
             self.config.fixer,
             Pool(self.config.pool_capacity, folder / POOL_FOLDER),
+            keep_depth=self.config.depth_weight > 0,
         )
         self.config.fixer.load(self.model.device)  # unreadable weights are told of now as well
         self.datamanager.draw_pseudo_view = self._draw
@@ -218,15 +223,17 @@ class Difix3DPipeline(VanillaPipeline):
             return None
         view = pool.sample(generator)
         device = self.model.device
-        return to_cameras(view.camera, device), {
-            "image": view.image.to(device, torch.float32),
-            "confidence": view.confidence.to(device, torch.float32),
-            "pseudo_weight": schedule.weight(step),
-        }
+        batch = {"image": view.image, "confidence": view.confidence}
+        if view.depth is not None and self.config.depth_weight > 0:
+            trust = view.confidence if view.depth_confidence is None else view.depth_confidence
+            batch |= {"depth": view.depth, "depth_confidence": trust}
+        batch = {name: values.to(device, torch.float32) for name, values in batch.items()}
+        return to_cameras(view.camera, device), {**batch, "pseudo_weight": schedule.weight(step)}
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         camera, batch = self.datamanager.next_train(step)
-        outputs = self._model(camera)
+        with self.model.depth_in_training("depth" in batch):
+            outputs = self._model(camera)
         weight = batch.get("pseudo_weight")
         metrics = self.model.get_metrics_dict(outputs, batch)
         if weight is not None:
@@ -241,6 +248,10 @@ class Difix3DPipeline(VanillaPipeline):
             # the curve of photographs stays readable: pseudo-views have their own
             metrics = {"pseudo_" + key if key == "psnr" else key: value for key, value in metrics.items()}
             losses["main_loss"] = losses["main_loss"] * weight
+            if "depth" in batch:
+                rendered = outputs["depth"], outputs["accumulation"]
+                error = depth_loss(*rendered, batch["depth"], batch["depth_confidence"])
+                losses["depth_loss"] = error * weight * self.config.depth_weight
         return outputs, losses, metrics
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:

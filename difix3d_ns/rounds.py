@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,6 +56,7 @@ class FixRounds:
         model: the splat that is rendered; between steps, so that densification never sees these renders.
         fixer: how to repair, and how to load it when the first view is made.
         pool: where pseudo-views go.
+        keep_depth: whether they carry the fixer's depth; it takes a quarter more memory.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class FixRounds:
         model: Difix3DModel,
         fixer: FixerSettings,
         pool: Pool,
+        keep_depth: bool = False,
     ) -> None:
         self.schedule = schedule
         self._targets = list(targets)
@@ -74,6 +76,7 @@ class FixRounds:
         self._settings = fixer
         self._fixer: Fixer | None = None
         self.pool = pool
+        self._keep_depth = keep_depth
         self.progress = Progress()
 
     def before_step(self, step: int) -> None:
@@ -148,7 +151,10 @@ class FixRounds:
         results = self._fixer.fix(requests)
         for task, request, result in zip(tasks, requests, results, strict=True):
             assert request.camera is not None
-            self.pool.put(PseudoView(result.image, result.confidence, request.camera, task.round, task.target))
+            view = PseudoView(result.image, result.confidence, request.camera, task.round, task.target)
+            if self._keep_depth:
+                view = replace(view, depth=result.depth, depth_confidence=result.depth_confidence)
+            self.pool.put(view)
             self.progress.change += float((result.image - request.image).abs().mean())
         self.progress.seconds += time.perf_counter() - started
         self.progress.views += len(tasks)

@@ -34,7 +34,9 @@ class _Splat(_Model):
         return {"rgb": torch.full((int(camera.height), int(camera.width), 3), 0.5)}
 
 
-def _rounds(folder: Path, references: int = 3, views_per_step: int = 1) -> tuple[FixRounds, _Splat]:
+def _rounds(
+    folder: Path, references: int = 3, views_per_step: int = 1, keep_depth: bool = False
+) -> tuple[FixRounds, _Splat]:
     manager = datamanager(write_scene(folder / "scene", count=21))
     splat = _Splat(len(manager.train_dataset))
     photographs = Photographs(manager, splat)  # type: ignore[arg-type]
@@ -47,6 +49,7 @@ def _rounds(folder: Path, references: int = 3, views_per_step: int = 1) -> tuple
             splat,  # type: ignore[arg-type]
             FixerSettings(name="none", references=references),
             Pool(8, folder / "pool"),
+            keep_depth,
         ),
         splat,
     )

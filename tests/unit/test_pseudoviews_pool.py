@@ -11,13 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
+from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.pseudoviews.pool import Pool
-from difix3d_ns.pseudoviews.view import PseudoView, pack
+from difix3d_ns.pseudoviews.view import PseudoView, decode, encode, pack
 
 
 def camera(x=0.0, width=24, height=16) -> Pinhole:
@@ -82,10 +85,58 @@ def test_values_out_of_range_are_clamped_and_broken_pixels_teach_nothing():
     assert (out.image[2] == 0).all()
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e7])
+def test_depth_comes_out_again_at_any_scale(tmp_path, unit):
+    depth = torch.logspace(-2, 2, 16 * 24).reshape(16, 24, 1) * unit
+    depth[0, :4, 0] = torch.tensor([0.0, -1.0, torch.nan, torch.inf])
+    trust = torch.linspace(0, 1, 16 * 24).reshape(16, 24, 1)
+    pool = Pool(3, tmp_path, ram_bytes=0)
+    key = pool.add(replace(view(0), depth=depth, depth_confidence=trust))
+    pool.add(replace(view(1), depth=torch.zeros_like(depth)))
+    pool.add(view(2))
+    for again in (pool, restored(tmp_path, pool.state(), 3)):
+        out, unknown, without = (again.get(k) for k in (key, key + 1, key + 2))
+        same(out, view(0))
+        assert (out.depth[0, :4] == 0).all()
+        torch.testing.assert_close(out.depth.flatten()[4:], depth.flatten()[4:], rtol=5e-4, atol=0)
+        torch.testing.assert_close(out.depth_confidence, trust, atol=1e-5, rtol=0)
+        assert (unknown.depth == 0).all()
+        assert unknown.depth_confidence is without.depth is without.depth_confidence is None
+
+
+def test_depth_counts_among_the_bytes_held():
+    plain, deep = pack(view(0)), pack(replace(view(0), depth=torch.ones(16, 24, 1)))
+    assert (plain.nbytes, deep.nbytes) == (16 * 24 * 8, 16 * 24 * 10)
+
+
+def test_damaged_depth_is_noticed():
+    packed = pack(replace(view(0), depth=torch.full((16, 24, 1), 3.0)))
+    content = bytearray(encode(packed))
+    at = content.index(packed.depth.numpy().tobytes())
+    content[at] ^= 1
+    with pytest.raises(ValueError, match="checksum"):
+        decode(bytes(content))
+
+
+def test_views_without_depth_are_stored_as_they_always_were():
+    """Bytes of an earlier version, so that its pools are still read."""
+    packed = pack(view(0))
+    facts = {"round": 0, "target": 0, "generation": -1}
+    facts["checksum"] = zlib.crc32(packed.confidence.numpy().tobytes(), zlib.crc32(packed.image.numpy().tobytes()))
+    names = ("image", "confidence")
+    tensors = {name: getattr(packed, name) for name in names}
+    tensors |= {name: getattr(packed.camera, name).contiguous() for name in ("camera_to_world", "intrinsics")}
+    earlier = safetensors.torch.save(tensors, {"format": "1", "view": json.dumps(facts)})
+    same(decode(earlier).unpack(), packed.unpack())
+    assert len(encode(packed)) == len(earlier)
+
+
 def test_a_view_that_does_not_fit_its_camera_is_refused():
     good = view(0)
     with pytest.raises(ValueError, match="24 x 16"):
         Pool(1).add(PseudoView(good.image[:8], good.confidence, good.camera))
+    with pytest.raises(ValueError, match="a depth"):
+        Pool(1).add(replace(good, depth=torch.ones(16, 23, 1)))
     with pytest.raises(ValueError, match="capacity"):
         Pool(0)
 

@@ -1,0 +1,33 @@
+"""How far the depth of a render is from the one a fixer found."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+_SURE = 0.01
+"""relative errors below are within what a fixer can tell: the pull fades there instead of jumping between two signs"""
+_LEAST = 1e-3
+"""of the target: a logarithm of no depth at all would be infinite"""
+
+
+def depth_loss(depth: Tensor, alpha: Tensor, target: Tensor, confidence: Tensor) -> Tensor:
+    """Mean over the picture of the difference of logarithms, quadratic below one percent and linear above.
+
+    Scale-free: the unit of a scene does not matter. Each pixel counts by its confidence and its opacity; by opacity,
+    since where almost nothing is drawn the expected depth jumps about, and dividing by opacity would blow up gradients.
+
+    Args:
+        depth: [H, W, 1] expected depth of the render along z.
+        alpha: [H, W, 1] its opacity in [0, 1].
+        target: [H, W, 1] depth wanted, 0 where it is not known.
+        confidence: [H, W, 1] in [0, 1].
+
+    Returns:
+        [] at least 0.
+    """
+    known = target > 0
+    safe = target.where(known, target.new_ones(()))
+    relative = (depth / safe).clamp_min(_LEAST).log()
+    error = F.smooth_l1_loss(relative, relative.new_zeros(()).expand_as(relative), reduction="none", beta=_SURE)
+    return (error * confidence * alpha.detach() * known).mean()

@@ -1,0 +1,169 @@
+"""Depth as supervision: scale-free, weighted, felt by the splat, and not there unless asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from difix3d_ns.depth_loss import depth_loss
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.model import Difix3DModel
+from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
+from difix3d_ns.pseudoviews.pool import Pool
+from difix3d_ns.pseudoviews.view import PseudoView
+from tests.unit.test_glue_model import _camera, _model
+from tests.unit.test_glue_rounds import _rounds, _train
+
+
+def _maps(seed: int = 0) -> tuple[torch.Tensor, ...]:
+    random = torch.Generator().manual_seed(seed)
+    depth, alpha, target, trust = (torch.rand(6, 8, 1, generator=random) + 0.1 for _ in range(4))
+    return depth, alpha.clamp(max=1), target, trust.clamp(max=1)
+
+
+class TestLoss:
+    @pytest.mark.parametrize("unit", [1e-3, 1e3])
+    def test_the_unit_of_length_does_not_matter(self, unit: float) -> None:
+        depth, alpha, target, trust = _maps()
+        scaled = depth_loss(depth * unit, alpha, target * unit, trust)
+        assert scaled.item() == pytest.approx(depth_loss(depth, alpha, target, trust).item(), rel=1e-5)
+
+    def test_too_near_and_too_far_by_one_factor_weigh_the_same(self) -> None:
+        _, alpha, target, trust = _maps()
+        near, far = (depth_loss(target * f, alpha, target, trust).item() for f in (1 / 1.3, 1.3))
+        assert near == pytest.approx(far, rel=1e-5) and far > 0
+
+    def test_a_percent_wrong_counts_for_what_it_is(self) -> None:
+        ones = torch.ones(4, 5, 1)
+        loss = depth_loss(1.2 * ones, ones, ones, ones).item()
+        assert loss == pytest.approx(torch.tensor(1.2).log().item() - 0.005, rel=1e-4)
+
+    @pytest.mark.parametrize("silent", ["no confidence", "nothing drawn", "not known"])
+    def test_pixels_that_teach_nothing(self, silent: str) -> None:
+        depth, alpha, target, trust = _maps()
+        {"no confidence": trust, "nothing drawn": alpha, "not known": target}[silent][2:4] = 0
+        depth.requires_grad_()
+        depth_loss(depth, alpha, target, trust).backward()
+        assert (depth.grad[2:4] == 0).all() and (depth.grad[:2] != 0).all()
+        assert depth.grad.isfinite().all()
+
+    def test_opacity_is_not_rewarded_for_fading(self) -> None:
+        depth, alpha, target, trust = _maps()
+        alpha.requires_grad_()
+        depth.requires_grad_()
+        depth_loss(depth, alpha, target, trust).backward()
+        assert alpha.grad is None
+
+    def test_no_depth_at_all_is_finite(self) -> None:
+        depth = torch.zeros(3, 3, 1, requires_grad=True)
+        ones = torch.ones(3, 3, 1)
+        loss = depth_loss(depth, ones, ones, ones)
+        loss.backward()
+        assert loss.isfinite() and depth.grad.isfinite().all()
+
+
+class TestModel:
+    def test_depth_only_where_wanted(self) -> None:
+        model = _model().train()
+        assert model.get_outputs(_camera())["depth"] is None
+        with model.depth_in_training(True):
+            assert model.get_outputs(_camera())["depth"].shape == (30, 40, 1)
+        with pytest.raises(ZeroDivisionError), model.depth_in_training(True):
+            raise ZeroDivisionError
+        with model.depth_in_training(False):
+            assert model.get_outputs(_camera())["depth"] is None
+
+    def test_the_splat_moves_to_the_depth_it_is_shown(self) -> None:
+        """Of one that is 8 % too far away, most is gone after a few steps."""
+        model = _model(count=200).train()
+        target = self._depth(model, _camera())
+        with torch.no_grad():
+            ray = model.means - torch.tensor([0.0, 0.0, 3.0])
+            model.gauss_params["means"].data += 0.08 * ray
+        optimizer = torch.optim.Adam([model.gauss_params["means"]], lr=0.01)
+        before = self._error(model, target)
+        for _ in range(40):
+            with model.depth_in_training(True):
+                outputs = model.get_outputs(_camera())
+            trust = torch.ones_like(target)
+            loss = depth_loss(outputs["depth"], outputs["accumulation"], target, trust)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        assert before > 0.05
+        assert self._error(model, target) < before / 3
+
+    def _depth(self, model: Difix3DModel, camera: Any) -> torch.Tensor:
+        outputs = model.eval().get_outputs_for_camera(camera)
+        model.train()
+        return torch.where(outputs["accumulation"] > 0.3, outputs["depth"], 0)
+
+    def _error(self, model: Difix3DModel, target: torch.Tensor) -> float:
+        depth = self._depth(model, _camera())
+        both = (target > 0) & (depth > 0)
+        return float((depth[both] / target[both]).log().abs().mean())
+
+
+def _pipeline(depth_weight: float, depth: torch.Tensor | None, trust: torch.Tensor | None = None) -> Any:
+    """A pipeline that has a splat, one pseudo-view and no scene."""
+    pipeline = Difix3DPipeline.__new__(Difix3DPipeline)
+    torch.nn.Module.__init__(pipeline)
+    pipeline.config = Difix3DPipelineConfig(depth_weight=depth_weight)
+    pipeline._model = _model(count=100).train()
+    pose = torch.eye(4)
+    pose[:3, :3] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
+    pose[2, 3] = 3.0
+    camera = Pinhole(pose, torch.tensor([[40.0, 0, 20], [0, 40.0, 15], [0, 0, 1]]), 40, 30)
+    pool = Pool(1)
+    pool.add(
+        PseudoView(torch.full((30, 40, 3), 0.5), torch.ones(30, 40, 1), camera, depth=depth, depth_confidence=trust)
+    )
+    pipeline.rounds = SimpleNamespace(pool=pool, schedule=SimpleNamespace(probability=1.0, weight=lambda step: 0.5))
+    drawn = torch.Generator().manual_seed(0)
+    pipeline.datamanager = SimpleNamespace(next_train=lambda step: pipeline._draw(step, drawn))
+    return pipeline
+
+
+class TestTraining:
+    NEAR = torch.full((30, 40, 1), 1.5)
+
+    def _losses(self, *settings: Any) -> dict[str, float]:
+        torch.manual_seed(0)
+        losses = _pipeline(*settings).get_train_loss_dict(3)[1]
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def test_off_changes_nothing(self) -> None:
+        assert self._losses(0.0, self.NEAR) == self._losses(0.0, None) == self._losses(0.3, None)
+        assert "depth_loss" not in self._losses(0.0, self.NEAR)
+
+    def test_the_weights_multiply(self) -> None:
+        one, three = (self._losses(w, self.NEAR)["depth_loss"] for w in (0.1, 0.3))
+        assert one > 0 and three == pytest.approx(3 * one)
+        half = self._losses(0.1, self.NEAR, torch.full((30, 40, 1), 0.5))["depth_loss"]
+        assert half == pytest.approx(one / 2, rel=1e-3)
+
+    def test_rounds_keep_depth_only_if_it_is_used(self, tmp_path: Path) -> None:
+        for kept in (False, True):
+            rounds, splat = _rounds(tmp_path / str(kept), keep_depth=kept)
+            rounds._fixer = _Deep()
+            _train(rounds, splat)
+            views = [rounds.pool.get(key) for key in rounds.pool]
+            assert len(views) == 4
+            for view in views:
+                assert (view.depth is not None) == kept
+                if kept:
+                    assert view.depth.mean() == pytest.approx(2.0) and view.depth_confidence.mean() == pytest.approx(1)
+
+
+class _Deep:
+    """A fixer that finds the depth 2 everywhere."""
+
+    def fix(self, requests: Any) -> Any:
+        from difix3d_ns.fixers.contract import FixResult
+
+        ones = [torch.ones_like(request.image[..., :1]) for request in requests]
+        return [FixResult(r.image, o * 0, o * 2, o) for r, o in zip(requests, ones, strict=True)]
