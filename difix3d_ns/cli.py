@@ -9,7 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from difix3d_ns.curation.options import CurationOptions
 from difix3d_ns.errors import UserError
+
+_CURATION = CurationOptions()
 
 
 def demo(output: Path = Path("demo"), seed: int = 0, steps: int | None = None) -> None:
@@ -112,25 +115,71 @@ def convert(
     print(f"Use it: difix3d fix PICTURES --output FOLDER --weights {output}")
 
 
+def curate(
+    scenes: Annotated[tuple[str, ...], tyro.conf.Positional],
+    output: Path,
+    options: Annotated[CurationOptions, tyro.conf.arg(name="")] = _CURATION,
+    first_seed: int = 0,
+    executor: Literal["local", "ray"] = "local",
+    address: str | None = None,
+) -> None:
+    """Make samples (degraded render, photograph, references, depth, cameras) that a fixer is trained on.
+
+    Started again it goes on where it stopped; several processes may work on one output.
+
+    Args:
+        scenes: procedural:N for N generated scenes, procedural-seed:S for one, folders with transforms.json or a
+            COLMAP model, or DATAPARSER:FOLDER with the name of another of nerfstudio's dataparsers.
+        output: folder for shards.
+        options: what to make.
+        first_seed: of procedural:N.
+        executor: local, or ray to spread the scenes over a cluster (pip install 'difix3d-ns[ray]').
+        address: of a Ray cluster (unset: one is started on this machine).
+    """
+    from difix3d_ns.curation.curate import curate as make
+
+    make(scenes, output, options, first_seed, executor, address)
+    print(f"Samples are in {output}; in the official layout: difix3d export-pairs {output} --output FOLDER")
+
+
+def export_pairs(shards: Annotated[Path, tyro.conf.Positional], output: Path) -> None:
+    """Write samples as PNG files and the data.json that the official Difix code trains on.
+
+    Args:
+        shards: folder that curate wrote.
+        output: folder to write.
+    """
+    from difix3d_ns.curation.official import export_pairs as export
+
+    counts = export(shards, output)
+    print(f"{output / 'data.json'}: {counts['train']} training and {counts['test']} test samples")
+
+
 def train_fixer(
     recipe: Annotated[str, tyro.conf.Positional],
     output: Path,
-    pairs: Path | None = None,
-    max_minutes: float | None = None,
-    device: str = "cpu",
+    shards: Path | None = None,
+    start: str | None = None,
+    max_time: float | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
 ) -> None:
-    """Train the embedded fixer.
+    """Train a fixer.
+
+    Started again with the same output, an interrupted training goes on where it stopped. On several processes:
+    accelerate launch -m difix3d_ns.training.train_fixer RECIPE --output DIR.
 
     Args:
-        recipe: a recipe of configs/fixer by name (embedded, smoke) or the path of a YAML file.
-        output: folder for weights, metrics.json and what resuming needs.
-        pairs: folder of pairs to train on (unset: they are made from the recipe's scenes).
-        max_minutes: end after so long (unset: as the recipe says).
-        device: cpu or cuda.
+        recipe: a recipe of configs/fixer by name (embedded, difix-finetune, smoke) or the path of a YAML file.
+        output: folder for weights, metrics.json, MODEL_CARD.md, curves and what resuming needs.
+        shards: folder that curate wrote (unset: samples are made from the recipe's scenes).
+        start: weights to start from: a folder, or for a recipe of Difix also a hub id such as stabilityai/sd-turbo,
+            which downloads (unset: as the recipe says).
+        max_time: end after so many minutes of training (unset: as the recipe says).
+        device: cpu or cuda (unset: cuda if there is one).
     """
     from difix3d_ns.training.train_fixer import train_fixer as train
 
-    train(recipe, output, pairs, device, max_minutes)
+    train(recipe, output, shards, start, max_time, device)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -139,6 +188,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "photographs": photographs,
     "fix": fix,
     "convert": convert,
+    "curate": curate,
+    "export-pairs": export_pairs,
     "train-fixer": train_fixer,
 }
 

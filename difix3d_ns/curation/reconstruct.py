@@ -16,6 +16,9 @@ from difix3d_ns.geometry.resize import resized
 from difix3d_ns.rasterization import median_depth, rasterization
 from difix3d_ns.strategy import CappedStrategy
 
+BACKGROUND = (0.1490, 0.1647, 0.2157)
+"""What splatfacto shows where nothing is, when it trains on random backgrounds."""
+
 _SH_DEGREE = 1
 _SH0 = 0.28209479177387814
 
@@ -66,7 +69,7 @@ def reconstruct(
     """Train a splat on some views of a capture.
 
     L1 + 0.2 (1 - SSIM), first-order harmonics, gsplat's default densification (Kerbl et al. 2023) without opacity
-    resets, random backgrounds (white for object captures).
+    resets, random backgrounds (the solid one of captures that have one).
 
     Args:
         capture: photographs, cameras, sparse points.
@@ -103,15 +106,17 @@ def reconstruct(
     state = strategy.initialize_state(scene_scale=scale)
     kept: dict[float, Splat] = {}
     due = {max(1, round(share * schedule.steps)): share for share in (*snapshots, 1.0)}
-    white = torch.ones(3)
     order: list[int] = []
     for step in range(1, schedule.steps + 1):
         order = order or [views[i] for i in torch.randperm(len(views)).tolist()]
         index = order.pop()
         camera, truth = capture.cameras[index], capture.images[index]
+        # Behind a masked object there is a solid background to learn; elsewhere a mask says what nobody knows.
+        mask = capture.masks[index] if capture.masks is not None and capture.background is None else None
         if step < schedule.coarse * schedule.steps:
             camera = camera.resized(camera.width // 2, camera.height // 2)
             truth = resized(truth, camera.height, camera.width)
+            mask = None if mask is None else resized(mask, camera.height, camera.width)
         optimizers["means"].param_groups[0]["lr"] = rates["means"] * 0.02 ** (step / schedule.steps)
         image, _, info = rasterization(
             params["means"],
@@ -125,18 +130,20 @@ def reconstruct(
             camera.height,
             sh_degree=0 if step < 0.2 * schedule.steps else _SH_DEGREE,
             packed=False,
-            backgrounds=(torch.rand(3) if capture.masks is None else white)[None],
+            backgrounds=(torch.rand(3) if capture.background is None else torch.tensor(capture.background))[None],
         )
         strategy.step_pre_backward(params, optimizers, state, step, info)
-        loss = (image[0] - truth).abs().mean()
-        loss = loss + 0.2 * (1 - _similarity(image[0], truth))
+        rendered = image[0] if mask is None else image[0] * mask
+        truth = truth if mask is None else truth * mask
+        loss = (rendered - truth).abs().mean()
+        loss = loss + 0.2 * (1 - _similarity(rendered, truth))
         loss.backward()
         strategy.step_post_backward(params, optimizers, state, step, info)
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if step in due:
-            kept[due[step]] = _freeze(params, capture.background)
+            kept[due[step]] = _freeze(params, capture.background or BACKGROUND)
         on_step()
     return kept
 

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -92,7 +92,7 @@ def read_shards(paths: Sequence[Path]) -> Iterator[Sample]:
             raise UserError(_mend(path, f"holds {len(keys)} samples, not those that {sidecar.name} lists"))
 
 
-def write_shard(path: Path, samples: Iterable[Sample], notes: Mapping[str, Any]) -> list[str]:
+def write_shard(path: Path, samples: Iterable[Sample], notes: Callable[[], Mapping[str, Any]] = dict) -> list[str]:
     """Write a shard whole or not at all; its sidecar comes last, so that a shard with one is finished.
 
     Nothing is written for no samples but the sidecar, which then says that the unit is done.
@@ -100,7 +100,7 @@ def write_shard(path: Path, samples: Iterable[Sample], notes: Mapping[str, Any])
     Args:
         path: of the tar file; its folder is made.
         samples: in the order they are read in.
-        notes: for the sidecar.
+        notes: for the sidecar, asked when all samples are written.
 
     Returns:
         The keys.
@@ -124,7 +124,7 @@ def write_shard(path: Path, samples: Iterable[Sample], notes: Mapping[str, Any])
             os.fsync(file.fileno())
         if keys:
             os.replace(part, path)
-        write_json(path.with_suffix(".json"), {"format": FORMAT, "keys": keys, **notes})
+        write_json(path.with_suffix(".json"), {"format": FORMAT, "keys": keys, **notes()})
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}): make room and start again, finished shards are kept"
