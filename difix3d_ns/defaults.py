@@ -124,6 +124,10 @@ def _check_given(config: Difix3DTrainerConfig) -> None:
             raise UserError(f"{flag} {number}: at least {bound} is needed")
     if not 0 <= model.gaussian_dropout < 1:
         raise UserError(f"--pipeline.model.gaussian-dropout {model.gaussian_dropout}: at least 0 and below 1 is needed")
+    if model.exposure and model.use_bilateral_grid:
+        raise UserError(
+            "--pipeline.model.exposure and --pipeline.model.use-bilateral-grid explain the same: leave one out"
+        )
     shares = {
         "--pipeline.pseudo-probability": pipeline.pseudo_probability,
         "--pipeline.fixer.strength": pipeline.fixer.strength,

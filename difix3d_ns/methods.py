@@ -35,7 +35,7 @@ difix3d_splatfacto = MethodSpecification(
             ),
             model=Difix3DModelConfig(),
         ),
-        # splatfacto's learning rates
+        # splatfacto's learning rates, and one of our own
         optimizers={
             "means": {"optimizer": FittedAdamConfig(eps=1e-15), "scheduler": FittedDecayConfig()},
             "features_dc": {"optimizer": _adam(0.0025), "scheduler": None},
@@ -51,6 +51,7 @@ difix3d_splatfacto = MethodSpecification(
                 "optimizer": _adam(2e-3),
                 "scheduler": FittedDecayConfig(lr_final=1e-4, warmup_steps=None, lr_pre_warmup=0),
             },
+            "exposure": {"optimizer": _adam(5e-3), "scheduler": FittedDecayConfig(lr_final=5e-4)},
         },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer",

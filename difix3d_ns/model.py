@@ -17,9 +17,13 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from difix3d_ns.cpu import keep_on_cpu
+from difix3d_ns.exposure import Exposures
 from difix3d_ns.overrides import Enhance
 from difix3d_ns.strategy import CappedStrategy
 from difix3d_ns.viewer import render_thread
+
+EXPOSURE_PULL = 0.01
+"""toward no change: decides only where a photograph shows what no other does"""
 
 
 @dataclass
@@ -50,6 +54,9 @@ class Difix3DModelConfig(SplatfactoModelConfig):
     """default: splatfacto's; mcmc: 3DGS as Markov chain Monte Carlo (Kheradmand et al. 2024), up to max_gaussians"""
     gaussian_dropout: float = 0.0
     """probability with which a Gaussian is left out of a training step (DropGaussian, Park et al. 2025)"""
+    exposure: bool = False
+    """learn an affine colour change per training photograph, for captures whose exposure or white balance varies;
+    the splat, its renders and pseudo-views keep the mean of all"""
 
 
 class Outputs(dict):
@@ -109,6 +116,7 @@ class Difix3DModel(SplatfactoModel):
     enhance: Enhance = "key"
     """how it is shown; set by the pipeline"""
     _viewer_background: Tensor | None = None
+    exposures: Exposures | None
 
     def populate_modules(self) -> None:
         colours = None
@@ -136,6 +144,11 @@ class Difix3DModel(SplatfactoModel):
             self.gauss_params["scales"].data += math.log(INITIAL_SCALE)
             self.gauss_params["opacities"].data[:] = math.log(INITIAL_OPACITY / (1 - INITIAL_OPACITY))
         self._build_strategy()
+        self.exposures = Exposures(self.num_train_data) if self.config.exposure else None
+
+    def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups: dict[str, list[nn.Parameter]] = super().get_param_groups()
+        return groups | {"exposure": list(self.exposures.parameters())} if self.exposures is not None else groups
 
     def add_initial_points(self, positions: Tensor, colours: Tensor) -> None:
         """Start from more points, anew; only before optimizers hold the parameters.
@@ -220,6 +233,8 @@ class Difix3DModel(SplatfactoModel):
             from difix3d_ns.mcmc import regularisation
 
             losses |= regularisation(self.gauss_params["opacities"], self.gauss_params["scales"])
+        if self.training and self.exposures is not None and "image_idx" in batch:  # of a photograph
+            losses["exposure_reg"] = EXPOSURE_PULL * self.exposures.deviation()
         return losses
 
     def load_state_dict(self, dict: Mapping[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
@@ -228,6 +243,8 @@ class Difix3DModel(SplatfactoModel):
         splatfacto replaces them, after which resumed steps train nothing (facts: its ``load_state_dict``).
         """
         state = {key: value for key, value in dict.items() if not key.startswith("lpips.")}
+        if self.exposures is not None:  # a checkpoint made without: none is known yet
+            state.setdefault("exposures.residual", torch.zeros_like(self.exposures.residual))
         for name, parameter in self.gauss_params.items():
             if name in state:  # checkpoints of the first splatfacto
                 state[f"gauss_params.{name}"] = state.pop(name)
@@ -240,7 +257,12 @@ class Difix3DModel(SplatfactoModel):
         if not isinstance(camera, Cameras):
             return super().get_outputs(camera)
         outputs = super().get_outputs(keep_on_cpu(camera) if self.device.type == "cpu" else camera)
-        return outputs if self.training else self._with_enhanced(camera, outputs)
+        if not self.training:
+            return self._with_enhanced(camera, outputs)
+        photograph = (camera.metadata or {}).get("cam_idx")  # pseudo-views have none
+        if self.exposures is not None and photograph is not None:
+            outputs["rgb"] = self.exposures(outputs["rgb"], photograph)
+        return outputs
 
     @contextmanager
     def depth_in_training(self, wanted: bool) -> Iterator[None]:

@@ -133,6 +133,7 @@ class Difix3DTrainer(Trainer):
             CONSOLE.print("No checkpoint to load: training from scratch.")
             return
         path, state = self._loaded
+        self._check_exposures(path, state)
         try:
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
             if STATE_KEY not in state:  # its finished schedulers stay behind as well
@@ -148,6 +149,13 @@ class Difix3DTrainer(Trainer):
             ) from error
         self._start_step = state["step"] + 1
         CONSOLE.print(f"Loaded {path}: going on at step {self._start_step}.")
+
+    def _check_exposures(self, path: Path, state: dict[str, Any]) -> None:
+        saved, wanted = "exposure" in state.get("optimizers", {}), self.config.pipeline.model.exposure
+        if saved and not wanted:
+            raise UserError(f"{path} holds exposures of the photographs: give --pipeline.model.exposure True")
+        if wanted and not saved:
+            CONSOLE.print(f"{path} holds no exposures of the photographs: they start from no change.")
 
     def _load_moments(self, saved: dict[str, Any]) -> None:
         """Adam's moments of another method's checkpoint, with the rates of this training.
