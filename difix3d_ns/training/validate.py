@@ -1,43 +1,78 @@
-"""What a trained chain is worth on scenes it has not seen, link by link."""
+"""What fixers are worth on scenes that were not trained on."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from rich.progress import Progress
+from torch import Tensor
 
+from difix3d_ns.curation.shards import Sample, read_shards, read_sidecar
 from difix3d_ns.evaluation.metrics import image_metrics, mean_metrics
-from difix3d_ns.fixers.blend import BlendFixer
 from difix3d_ns.fixers.contract import Fixer
-from difix3d_ns.fixers.embedded import EmbeddedFixer
-from difix3d_ns.fixers.networks.chain import EmbeddedChain
-from difix3d_ns.fixers.networks.precision import fast_dtype
-from difix3d_ns.fixers.none import IdentityFixer
-from difix3d_ns.training.pairs import read_pair
+
+Metrics = dict[str, float]
 
 
-def validate(
-    chain: EmbeddedChain, files: Sequence[Path], progress: Progress | None = None
-) -> dict[str, dict[str, float]]:
-    """Mean PSNR, SSIM and FLIP of {"identity", "blend", "fixed", "fixed_without_diffusion"} over samples."""
-    device = next(chain.parameters()).device
-    chain = copy.deepcopy(chain).to(fast_dtype(device.type))  # as it will be used
-    fixers: dict[str, Fixer] = {
-        "identity": IdentityFixer(),
-        "blend": BlendFixer(),
-        "fixed": EmbeddedFixer(chain),
-        "fixed_without_diffusion": EmbeddedFixer(chain, diffusion=False),
+class Row(NamedTuple):
+    """One sample."""
+
+    scene: str
+    strategy: str
+    metrics: dict[str, Metrics]  # by fixer
+
+
+def choose_samples(shards: Sequence[Path], count: int, rank: int = 0, processes: int = 1) -> list[Sample]:
+    """Samples spread evenly over all shards, this process' share of them."""
+    keys = [(shard, key) for shard in shards for key in read_sidecar(shard.with_suffix(".json"))["keys"]]
+    chosen = keys[:: max(1, math.ceil(len(keys) / count))][rank::processes]
+    wanted = {key for _, key in chosen}
+    needed = [shard for shard in shards if any(shard == home for home, _ in chosen)]
+    return [sample for sample in read_shards(needed) if sample.key in wanted]
+
+
+@torch.no_grad()
+def measure(
+    samples: Sequence[Sample],
+    fixers: Mapping[str, Fixer],
+    on_sample: Callable[[Sample, dict[str, Tensor]], object] = lambda sample, pictures: None,
+) -> list[Row]:
+    """PSNR, SSIM and FLIP of every fixer on every sample.
+
+    Args:
+        samples: what to repair.
+        fixers: by name.
+        on_sample: called after each with the repaired pictures [H, W, 3] by fixer.
+    """
+    rows = []
+    for sample in samples:
+        pictures = {name: fixer.fix([sample.request])[0].image for name, fixer in fixers.items()}
+        metrics = {name: image_metrics(picture, sample.truth) for name, picture in pictures.items()}
+        scene, _, _ = sample.key.partition("/")
+        rows.append(Row(scene, str(sample.provenance.get("strategy", "unknown")), metrics))
+        on_sample(sample, pictures)
+    return rows
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """Means over all samples by fixer, and the same per scene and per strategy.
+
+    Returns:
+        {fixer: metrics, ..., "samples": count, "scenes": {scene: {fixer: metrics}}, "strategies": alike}.
+    """
+
+    def means(of: Sequence[Row]) -> dict[str, Metrics]:
+        return {name: mean_metrics([row.metrics[name] for row in of]) for name in of[0].metrics}
+
+    def by(kind: Callable[[Row], str]) -> dict[str, dict[str, Metrics]]:
+        return {group: means([row for row in rows if kind(row) == group]) for group in sorted({kind(r) for r in rows})}
+
+    return {
+        **means(rows),
+        "samples": len(rows),
+        "scenes": by(lambda row: row.scene),
+        "strategies": by(lambda row: row.strategy),
     }
-    scores: dict[str, list[dict[str, float]]] = {name: [] for name in fixers}
-    task = progress.add_task("Validating", total=len(files)) if progress else None
-    for file in files:
-        request, truth = read_pair(file)
-        for name, fixer in fixers.items():
-            with torch.no_grad():
-                scores[name].append(image_metrics(fixer.fix([request])[0].image, truth))
-        if progress and task is not None:
-            progress.advance(task)
-    return {name: mean_metrics(rows) for name, rows in scores.items()}

@@ -1,64 +1,28 @@
-"""Training on a handful of tiny pairs whose geometry is exact and whose renders are blurred."""
+"""Training the embedded chain on a handful of tiny samples (see training_samples.py)."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from difix3d_ns.curation.shards import find_shards, read_shards
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers.embedded import load as load_embedded
-from difix3d_ns.training.pairs import PairSet, find_pairs, read_pair
-from difix3d_ns.training.recipe import Phase, Recipe, load_recipe
-from difix3d_ns.training.train_fixer import picture_loss, train_fixer
-from tests.unit.test_fixer_networks import CHAIN
-from tests.unit.test_geometry_warp import camera_at, photograph
-
-RECIPE = Recipe(
-    chain=CHAIN,
-    phases=(Phase(("blend",), steps=30, learning_rate=3e-3), Phase(("difix", "gate"), steps=12, learning_rate=3e-3)),
-    crop=48,
-    batch=2,
-    reference_dropout=0.1,
-    ema=0.9,
-)
-
-
-def to_bytes(values: torch.Tensor) -> np.ndarray:
-    return (values * 255).round().byte().numpy()
-
-
-def write_pair(path: Path, x: float, y: float, stripes: float) -> None:
-    """Striped scene; the render lacks the stripes that the references show."""
-
-    def textured(x: float, y: float):
-        reference, points = photograph(camera_at(x, y, width=64, height=56))
-        return (reference.image + 0.2 * torch.sin(stripes * points[..., :1])).clamp(0, 1), reference
-
-    truth, target = textured(x, y)
-    render = F.avg_pool2d(truth.permute(2, 0, 1), 5, 1, 2, count_include_pad=False).permute(1, 2, 0)
-    references = [textured(x + dx, y + dy) for dx, dy in ((0.2, 0.0), (-0.2, 0.1), (0.0, 0.2), (0.1, -0.1))]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path,
-        image=(render * 65535).round().numpy().astype(np.uint16),
-        truth=to_bytes(truth),
-        depth=target.depth[..., 0].numpy().astype(np.float16),
-        alpha=to_bytes(target.alpha[..., 0]),
-        camera_to_world=target.camera.camera_to_world.numpy(),
-        intrinsics=target.camera.intrinsics.numpy(),
-        ref_image=np.stack([to_bytes(image) for image, _ in references]),
-        ref_depth=np.stack([r.depth[..., 0].numpy().astype(np.float16) for _, r in references]),
-        ref_alpha=np.stack([to_bytes(r.alpha[..., 0]) for _, r in references]),
-        ref_camera_to_world=np.stack([r.camera.camera_to_world.numpy() for _, r in references]),
-        ref_intrinsics=np.stack([r.camera.intrinsics.numpy() for _, r in references]),
-    )
+from difix3d_ns.fixers import load_fixer
+from difix3d_ns.training.recipe import Phase
+from difix3d_ns.training.run import CHECKPOINT
+from difix3d_ns.training.systems.embedded import Embedded
+from difix3d_ns.training.train_fixer import train_fixer
+from difix3d_ns.training.validate import choose_samples
+from tests.conftest import execute
+from tests.unit.training_samples import RECIPE, write_shards
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,102 +35,205 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("pairs")
-    for i in range(4):
-        write_pair(root / "scene" / "full" / f"{i:04d}.npz", 0.1 * i, 0.0, 12.0)
-    for i in range(2):
-        write_pair(root / "val_scene" / "full" / f"{i:04d}.npz", 0.1 * i, 0.1, 15.0)
-    return root
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("shards"))
 
 
 @pytest.fixture(scope="module")
-def trained(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("trained")
-    train_fixer(RECIPE, output, pairs)
+    train_fixer(RECIPE, output, shards)
     return output
 
 
-def test_pairs_are_read_as_written(pairs: Path):
-    training, validation = find_pairs(pairs)
-    assert (len(training), len(validation)) == (4, 2)
-    request, truth = read_pair(training[0])
-    assert request.image.shape == truth.shape == (56, 64, 3)
-    assert len(request.references) == 4
-    assert 1 < request.depth.min() < request.depth.max() < 10
+def assert_equal_weights(first: Path, second: Path) -> None:
+    whole, other = (load_file(folder / "weights.safetensors") for folder in (first, second))
+    assert whole.keys() == other.keys()
+    for key in whole:
+        assert torch.equal(whole[key], other[key]), key
 
 
-def test_crops_are_aligned(pairs: Path):
-    """Visible warps resemble the truth far more than another crop would."""
-    batch = PairSet(find_pairs(pairs)[0]).draw(8, 32, 0.0, torch.Generator().manual_seed(0))
+def history(output: Path) -> dict[str, list[dict]]:
+    return json.loads((output / "history.json").read_text())
+
+
+def write_recipe(path: Path, **changes) -> Path:
+    content = RECIPE.fingerprint() | changes
+    path.write_text(yaml.safe_dump(content, sort_keys=False))  # sums depend on the order of losses
+    return path
+
+
+def test_crops_are_aligned(shards: Path):
+    """Visible warps resemble the truth far more than the render does."""
+    system = Embedded(RECIPE)
+    prepared = [system.prepare(sample) for sample in read_shards(find_shards(shards, "train"))]
+    phase = replace(RECIPE.phases[0], crop=32)
+    batch = Embedded(replace(RECIPE, reference_dropout=0.0)).draw(2 * prepared, phase, torch.Generator().manual_seed(0))
+    assert batch.warps.shape[-2:] == (32, 32)
     sure = (batch.visibility[:, 0] > 0.9).expand_as(batch.truth)
     error = (batch.warps[:, 0] - batch.truth).abs()[sure].mean()
     assert error < 0.04
     assert error < 0.5 * (batch.image - batch.truth).abs()[sure].mean()
 
 
-def test_training_lowers_the_loss_and_beats_identity_on_unseen_scenes(trained: Path):
+def test_training_beats_identity_and_its_own_start_on_unseen_scenes(trained: Path):
     metrics = json.loads((trained / "metrics.json").read_text())
-    assert set(metrics) == {"identity", "blend", "fixed", "fixed_without_diffusion"}
-    assert metrics["fixed_without_diffusion"]["psnr"] > metrics["identity"]["psnr"] + 1
+    links = {"identity", "blend", "fixed", "fixed_without_diffusion", "fixed_without_references"}
+    assert set(metrics) == links | {"samples", "scenes", "strategies"}
+    assert metrics["samples"] == 2
+    assert (
+        metrics["scenes"]["validation_scene"]["fixed"] == metrics["fixed"] == metrics["strategies"]["sparse"]["fixed"]
+    )
     assert metrics["fixed"]["psnr"] > metrics["identity"]["psnr"] + 1
     assert metrics["fixed"]["flip"] < metrics["identity"]["flip"]
+    assert metrics["fixed_without_references"] == metrics["identity"]
+    rows = history(trained)["validations"]
+    assert (rows[0]["phase"], rows[0]["step"]) == (0, 0)
+    assert max(row["psnr"] for row in rows[1:]) > rows[0]["psnr"] + 0.3
+    best = max(row["psnr"] for row in rows)
+    assert metrics["fixed"]["psnr"] == pytest.approx(best, abs=1e-3)  # these weights were kept
 
 
-def test_both_phases_learn(pairs: Path, tmp_path: Path):
-    recipe = replace(RECIPE, phases=tuple(replace(phase, steps=100) for phase in RECIPE.phases), crop=32)
-    train_fixer(recipe, tmp_path, pairs)
-    losses = json.loads((tmp_path / "losses.json").read_text())
+def test_both_phases_learn(shards: Path, tmp_path: Path):
+    phases = tuple(replace(phase, steps=100) for phase in RECIPE.phases)
+    train_fixer(replace(RECIPE, phases=phases, crop=32, decides="none"), tmp_path, shards)
     for phase in (0, 1):
-        mine = [row["loss"] for row in losses if row["phase"] == phase]
+        mine = [row["loss"] for row in history(tmp_path)["losses"] if row["phase"] == phase]
         assert len(mine) == 2
         assert mine[-1] < 0.97 * mine[0]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {}
 
 
-def test_weights_load_as_a_fixer(trained: Path, pairs: Path):
-    request, truth = read_pair(find_pairs(pairs)[1][0])
-    (result,) = load_embedded(str(trained)).fix([request])
-    before, after = (
-        picture_loss(p.permute(2, 0, 1)[None], truth.permute(2, 0, 1)[None]) for p in (request.image, result.image)
-    )
-    assert after < before
+def test_weights_load_as_a_fixer(trained: Path, shards: Path):
+    (sample, _) = choose_samples(find_shards(shards, "validation"), 2)
+    (result,) = load_fixer("embedded", str(trained)).fix([sample.request])
+    before, after = ((picture - sample.truth).abs().mean() for picture in (sample.request.image, result.image))
+    assert after < 0.9 * before
 
 
-@pytest.mark.parametrize("interruption", [10, 30, 35])
-def test_resume_equals_uninterrupted(trained: Path, pairs: Path, tmp_path: Path, interruption: int):
-    assert train_fixer(RECIPE, tmp_path, pairs, stop_after=interruption) == {}
+def test_curves_and_pictures(trained: Path):
+    events = EventAccumulator(str(trained / "tensorboard"), {"images": 0, "scalars": 0}).Reload()
+    assert {"validation/psnr", "validation/ssim", "validation/flip"} <= set(events.Tags()["scalars"])
+    pictures = events.Tags()["images"]
+    assert len(pictures) == 2
+    shown = events.Images(pictures[0])
+    assert (shown[0].width, shown[0].height) == (3 * 64, 56)  # before, after, truth
+
+
+def test_model_card(trained: Path):
+    card = (trained / "MODEL_CARD.md").read_text()
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert f"| validation_scene | {metrics['identity']['psnr']:.2f} / " in card
+    assert "| train_scene | train | 4 | " in card
+    assert f"seed {RECIPE.seed};" in card
+
+
+@pytest.mark.parametrize("interruption", [0, 10, 15, 30, 35])
+def test_resume_equals_uninterrupted(trained: Path, shards: Path, tmp_path: Path, interruption: int):
+    assert train_fixer(RECIPE, tmp_path, shards, stop_after=interruption) == {}
     assert not (tmp_path / "weights.safetensors").exists()
     torch.rand(3)  # the global generator plays no part
-    train_fixer(RECIPE, tmp_path, pairs)
-    whole, resumed = (load_file(folder / "weights.safetensors") for folder in (trained, tmp_path))
-    for key in whole:
-        assert torch.equal(whole[key], resumed[key]), key
+    train_fixer(RECIPE, tmp_path, shards)
+    assert_equal_weights(trained, tmp_path)
+    assert history(trained)["validations"] == history(tmp_path)["validations"]
 
 
-def test_time_limit_ends_training(pairs: Path, tmp_path: Path):
-    recipe = replace(RECIPE, phases=tuple(replace(phase, steps=10**6) for phase in RECIPE.phases), max_minutes=0.02)
-    assert train_fixer(recipe, tmp_path, pairs)["fixed"]["psnr"] > 10
+def test_a_killed_run_goes_on_exactly(trained: Path, shards: Path, tmp_path: Path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", checkpoint_minutes=0)
+    output = tmp_path / "out"
+    code = (
+        "import os, torch; torch.set_num_threads(1)\n"
+        "from difix3d_ns.training import run\n"
+        "step = run.Run._one_step\n"
+        "def die(self, *a):\n"
+        "    if self.state.total == 33: os.kill(os.getpid(), 9)\n"
+        "    return step(self, *a)\n"
+        "run.Run._one_step = die\n"
+        "from pathlib import Path\n"
+        "from difix3d_ns.training.train_fixer import train_fixer\n"
+        f"train_fixer({str(recipe)!r}, Path({str(output)!r}), Path({str(shards)!r}))\n"
+    )
+    assert execute([sys.executable, "-c", code]).returncode == -9
+    train_fixer(str(recipe), output, shards)
+    assert_equal_weights(trained, output)
 
 
-def test_mistakes_are_named(pairs: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"no recipe nonsense.*embedded"):
-        load_recipe("nonsense")
-    (tmp_path / "bad.yaml").write_text("chain: {}\nphases: []\nstepps: 3\n")
-    with pytest.raises(UserError, match=r"bad\.yaml.*stepps"):
-        load_recipe(tmp_path / "bad.yaml")
-    with pytest.raises(UserError, match="no pairs in"):
-        train_fixer(RECIPE, tmp_path / "out", tmp_path)
-    broken = tmp_path / "pairs" / "scene" / "full" / "0000.npz"
-    broken.parent.mkdir(parents=True)
-    broken.write_bytes(b"PK half a file")
-    with pytest.raises(UserError, match=r"0000\.npz"):
-        train_fixer(RECIPE, tmp_path / "out", tmp_path / "pairs")
-    other = tmp_path / "other"
-    train_fixer(RECIPE, other, pairs, stop_after=1)
-    with pytest.raises(UserError, match="another recipe"):
-        train_fixer(replace(RECIPE, seed=5), other, pairs)
+def test_streaming_through_a_small_window_goes_on_exactly(shards: Path, tmp_path: Path):
+    """Two of four samples at a time; workers change nothing."""
+    recipe = replace(RECIPE, memory=2.2 * 27 * 56 * 64 / 2**30, reuse=4.0, phases=RECIPE.phases[:1])
+    for name, changes in (("whole", {}), ("parts", {}), ("workers", {"workers": 2})):
+        if name == "parts":
+            train_fixer(recipe, tmp_path / name, shards, stop_after=17)
+            state = torch.load(tmp_path / name / CHECKPOINT, weights_only=True)["state"]
+            assert state["window"] == 2
+        train_fixer(replace(recipe, **changes), tmp_path / name, shards)
+    assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
+    assert_equal_weights(tmp_path / "whole", tmp_path / "workers")
 
 
-def test_shipped_recipes_are_valid():
-    for name in ("embedded", "smoke"):
-        assert load_recipe(name).phases
+def test_accumulation_and_precision_train(shards: Path, tmp_path: Path):
+    recipe = replace(RECIPE, accumulate=2, batch=1, precision="bfloat16", phases=RECIPE.phases[:1])
+    metrics = train_fixer(recipe, tmp_path, shards)
+    assert metrics["fixed"]["psnr"] > metrics["identity"]["psnr"] + 1
+
+
+def test_time_limit_ends_training(shards: Path, tmp_path: Path):
+    phases = tuple(replace(phase, steps=10**6) for phase in RECIPE.phases)
+    recipe = replace(RECIPE, phases=phases, validate_steps=10**6)
+    assert train_fixer(recipe, tmp_path, shards, max_time=0.02)["fixed"]["psnr"] > 10
+    rates = [row["learning_rate"] for row in history(tmp_path)["losses"]]
+    assert all(0 < rate < 3e-3 for rate in rates)
+
+
+def test_patience_ends_a_phase(shards: Path, tmp_path: Path):
+    """A learning rate that only spoils: the start stays the best, and after three worse validations it is over."""
+    phases = (Phase(("blend",), steps=1000, learning_rate=3.0, warmup=1),)
+    recipe = replace(RECIPE, phases=phases, validate_steps=2, patience=3)
+    train_fixer(recipe, tmp_path, shards)
+    rows = history(tmp_path)["validations"]
+    assert [row["best"] for row in rows] == [True, False, False, False]
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["state"]["total"] == 6
+
+
+def test_starting_from_weights(trained: Path, shards: Path, tmp_path: Path):
+    recipe = replace(RECIPE, phases=(replace(RECIPE.phases[0], steps=1),))
+    train_fixer(recipe, tmp_path / "out", shards, start=str(trained))
+    first = history(tmp_path / "out")["validations"][0]
+    best = max(row["psnr"] for row in history(trained)["validations"])
+    assert first["psnr"] == pytest.approx(best, abs=0.02)
+    with pytest.raises(UserError, match="--start nowhere"):
+        train_fixer(recipe, tmp_path / "other", shards, start="nowhere")
+
+
+def test_two_processes_share_gradients(shards: Path, tmp_path: Path):
+    """A real launch: both processes end with the same weights, which depend on the samples of both."""
+    recipe = write_recipe(tmp_path / "recipe.yaml")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from difix3d_ns.training import run\n"
+        "measure = run.Run.measure\n"
+        "def dump(self):\n"
+        "    rank = self.accelerator.process_index\n"
+        "    keys = sorted(key for key, _ in self._window._samples)\n"
+        f"    torch.save({{'keys': keys, 'state': self.module.state_dict()}}, f'{tmp_path}/rank{{rank}}.pt')\n"
+        "    return measure(self)\n"
+        "run.Run.measure = dump\n"
+        "from difix3d_ns.training.train_fixer import main\n"
+        "main()\n"
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines"]
+    launch += ["1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    output = tmp_path / "out"
+    arguments = [str(recipe), "--output", str(output), "--shards", str(shards), "--device", "cpu"]
+    done = execute([*launch, str(script), *arguments], {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout[-4000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert len(first["keys"]) == len(second["keys"]) == 2
+    assert not set(first["keys"]) & set(second["keys"])
+    for key, value in first["state"].items():
+        assert torch.equal(value, second["state"][key]), key
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics["samples"] == 2  # measured by one process each
+    assert metrics["fixed"]["psnr"] > metrics["identity"]["psnr"] + 1
+    assert done.stdout.count("phase 1, step 0: psnr") == 1

@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Write under another name beside it, then rename; what was there before stays if writing fails.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except SafetensorError as error:  # its writer wraps what the system said
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """See ``replace_file``."""
+    replace_file(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
+
+
+def write_state(path: Path, state: dict[str, Any]) -> None:
+    """``torch.save``; see ``replace_file``."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # torch stumbles over the end of a file that could not be written
+                cause = error.__context__ if isinstance(error.__context__, OSError) else None
+                raise cause or OSError(f"{path} could not be written: {error}") from error
+            file.flush()
+            os.fsync(file.fileno())
+
+    replace_file(path, write)

@@ -1,0 +1,156 @@
+"""The embedded chain: its blend first, then the diffusion model and its gate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Generator, Tensor, nn
+
+from difix3d_ns.curation.shards import Sample
+from difix3d_ns.errors import UserError
+from difix3d_ns.fixers.blend import BlendFixer
+from difix3d_ns.fixers.contract import Fixer, FixRequest, FixResult
+from difix3d_ns.fixers.embedded import EmbeddedFixer, align, load
+from difix3d_ns.fixers.networks.blend import SLOTS
+from difix3d_ns.fixers.networks.chain import EmbeddedChain
+from difix3d_ns.fixers.networks.precision import fast_dtype
+from difix3d_ns.fixers.none import IdentityFixer
+from difix3d_ns.training.crops import Crop, integer, size_of, to_bytes, to_unit
+from difix3d_ns.training.files import replace_file, write_json
+from difix3d_ns.training.losses import Loss
+from difix3d_ns.training.recipe import Phase, Recipe
+
+
+class Prepared(NamedTuple):
+    """A sample warped once at full size: 27 bytes per pixel."""
+
+    image: Tensor  # [3, H, W] float16 in [0, 1], the render
+    alpha: Tensor  # [1, H, W] uint8
+    warps: Tensor  # [SLOTS, 3, H, W] uint8; empty slots are black and not visible
+    visibility: Tensor  # [SLOTS, 1, H, W] uint8
+    truth: Tensor  # [3, H, W] uint8
+
+
+class Batch(NamedTuple):
+    """Aligned crops."""
+
+    image: Tensor  # [B, 3, h, w] in [0, 1], the render
+    alpha: Tensor  # [B, 1, h, w]
+    warps: Tensor  # [B, K, 3, h, w], K <= SLOTS
+    visibility: Tensor  # [B, K, 1, h, w]
+    truth: Tensor  # [B, 3, h, w]
+
+
+class WithoutReferences:
+    """A fixer that is shown no photograph."""
+
+    def __init__(self, fixer: Fixer):
+        self._fixer = fixer
+
+    def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
+        """Repair a batch (contract of ``Fixer``)."""
+        return self._fixer.fix([replace(request, references=()) for request in requests])
+
+
+class Embedded:
+    """``EmbeddedChain`` as a ``System``."""
+
+    links = ("identity", "blend", "fixed_without_references", "fixed_without_diffusion", "fixed")
+
+    def __init__(self, recipe: Recipe):
+        self._recipe = recipe
+
+    def build(self) -> EmbeddedChain:
+        """The chain, or that of the weights to start from, which must have the recipe's networks."""
+        try:
+            chain = EmbeddedChain(self._recipe.network)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"recipe: network is no configuration of the embedded fixer: {error!r}") from error
+        if self._recipe.start is not None:
+            try:
+                chain.load_state_dict(load(self._recipe.start, dtype=torch.float32).chain.state_dict())
+            except (OSError, RuntimeError) as error:
+                raise UserError(f"--start {self._recipe.start} does not fit the recipe's network: {error}") from error
+        return chain.to(memory_format=torch.channels_last)
+
+    def parts(self, module: nn.Module) -> dict[str, Iterable[nn.Parameter]]:
+        """The links of the chain."""
+        return {name: list(child.parameters()) for name, child in module.named_children()}
+
+    def prepare(self, sample: Sample) -> Prepared:
+        """Choose, align and warp the references."""
+        request = sample.request
+        aligned = align(request)
+        pad = (0, 0, 0, 0, 0, 0, 0, SLOTS - len(aligned.warps))
+        alpha = torch.ones_like(request.image[..., :1]) if request.alpha is None else request.alpha
+        return Prepared(
+            request.image.permute(2, 0, 1).half().contiguous(),
+            to_bytes(alpha.permute(2, 0, 1)),
+            to_bytes(nn.functional.pad(aligned.warps, pad)),
+            to_bytes(nn.functional.pad(aligned.visibility, pad)),
+            to_bytes(sample.truth.permute(2, 0, 1)),
+        )
+
+    def draw(self, prepared: Sequence[Prepared], phase: Phase, generator: Generator) -> Batch:
+        """Random crops with common colour jitter, mirrored and turned, some references left out."""
+        size = size_of(phase.crop or self._recipe.crop, [sample.image for sample in prepared])
+        parts = [self._crop(sample, size, generator) for sample in prepared]
+        batch = Batch(*(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
+        # Now and then only the first slots: a request with fewer references has fewer views.
+        views = (SLOTS, SLOTS, SLOTS, SLOTS, SLOTS, 2, 1)[integer(7, generator)]
+        return batch._replace(warps=batch.warps[:, :views], visibility=batch.visibility[:, :views])
+
+    def _crop(self, sample: Prepared, size: tuple[int, int], generator: Generator) -> Batch:
+        crop = Crop.draw(sample.image.shape[-2:], size, generator)
+        kept = (torch.rand(SLOTS, generator=generator) >= self._recipe.reference_dropout).view(-1, 1, 1, 1)
+        visibility = to_unit(crop.cut(sample.visibility)) * kept
+        return Batch(
+            crop.colour(sample.image),
+            to_unit(crop.cut(sample.alpha)),
+            crop.colour(sample.warps) * (visibility > 0),
+            visibility,
+            crop.colour(sample.truth),
+        )
+
+    def loss(self, module: nn.Module, batch: Batch, phase: Phase, compare: Loss) -> Tensor:
+        """Loss of the result and, where the diffusion model ran, of its own picture (its gate starts shut)."""
+        diffusion = bool({"difix", "gate"} & set(phase.modules))
+        out = module(batch.image, batch.alpha, batch.warps, batch.visibility, diffusion=diffusion)
+        loss = compare(out.image, batch.truth)
+        return loss if out.decoded is None else loss + 0.5 * compare(out.decoded, batch.truth)
+
+    def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:
+        """In the precision the device is fast in."""
+        assert isinstance(module, EmbeddedChain)
+        device = next(module.parameters()).device
+        chain = copy.deepcopy(module).to(fast_dtype(device.type))
+        fixed = EmbeddedFixer(chain)
+        return {
+            "identity": IdentityFixer(),
+            "blend": BlendFixer(),
+            "fixed_without_references": WithoutReferences(fixed),
+            "fixed_without_diffusion": EmbeddedFixer(chain, diffusion=False),
+            "fixed": fixed,
+        }
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """``weights.safetensors`` (float16: half the size, and finer than the precision it runs in) and its JSON."""
+        tensors = {key: value.detach().cpu().half().contiguous() for key, value in module.state_dict().items()}
+        write_json(folder / "weights.json", {**self._recipe.network, **self._recipe.extra})
+
+        def write(path: Path) -> None:
+            save_file(tensors, path)
+            path.chmod(0o644)  # safetensors makes files only their owner can read
+
+        replace_file(folder / "weights.safetensors", write)
+
+
+def create(recipe: Recipe) -> Embedded:
+    """The system ``embedded``."""
+    return Embedded(recipe)
