@@ -24,7 +24,7 @@ from difix3d_ns.curation.options import CurationOptions, Strategy
 from difix3d_ns.curation.reconstruct import Schedule
 from difix3d_ns.curation.samples import UnitSamples
 from difix3d_ns.curation.scenes import Scene, expand
-from difix3d_ns.curation.shards import PART, Split, read_sidecar, write_json, write_shard
+from difix3d_ns.curation.shards import PART, CannotWrite, Split, read_sidecar, write_json, write_shard
 from difix3d_ns.curation.strategies import Plan, Unit, make_units, plans, steps_of
 from difix3d_ns.errors import UserError
 
@@ -87,6 +87,8 @@ def curate(
         run = _curate_here(todo, output, options, console)
     reports, failures = {}, []
     for result in run:
+        if isinstance(result, CannotWrite):
+            raise result
         if isinstance(result, UserError):
             failures.append(str(result))
             console.print(f"[red]{result}", highlight=False, soft_wrap=True)
@@ -111,7 +113,7 @@ def prepare(output: Path) -> None:
         for folder in (CLAIMS, FINISHED):
             (output / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output {output} cannot be written: {error.strerror or error}") from error
+        raise CannotWrite(f"--output {output} cannot be written: {error.strerror or error}") from error
 
 
 def curate_scene(
@@ -255,7 +257,7 @@ class _SceneRun:
         try:
             write_json(path, content)
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+            raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _notes(samples: UnitSamples, plan: Plan) -> dict[str, Any]:

@@ -26,6 +26,10 @@ Split = Literal["train", "validation"]
 _PNG_EFFORT = 3  # a quarter of the default's time for a few per cent more bytes
 
 
+class CannotWrite(UserError):
+    """The output folder takes nothing more: no use in going on."""
+
+
 class Sample(NamedTuple):
     """A degraded render with everything a fixer may know, and what it should have been."""
 
@@ -106,7 +110,7 @@ def write_shard(path: Path, samples: Iterable[Sample], notes: Callable[[], Mappi
         The keys.
 
     Raises:
-        UserError: it cannot be written (a full disk, say).
+        CannotWrite: a full disk, say.
     """
     from webdataset.writer import TarWriter
 
@@ -126,7 +130,7 @@ def write_shard(path: Path, samples: Iterable[Sample], notes: Callable[[], Mappi
             os.replace(part, path)
         write_json(path.with_suffix(".json"), {"format": FORMAT, "keys": keys, **notes()})
     except OSError as error:
-        raise UserError(
+        raise CannotWrite(
             f"{path} cannot be written ({error.strerror or error}): make room and start again, finished shards are kept"
         ) from error
     finally:

@@ -48,8 +48,10 @@ def plans(capture: Capture, strategies: Sequence[Strategy]) -> list[Plan]:
     sparser = {"half_a": train[::2], "half_b": train[1::2], "third": train[1::3], "quarter": train[1::4]}
     if len(train) // 2 < _FEWEST:
         sparser = {"half_a": train[:-1], "half_b": train[1:]}
-    found += [_plan(capture, views, name, "sparse") for name, views in sparser.items() if len(views) >= _FEWEST]
-    found += [_plan(capture, views, name, "cross") for name, views in _sides(capture).items()]
+    for name, views in sparser.items():
+        if len(views) >= _FEWEST:
+            found.append(Plan(views, sorted({*train, *test} - {*views}), {name: "sparse"}))
+    found += _crossings(capture)
     wanted = [replace(p, units={n: s for n, s in p.units.items() if s in strategies}) for p in found]
     return [plan for plan in wanted if plan.units and len(plan.views) >= 2]
 
@@ -101,21 +103,26 @@ def _underfit_name(share: float) -> str:
     return f"full_{round(100 * share)}"
 
 
-def _plan(capture: Capture, views: list[int], name: str, strategy: Strategy) -> Plan:
-    return Plan(views, sorted({*capture.train, *capture.test} - {*views}), {name: strategy})
-
-
-def _sides(capture: Capture) -> dict[str, list[int]]:
-    """Training views of each physical camera if there are several, else of either side of the cameras' main axis."""
+def _crossings(capture: Capture) -> list[Plan]:
+    """From each physical camera to the others if there are several, else from either side of the main axis."""
+    every = sorted({*capture.train, *capture.test})
     if capture.devices is not None:
-        taken: dict[int, list[int]] = {}
-        for view in capture.train:
-            taken.setdefault(capture.devices[view], []).append(view)
-        if len(taken) > 1 and min(map(len, taken.values())) >= _FEWEST:
-            return {f"cross_camera{number}": views for number, views in sorted(taken.items())}
-    positions = stack_poses([capture.cameras[view] for view in capture.train])[:, :3, 3]
-    centred = positions - positions.mean(0)
-    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
-    order = [capture.train[i] for i in (centred @ axes[0]).argsort(stable=True).tolist()]
-    middle = len(order) // 2
-    return {"cross_a": sorted(order[:middle]), "cross_b": sorted(order[middle:])}
+        sides = {f"cross_camera{number}": number for number in sorted(set(capture.devices))}
+        side_of = dict(enumerate(capture.devices))
+        if min(sum(side_of[view] == side for view in capture.train) for side in sides.values()) >= _FEWEST:
+            return [_crossing(capture, name, side, side_of) for name, side in sides.items()]
+    positions = stack_poses([capture.cameras[view] for view in every])[:, :3, 3]
+    trained = [every.index(view) for view in capture.train]
+    centred = positions - positions[trained].mean(0)
+    _, _, axes = torch.linalg.svd(centred[trained], full_matrices=False)
+    along = centred @ axes[0]
+    order = along[trained].sort().values
+    middle = order[len(order) // 2 - 1 : len(order) // 2 + 1].mean()
+    side_of = {view: int(place > middle) for view, place in zip(every, along.tolist(), strict=True)}
+    return [_crossing(capture, "cross_a", 0, side_of), _crossing(capture, "cross_b", 1, side_of)]
+
+
+def _crossing(capture: Capture, name: str, side: int, side_of: dict[int, int]) -> Plan:
+    views = [view for view in capture.train if side_of[view] == side]
+    beyond = sorted(view for view in {*capture.train, *capture.test} if side_of[view] != side)
+    return Plan(views, beyond, {name: "cross"})
