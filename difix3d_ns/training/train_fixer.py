@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -31,14 +31,14 @@ SHARDS = "shards"
 
 
 def train_fixer(
-    recipe: Annotated[str | Path | Recipe, tyro.conf.Positional],
+    recipe: str | Path | Recipe,
     output: Path,
     shards: Path | None = None,
     start: str | None = None,
     max_time: float | None = None,
     device: Literal["cpu", "cuda"] | None = None,
-    stop_after: Annotated[int | None, tyro.conf.Suppress] = None,
-    console: Annotated[Console | None, tyro.conf.Suppress] = None,
+    stop_after: int | None = None,
+    console: Console | None = None,
 ) -> dict[str, Any]:
     """Train a fixer; started again with the same output it goes on where it stopped.
 
@@ -133,8 +133,10 @@ def _unseen(recipe: Recipe, root: Path, rank: int, processes: int) -> list:
 
 def main() -> None:
     """Entry point of ``accelerate launch -m``."""
+    from difix3d_ns.cli import train_fixer as command
+
     try:
-        tyro.cli(train_fixer)
+        tyro.cli(command)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
