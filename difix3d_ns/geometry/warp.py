@@ -175,6 +175,43 @@ def warp_references(
     return warps
 
 
+def fetch(image: Tensor, depth: Tensor, camera: Pinhole, other: Pinhole, shift: Tensor | None = None) -> Tensor:
+    """Colours of another picture at the surface each pixel shows, wherever it lies there.
+
+    Args:
+        image: [H_k, W_k, C] of the other camera.
+        depth: [H, W, 1] of the target, scene units.
+        camera: the target.
+        other: the camera of ``image``.
+        shift: [H, W, 2] pixels (x, y) of the target: look up what the surface there shows instead.
+
+    Returns:
+        [H, W, C] (float32, or float64 for float64 depth); beyond the picture its border goes on.
+    """
+    dtype = _geometry_dtype(depth)
+    grid, _ = reproject(depth.to(dtype)[..., 0], camera, other)
+    if shift is not None:
+        grid = displaced(grid.permute(2, 0, 1)[None], shift.to(dtype).permute(2, 0, 1)[None])[0].permute(1, 2, 0)
+    return _sample(image.to(depth.device, dtype).permute(2, 0, 1)[None], grid).permute(1, 2, 0)
+
+
+def displaced(maps: Tensor, shift: Tensor) -> Tensor:
+    """Maps read at displaced places, bilinear.
+
+    Args:
+        maps: [K, C, h, w].
+        shift: [K, 2, h, w] (x, y) in pixels.
+
+    Returns:
+        [K, C, h, w]; beyond the border its value.
+    """
+    height, width = maps.shape[-2:]
+    rows, columns = (torch.arange(n, device=maps.device, dtype=maps.dtype) + 0.5 for n in (height, width))
+    x, y = columns + shift[:, 0], rows[:, None] + shift[:, 1]
+    grid = torch.stack([x * (2 / width) - 1, y * (2 / height) - 1], -1)
+    return F.grid_sample(maps, grid, padding_mode="border", align_corners=False)
+
+
 def reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, Tensor]:
     """Where ``other`` sees the pixels of ``camera`` at ``depth`` [H, W]: grid [H, W, 2] in [-1, 1]^2, z [H, W].
 
