@@ -38,6 +38,7 @@ SCHEDULER = {
     "prediction_type": "epsilon",
 }
 CHAIN = {
+    "align": {"fine": 4, "coarse": 4, "width": 8},
     "blend": {"widths": [8, 8, 8]},
     "difix": {
         "unet": UNET,

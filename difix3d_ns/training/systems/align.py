@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
@@ -114,8 +114,14 @@ class Align:
             raise UserError(f"recipe: network.align is no configuration of the aligner: {error}") from error
 
     def parts(self, module: nn.Module) -> dict[str, Iterable[nn.Parameter]]:
-        """One part."""
-        return {"align": module.parameters()}
+        """What matches depth, what finds the residual shift, what judges visibility."""
+        assert isinstance(module, Aligner)
+        matching = (module.encoder, module.coarse, module.fine)
+        return {
+            "match": [parameter for network in matching for parameter in network.parameters()],
+            "shift": list(module.shift.parameters()),
+            "see": list(module.see.parameters()),
+        }
 
     def prepare(self, sample: Sample) -> Prepared:
         """Choose references and match their exposure."""
@@ -164,13 +170,16 @@ class Align:
         replace_file(folder / "weights.safetensors", write)
 
 
-def load_aligner(folder: str) -> Aligner:
-    """The aligner in a folder that training the system ``align`` or ``embedded`` wrote.
+def load_aligner(weights: str | Path) -> Aligner:
+    """The aligner in weights that training the system ``align`` or ``embedded`` wrote.
+
+    Args:
+        weights: their folder, or the ``.safetensors`` file with its JSON beside it.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    path = Path(folder).expanduser() / "weights.safetensors"
+    path = _file(weights)
     try:
         aligner = Aligner(**json.loads(path.with_suffix(".json").read_text())["align"])
         tensors = {key.removeprefix("align."): value.float() for key, value in load_file(path).items()}
@@ -180,6 +189,17 @@ def load_aligner(folder: str) -> Aligner:
             f"{path} (with its .json) holds no aligner: {error!r}; train one: difix3d train-fixer align"
         ) from error
     return aligner
+
+
+def holds_aligner_alone(weights: str | Path) -> bool:
+    """Whether weights were written by the system ``align``."""
+    with safe_open(_file(weights), "pt") as file:
+        return all(key.startswith("align.") for key in file.keys())  # noqa: SIM118  # no dictionary
+
+
+def _file(weights: str | Path) -> Path:
+    path = Path(weights).expanduser()
+    return path / "weights.safetensors" if path.is_dir() else path
 
 
 def alignment_loss(aligner: nn.Module, sample: Prepared) -> Tensor:
