@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -35,9 +36,11 @@ def curate_on_ray(
     ours = not ray.is_initialized()
     if ours:
         try:
+            _check_reachable(address)
             ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--address {address}: no Ray cluster there ({error})") from error
+        except Exception as error:  # a plain one where the machine is too busy for Ray to start in time
+            what = "Ray did not start" if address is None else f"--address {address}: no Ray cluster there"
+            raise UserError(f"{what} ({error})") from error
     try:
         make = ray.remote(num_cpus=options.threads, max_retries=_RETRIES)(attempt)
         pending = {make.remote(scene, output.absolute(), options): scene for scene in scenes}
@@ -56,3 +59,10 @@ def curate_on_ray(
     finally:
         if ours:
             ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raises OSError. Ray itself tries for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()

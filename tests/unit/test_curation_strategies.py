@@ -76,12 +76,12 @@ def test_a_mask_keeps_what_is_behind_it_out_of_a_splat(capture):
         mask[:, :24] = 0
     masked = replace(capture, images=spoiled, masks=masks)
     view = capture.train[2]
-    schedule = Schedule(40, max_gaussians=800)
-    splats = [reconstruct(scene, capture.train, schedule)[1.0] for scene in (masked, replace(masked, masks=None))]
-    colours = [splat.render(capture.cameras[view])[0][:, :24] for splat in splats]
-    kept_out, learned = ((colour - torch.tensor([1.0, 0.0, 1.0])).abs().mean() for colour in colours)
-    assert kept_out > learned + 0.1
-    unit = Unit("full", "sparse", splats[0], [view], capture.train, 40)
+    clean, bare = replace(masked, images=capture.images), replace(masked, masks=None)
+    schedule = Schedule(15, max_gaussians=800)
+    splats = [reconstruct(scene, capture.train, schedule)[1.0] for scene in (masked, clean, bare)]
+    assert torch.equal(splats[0].harmonics, splats[1].harmonics)  # whatever is behind the mask
+    assert not torch.equal(splats[0].harmonics, splats[2].harmonics)
+    unit = Unit("full", "sparse", splats[0], [view], capture.train, 15)
     (sample,) = samples(masked, unit)[1]
     assert torch.equal(sample.truth[:, :24], sample.request.image[:, :24])  # nobody knows: nothing to change
     assert torch.equal(sample.truth[:, 24:], spoiled[view][:, 24:])

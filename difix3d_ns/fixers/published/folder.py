@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from difix3d_ns.fixers.networks.difix import DifixNet
+from difix3d_ns.fixers.networks.skip_vae import skip_convolutions
 from difix3d_ns.fixers.published.hub import PICKLES
 from difix3d_ns.fixers.published.lora import merge_lora
 from difix3d_ns.fixers.published.prompt import prompt_embedding
@@ -23,12 +24,13 @@ from difix3d_ns.fixers.published.prompt import prompt_embedding
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: None) -> DifixNet:
+def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: None, new_skips: bool = False) -> DifixNet:
     """The network of a folder, on the CPU, in the precision of its files.
 
     Args:
         folder: with everything but, possibly, the text encoder.
         fetch_encoder: see ``prompt_embedding``.
+        new_skips: an autoencoder without skips, such as SD-Turbo's, gets untrained ones.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -49,6 +51,8 @@ def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: Non
         raise RuntimeError(f"{folder}: unet/, vae/ or scheduler/ has an unusable configuration: {error}") from error
     fill(network.unet, unet, folder / "unet")
     vae, skips = split_skips(vae)
+    if new_skips and not skips:
+        skips = skip_convolutions(network.vae.config.block_out_channels).state_dict()
     if network.autoencoder.gamma or skips:
         fill(network.skips, skips, folder / "vae", "decoder.skip_conv_")
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from difix3d_ns.alignment.aligner import Aligner
 from difix3d_ns.curation.shards import Sample
 from difix3d_ns.errors import UserError
 from difix3d_ns.fixers.blend import BlendFixer
-from difix3d_ns.fixers.contract import Fixer, FixRequest, FixResult
+from difix3d_ns.fixers.contract import Fixer
 from difix3d_ns.fixers.embedded import WEIGHTS, EmbeddedFixer, load
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.precision import fast_dtype
@@ -27,6 +26,7 @@ from difix3d_ns.training.crops import Crop, integer, size_of, to_bytes, to_unit
 from difix3d_ns.training.files import replace_file, write_json
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.recipe import Phase, Recipe
+from difix3d_ns.training.shown import Shown
 from difix3d_ns.training.systems.align import holds_aligner_alone, load_aligner
 
 
@@ -48,17 +48,6 @@ class Batch(NamedTuple):
     warps: Tensor  # [B, K, 3, h, w], K <= SLOTS
     visibility: Tensor  # [B, K, 1, h, w]
     truth: Tensor  # [B, 3, h, w]
-
-
-class WithoutReferences:
-    """A fixer that is shown no photograph."""
-
-    def __init__(self, fixer: Fixer):
-        self._fixer = fixer
-
-    def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
-        """Repair a batch (contract of ``Fixer``)."""
-        return self._fixer.fix([replace(request, references=()) for request in requests])
 
 
 class Embedded:
@@ -145,7 +134,7 @@ class Embedded:
         return {
             "identity": IdentityFixer(),
             "blend": BlendFixer(),
-            "fixed_without_references": WithoutReferences(fixed),
+            "fixed_without_references": Shown(fixed, 0),
             "fixed_without_diffusion": EmbeddedFixer(chain, diffusion=False),
             "fixed": fixed,
         }
