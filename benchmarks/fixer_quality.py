@@ -1,42 +1,44 @@
 """What the fixer is worth, link by link, on reconstructions it was not trained on.
 
-    python -m difix3d_ns.curation.pairs ../shared/data/fountain --output pairs --steps 1000 --long-side 480 \
-        --max-gaussians 30000 --kinds full
-    python benchmarks/fixer_quality.py pairs [--weights FILE_OR_FOLDER]
+    difix3d curate ../shared/data/fountain --output shards --split validation --strategies sparse --steps 1000 \
+        --long-side 480 --max-gaussians 30000
+    python benchmarks/fixer_quality.py shards [--weights FILE_OR_FOLDER] [--unit full]
 
-Prints a Markdown table: PSNR / SSIM / FLIP of the render, the naive blend, the fixer, and the fixer without diffusion.
+Prints a Markdown table: PSNR / SSIM / FLIP of the render, the naive blend, the fixer, and the fixer without its parts.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
+from difix3d_ns.curation.shards import find_shards, read_shards
 from difix3d_ns.fixers.embedded import load
-from difix3d_ns.training.validate import validate
+from difix3d_ns.training.recipe import Recipe
+from difix3d_ns.training.systems.embedded import Embedded
+from difix3d_ns.training.validate import measure, summarise
 
 
-def main(pairs: Path, weights: str | None = None, kind: str = "full") -> None:
-    """Compare on all samples below a folder of pairs.
+def main(shards: Annotated[Path, tyro.conf.Positional], weights: str | None = None, unit: str = "full") -> None:
+    """Compare on all validation samples of a folder.
 
     Args:
-        pairs: folder that ``python -m difix3d_ns.curation.pairs`` wrote.
+        shards: folder that difix3d curate wrote.
         weights: of the fixer (unset: the package's own).
-        kind: reconstructions to look at.
+        unit: reconstructions to look at: full, half_a, underfit_50, ...
     """
     chain = load(weights).chain.float()
-    header = False
-    for scene in sorted(folder for folder in pairs.iterdir() if folder.is_dir()):
-        files = sorted((scene / kind).glob("*.npz"))
-        if not files:
+    system = Embedded(Recipe(system="embedded", network={}, phases=(), losses={}))
+    links = system.links
+    print("| scene (views) | " + " | ".join(links) + " |\n|---|" + "---|" * len(links))
+    for shard in find_shards(shards, "validation"):
+        if shard.stem != unit:
             continue
-        rows = validate(chain, files)
-        if not header:
-            print("| scene (views) | " + " | ".join(rows) + " |\n|---|" + "---|" * len(rows))
-            header = True
-        cells = (f"{row['psnr']:.2f} / {row['ssim']:.3f} / {row['flip']:.3f}" for row in rows.values())
-        print(f"| {scene.name} ({len(files)}) | " + " | ".join(cells) + " |", flush=True)
+        found = summarise(measure(list(read_shards([shard])), system.fixers(chain)))
+        cells = (f"{row['psnr']:.2f} / {row['ssim']:.3f} / {row['flip']:.3f}" for row in map(found.get, links) if row)
+        print(f"| {shard.parent.name} ({found['samples']}) | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
