@@ -242,13 +242,13 @@ def test_two_processes_share_gradients(shards: Path, tmp_path: Path):
 
 
 def test_smoke_recipe_improves_unseen_samples(run: Command, tmp_path: Path):
-    """The shipped recipe as a user starts it: makes its own data, and training improves on where it started."""
+    """The shipped recipe as a user starts it: makes its own data, and unseen samples gain."""
     run("difix3d", "train-fixer", "smoke", "--output", tmp_path, env={"OMP_NUM_THREADS": "1"})
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     rows = history(tmp_path)["validations"]
     assert metrics["samples"] == 16
     assert metrics["fixed"]["psnr"] > metrics["identity"]["psnr"] + 1
-    assert max(row["psnr"] for row in rows) > rows[0]["psnr"] + 0.1
+    assert metrics["fixed"]["psnr"] == pytest.approx(max(row["psnr"] for row in rows), abs=1e-3)
     card = (tmp_path / "MODEL_CARD.md").read_text()
     assert "procedural_00901" in card and "Licence of the weights: Apache-2.0" in card
 
