@@ -20,7 +20,7 @@ from difix3d_ns.geometry.warp import displaced
 
 _FINE_OFFSETS = tuple(0.007 * step for step in range(-3, 4))
 _PEAK = 0.03  # log depth: hypotheses so near to the best one share in the estimate
-_LEAST_VISIBLE = 0.1
+_LEAST_VISIBLE = 0.02
 
 
 @dataclass(frozen=True)

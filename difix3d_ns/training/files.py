@@ -49,3 +49,8 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
             os.fsync(file.fileno())
 
     replace_file(path, write)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What ``write_state`` wrote, on the CPU; nothing in the file can run."""
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -23,7 +23,7 @@ from torch import Generator, Tensor, nn
 
 from difix3d_ns.curation.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.training.files import replace_file, write_state
+from difix3d_ns.training.files import read_state, replace_file, write_state
 from difix3d_ns.training.journal import Journal
 from difix3d_ns.training.losses import Losses
 from difix3d_ns.training.recipe import Phase, Recipe
@@ -127,6 +127,8 @@ class Run:
         device = self.accelerator.device
         # All chance of a step comes from its number and the process: nothing needs to be kept to go on exactly.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            if not (self.output / CHECKPOINT).is_file():
+                self._save()
             while self.state.phase < len(self.recipe.phases):
                 left = self._train_phase(self.recipe.phases[self.state.phase], left)
                 if left < 0:
@@ -264,19 +266,21 @@ class Run:
         return [key for key, loss in zip(keys, losses, strict=True) if not bool(loss.isfinite())] or keys
 
     def _give_up(self, what: str, keys: list[str]) -> None:
+        """The state of now may be what went wrong: the checkpoint before it stays."""
         keys = sorted(set(gather_object(keys)))
-        self._save()
         good = self.output / "last_good"
         if self.accelerator.is_main_process:
+            best = self.output / BEST
+            saved = load_file(best) if best.is_file() else read_state(self.output / CHECKPOINT)["module"]
+            self._fill_in(saved, self.output)
             good.mkdir(exist_ok=True)
-            with self._averaged():
-                self.system.save(self.module, good)
+            self.system.save(self.module, good)
         self.accelerator.wait_for_everyone()
-        state = self.state
         raise UserError(
-            f"the {what} is not finite in phase {state.phase + 1}, step {state.step}, with {', '.join(keys)}. "
-            f"{self.output / CHECKPOINT} and {good} hold the last good state. Look at these samples, or lower the "
-            f"recipe's learning_rate; --start {good} begins there with another recipe and another --output"
+            f"the {what} is not finite in phase {self.state.phase + 1}, step {self.state.step}, with "
+            f"{', '.join(keys)}. {self.output / CHECKPOINT} and {good} hold the last good state. Look at these "
+            f"samples, or lower the recipe's learning_rate; --start {good} begins there with another recipe and "
+            "another --output"
         )
 
     def _validate(self, phase: Phase) -> bool:
@@ -298,6 +302,8 @@ class Run:
             row = {"phase": state.phase, "step": state.step, "watch": phase.watch, **means, "best": better}
             self._journal.validation(state.total, row)
             self._say(f"{recipe.decides} {value:.4f} on unseen scenes{', the best so far' if better else ''}")
+        if better:
+            self._save()
         return 0 < recipe.patience <= state.stale
 
     def _compare(self, samples: Sequence[Sample], links: Sequence[str], title: str) -> list[Row]:
@@ -409,7 +415,7 @@ class Run:
         if not path.is_file():
             return None
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            saved = read_state(path)
             recipe, state = json.loads(saved["recipe"]), _State(**saved["state"])
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise UserError(f"{path} is damaged ({error}): delete it to train from the start") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +27,8 @@ class Row(NamedTuple):
 def choose_samples(shards: Sequence[Path], count: int, rank: int = 0, processes: int = 1) -> list[Sample]:
     """Samples spread evenly over all shards, this process' share of them."""
     keys = [(shard, key) for shard in shards for key in read_sidecar(shard.with_suffix(".json"))["keys"]]
-    chosen = keys[:: max(1, math.ceil(len(keys) / count))][rank::processes]
+    count = min(count, len(keys))
+    chosen = [keys[i * len(keys) // count] for i in range(count)][rank::processes]
     wanted = {key for _, key in chosen}
     needed = [shard for shard in shards if any(shard == home for home, _ in chosen)]
     return [sample for sample in read_shards(needed) if sample.key in wanted]

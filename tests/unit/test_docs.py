@@ -31,7 +31,7 @@ NERFSTUDIO = {
     "ns-render interpolate": "nerfstudio.scripts.render:RenderInterpolated",
     "ns-viewer": "nerfstudio.scripts.viewer.run_viewer:RunViewer",
 }
-ELSEWHERE = {"apt-get", "source", "python", ".venv/bin/python", ".venv/bin/pre-commit"}
+ELSEWHERE = {"accelerate", "apt-get", "source", "python", ".venv/bin/python", ".venv/bin/pre-commit"}
 """Programs whose flags are not checked here."""
 NOT_OURS = {"--constraint", "--help"}
 """Flags of pip and of every command."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import resource
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from difix3d_ns.curation.shards import find_shards, read_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.fixers import load_fixer
-from difix3d_ns.training.recipe import Phase
+from difix3d_ns.training.recipe import Phase, load_recipe
 from difix3d_ns.training.run import CHECKPOINT
 from difix3d_ns.training.systems.embedded import Embedded
 from difix3d_ns.training.train_fixer import train_fixer
 from difix3d_ns.training.validate import choose_samples
-from tests.conftest import execute
+from tests.conftest import Command, command_line, execute
 from tests.unit.training_samples import RECIPE, write_shards
 
 
@@ -237,3 +239,161 @@ def test_two_processes_share_gradients(shards: Path, tmp_path: Path):
     assert metrics["samples"] == 2  # measured by one process each
     assert metrics["fixed"]["psnr"] > metrics["identity"]["psnr"] + 1
     assert done.stdout.count("phase 1, step 0: psnr") == 1
+
+
+def test_smoke_recipe_improves_unseen_samples(run: Command, tmp_path: Path):
+    """The shipped recipe as a user starts it: makes its own data, and unseen samples gain."""
+    run("difix3d", "train-fixer", "smoke", "--output", tmp_path, env={"OMP_NUM_THREADS": "1"})
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    rows = history(tmp_path)["validations"]
+    assert metrics["samples"] == 16
+    assert metrics["fixed"]["psnr"] > metrics["identity"]["psnr"] + 1
+    assert metrics["fixed"]["psnr"] == pytest.approx(max(row["psnr"] for row in rows), abs=1e-3)
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "procedural_00901" in card and "Licence of the weights: Apache-2.0" in card
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_sample(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    prepare = Embedded.prepare
+
+    def spoil(self, sample):
+        prepared = prepare(self, sample)
+        bad = sample.key == "train_scene/half/0001"
+        return prepared._replace(image=prepared.image * math.nan) if bad else prepared
+
+    monkeypatch.setattr(Embedded, "prepare", spoil)
+    with pytest.raises(UserError, match=r"loss is not finite in phase 1, step \d+, with train_scene/half/0001\. "):
+        train_fixer(replace(RECIPE, decides="none"), tmp_path, shards)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert all(bool(value.isfinite().all()) for value in state["module"].values())
+
+
+def test_divergence_keeps_the_last_good_state(shards: Path, tmp_path: Path):
+    phases = (Phase(("blend",), steps=100, learning_rate=1e4, warmup=30),)
+    with pytest.raises(UserError, match=r"not finite in phase 1.*last_good"):
+        train_fixer(replace(RECIPE, phases=phases), tmp_path, shards)
+    (sample, _) = choose_samples(find_shards(shards, "validation"), 2)
+    (result,) = load_fixer("embedded", str(tmp_path / "last_good")).fix([sample.request])
+    assert bool(result.image.isfinite().all())
+    gentle = replace(RECIPE, phases=(replace(RECIPE.phases[0], steps=1),))
+    assert train_fixer(gentle, tmp_path / "again", shards, start=str(tmp_path / "last_good"))["fixed"]["psnr"] > 5
+
+
+def test_a_full_disk_keeps_what_was_saved(trained: Path, shards: Path, tmp_path: Path):
+    """Past a file-size limit writing fails as on a full disk."""
+    output, recipe = tmp_path / "out", write_recipe(tmp_path / "recipe.yaml", checkpoint_minutes=0)
+    train_fixer(str(recipe), output, shards, stop_after=5)
+    saved = (output / CHECKPOINT).read_bytes()
+    command = ["difix3d", "train-fixer", recipe, "--output", output, "--shards", shards]
+    done = execute(
+        command_line(*command),
+        {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000,) * 2),
+    )
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 1 and "Traceback" not in said
+    assert "could not be saved, training goes on" in said and "File too large" in said
+    assert f"Error: --output {output}" in said and "Make room" in said
+    assert (output / CHECKPOINT).read_bytes() == saved
+    assert not list(output.glob("*.tmp")) and not (output / "metrics.json").exists()
+    train_fixer(str(recipe), output, shards)
+    assert_equal_weights(trained, output)
+
+
+@pytest.mark.parametrize("references", [0, 1])
+def test_fewer_references_than_slots(tmp_path: Path, references: int):
+    root = write_shards(tmp_path / "shards", train=2, validation=1, references=references)
+    phases = tuple(replace(phase, steps=3) for phase in RECIPE.phases)
+    metrics = train_fixer(replace(RECIPE, phases=phases), tmp_path / "out", root)
+    assert (metrics["fixed"] == metrics["identity"]) == (references == 0)
+
+
+def test_mixed_resolutions(tmp_path: Path):
+    root = write_shards(tmp_path / "shards", train=2)
+    write_shards(tmp_path / "large", train=2, size=(72, 60))
+    (tmp_path / "large" / "train" / "train_scene").rename(root / "train" / "other_scene")
+    phases = (replace(RECIPE.phases[0], steps=4),)
+    train_fixer(replace(RECIPE, phases=phases, crop=64), tmp_path / "out", root)
+    assert (tmp_path / "out" / "weights.safetensors").is_file()
+
+
+def test_shards_that_cannot_be_used_are_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"has no train shards.*difix3d curate"):
+        train_fixer(replace(RECIPE, decides="none"), tmp_path / "a", tmp_path)
+    root = write_shards(tmp_path / "shards", train=2)
+    unseen = root / "validation"
+    unseen.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"no validation shards.*`decides: none`"):
+        train_fixer(RECIPE, tmp_path / "b", root)
+    recipe = replace(RECIPE, decides="none")
+    shard = root / "train" / "train_scene" / "half.tar"
+    whole = shard.read_bytes()
+    for content in (whole[: len(whole) // 2], b""):
+        shard.write_bytes(content)
+        with pytest.raises(UserError, match=r"half\.tar .*delete it"):
+            train_fixer(recipe, tmp_path / "c", root)
+    shard.with_suffix(".json").write_text("{")
+    with pytest.raises(UserError, match=r"half\.json is damaged"):
+        train_fixer(recipe, tmp_path / "d", root)
+
+
+def test_checkpoints_of_other_runs_are_refused(shards: Path, tmp_path: Path, trained: Path):
+    train_fixer(RECIPE, tmp_path, shards, stop_after=1)
+    with pytest.raises(UserError, match=r"another recipe \(seed differ\)"):
+        train_fixer(replace(RECIPE, seed=5), tmp_path, shards)
+    other = {**RECIPE.network, "blend": {"widths": [8, 8, 16]}}
+    with pytest.raises(UserError, match=r"another recipe \(network differ\)"):
+        train_fixer(replace(RECIPE, network=other), tmp_path, shards)
+    with pytest.raises(UserError, match=r"--start .* does not fit the recipe's network"):
+        train_fixer(replace(RECIPE, network=other), tmp_path / "new", shards, start=str(trained))
+    (tmp_path / CHECKPOINT).write_bytes(b"PK half")
+    with pytest.raises(UserError, match=r"checkpoint\.pt is damaged"):
+        train_fixer(RECIPE, tmp_path, shards)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("phases: []\nstepps: 3\n", r"bad\.yaml.*stepps"),
+        ("- 3\n", r"bad\.yaml: a recipe is a mapping"),
+        ("system: embedded\nnetwork: {}\nphases: []\nlosses: {l1: 1}\n", r"bad\.yaml: there are no phases"),
+        ("system: x\nnetwork: {}\nphases: [{modules: [a], steps: 1}]\nlosses: {}\n", "there are no losses"),
+        ("system: x\nnetwork: {}\nphases: [{modules: [a]}]\nlosses: {l1: 1}\n", r"bad\.yaml: .*steps"),
+    ],
+)
+def test_recipes_that_cannot_be_used_are_named(tmp_path: Path, text: str, message: str):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_recipe(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"system": "nonsense"}, "unknown system 'nonsense'; known are .*embedded"),
+        ({"phases": (Phase(("blend",), 1, watch="best"),)}, "watches 'best'; known are identity"),
+        ({"phases": (Phase(("mix",), 1),)}, "unknown module mix; known: "),
+        ({"network": {"widths": 3}}, "network is no configuration"),
+        ({"losses": {"lpisp": 1.0}}, "unknown loss 'lpisp'"),
+    ],
+)
+def test_mistakes_in_recipes_are_named(shards: Path, tmp_path: Path, changes: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        train_fixer(replace(RECIPE, **changes), tmp_path, shards)
+
+
+def test_scenes_of_a_recipe_are_checked(tmp_path: Path):
+    with pytest.raises(UserError, match="scenes: unknown lnog_side"):
+        train_fixer(replace(RECIPE, scenes=({"scene": "procedural:1", "lnog_side": 9},)), tmp_path)
+    with pytest.raises(UserError, match="needs a scene"):
+        train_fixer(replace(RECIPE, scenes=({"long_side": 96},)), tmp_path)
+
+
+def test_shipped_recipes_are_valid():
+    with pytest.raises(UserError, match=r"no recipe nonsense.*difix-finetune, embedded, smoke"):
+        load_recipe("nonsense")
+    for name in ("embedded", "smoke", "difix-finetune"):
+        recipe = load_recipe(name)
+        assert recipe.name == name and recipe.phases
