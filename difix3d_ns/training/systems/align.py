@@ -308,17 +308,22 @@ def _cut(sample: Prepared, size: tuple[int, int], generator: Generator) -> Prepa
             hole[row : row + down, column : column + right] = 1
     background = torch.rand(3, generator=generator)
     count = len(sample.references)
-    kept = min(count, (1, 2, 3, 3, 3, 3)[integer(6, generator)])
-    numbers = sorted(torch.randperm(count, generator=generator)[:kept].tolist()) if chance() < 0.3 else range(kept)
+    shown = min(count, (1, 2, 3, 3, 3, 3)[integer(6, generator)])
+    numbers = sorted(torch.randperm(count, generator=generator)[:shown].tolist()) if chance() < 0.3 else range(shown)
     references = []
     for number in numbers:
         reference = sample.references[number]
         wobble = 1 + _WOBBLE * torch.randn(3, generator=generator)
+        kept = torch.ones_like(reference.depth, dtype=torch.float32)
+        if hole.any() and chance() < 0.5:  # what the splat lacks here it lacks there as well
+            rows, columns = reference.depth.shape[:2]
+            top_edge, left_edge = integer(rows // 2, generator), integer(columns // 2, generator)
+            kept[top_edge : top_edge + rows * 2 // 3, left_edge : left_edge + columns * 2 // 3] = 0
         references.append(
             reference._replace(
                 image=(colour(reference.image) * wobble).clamp(0, 1),
-                depth=reference.depth.float(),
-                alpha=to_unit(reference.alpha),
+                depth=reference.depth.float() * kept,
+                alpha=to_unit(reference.alpha) * kept,
                 mask=to_unit(reference.mask),
                 true_depth=reference.true_depth.float(),
             )
