@@ -39,7 +39,7 @@ SCHEDULER = {
     "prediction_type": "epsilon",
 }
 CHAIN = {
-    "align": {"fine": 4, "coarse": 4, "width": 8},
+    "align": {},
     "blend": {"widths": [8, 8, 8]},
     "difix": {
         "unet": UNET,

@@ -61,7 +61,10 @@ class Embedded:
     @cached_property
     def _aligner(self) -> Aligner:
         """That of the weights to start from, or of the package: it does not learn here."""
-        return load_aligner(self._recipe.start or WEIGHTS).requires_grad_(False)
+        try:
+            return load_aligner(self._recipe.start or WEIGHTS).requires_grad_(False)
+        except UserError as error:
+            raise UserError(f"--start {self._recipe.start}: {error}" if self._recipe.start else str(error)) from error
 
     def build(self) -> EmbeddedChain:
         """The chain, or that of the weights to start from; an aligner alone will do."""
