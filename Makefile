@@ -36,7 +36,8 @@ docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 weights: $(VENV)/.installed # curation and training of the fixer in the package, measured on unseen scenes
-	$(BIN)/difix3d train-fixer embedded --output weights
+	$(BIN)/difix3d train-fixer align --output weights/align
+	$(BIN)/difix3d train-fixer embedded --output weights/embedded --shards weights/align/shards --start weights/align
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/rasterizer.py

@@ -15,7 +15,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
 from difix3d_ns.geometry.warp import fetch, warp_references
 
-SLOTS = 3  # references that are used
+SLOTS = 4  # references that are used
 
 
 class Chosen(NamedTuple):

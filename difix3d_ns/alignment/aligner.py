@@ -20,7 +20,7 @@ from difix3d_ns.geometry.warp import displaced
 
 _FINE_OFFSETS = tuple(0.007 * step for step in range(-3, 4))
 _PEAK = 0.03  # log depth: hypotheses so near to the best one share in the estimate
-_LEAST_VISIBLE = 0.1
+_LEAST_VISIBLE = 0.02
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Aligner(nn.Module):
         self.fine = Scorer(width // 2, 1)
         self.shift = Shifter()
         inputs = 2 * GROUPS + 9
-        self.seen = nn.Sequential(
+        self.see = nn.Sequential(
             nn.Conv2d(inputs, 16, 1),
             nn.SiLU(),
             nn.Conv2d(16, 16, 3, padding=1),
@@ -161,7 +161,7 @@ class Aligner(nn.Module):
         weight = inside * (0.05 + 0.95 * agreement(mismatch, 0.16))
         shift = self.shift(render.fine, solid, features, weight, confidence.detach())
         features = displaced(features, shift)
-        logits = self._see(render.fine, solid, features, inside, mismatch, confidence.detach())
+        logits = self._visibility(render.fine, solid, features, inside, mismatch, confidence.detach())
         visible = ((logits.sigmoid() - _LEAST_VISIBLE) / (1 - _LEAST_VISIBLE)).clamp_min(0) * inside
 
         size = (target.camera.height, target.camera.width)
@@ -184,7 +184,7 @@ class Aligner(nn.Module):
             features,
         )
 
-    def _see(
+    def _visibility(
         self, render: Tensor, alpha: Tensor, features: Tensor, inside: Tensor, mismatch: Tensor, confidence: Tensor
     ) -> Tensor:
         inside, mismatch = inside[:, None], mismatch[:, None]
@@ -205,7 +205,7 @@ class Aligner(nn.Module):
             alpha.expand_as(inside),
             confidence.expand_as(inside),
         ]
-        return self.seen(torch.cat(levels, 1))[:, 0]
+        return self.see(torch.cat(levels, 1))[:, 0]
 
 
 def _read(depths: Tensor, scores: Tensor, found: list[Sampled]) -> Stage:

@@ -39,8 +39,7 @@ def sample_reference(
     """
     count, height, width = depths.shape
     camera = camera.resized(width, height)
-    grids, zs = zip(*(reproject(level, camera, other) for level in depths), strict=True)
-    grid, z = torch.stack(grids), torch.stack(zs)
+    grid, z = reproject(depths, camera, other)
     flat = grid.view(1, count * height, width, 2)
     planes = torch.cat([features, usable[None]])[None]
     found = F.grid_sample(planes, flat, padding_mode="border", align_corners=False)[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,40 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difix3d_ns.fixers.blend import warp_request
+from difix3d_ns.alignment.align import Aligned, align
 from difix3d_ns.fixers.contract import FixRequest, FixResult, finite
-from difix3d_ns.fixers.networks.blend import SLOTS
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.precision import fast_dtype
-from difix3d_ns.geometry.exposure import match_exposure
-from difix3d_ns.geometry.refine import refine_depth
-from difix3d_ns.geometry.warp import warp_references
 
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
-
-
-class Aligned(NamedTuple):
-    """The best references of a request in its own view, best first."""
-
-    warps: Tensor  # [K, 3, H, W] in [0, 1], K <= SLOTS
-    visibility: Tensor  # [K, 1, H, W] in [0, 1]
-    depth: Tensor | None  # [H, W, 1] the splat's depth, corrected
-
-
-def align(request: FixRequest) -> Aligned:
-    """Choose the references that show the most, correct the depth by them, warp them and match their exposure."""
-    found = warp_request(request)
-    shares = found.visibility.mean((1, 2, 3))
-    best = [k for k in shares.argsort(descending=True, stable=True).tolist()[:SLOTS] if shares[k] > 0]
-    depth = request.depth
-    if best and request.camera is not None and depth is not None and request.alpha is not None:
-        references = [request.references[k] for k in best]
-        depth = refine_depth(request.camera, depth, request.alpha, references, request.image)
-        found = warp_references(request.camera, depth, request.alpha, references)
-        best = list(range(len(references)))
-    visibility = found.visibility[best]
-    images = match_exposure(found.images[best], visibility, request.image.to(visibility))
-    return Aligned(images.permute(0, 3, 1, 2), visibility.permute(0, 3, 1, 2), depth)
 
 
 def confidence(result: Tensor, aligned: Aligned) -> Tensor:
@@ -81,7 +52,7 @@ class EmbeddedFixer:
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together."""
         requests = [finite(request) for request in requests]
-        aligned = [align(request) for request in requests]
+        aligned = [self._align(request) for request in requests]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, (request, found) in enumerate(zip(requests, aligned, strict=True)):
             groups.setdefault((*request.image.shape[:2], len(found.warps)), []).append(index)
@@ -91,8 +62,12 @@ class EmbeddedFixer:
             for i, picture in zip(members, pictures, strict=True):
                 trust = confidence(picture, aligned[i]) if len(aligned[i].warps) else torch.zeros_like(picture[:1])
                 picture, trust = picture.permute(1, 2, 0).contiguous(), trust.permute(1, 2, 0).contiguous()
-                results[i] = FixResult(picture, trust, aligned[i].depth)
+                results[i] = FixResult(picture, trust, aligned[i].depth, aligned[i].matched)
         return [results[i] for i in range(len(requests))]
+
+    def _align(self, request: FixRequest) -> Aligned:
+        known = (request.camera, request.image, request.depth, request.alpha)
+        return align(self.chain.align, *known, request.references)
 
     def _run(self, requests: list[FixRequest], aligned: list[Aligned]) -> list[Tensor]:
         """[3, H, W] float32 each, on the device of its request."""
@@ -143,7 +118,7 @@ def load(
             f"cannot read fixer weights {path} (with {path.with_suffix('.json').name}): {error}. "
             "Reinstall the package, or give --pipeline.fixer.weights a folder written by `difix3d train-fixer`."
         ) from error
-    chain = chain.to(device=device, dtype=dtype or fast_dtype(torch.device(device).type))
+    chain = chain.to(device).in_precision(dtype or fast_dtype(torch.device(device).type))
     return EmbeddedFixer(chain.to(memory_format=torch.channels_last), diffusion)
 
 

@@ -213,11 +213,11 @@ def displaced(maps: Tensor, shift: Tensor) -> Tensor:
 
 
 def reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, Tensor]:
-    """Where ``other`` sees the pixels of ``camera`` at ``depth`` [H, W]: grid [H, W, 2] in [-1, 1]^2, z [H, W].
+    """Where ``other`` sees the pixels of ``camera`` at ``depth`` [..., H, W]: grid [..., H, W, 2] in [-1, 1]^2, z.
 
     The same as unproject and project, but a plane sweep is affine in column, row and depth: three fused products.
     """
-    height, width = depth.shape
+    height, width = depth.shape[-2:]
     exact: dict[str, Any] = {"dtype": torch.float64, "device": depth.device}
     relative = other.world_to_camera.to(**exact) @ camera.camera_to_world.to(**exact)
     picture = torch.tensor([[2 / other.width, 0, -1], [0, 2 / other.height, -1], [0, 0, 1]], **exact)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
+from difix3d_ns.alignment.align import SLOTS
 from difix3d_ns.fixers.networks.blend import BlendNet
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.difix import DifixNet
@@ -38,6 +39,7 @@ SCHEDULER = {
     "prediction_type": "epsilon",
 }
 CHAIN = {
+    "align": {},
     "blend": {"widths": [8, 8, 8]},
     "difix": {
         "unet": UNET,
@@ -128,7 +130,11 @@ def test_skips_carry_the_encoder_to_the_decoder():
 
 def test_blend_starts_as_visibility_weighted_mean_and_never_leaves_the_unseen():
     net = BlendNet((8, 8, 8))
-    image, warps, visibility = torch.rand(1, 3, 33, 47), torch.rand(1, 3, 3, 33, 47), torch.rand(1, 3, 1, 33, 47)
+    image, warps, visibility = (
+        torch.rand(1, 3, 33, 47),
+        torch.rand(1, SLOTS, 3, 33, 47),
+        torch.rand(1, SLOTS, 1, 33, 47),
+    )
     visibility[..., :20] = 0
     blend, weights = net(image, torch.ones(1, 1, 33, 47), warps, visibility)
     expected = (image + (visibility * warps).sum(1)) / (1 + visibility.sum(1))

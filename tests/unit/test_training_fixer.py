@@ -72,7 +72,7 @@ def test_crops_are_aligned(shards: Path):
     phase = replace(RECIPE.phases[0], crop=32)
     batch = Embedded(replace(RECIPE, reference_dropout=0.0)).draw(2 * prepared, phase, torch.Generator().manual_seed(0))
     assert batch.warps.shape[-2:] == (32, 32)
-    sure = (batch.visibility[:, 0] > 0.9).expand_as(batch.truth)
+    sure = (batch.visibility[:, 0] > 0.5).expand_as(batch.truth)
     error = (batch.warps[:, 0] - batch.truth).abs()[sure].mean()
     assert error < 0.04
     assert error < 0.5 * (batch.image - batch.truth).abs()[sure].mean()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SLOTS = 3  # warped references it looks at
+from difix3d_ns.alignment.align import SLOTS
 
 
 def _silence(layer: nn.Module) -> None:

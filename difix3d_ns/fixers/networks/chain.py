@@ -1,4 +1,4 @@
-"""The embedded fixer's networks in a row: blend, single-step diffusion, gate."""
+"""The embedded fixer's networks in a row: alignment, blend, single-step diffusion, gate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from difix3d_ns.fixers.networks.blend import SLOTS, BlendNet
+from difix3d_ns.alignment.align import SLOTS
+from difix3d_ns.alignment.aligner import Aligner
+from difix3d_ns.fixers.networks.blend import BlendNet
 from difix3d_ns.fixers.networks.difix import DifixNet
 
 
@@ -28,11 +30,13 @@ class EmbeddedChain(nn.Module):
     is the blend, and the blend is the render.
 
     Args:
-        config: {"blend": arguments of BlendNet, "difix": arguments of DifixNet}, as stored beside the weights.
+        config: {"align": arguments of Aligner, "blend": arguments of BlendNet, "difix": arguments of DifixNet}, as
+            stored beside the weights.
     """
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
+        self.align = Aligner(**config["align"])
         self.blend = BlendNet(tuple(config["blend"]["widths"]))
         difix = dict(config["difix"])
         # A learned constant takes the place of the text embedding.
@@ -42,10 +46,16 @@ class EmbeddedChain(nn.Module):
         nn.init.zeros_(last.weight)
         self.gate = nn.Sequential(nn.Conv2d(4 * 8, 32, 3, padding=1), nn.SiLU(), last)
 
+    def in_precision(self, dtype: torch.dtype) -> EmbeddedChain:
+        """The networks in another precision, but for the aligner: coordinates and small differences need the digits."""
+        self.to(dtype)
+        self.align.float()
+        return self
+
     def forward(
         self, image: Tensor, alpha: Tensor, warps: Tensor, visibility: Tensor, diffusion: bool = True
     ) -> ChainOutput:
-        """Repair a batch.
+        """Repair a batch whose references were aligned (``difix3d_ns.alignment.align``).
 
         Args:
             image: [B, 3, H, W] in [0, 1], the render.

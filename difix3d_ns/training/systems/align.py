@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
@@ -114,8 +114,14 @@ class Align:
             raise UserError(f"recipe: network.align is no configuration of the aligner: {error}") from error
 
     def parts(self, module: nn.Module) -> dict[str, Iterable[nn.Parameter]]:
-        """One part."""
-        return {"align": module.parameters()}
+        """What matches depth, what finds the residual shift, what judges visibility."""
+        assert isinstance(module, Aligner)
+        matching = (module.encoder, module.coarse, module.fine)
+        return {
+            "match": [parameter for network in matching for parameter in network.parameters()],
+            "shift": list(module.shift.parameters()),
+            "see": list(module.see.parameters()),
+        }
 
     def prepare(self, sample: Sample) -> Prepared:
         """Choose references and match their exposure."""
@@ -164,13 +170,16 @@ class Align:
         replace_file(folder / "weights.safetensors", write)
 
 
-def load_aligner(folder: str) -> Aligner:
-    """The aligner in a folder that training the system ``align`` or ``embedded`` wrote.
+def load_aligner(weights: str | Path) -> Aligner:
+    """The aligner in weights that training the system ``align`` or ``embedded`` wrote.
+
+    Args:
+        weights: their folder, or the ``.safetensors`` file with its JSON beside it.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    path = Path(folder).expanduser() / "weights.safetensors"
+    path = _file(weights)
     try:
         aligner = Aligner(**json.loads(path.with_suffix(".json").read_text())["align"])
         tensors = {key.removeprefix("align."): value.float() for key, value in load_file(path).items()}
@@ -180,6 +189,17 @@ def load_aligner(folder: str) -> Aligner:
             f"{path} (with its .json) holds no aligner: {error!r}; train one: difix3d train-fixer align"
         ) from error
     return aligner
+
+
+def holds_aligner_alone(weights: str | Path) -> bool:
+    """Whether weights were written by the system ``align``."""
+    with safe_open(_file(weights), "pt") as file:
+        return all(key.startswith("align.") for key in file.keys())  # noqa: SIM118  # no dictionary
+
+
+def _file(weights: str | Path) -> Path:
+    path = Path(weights).expanduser()
+    return path / "weights.safetensors" if path.is_dir() else path
 
 
 def alignment_loss(aligner: nn.Module, sample: Prepared) -> Tensor:
@@ -288,17 +308,22 @@ def _cut(sample: Prepared, size: tuple[int, int], generator: Generator) -> Prepa
             hole[row : row + down, column : column + right] = 1
     background = torch.rand(3, generator=generator)
     count = len(sample.references)
-    kept = min(count, (1, 2, 3, 3, 3, 3)[integer(6, generator)])
-    numbers = sorted(torch.randperm(count, generator=generator)[:kept].tolist()) if chance() < 0.3 else range(kept)
+    shown = min(count, (1, 2, 3, 3, 3, 3)[integer(6, generator)])
+    numbers = sorted(torch.randperm(count, generator=generator)[:shown].tolist()) if chance() < 0.3 else range(shown)
     references = []
     for number in numbers:
         reference = sample.references[number]
         wobble = 1 + _WOBBLE * torch.randn(3, generator=generator)
+        kept = torch.ones_like(reference.depth, dtype=torch.float32)
+        if hole.any() and chance() < 0.5:  # what the splat lacks here it lacks there as well
+            rows, columns = reference.depth.shape[:2]
+            top_edge, left_edge = integer(rows // 2, generator), integer(columns // 2, generator)
+            kept[top_edge : top_edge + rows * 2 // 3, left_edge : left_edge + columns * 2 // 3] = 0
         references.append(
             reference._replace(
                 image=(colour(reference.image) * wobble).clamp(0, 1),
-                depth=reference.depth.float(),
-                alpha=to_unit(reference.alpha),
+                depth=reference.depth.float() * kept,
+                alpha=to_unit(reference.alpha) * kept,
                 mask=to_unit(reference.mask),
                 true_depth=reference.true_depth.float(),
             )

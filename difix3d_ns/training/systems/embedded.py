@@ -1,9 +1,10 @@
-"""The embedded chain: its blend first, then the diffusion model and its gate."""
+"""The embedded chain on aligned references: its blend first, then the diffusion model and its gate."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
+from difix3d_ns.alignment.align import SLOTS, align
+from difix3d_ns.alignment.aligner import Aligner
 from difix3d_ns.curation.shards import Sample
 from difix3d_ns.errors import UserError
 from difix3d_ns.fixers.blend import BlendFixer
 from difix3d_ns.fixers.contract import Fixer
-from difix3d_ns.fixers.embedded import EmbeddedFixer, align, load
-from difix3d_ns.fixers.networks.blend import SLOTS
+from difix3d_ns.fixers.embedded import WEIGHTS, EmbeddedFixer, load
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.precision import fast_dtype
 from difix3d_ns.fixers.none import IdentityFixer
@@ -25,6 +27,7 @@ from difix3d_ns.training.files import replace_file, write_json
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.recipe import Phase, Recipe
 from difix3d_ns.training.shown import Shown
+from difix3d_ns.training.systems.align import holds_aligner_alone, load_aligner
 
 
 class Prepared(NamedTuple):
@@ -55,13 +58,22 @@ class Embedded:
     def __init__(self, recipe: Recipe):
         self._recipe = recipe
 
+    @cached_property
+    def _aligner(self) -> Aligner:
+        """That of the weights to start from, or of the package: it does not learn here."""
+        try:
+            return load_aligner(self._recipe.start or WEIGHTS).requires_grad_(False)
+        except UserError as error:
+            raise UserError(f"--start {self._recipe.start}: {error}" if self._recipe.start else str(error)) from error
+
     def build(self) -> EmbeddedChain:
-        """The chain, or that of the weights to start from, which must have the recipe's networks."""
+        """The chain, or that of the weights to start from; an aligner alone will do."""
         try:
             chain = EmbeddedChain(self._recipe.network)
-        except (KeyError, TypeError, ValueError) as error:
+            chain.align.load_state_dict(self._aligner.state_dict())
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"recipe: network is no configuration of the embedded fixer: {error!r}") from error
-        if self._recipe.start is not None:
+        if self._recipe.start is not None and not holds_aligner_alone(self._recipe.start):
             try:
                 chain.load_state_dict(load(self._recipe.start, dtype=torch.float32).chain.state_dict())
             except (OSError, RuntimeError) as error:
@@ -73,9 +85,11 @@ class Embedded:
         return {name: list(child.parameters()) for name, child in module.named_children()}
 
     def prepare(self, sample: Sample) -> Prepared:
-        """Choose, align and warp the references."""
+        """Choose and align the references."""
         request = sample.request
-        aligned = align(request)
+        known = (request.camera, request.image, request.depth, request.alpha)
+        with torch.no_grad():
+            aligned = align(self._aligner, *known, request.references)
         pad = (0, 0, 0, 0, 0, 0, 0, SLOTS - len(aligned.warps))
         alpha = torch.ones_like(request.image[..., :1]) if request.alpha is None else request.alpha
         return Prepared(
@@ -118,7 +132,7 @@ class Embedded:
         """In the precision the device is fast in."""
         assert isinstance(module, EmbeddedChain)
         device = next(module.parameters()).device
-        chain = copy.deepcopy(module).to(fast_dtype(device.type))
+        chain = copy.deepcopy(module).in_precision(fast_dtype(device.type))
         fixed = EmbeddedFixer(chain)
         return {
             "identity": IdentityFixer(),
@@ -130,7 +144,10 @@ class Embedded:
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """``weights.safetensors`` (float16: half the size, and finer than the precision it runs in) and its JSON."""
-        tensors = {key: value.detach().cpu().half().contiguous() for key, value in module.state_dict().items()}
+        tensors = {
+            key: value.detach().cpu().to(torch.float32 if key.startswith("align.") else torch.float16).contiguous()
+            for key, value in module.state_dict().items()
+        }
         write_json(folder / "weights.json", {**self._recipe.network, **self._recipe.extra})
 
         def write(path: Path) -> None:

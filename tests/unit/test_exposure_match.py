@@ -1,4 +1,4 @@
-"""Exposure and depth correction on a scene whose truth is known."""
+"""Exposure of references on a scene whose truth is known."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 import torch
 
 from difix3d_ns.geometry.exposure import match_exposure
-from difix3d_ns.geometry.refine import refine_depth
 from difix3d_ns.geometry.warp import warp_references
 from tests.unit.test_geometry_warp import camera_at, photograph
 
@@ -33,25 +32,3 @@ def test_exposure_leaves_the_unseen_alone():
     images = torch.rand(2, 40, 40, 3)
     torch.testing.assert_close(match_exposure(images, torch.zeros(2, 40, 40, 1), torch.rand(40, 40, 3)), images)
     assert match_exposure(images[:0], images[:0, ..., :1], images[0]).shape == (0, 40, 40, 3)
-
-
-def test_wrong_depth_is_corrected():
-    target = striped(0.0)
-    references = [striped(0.5), striped(-0.5), striped(0.1, 0.5)]
-    for factor in (0.97, 1.03):
-        wrong = target.depth * factor
-        refined = refine_depth(target.camera, wrong, target.alpha, references, target.image)
-        inner = (slice(20, -20), slice(20, -20))
-        before, after = ((d / target.depth - 1)[inner].abs().median() for d in (wrong, refined))
-        assert after < 0.4 * before
-
-
-def test_right_depth_stays_and_nothing_to_go_by_changes_nothing():
-    target = striped(0.0)
-    references = [striped(0.5), striped(-0.5)]
-    refined = refine_depth(target.camera, target.depth, target.alpha, references, target.image)
-    assert (refined / target.depth - 1).abs().median() < 0.005
-    assert torch.equal(refine_depth(target.camera, target.depth, target.alpha, [], target.image), target.depth)
-    blind = [replace(r, alpha=torch.zeros_like(r.alpha)) for r in references]
-    unseen = refine_depth(target.camera, target.depth, target.alpha, blind, target.image)
-    torch.testing.assert_close(unseen, target.depth)
