@@ -108,6 +108,8 @@ def load(
     path = _locate(weights)
     try:
         config = json.loads(path.with_suffix(".json").read_text())
+        if missing := sorted({"align", "blend", "difix"} - set(config)):
+            raise ValueError(f"it lacks {', '.join(missing)}: an aligner alone, or made by an earlier version")
         tensors = load_file(path)
         chain = EmbeddedChain(config)
         chain.load_state_dict(tensors, strict=True)
