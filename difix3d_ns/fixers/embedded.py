@@ -61,8 +61,10 @@ class EmbeddedFixer:
             pictures = self._run([requests[i] for i in members], [aligned[i] for i in members])
             for i, picture in zip(members, pictures, strict=True):
                 trust = confidence(picture, aligned[i]) if len(aligned[i].warps) else torch.zeros_like(picture[:1])
-                picture, trust = picture.permute(1, 2, 0).contiguous(), trust.permute(1, 2, 0).contiguous()
-                results[i] = FixResult(picture, trust, aligned[i].depth, aligned[i].matched)
+                # Where no reference shows the surface, references cannot have found its depth.
+                sure = aligned[i].matched * (1 - (1 - aligned[i].visibility).prod(0))
+                picture, trust, sure = (values.permute(1, 2, 0).contiguous() for values in (picture, trust, sure))
+                results[i] = FixResult(picture, trust, aligned[i].depth, sure)
         return [results[i] for i in range(len(requests))]
 
     def _align(self, request: FixRequest) -> Aligned:

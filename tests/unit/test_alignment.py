@@ -135,24 +135,24 @@ def test_visibility_is_precise_and_nothing_comes_from_behind_an_occluder(scene: 
 
 def test_holes_are_filled_from_the_photographs(scene: Scene, aligner: Aligner):
     """Gaussians taken away in a cone that the view looks into: photographs still show what was there."""
-    index = scene.capture.test[len(scene.capture.test) // 2]
-    whole = scene.view(index)
-    camera = whole.camera
-    size = torch.tensor([camera.width, camera.height])
-    centres, z = project(scene.splat.means, camera)
-    kept = ((centres / size - 0.5).norm(dim=1) > 0.12) | (z <= 0)
-    holed = Splat(
-        *(getattr(scene.splat, name)[kept] for name in ("means", "quats", "scales", "opacities", "harmonics")),
-        scene.splat.background,
-    )
-    request = replace(scene, splat=holed).view(index)
-    hole = ((request.alpha < 0.3) & (whole.alpha > 0.7))[..., 0]
-    assert hole.float().mean() > 0.01
-    fixed = load(dtype=torch.float32).fix([request])[0]
-    truth, deep = scene.capture.images[index], scene.truth(index)[..., 0]
-    before, after = ((picture - truth)[hole].square().mean() for picture in (request.image, fixed.image))
-    assert after < 0.5 * before
-    assert (log_error(fixed.depth[..., 0], deep)[hole] < 0.05).float().mean() > 0.5
+    before, after, deep = [], [], []
+    for index in scene.capture.test[::4]:
+        whole = scene.view(index)
+        camera = whole.camera
+        centres, z = project(scene.splat.means, camera)
+        size = torch.tensor([camera.width, camera.height])
+        kept = ((centres / size - 0.5).norm(dim=1) > 0.12) | (z <= 0)
+        parts = (getattr(scene.splat, name)[kept] for name in ("means", "quats", "scales", "opacities", "harmonics"))
+        request = replace(scene, splat=Splat(*parts, scene.splat.background)).view(index)
+        hole = ((request.alpha < 0.3) & (whole.alpha > 0.7))[..., 0]
+        (fixed,) = load(dtype=torch.float32).fix([request])
+        before.append((request.image - scene.capture.images[index])[hole])
+        after.append((fixed.image - scene.capture.images[index])[hole])
+        deep.append(log_error(fixed.depth, scene.truth(index))[hole])
+    spoiled, repaired = torch.cat(before), torch.cat(after)
+    assert len(spoiled) > 500
+    assert repaired.square().mean() < 0.5 * spoiled.square().mean()
+    assert (torch.cat(deep) < 0.05).float().mean() > 0.7
 
 
 def test_identity_without_references_or_geometry(scene: Scene, aligner: Aligner):

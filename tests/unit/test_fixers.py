@@ -87,6 +87,8 @@ def test_odd_sizes_and_any_number_of_references(fixer, count: int):
     (result,) = fixer.fix([request])
     assert result.image.shape == (97, 131, 3)
     assert result.confidence.shape == (97, 131, 1)
+    for depth in (result.depth, result.depth_confidence):
+        assert depth is None or depth.shape == (97, 131, 1)
     assert result.image.dtype == result.confidence.dtype == torch.float32
     for tensor in (result.image, result.confidence):
         assert tensor.isfinite().all()
