@@ -48,8 +48,8 @@ class EmbeddedChain(nn.Module):
 
     def in_precision(self, dtype: torch.dtype) -> EmbeddedChain:
         """The networks in another precision, but for the aligner: coordinates and small differences need the digits."""
-        self.to(dtype)
-        self.align.float()
+        for name, network in self.named_children():
+            network.to(torch.float32 if name == "align" else dtype)
         return self
 
     def forward(

@@ -131,7 +131,7 @@ class Align:
         render = Reference(request.image, request.camera, request.depth, request.alpha)
         truths = sample.reference_true_depths
         return Prepared(
-            _picture(render, sample.true_depth),
+            _picture(render, None if truths is None else sample.true_depth),  # occlusion needs the truth of both
             to_bytes(sample.truth),
             tuple(
                 _picture(reference, None if truths is None else truths[number])
