@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from difix3d_ns.alignment.hypotheses import candidates, depth_range
-from difix3d_ns.alignment.matcher import COARSE, FINE, GROUPS, Encoder, Scorer, Shifter, agreement, evidence
+from difix3d_ns.alignment.matcher import COARSE, FINE, GROUPS, Encoder, Scorer, Shifter, agreement, evidence, judged
 from difix3d_ns.alignment.sampling import Sampled, sample_reference
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
@@ -97,6 +97,13 @@ class Aligner(nn.Module):
             nn.SiLU(),
             nn.Conv2d(16, 1, 3, padding=1),
         )
+
+    def in_precision(self, dtype: torch.dtype) -> Aligner:
+        """The judging networks in another precision; the features they compare need the digits and stay float32."""
+        self.encoder.float()
+        for network in (self.coarse, self.fine, self.shift, self.see):
+            network.to(dtype)
+        return self
 
     def forward(
         self, camera: Pinhole, image: Tensor, depth: Tensor, alpha: Tensor, references: Sequence[Reference]
@@ -205,7 +212,7 @@ class Aligner(nn.Module):
             alpha.expand_as(inside),
             confidence.expand_as(inside),
         ]
-        return self.see(torch.cat(levels, 1))[:, 0]
+        return judged(self.see, torch.cat(levels, 1))[:, 0]
 
 
 def _read(depths: Tensor, scores: Tensor, found: list[Sampled]) -> Stage:

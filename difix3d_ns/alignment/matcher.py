@@ -72,7 +72,13 @@ class Scorer(nn.Module):
 
     def forward(self, evidence: Tensor) -> Tensor:
         """[D, inputs, h, w] -> [D, h, w]."""
-        return self.layers(evidence)[:, 0]
+        return judged(self.layers, evidence)[:, 0]
+
+
+def judged(network: nn.Module, evidence: Tensor) -> Tensor:
+    """``network`` on [N, C, h, w] in its own precision; the answer in that of the evidence."""
+    precision = next(network.parameters()).dtype
+    return network(evidence.to(precision, memory_format=torch.channels_last)).to(evidence.dtype)
 
 
 def agreement(mismatch: Tensor, tolerance: float) -> Tensor:
@@ -176,4 +182,4 @@ class Shifter(nn.Module):
             costs.append((moved - others).abs().mean(1) * trust)
         rows = [torch.stack(costs, 1) * 4, weight[:, None], trust[:, None]]
         rows += [plane.expand(len(features), 1, -1, -1) for plane in (alpha, confidence)]
-        return self.reach * self.layers(torch.cat(rows, 1)).tanh()
+        return self.reach * judged(self.layers, torch.cat(rows, 1)).tanh()

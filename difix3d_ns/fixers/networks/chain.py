@@ -47,9 +47,10 @@ class EmbeddedChain(nn.Module):
         self.gate = nn.Sequential(nn.Conv2d(4 * 8, 32, 3, padding=1), nn.SiLU(), last)
 
     def in_precision(self, dtype: torch.dtype) -> EmbeddedChain:
-        """The networks in another precision, but for the aligner: coordinates and small differences need the digits."""
-        for name, network in self.named_children():
-            network.to(torch.float32 if name == "align" else dtype)
+        """The networks in another precision, but for what ``Aligner.in_precision`` keeps."""
+        self.align.in_precision(dtype)
+        for network in (self.blend, self.difix, self.gate):
+            network.to(dtype)
         return self
 
     def forward(
