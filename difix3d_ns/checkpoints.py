@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from difix3d_ns.disk import dump
 from difix3d_ns.errors import UserError
 
 
@@ -74,13 +75,7 @@ def save(state: dict[str, Any], folder: Path, step: int) -> Path:
     descriptor, temporary = tempfile.mkstemp(prefix=".saving-", suffix=".ckpt", dir=folder.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:  # torch stumbles over the end of a file that could not be written
-                cause = error.__context__ if isinstance(error.__context__, OSError) else None
-                raise cause or OSError(f"writing the checkpoint failed: {error}") from error
-            file.flush()
-            os.fsync(file.fileno())
+            dump(state, file, "writing the checkpoint failed")
         os.replace(temporary, path)
         _sync_folder(folder)
     except BaseException:

@@ -71,3 +71,14 @@ def run() -> Command:
         return result
 
     return succeed
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks as small as those of tests lose more to waiting for threads than they gain."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

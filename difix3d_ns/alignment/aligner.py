@@ -11,7 +11,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from difix3d_ns.alignment.hypotheses import candidates, depth_range
-from difix3d_ns.alignment.matcher import COARSE, FINE, GROUPS, Encoder, Scorer, Shifter, agreement, evidence, judged
+from difix3d_ns.alignment.matcher import (
+    COARSE,
+    FINE,
+    GROUPS,
+    Encoder,
+    Scorer,
+    Shifter,
+    agreement,
+    evidence,
+    judged,
+    reliance,
+)
 from difix3d_ns.alignment.sampling import Sampled, sample_reference
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
@@ -165,7 +176,7 @@ class Aligner(nn.Module):
         features = torch.stack([sampled.features[0] for sampled in at])  # [K, C, h, w]
         inside = torch.stack([sampled.inside[0] for sampled in at])
         mismatch = torch.stack([sampled.mismatch[0] for sampled in at])
-        weight = inside * (0.05 + 0.95 * agreement(mismatch, 0.16))
+        weight = reliance(inside, mismatch)
         shift = self.shift(render.fine, solid, features, weight, confidence.detach())
         features = displaced(features, shift)
         logits = self._visibility(render.fine, solid, features, inside, mismatch, confidence.detach())
@@ -196,7 +207,7 @@ class Aligner(nn.Module):
     ) -> Tensor:
         inside, mismatch = inside[:, None], mismatch[:, None]
         near, wide = agreement(mismatch, 0.04), agreement(mismatch, 0.16)
-        weight = inside * (0.05 + 0.95 * wide)
+        weight = reliance(inside, mismatch)
         mean = (weight * features).sum(0) / weight.sum(0).clamp_min(1e-3)
         apart = (features - mean).abs()
         levels = [

@@ -86,6 +86,11 @@ def agreement(mismatch: Tensor, tolerance: float) -> Tensor:
     return (1.5 - mismatch.abs() / tolerance).clamp(0, 1)
 
 
+def reliance(inside: Tensor, mismatch: Tensor) -> Tensor:
+    """How much a reference counts: a little even where the splat shows it another surface, since the splat may err."""
+    return inside * (0.05 + 0.95 * agreement(mismatch, 0.16))
+
+
 def evidence(render: Tensor, alpha: Tensor, found: Sequence[Sampled], offsets: Tensor) -> Tensor:
     """What the references say about each hypothesis.
 
@@ -102,7 +107,7 @@ def evidence(render: Tensor, alpha: Tensor, found: Sequence[Sampled], offsets: T
     first, second = torch.zeros_like(found[0].features), torch.zeros_like(found[0].features)
     for reference in found:
         inside, wide = reference.inside, agreement(reference.mismatch, 0.16)
-        weight = inside * (0.05 + 0.95 * wide)
+        weight = reliance(inside, reference.mismatch)
         weighted = reference.features * weight[:, None]
         first = first + weighted
         second = torch.addcmul(second, weighted, reference.features)

@@ -21,7 +21,7 @@ def warp_request(request: FixRequest) -> Warps:
 
 
 def seen_at_all(visibility: Tensor) -> Tensor:
-    """[K, H, W, 1] -> [H, W, 1]: how surely at least one reference shows the pixel."""
+    """[K, ...] -> [...]: how surely at least one reference shows the pixel."""
     return 1 - (1 - visibility).prod(0)
 
 

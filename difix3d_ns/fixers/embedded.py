@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from difix3d_ns.alignment.align import Aligned, align
+from difix3d_ns.fixers.blend import seen_at_all
 from difix3d_ns.fixers.contract import FixRequest, FixResult, finite
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.precision import fast_dtype
@@ -33,7 +34,7 @@ def confidence(result: Tensor, aligned: Aligned) -> Tensor:
     error = (aligned.warps - result).abs().mean(1, keepdim=True)
     error = F.avg_pool2d(error, 5, stride=1, padding=2, count_include_pad=False)
     agreement = (1.5 - error / 0.15).clamp(0, 1)
-    return 1 - (1 - aligned.visibility * agreement).prod(0)
+    return seen_at_all(aligned.visibility * agreement)
 
 
 class EmbeddedFixer:
@@ -62,7 +63,7 @@ class EmbeddedFixer:
             for i, picture in zip(members, pictures, strict=True):
                 trust = confidence(picture, aligned[i]) if len(aligned[i].warps) else torch.zeros_like(picture[:1])
                 # Where no reference shows the surface, references cannot have found its depth.
-                sure = aligned[i].matched * (1 - (1 - aligned[i].visibility).prod(0))
+                sure = aligned[i].matched * seen_at_all(aligned[i].visibility)
                 picture, trust, sure = (values.permute(1, 2, 0).contiguous() for values in (picture, trust, sure))
                 results[i] = FixResult(picture, trust, aligned[i].depth, sure)
         return [results[i] for i in range(len(requests))]

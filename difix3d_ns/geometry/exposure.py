@@ -10,11 +10,6 @@ _LIMIT = 1.5
 _TRUST = 0.02  # weight of "no change", as a share of the picture
 
 
-def match_exposure(images: Tensor, visibility: Tensor, render: Tensor) -> Tensor:
-    """Warped references times their ``exposure_gains``, clamped to [0, 1]; arguments and shapes as there."""
-    return (images * exposure_gains(images, visibility, render)[:, None, None]).clamp(0, 1)
-
-
 def exposure_gains(images: Tensor, visibility: Tensor, render: Tensor) -> Tensor:
     """One gain per reference and channel, fitted where the reference is visible and agrees with the render.
 

@@ -11,6 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from difix3d_ns.disk import dump
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -35,18 +39,22 @@ def write_json(path: Path, content: Any) -> None:
     replace_file(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n"))
 
 
+def write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Safetensors that others may read too; see ``replace_file``."""
+
+    def write(temporary: Path) -> None:
+        save_file(tensors, temporary)
+        temporary.chmod(0o644)  # safetensors makes files only their owner can read
+
+    replace_file(path, write)
+
+
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """``torch.save``; see ``replace_file``."""
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:  # torch stumbles over the end of a file that could not be written
-                cause = error.__context__ if isinstance(error.__context__, OSError) else None
-                raise cause or OSError(f"{path} could not be written: {error}") from error
-            file.flush()
-            os.fsync(file.fileno())
+            dump(state, file, f"{path} could not be written")
 
     replace_file(path, write)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from difix3d_ns.geometry.exposure import match_exposure
+from difix3d_ns.geometry.exposure import exposure_gains
 from difix3d_ns.geometry.warp import warp_references
 from tests.unit.test_geometry_warp import camera_at, photograph
 
@@ -15,6 +15,10 @@ def striped(x: float, y: float = 0.0):
     reference, points = photograph(camera_at(x, y))
     texture = 0.2 * torch.sin(9 * points[..., :1] + 2 * points[..., 1:2]) * torch.cos(7 * points[..., 1:2])
     return replace(reference, image=(reference.image + texture).clamp(0, 1))
+
+
+def match_exposure(images, visibility, render):
+    return (images * exposure_gains(images, visibility, render)[:, None, None]).clamp(0, 1)
 
 
 def test_exposure_is_matched():

@@ -26,14 +26,7 @@ from difix3d_ns.training.validate import choose_samples
 from tests.conftest import Command, command_line, execute
 from tests.unit.training_samples import RECIPE, write_shards
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks this small lose more to waiting for threads than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

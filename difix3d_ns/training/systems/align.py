@@ -12,23 +12,23 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from difix3d_ns.alignment.align import Aligned, align, choose
 from difix3d_ns.alignment.aligner import Aligner, Corrected, Stage, View
-from difix3d_ns.alignment.matcher import COARSE, FINE, agreement
+from difix3d_ns.alignment.matcher import COARSE, FINE, reliance
 from difix3d_ns.alignment.sampling import sample_reference
 from difix3d_ns.curation.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers.blend import BlendFixer
+from difix3d_ns.fixers.blend import BlendFixer, seen_at_all
 from difix3d_ns.fixers.contract import Fixer, FixRequest, FixResult, finite
 from difix3d_ns.fixers.none import IdentityFixer
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.training.crops import integer, to_bytes, to_unit
-from difix3d_ns.training.files import replace_file, write_json
+from difix3d_ns.training.files import write_json, write_weights
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.recipe import Phase, Recipe
 
@@ -90,7 +90,7 @@ class AlignedBlend:
         image = request.image.float().permute(2, 0, 1)
         total = found.visibility.sum(0)
         mixed = (image + (found.visibility * found.warps).sum(0)) / (1 + total)
-        confidence = 1 - (1 - found.visibility).prod(0) if len(found.warps) else torch.zeros_like(image[:1])
+        confidence = seen_at_all(found.visibility)
         return FixResult(
             mixed.permute(1, 2, 0), confidence.permute(1, 2, 0), found.depth, found.matched.permute(1, 2, 0)
         )
@@ -162,12 +162,7 @@ class Align:
         """``weights.safetensors`` (float32) and its JSON."""
         tensors = {f"align.{key}": value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
         write_json(folder / "weights.json", {"align": self._recipe.network.get("align", {}), **self._recipe.extra})
-
-        def write(path: Path) -> None:
-            save_file(tensors, path)
-            path.chmod(0o644)  # safetensors makes files only their owner can read
-
-        replace_file(folder / "weights.safetensors", write)
+        write_weights(folder / "weights.safetensors", tensors)
 
 
 def load_aligner(weights: str | Path) -> Aligner:
@@ -224,7 +219,7 @@ def alignment_loss(aligner: nn.Module, sample: Prepared) -> Tensor:
         if sample.render.true_depth.numel():
             true, seen = _truly_seen(sample, truth.camera, level)
             total = total + 0.1 * _cross_entropy(stage, true, seen.amax(0), level)
-    small = F.avg_pool2d(picture[None], FINE)[0]
+    # From here on at the fine level, which came last.
     right = out.inside > 0
     if sample.render.true_depth.numel():
         depth = out.stages[1].best.detach().clamp_min(1e-9)
@@ -238,7 +233,7 @@ def alignment_loss(aligner: nn.Module, sample: Prepared) -> Tensor:
 
 
 def _expected_error(stage: Stage, truth: Tensor) -> Tensor:
-    weights = torch.stack([found.inside * (0.05 + 0.95 * agreement(found.mismatch, 0.16)) for found in stage.found])
+    weights = torch.stack([reliance(found.inside, found.mismatch) for found in stage.found])
     errors = torch.stack([(found.features[:, :3] - truth).abs().mean(1) for found in stage.found]).clamp(max=_WORST)
     total = weights.sum(0)
     error = ((weights * errors).sum(0) / total.clamp_min(1e-3)).where(total > 0.02, _WORST)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
 from difix3d_ns.alignment.align import SLOTS, align
@@ -23,7 +22,7 @@ from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.precision import fast_dtype
 from difix3d_ns.fixers.none import IdentityFixer
 from difix3d_ns.training.crops import Crop, integer, size_of, to_bytes, to_unit
-from difix3d_ns.training.files import replace_file, write_json
+from difix3d_ns.training.files import write_json, write_weights
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.recipe import Phase, Recipe
 from difix3d_ns.training.shown import Shown
@@ -149,12 +148,7 @@ class Embedded:
             for key, value in module.state_dict().items()
         }
         write_json(folder / "weights.json", {**self._recipe.network, **self._recipe.extra})
-
-        def write(path: Path) -> None:
-            save_file(tensors, path)
-            path.chmod(0o644)  # safetensors makes files only their owner can read
-
-        replace_file(folder / "weights.safetensors", write)
+        write_weights(folder / "weights.safetensors", tensors)
 
 
 def create(recipe: Recipe) -> Embedded:
