@@ -148,6 +148,17 @@ class Photographs:
             count: how many.
             rendering: held during each single rendering of the splat.
         """
+        return [self.reference(index) for index in self.choose_indices(camera, depth, alpha, count, rendering)]
+
+    def choose_indices(
+        self,
+        camera: Pinhole,
+        depth: Tensor,
+        alpha: Tensor,
+        count: int,
+        rendering: AbstractContextManager[Any] | None = None,
+    ) -> list[int]:
+        """Positions in the training dataset of what ``choose`` returns; see there."""
         if count < 1:
             return []
         candidates = self._candidates(camera)
@@ -156,7 +167,11 @@ class Photographs:
                 with rendering or nullcontext():
                     self._look(index)
         chosen = choose_references(camera, depth, alpha, [self._seen[index] for index in candidates], count)
-        return [self.reference(candidates[position]) for position in chosen]
+        return [candidates[position] for position in chosen]
+
+    def name(self, index: int) -> str:
+        """File name of one photograph."""
+        return str(self._datamanager.train_dataset.image_filenames[index].name)
 
     def reference(self, index: int) -> Reference:
         """One photograph, with the splat's median depth and opacity at its pose."""

@@ -1,0 +1,144 @@
+"""What each fix did, as a small picture with numbers beside the training: for the gallery, the report and people."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from difix3d_ns.geometry.resize import resized
+
+LONG_SIDE = 640
+"""pixels of a recorded picture, at most: enough to judge a fix; 64 views take some 15 MB"""
+
+_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class FixRecord:
+    """One repaired pseudo-view. All pictures have one size and are uint8."""
+
+    round: int
+    target: int  # position in the list of targets
+    step: int  # of training, at which it was repaired
+    references: tuple[str, ...]  # file names of the photographs shown to the fixer, most useful first
+    change: float  # mean absolute difference of after and before, in [0, 1]
+    trust: float  # mean confidence, in [0, 1]
+    seconds: float  # of rendering and repairing it
+    before: np.ndarray  # [H, W, 3] the render
+    after: np.ndarray  # [H, W, 3] the fixer's picture
+    reference: np.ndarray  # [H, W, 3] the most useful photograph, fitted in; black without one
+    confidence: np.ndarray  # [H, W, 3] grey
+
+    @property
+    def strip(self) -> np.ndarray:
+        """[H, 4 W, 3]: before | after | reference | confidence."""
+        return np.concatenate([self.before, self.after, self.reference, self.confidence], axis=1)
+
+
+def record_fix(
+    round: int,
+    target: int,
+    step: int,
+    references: tuple[str, ...],
+    seconds: float,
+    before: Tensor,  # [H, W, 3] in [0, 1]
+    after: Tensor,  # [H, W, 3] in [0, 1]
+    confidence: Tensor,  # [H, W, 1] in [0, 1]
+    reference: Tensor | None = None,  # [H_k, W_k, 3] in [0, 1]
+) -> FixRecord:
+    """Measure a fix and keep small pictures of it; see ``FixRecord``."""
+    height, width = before.shape[:2]
+    scale = min(1.0, LONG_SIDE / max(height, width))
+    height, width = max(1, int(height * scale)), max(1, int(width * scale))
+    shown = torch.zeros(height, width, 3) if reference is None else _fitted(reference, height, width)
+    return FixRecord(
+        *(round, target, step, references),
+        change=float((after - before).abs().mean()),
+        trust=float(confidence.mean()),
+        seconds=seconds,
+        before=_pixels(resized(before, height, width)),
+        after=_pixels(resized(after, height, width)),
+        reference=_pixels(shown),
+        confidence=_pixels(resized(confidence, height, width).expand(-1, -1, 3)),
+    )
+
+
+class FixRecords:
+    """Records of a training: one JPEG ``round-R_target-T.jpg`` each, the numbers as JSON in its comment.
+
+    A view that is repaired again replaces its record. What cannot be written is left out: records are for people,
+    nothing depends on them.
+
+    Args:
+        folder: made at the first record.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def write(self, record: FixRecord) -> None:
+        """Add or replace a record, whole or not at all."""
+        numbers = {"round": record.round, "target": record.target, "step": record.step}
+        numbers |= {"references": list(record.references), "change": record.change}
+        numbers |= {"trust": record.trust, "seconds": record.seconds}
+        content = io.BytesIO()
+        Image.fromarray(record.strip).save(content, "JPEG", quality=_QUALITY, comment=json.dumps(numbers).encode())
+        path = self.folder / f"round-{record.round:02d}_target-{record.target:03d}.jpg"
+        part = path.with_suffix(".part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content.getvalue())
+            os.replace(part, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def read(self) -> list[FixRecord]:
+        """All readable records, by round and target."""
+        found = [_read(path) for path in self.folder.glob("round-*_target-*.jpg")]
+        return sorted((r for r in found if r is not None), key=lambda record: (record.round, record.target))
+
+    def adopt(self, other: Path) -> None:
+        """Copy the records of the training this one goes on from, unless they are its own."""
+        if not other.is_dir() or other.resolve() == self.folder.resolve():
+            return
+        with contextlib.suppress(OSError):
+            shutil.copytree(other, self.folder, dirs_exist_ok=True)
+
+
+def _read(path: Path) -> FixRecord | None:
+    try:
+        with Image.open(path) as picture:
+            strip, numbers = np.array(picture.convert("RGB")), json.loads(picture.info["comment"])
+        numbers["references"] = tuple(numbers["references"])
+        return FixRecord(**numbers, **dict(zip(_PICTURES, np.split(strip, len(_PICTURES), axis=1), strict=True)))
+    except (OSError, ValueError, KeyError, TypeError, SyntaxError):  # half a file, or none of ours
+        return None
+
+
+_PICTURES = ("before", "after", "reference", "confidence")
+
+
+def _pixels(values: Tensor) -> np.ndarray:
+    return (values.detach().float().cpu().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1) * 255).round().byte().numpy()
+
+
+def _fitted(picture: Tensor, height: int, width: int) -> Tensor:
+    """[height, width, 3]: the whole picture in the middle, black beside it."""
+    picture = picture.detach().float().cpu()
+    scale = min(height / picture.shape[0], width / picture.shape[1])
+    small = resized(picture, max(1, int(picture.shape[0] * scale)), max(1, int(picture.shape[1] * scale)))
+    sheet = torch.zeros(height, width, 3)
+    top, left = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
+    sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return sheet
