@@ -62,7 +62,10 @@ def record_fix(
     height, width = max(1, int(height * scale)), max(1, int(width * scale))
     shown = torch.zeros(height, width, 3) if reference is None else _fitted(reference, height, width)
     return FixRecord(
-        *(round, target, step, references),
+        round=round,
+        target=target,
+        step=step,
+        references=references,
         change=float((after - before).abs().mean()),
         trust=float(confidence.mean()),
         seconds=seconds,
@@ -88,9 +91,7 @@ class FixRecords:
 
     def write(self, record: FixRecord) -> None:
         """Add or replace a record, whole or not at all."""
-        numbers = {"round": record.round, "target": record.target, "step": record.step}
-        numbers |= {"references": list(record.references), "change": record.change}
-        numbers |= {"trust": record.trust, "seconds": record.seconds}
+        numbers = {name: getattr(record, name) for name in _NUMBERS}
         content = io.BytesIO()
         Image.fromarray(record.strip).save(content, "JPEG", quality=_QUALITY, comment=json.dumps(numbers).encode())
         path = self.folder / f"round-{record.round:02d}_target-{record.target:03d}.jpg"
@@ -120,13 +121,14 @@ def _read(path: Path) -> FixRecord | None:
     try:
         with Image.open(path) as picture:
             strip, numbers = np.array(picture.convert("RGB")), json.loads(picture.info["comment"])
+        before, after, reference, confidence = np.split(strip, 4, axis=1)
         numbers["references"] = tuple(numbers["references"])
-        return FixRecord(**numbers, **dict(zip(_PICTURES, np.split(strip, len(_PICTURES), axis=1), strict=True)))
+        return FixRecord(**numbers, before=before, after=after, reference=reference, confidence=confidence)
     except (OSError, ValueError, KeyError, TypeError, SyntaxError):  # half a file, or none of ours
         return None
 
 
-_PICTURES = ("before", "after", "reference", "confidence")
+_NUMBERS = ("round", "target", "step", "references", "change", "trust", "seconds")
 
 
 def _pixels(values: Tensor) -> np.ndarray:
