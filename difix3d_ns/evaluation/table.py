@@ -15,34 +15,38 @@ Results = Mapping[str, Mapping[str, float | None]]
 """Method -> metric -> value; None or absent where there is none."""
 
 
+def cells(results: Results) -> tuple[list[str], list[tuple[str, list[tuple[str, bool]]]]]:
+    """Headings of the metrics, and per method its printed values, each with whether it is the best of its column."""
+    columns = _columns(results)
+    best = {metric: _best(results, metric) for metric in columns}
+    rows = [
+        (method, [(_cell(metric, values.get(metric)), method in best[metric]) for metric in columns])
+        for method, values in results.items()
+    ]
+    return [_heading(metric) for metric in columns], rows
+
+
 def metrics_table(results: Results, title: str | None = None) -> Table:
     """A rich table: a row per method, a column per metric, the best value of each in bold."""
     table = Table(title=title)
     table.add_column("method")
-    columns = _columns(results)
-    for metric in columns:
-        table.add_column(_heading(metric), justify="right")
-    best = {metric: _best(results, metric) for metric in columns}
-    for method, values in results.items():
-        cells = [
-            Text(_cell(metric, values.get(metric)), style="bold" if method in best[metric] else "")
-            for metric in columns
-        ]
-        table.add_row(Text(method), *cells)
+    headings, rows = cells(results)
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for method, row in rows:
+        table.add_row(Text(method), *(Text(cell, style="bold" if best else "") for cell, best in row))
     return table
 
 
 def markdown_table(results: Results) -> str:
     """The same table in GitHub's Markdown, ending with a newline."""
-    columns = _columns(results)
-    best = {metric: _best(results, metric) for metric in columns}
+    headings, rows = cells(results)
     lines = [
-        "| " + " | ".join(["method", *map(_heading, columns)]) + " |",
-        "|" + "|".join(["---", *["---:"] * len(columns)]) + "|",
+        "| " + " | ".join(["method", *headings]) + " |",
+        "|" + "|".join(["---", *["---:"] * len(headings)]) + "|",
     ]
-    for method, values in results.items():
-        cells = [_cell(metric, values.get(metric)) for metric in columns]
-        bold = [f"**{c}**" if method in best[m] else c for m, c in zip(columns, cells, strict=True)]
+    for method, row in rows:
+        bold = [f"**{cell}**" if best else cell for cell, best in row]
         lines.append("| " + " | ".join([method.replace("|", "\\|"), *bold]) + " |")
     return "\n".join(lines) + "\n"
 
