@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -26,3 +28,18 @@ def dump(state: dict[str, Any], file: BinaryIO, failed: str) -> None:
         raise cause or OSError(f"{failed}: {error}") from error
     file.flush()
     os.fsync(file.fileno())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file whole or not at all; its folder is made.
+
+    Raises:
+        OSError: it could not be written; what was there is kept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

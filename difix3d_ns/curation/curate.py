@@ -80,9 +80,12 @@ def curate(
     prepare(output)
     console = console or Console()
     if executor == "ray":
-        from difix3d_ns.curation.cluster import curate_on_ray
+        from difix3d_ns.cluster import spread
 
-        run: Iterator[SceneReport | UserError] = curate_on_ray(todo, output, options, address, console)
+        arguments = (output.absolute(), options)
+        run: Iterator[SceneReport | UserError | None] = spread(
+            attempt, todo, arguments, options.threads, address, console
+        )
     else:
         run = _curate_here(todo, output, options, console)
     reports, failures = {}, []
@@ -93,6 +96,7 @@ def curate(
             failures.append(str(result))
             console.print(f"[red]{result}", highlight=False, soft_wrap=True)
             continue
+        assert result is not None  # nobody gives up waiting
         reports[result.name] = result
         for note in result.notes:
             console.print(f"{result.name}: {note}", highlight=False)

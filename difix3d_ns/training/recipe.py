@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-import difix3d_ns
+from difix3d_ns import recipes
 from difix3d_ns.errors import UserError
 
 Crop = int | tuple[int, int]
@@ -105,15 +103,7 @@ def load_recipe(name: str | Path) -> Recipe:
         UserError: no such recipe, or it says something unknown.
     """
     path = find_recipe(name)
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no readable YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a recipe is a mapping, see configs/fixer/embedded.yaml")
-    known = {f.name for f in fields(Recipe)}
-    if unknown := sorted(set(content) - known):
-        raise UserError(f"{path}: unknown entry {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    content = recipes.read(path, {f.name for f in fields(Recipe)}, "configs/fixer/embedded.yaml")
     try:
         content["phases"] = tuple(_phase(entry) for entry in content["phases"])
         content["scenes"] = tuple(content.get("scenes") or ())
@@ -127,13 +117,7 @@ def load_recipe(name: str | Path) -> Recipe:
 
 def find_recipe(name: str | Path) -> Path:
     """The file of a recipe given by path or by name."""
-    package = Path(difix3d_ns.__file__).parent
-    folders = [package / "configs" / "fixer", package.parent / "configs" / "fixer"]
-    for path in (Path(name), *(folder / f"{name}.yaml" for folder in folders)):
-        if path.is_file():
-            return path
-    shipped = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-    raise UserError(f"no recipe {name}: give a YAML file or one of {', '.join(shipped)}")
+    return recipes.find("fixer", name)
 
 
 def _phase(entry: Mapping[str, Any]) -> Phase:

@@ -1,29 +1,53 @@
-"""Curation on a Ray cluster: a task per scene, made anew elsewhere when its worker or machine is lost."""
+"""Scenes on a Ray cluster: a task per scene, made anew elsewhere when its worker or machine is lost."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from difix3d_ns.curation.curate import SceneReport, attempt
-from difix3d_ns.curation.options import CurationOptions
-from difix3d_ns.curation.scenes import Scene
 from difix3d_ns.errors import UserError
 
 _RETRIES = 5  # of a scene whose worker died: one that always dies (too little memory, say) must end
 
+Result = TypeVar("Result")
 
-def curate_on_ray(
-    scenes: Sequence[Scene], output: Path, options: CurationOptions, address: str | None, console: Console
-) -> Iterator[SceneReport | UserError]:
-    """Results of ``attempt`` as they come in; see ``curate`` for the arguments.
+
+class Named(Protocol):
+    """A scene; its name tells of it."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def spread(
+    task: Callable[..., Result],
+    scenes: Sequence[Named],
+    arguments: Sequence[Any],
+    cpus: int,
+    address: str | None,
+    console: Console,
+    gpus: int = 0,
+) -> Iterator[Result | UserError]:
+    """Results of ``task(scene, *arguments)`` as they come in.
 
     A cluster this process is connected to already is used and left running.
+
+    Args:
+        task: a function that can be run anew: its worker may die.
+        scenes: one task each.
+        arguments: the same for all.
+        cpus: cores of each task, at most as many as the largest machine has.
+        address: of a Ray cluster; None starts one on this machine.
+        console: where the progress goes.
+        gpus: of each task, if the cluster has any.
+
+    Returns:
+        For a scene whose worker died too often a UserError that names it.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster at the address.
@@ -42,14 +66,20 @@ def curate_on_ray(
             what = "Ray did not start" if address is None else f"--address {address}: no Ray cluster there"
             raise UserError(f"{what} ({error})") from error
     try:
-        make = ray.remote(num_cpus=options.threads, max_retries=_RETRIES)(attempt)
-        pending = {make.remote(scene, output.absolute(), options): scene for scene in scenes}
+        largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+        gpus = gpus if ray.cluster_resources().get("GPU", 0) >= gpus else 0
+        options: dict[str, Any] = {"num_cpus": min(cpus, largest) if largest else cpus, "max_retries": _RETRIES}
+        if gpus:  # asked for none, a task would be shown none
+            options["num_gpus"] = gpus
+        make: Any = ray.remote(**options)(task)
+        pending = {make.remote(scene, *arguments): scene for scene in scenes}
         columns = (TextColumn("Scenes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
         with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
             whole = progress.add_task("Scenes", total=len(scenes))
             while pending:
                 (ready,), _ = ray.wait(list(pending), num_returns=1)
                 scene = pending.pop(ready)
+                result: Result | UserError
                 try:
                     result = ray.get(ready)
                 except ray.exceptions.RayError as error:
