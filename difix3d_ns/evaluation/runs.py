@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ class Run:
 
     config: Path  # its config.yml
     seconds: float  # wall clock of the whole command
+    peak_mb: float  # most memory it had, see ``process.run``
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,18 @@ class HeldOutView:
     truth: Tensor  # [H, W, 3] in [0, 1]
     render: Tensor  # [H, W, 3] in [0, 1]
     enhanced: Tensor | None  # [H, W, 3] in [0, 1]
+    name: str = ""  # of the photograph's file
+    seconds: float | None = None  # the enhancer took, the first time with loading it
+    problem: str = ""  # why there is no enhanced picture, if it was asked for
+
+
+@dataclass(frozen=True)
+class Look:
+    """All evaluation views of a finished training."""
+
+    views: list[HeldOutView]
+    gaussians: int
+    seconds: float  # the enhancer's, over all views
 
 
 def train(data: Path, output: Path, name: str, flags: Sequence[str] = (), log: Path | None = None) -> Run:
@@ -48,28 +60,23 @@ def train(data: Path, output: Path, name: str, flags: Sequence[str] = (), log: P
     Raises:
         UserError: it failed; the message names the log.
     """
-    # the script of this environment, whether or not the environment is active
-    command = [
-        sys.executable,
-        "-c",
-        "from nerfstudio.scripts.train import entrypoint; entrypoint()",
+    from difix3d_ns.evaluation import process
+
+    arguments = [
         "difix3d-splatfacto",
         *("--data", str(data), "--output-dir", str(output), "--experiment-name", name, "--timestamp", "run"),
         *("--vis", "tensorboard", *flags),
     ]
-    # torch and numba bring a thread pool each: waiting threads must not steal the other's cores
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    output.mkdir(parents=True, exist_ok=True)
+    peak_file = output / f".{name}.peak.json"
     started = time.perf_counter()
-    if log is None:
-        code = subprocess.run(command, check=False, env=environment).returncode
-    else:
-        with log.open("a") as file:
-            code = subprocess.run(
-                command, check=False, stdout=file, stderr=subprocess.STDOUT, env=environment
-            ).returncode
+    with log.open("a") if log is not None else nullcontext() as file:
+        code, peak = process.run(arguments, peak_file, file)
+    seconds = time.perf_counter() - started
+    peak_file.unlink(missing_ok=True)
     if code != 0:
         raise UserError(f"training {name} on {data} failed" + (f"; see {log}" if log else ""))
-    return Run(output / name / "difix3d-splatfacto" / "run" / "config.yml", time.perf_counter() - started)
+    return Run(output / name / "difix3d-splatfacto" / "run" / "config.yml", seconds, peak)
 
 
 @torch.no_grad()
@@ -80,17 +87,57 @@ def held_out_views(config: Path, enhance: bool) -> list[HeldOutView]:
         config: its config.yml.
         enhance: whether to run the enhancer as well.
     """
+    return look(config, enhance).views
+
+
+@torch.no_grad()
+def look(config: Path, enhance: bool, strength: float | None = None, step: int | None = None) -> Look:
+    """Render all evaluation views of a finished training, and measure what that takes.
+
+    Args:
+        config: its config.yml.
+        enhance: whether to run the enhancer as well.
+        strength: of the enhancer, from 0 to 1; None: as in the training.
+        step: of the checkpoint; None: the last.
+    """
     from nerfstudio.utils.eval_utils import eval_setup
 
-    with mock.patch.dict(os.environ, {"DIFIX3D_ENHANCE": "key"}):
-        _, pipeline, _, _ = eval_setup(config, test_mode="test")
-        views = []
+    def at_step(trainer: Any) -> Any:
+        trainer.load_step = step
+        return _where_it_is(config, trainer)
+
+    environment = {"DIFIX3D_ENHANCE": "key", "DIFIX3D_STRENGTH": "" if strength is None else str(strength)}
+    with mock.patch.dict(os.environ, environment):
+        _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=at_step)
+        views, whole = [], 0.0
         datamanager: Any = pipeline.datamanager
-        for camera, batch in datamanager.fixed_indices_eval_dataloader:
+        names = [Path(path).name for path in datamanager.eval_dataset.image_filenames]
+        for name, (camera, batch) in zip(names, datamanager.fixed_indices_eval_dataloader, strict=True):
             outputs = pipeline.model.get_outputs_for_camera(camera)
             truth = pipeline.model.composite_with_background(
                 pipeline.model.get_gt_img(batch["image"]), outputs["background"]
             )
-            enhanced = outputs["enhanced"].cpu() if enhance else None
-            views.append(HeldOutView(truth.cpu(), outputs["rgb"].cpu(), enhanced))
-    return views
+            enhanced, problem = None, ""
+            started = time.perf_counter()
+            if enhance:
+                try:
+                    enhanced = outputs["enhanced"].cpu()
+                except (UserError, ValueError, RuntimeError, OSError) as error:  # the render can be shown all the same
+                    problem = str(error) or type(error).__name__
+            seconds = time.perf_counter() - started
+            whole += seconds
+            took = seconds if enhanced is not None else None
+            views.append(HeldOutView(truth.cpu(), outputs["rgb"].cpu(), enhanced, name, took, problem))
+        model: Any = pipeline.model
+        return Look(views, len(model.means), whole if enhance else 0.0)
+
+
+def _where_it_is(path: Path, trainer: Any) -> Any:
+    """Checkpoints lie beside config.yml, also if the folder was moved; a relative scene may be given from above it."""
+    folder = path.resolve().parent
+    trainer.relative_model_dir = folder / trainer.relative_model_dir
+    manager = trainer.pipeline.datamanager
+    data = manager.data or trainer.data
+    if data is not None and not data.is_absolute() and not data.exists():
+        manager.data = next((above / data for above in folder.parents if (above / data).exists()), data)
+    return trainer

@@ -1,0 +1,112 @@
+"""``ns-train`` in a process of its own, watched for the memory it takes.
+
+The process is ``python -m difix3d_ns.evaluation.process FILE ARGUMENTS``: it runs ``ns-train ARGUMENTS`` and writes its
+own peak to FILE at its end.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+import torch
+
+_EVERY = 0.5  # seconds between looks at the processes that a training has started, of which there usually are none
+_MB = 1024**2
+
+
+def run(arguments: Sequence[str], peak_file: Path, output: IO[str] | None = None) -> tuple[int, float]:
+    """Run ``ns-train``.
+
+    Args:
+        arguments: its own.
+        peak_file: a file to use; it is overwritten.
+        output: where all it says goes; None shows it.
+
+    Returns:
+        (exit status, peak memory in MB: with CUDA what torch had allocated there, else resident memory of the process
+        and those it started).
+    """
+    peak_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", __name__, str(peak_file), *arguments]
+    # torch and numba bring a thread pool each: waiting threads must not steal the other's cores
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    streams = {"stdout": output, "stderr": subprocess.STDOUT} if output is not None else {}
+    process = subprocess.Popen(command, env=environment, **streams)  # type: ignore[call-overload]
+    seen = _Watch(process.pid)
+    try:
+        code = process.wait()
+    except BaseException:  # whoever stops the benchmark stops its training
+        process.terminate()
+        process.wait()
+        raise
+    finally:
+        seen.stop()
+    try:
+        own = json.loads(peak_file.read_text())
+    except (OSError, ValueError):  # it was killed
+        own = {"resident_mb": 0.0, "cuda_mb": None}
+    cuda = own["cuda_mb"]
+    return code, float(cuda if cuda is not None else max(own["resident_mb"], seen.peak / _MB))
+
+
+class _Watch(threading.Thread):
+    """Samples the resident memory of a process and those it started."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0
+        self._pid, self._ended = pid, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._ended.wait(_EVERY):
+            try:
+                process = psutil.Process(self._pid)
+                family = [process, *process.children(recursive=True)]
+                self.peak = max(self.peak, sum(each.memory_info().rss for each in family))
+            except psutil.Error:  # one ended meanwhile
+                continue
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+def own_peak() -> dict[str, float | None]:
+    """Most memory this process has had so far, in MB: resident, and allocated by torch with CUDA (None: not used)."""
+    return {
+        "resident_mb": _resident() / _MB,
+        "cuda_mb": torch.cuda.max_memory_allocated() / _MB if torch.cuda.is_initialized() else None,
+    }
+
+
+def _resident() -> float:  # bytes
+    try:  # what the system accounts to a process on its end would begin with the memory of the one that started it
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return float(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def main() -> None:
+    """Entry point of the process."""
+    path = Path(sys.argv.pop(1))
+    atexit.register(lambda: path.write_text(json.dumps(own_peak())))
+    from nerfstudio.scripts.train import entrypoint
+
+    entrypoint()
+
+
+if __name__ == "__main__":
+    main()
