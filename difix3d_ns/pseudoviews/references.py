@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -32,6 +32,13 @@ class Candidate(Protocol):
     def mask(self) -> Tensor | None: ...  # [H, W, 1] in [0, 1]
 
 
+class Usefulness(NamedTuple):
+    """What each candidate shows of a view."""
+
+    worth: Tensor  # [K, P] at the voting pixels, in [0, 1): what it settles there
+    penalty: Tensor  # [K] for pose distance, in pixels: decides among equals
+
+
 def choose_references(
     camera: Pinhole,
     depth: Tensor,
@@ -58,15 +65,24 @@ def choose_references(
     Returns:
         At most ``count`` different positions in ``candidates``, most useful first.
     """
-    count = min(count, len(candidates))
-    if count <= 0:
+    if min(count, len(candidates)) <= 0:
         return []
+    return choose_most_useful(usefulness(camera, depth, alpha, candidates), count)
+
+
+def usefulness(camera: Pinhole, depth: Tensor, alpha: Tensor, candidates: Sequence[Candidate]) -> Usefulness:
+    """How much each training view shows of what the splat shows from ``camera``; arguments of ``choose_references``."""
     remoteness = _remoteness(camera, candidates)
-    worth, total = _worth(camera, depth, alpha, candidates)  # [K, P]
-    penalty = (_TIE * max(total, 1e-12) * remoteness).to(worth)
-    open_share = worth.new_ones(worth.shape[1])
-    chosen: list[int] = []
-    for _ in range(count):
+    worth, total = _worth(camera, depth, alpha, candidates)
+    return Usefulness(worth, (_TIE * max(total, 1e-12) * remoteness).to(worth))
+
+
+def choose_most_useful(useful: Usefulness, count: int, taken: Sequence[int] = ()) -> list[int]:
+    """``taken`` and after them, greedily, what adds most, up to ``count`` different positions."""
+    worth, penalty = useful
+    chosen = list(taken)
+    open_share = (1 - worth[chosen]).prod(0)
+    for _ in range(min(count, len(worth)) - len(chosen)):
         gain = worth @ open_share - penalty
         gain[chosen] = -torch.inf
         chosen.append(int(gain.argmax()))
