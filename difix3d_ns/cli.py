@@ -182,6 +182,38 @@ def train_fixer(
     train(recipe, output, shards, start, max_time, device)
 
 
+def bench(
+    data: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    output: Path,
+    seeds: tuple[int, ...] = (),
+    methods: tuple[str, ...] = (),
+    recipe: str = "default",
+    executor: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    changed: Literal["refuse", "redo", "keep"] = "refuse",
+    record: Path | None = None,
+) -> None:
+    """Compare methods on held-out views of captures: plain splatfacto, its variants, and pseudo-views.
+
+    Started again it goes on where it stopped.
+
+    Args:
+        data: scenes with evaluation views.
+        output: folder for results.json, table.md, pictures and all trainings.
+        seeds: of the trainings (unset: the recipe's).
+        methods: of the recipe (unset: all).
+        recipe: a recipe of configs/bench by name (default, smoke) or the path of a YAML file.
+        executor: local, or ray to spread the scenes over a cluster (pip install 'difix3d-ns[ray]').
+        address: of a Ray cluster (unset: one is started on this machine).
+        changed: finished runs that recipe, scene or code would now make otherwise: refuse to go on, redo them, or
+            keep those of which only the code has changed.
+        record: folder in which every finished run is noted down (unset: benchmarks/results of the checkout).
+    """
+    from difix3d_ns.evaluation.bench.run import bench as run
+
+    run(data, output, seeds, methods, recipe, executor, address, changed, record)
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "demo-scene": demo_scene,
@@ -191,6 +223,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "curate": curate,
     "export-pairs": export_pairs,
     "train-fixer": train_fixer,
+    "bench": bench,
 }
 
 

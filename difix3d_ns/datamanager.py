@@ -15,7 +15,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, Nerfst
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from difix3d_ns.dataparser import PlyfileNerfstudio
+from difix3d_ns.dataparser import PlyfileNerfstudio, TrainFramedNerfstudio
 from difix3d_ns.errors import UserError
 from difix3d_ns.scene import check_transforms, check_views, explain_unreadable
 
@@ -30,6 +30,9 @@ class Difix3DDatamanagerConfig(FullImageDatamanagerConfig):
     _target: type = field(default_factory=lambda: Difix3DDatamanager)
     camera_res_scale_factor: float | None = None  # type: ignore[assignment]
     """factor on the image size (unset: 1 with CUDA; on a CPU such that the long side is about 480 px)"""
+    pose_frame: Literal["all", "train"] = "all"
+    """poses by which up, centre and scale are found: all, those of evaluation included, as nerfstudio does; or those
+    of training, so that nothing depends on where evaluation cameras are. Checkpoints and camera paths fit one frame"""
 
 
 class Difix3DDatamanager(FullImageDatamanager[InputDataset]):
@@ -49,7 +52,11 @@ class Difix3DDatamanager(FullImageDatamanager[InputDataset]):
         data = config.data or getattr(config.dataparser, "data", None)
         if getattr(config.dataparser, "_target", None) is Nerfstudio:
             config.dataparser._target = PlyfileNerfstudio
-        if config.dataparser._target is PlyfileNerfstudio:
+        if config.pose_frame == "train":
+            if not issubclass(config.dataparser._target, PlyfileNerfstudio):
+                raise UserError("--pipeline.datamanager.pose-frame train: only for scenes with a transforms.json")
+            config.dataparser._target = TrainFramedNerfstudio
+        if issubclass(config.dataparser._target, PlyfileNerfstudio):
             parser = cast(NerfstudioDataParserConfig, config.dataparser)
             opens = kwargs.get("test_mode") != "inference" and parser.downscale_factor is None
             check_transforms(Path(data) if data is not None else None, parser.auto_scale_poses, opens)

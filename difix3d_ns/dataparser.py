@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from nerfstudio.cameras import camera_utils
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio
+from nerfstudio.utils.io import load_from_json
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
@@ -60,6 +64,24 @@ class PlyfileNerfstudio(Nerfstudio):
             self.prompted_user, self.create_pc = True, False
         return super()._generate_dataparser_outputs(split)
 
+    def _get_fname(self, filepath: Path, data_dir: Path, downsample_folder_prefix: str = "images_") -> Path:
+        if self.downscale_factor is None and self.config.downscale_factor is None:
+            # nerfstudio opens the first picture for its size: let that be one for training
+            sample = self._training_picture()
+            if sample is not None and (data_dir / sample).exists():
+                super()._get_fname(sample, data_dir, downsample_folder_prefix)
+        return super()._get_fname(filepath, data_dir, downsample_folder_prefix)
+
+    def _training_picture(self) -> Path | None:
+        data = self.config.data
+        meta = load_from_json(data if data.suffix == ".json" else data / "transforms.json")
+        names = meta.get("train_filenames") or sorted(frame["file_path"] for frame in meta["frames"])
+        if "train_filenames" not in meta and self.config.eval_mode == "interval":
+            names = names[1:]  # the first is held out
+        if "train_filenames" not in meta and self.config.eval_mode == "filename":
+            names = [name for name in names if "train" in Path(name).name]
+        return Path(names[0]) if names else None
+
     def _load_3D_points(
         self, ply_file_path: Path, transform_matrix: Tensor, scale_factor: float
     ) -> dict[str, Any] | None:
@@ -76,3 +98,47 @@ class PlyfileNerfstudio(Nerfstudio):
         positions, colours = points
         homogeneous = torch.cat([positions, torch.ones_like(positions[:, :1])], dim=-1)
         return {"points3D_xyz": (homogeneous @ transform_matrix.T) * scale_factor, "points3D_rgb": colours}
+
+
+class TrainFramedNerfstudio(PlyfileNerfstudio):
+    """The same in a frame (up, centre, scale) found from the training poses alone.
+
+    nerfstudio finds it from all poses, those of evaluation included.
+    """
+
+    def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
+        given = self.config
+        wanted: dict[str, Any] = {}
+
+        def as_given(poses: Tensor, **methods: Any) -> tuple[Tensor, Tensor]:
+            wanted.update(methods)
+            return poses[:, :3].clone(), torch.eye(4, dtype=poses.dtype)[:3]
+
+        self.config = dataclasses.replace(given, auto_scale_poses=False, scale_factor=1.0)
+        try:
+            with mock.patch.object(camera_utils, "auto_orient_and_center_poses", as_given):
+                outputs = super()._generate_dataparser_outputs(split)
+                training = outputs if split == "train" else super()._generate_dataparser_outputs("train")
+        finally:
+            self.config = given
+        theirs = _square(training.cameras.camera_to_worlds)
+        poses, transform = camera_utils.auto_orient_and_center_poses(theirs, **wanted)
+        scale = given.scale_factor
+        if given.auto_scale_poses:
+            scale /= float(poses[:, :3, 3].abs().max())
+        moved = transform @ _square(outputs.cameras.camera_to_worlds)
+        moved[:, :3, 3] *= scale
+        outputs.cameras.camera_to_worlds = moved[:, :3]
+        applied = outputs.dataparser_scale  # that of the file, which nerfstudio lets points have too
+        metadata = outputs.metadata
+        if "points3D_xyz" in metadata:
+            points = metadata["points3D_xyz"] / applied
+            metadata["points3D_xyz"] = (points @ transform[:, :3].T + transform[:, 3]) * scale * applied
+        outputs.dataparser_scale = scale * applied
+        outputs.dataparser_transform = transform @ _square(outputs.dataparser_transform[None])[0]
+        return outputs
+
+
+def _square(poses: Tensor) -> Tensor:  # [N, 3, 4] -> [N, 4, 4]
+    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=poses.dtype).expand(len(poses), 1, 4)
+    return torch.cat([poses[:, :3, :4], last], dim=1)

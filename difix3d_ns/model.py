@@ -52,6 +52,8 @@ class Difix3DModelConfig(SplatfactoModelConfig):
     """most Gaussians densification may reach; 0 = no bound (unset: no bound with CUDA, a bound on a CPU)"""
     densification: Literal["default", "mcmc"] = "default"
     """default: splatfacto's; mcmc: 3DGS as Markov chain Monte Carlo (Kheradmand et al. 2024), up to max_gaussians"""
+    regularization: bool = False
+    """pull opacities and sizes of Gaussians down with the two loss terms of MCMC, whatever the densification"""
     gaussian_dropout: float = 0.0
     """probability with which a Gaussian is left out of a training step (DropGaussian, Park et al. 2025)"""
     exposure: bool = False
@@ -229,7 +231,7 @@ class Difix3DModel(SplatfactoModel):
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
-        if self.training and self.config.densification == "mcmc":
+        if self.training and (self.config.regularization or self.config.densification == "mcmc"):
             from difix3d_ns.mcmc import regularisation
 
             losses |= regularisation(self.gauss_params["opacities"], self.gauss_params["scales"])

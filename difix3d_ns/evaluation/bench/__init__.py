@@ -1,0 +1,1 @@
+"""``difix3d bench``: methods side by side on real captures, paired, resumable, on record."""
