@@ -11,6 +11,7 @@ from torch import Tensor
 
 from difix3d_ns.evaluation.comparison import write_comparison
 from difix3d_ns.evaluation.metrics import image_metrics, mean_metrics
+from difix3d_ns.evaluation.report import write_report
 from difix3d_ns.evaluation.runs import HeldOutView, Run, held_out_views, train
 from difix3d_ns.evaluation.table import metrics_table
 
@@ -18,7 +19,7 @@ from difix3d_ns.evaluation.table import metrics_table
 def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: int = 3) -> dict[str, dict[str, float]]:
     """Make the demo scene, train it plainly and with pseudo-views, and compare on held-out views.
 
-    Writes ``scene/``, ``outputs/``, ``results.json`` and ``comparison.png`` into ``output``.
+    Writes ``scene/``, ``outputs/``, ``results.json``, ``comparison.png`` and ``report.html`` into ``output``.
 
     Args:
         output: folder, made if needed.
@@ -58,6 +59,8 @@ def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: in
     ]
     write_comparison(output / "comparison.png", rows)
     console.print(metrics_table(results))
+    page = output / "report.html"
+    write_report(fixed.config, page, fixed_views, plain_views, results, title="Demo scene", console=console)
     _tell(console, output, fixed)
     return results
 
@@ -73,6 +76,7 @@ def _mean(views: list[HeldOutView], pictures: list[Tensor]) -> dict[str, float]:
 
 def _tell(console: Console, output: Path, run: Run) -> None:
     console.print(f"Numbers: {output / 'results.json'}   pictures: {output / 'comparison.png'}", highlight=False)
+    console.print(f"Open in a browser: [bold]{output / 'report.html'}[/bold]", highlight=False, soft_wrap=True)
     console.print(
         f"Look around in it: [bold]ns-viewer --load-config {run.config}[/bold], open the printed address and choose "
         "the output type [bold]enhanced[/bold].",

@@ -1,0 +1,170 @@
+"""Held-out views: what they score, and how they look."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from markupsafe import Markup
+
+from difix3d_ns.evaluation.metrics import image_metrics, mean_metrics
+from difix3d_ns.evaluation.report.parts import Cell, Figure, gallery, slider, table
+from difix3d_ns.evaluation.report.pictures import error_map, long_side_for, picture
+from difix3d_ns.evaluation.report.training import duration
+from difix3d_ns.evaluation.runs import HeldOutView
+
+PLAIN, RENDER, ENHANCED, TRUTH = "Plain", "Render", "Enhanced", "Truth"
+RENDER_ERROR, ENHANCED_ERROR = "Error of render", "Error of enhanced"
+
+_BUDGET = 3.5e6  # bytes of all pictures here
+_MOST = 60  # views shown; the table has all
+_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "flip": "FLIP"}
+_DIGITS = {"psnr": 2, "ssim": 3, "flip": 3}
+_LEAST = 12  # pixels a side, for SSIM's window
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Views of a training and their metrics."""
+
+    views: Sequence[HeldOutView] = ()
+    plain: Sequence[HeldOutView] | None = None  # the same views of plain splatfacto
+    render: list[dict[str, float]] = field(default_factory=list)  # metrics of each view
+    enhanced: list[dict[str, float] | None] = field(default_factory=list)  # None: no enhanced picture
+    before: list[dict[str, float]] = field(default_factory=list)  # of plain
+
+    def figures(self) -> list[Figure]:
+        """The numbers at the top: enhanced where all views are, with what the render has."""
+        if not self.render:
+            return []
+        render, enhanced = mean_metrics(self.render), self._mean_enhanced()
+        names = {"psnr": "PSNR, dB", "ssim": "SSIM", "flip": "FLIP (less is better)"}
+        return [
+            Figure(
+                f"{(enhanced or render)[key]:.{_DIGITS[key]}f}",
+                name,
+                f"enhanced; raw {render[key]:.{_DIGITS[key]}f}" if enhanced else "raw render",
+            )
+            for key, name in names.items()
+        ]
+
+    def times(self) -> list[tuple[str, str]]:
+        """The enhancer's."""
+        seconds = [view.seconds for view in self.views if view.seconds is not None]
+        if not seconds:
+            return []
+        rows = [("Enhancing the first view, with loading the fixer", duration(seconds[0]))]
+        if len(seconds) > 1:
+            rows.append(("Enhancing a further view, median", duration(statistics.median(seconds[1:]))))
+        return rows
+
+    def parts(self, problem: str = "", methods: str = "") -> list[str]:
+        """What a page shows of them.
+
+        Args:
+            problem: why there are none.
+            methods: a table of methods, shown first.
+        """
+        if not self.views:
+            return [methods, problem or "This scene has no held-out views, so there is nothing to compare with."]
+        parts = [methods, self._intro(), self._gallery(), self._table()]
+        failed = [view for view in self.views if view.problem]
+        if failed:
+            parts.insert(1, f"The enhancer failed on {len(failed)} of {len(self.views)} views: {failed[0].problem}")
+        return parts
+
+    def _mean_enhanced(self) -> dict[str, float] | None:
+        all_of_them = [metrics for metrics in self.enhanced if metrics is not None]
+        return mean_metrics(all_of_them) if all_of_them and len(all_of_them) == len(self.enhanced) else None
+
+    def _intro(self) -> str:
+        count = len(self.views)
+        shown = f" {_MOST} of them are shown, evenly spaced; the table has all." if count > _MOST else ""
+        return (
+            f"{count} photographs were kept out of training. The splat is rendered from where they were taken, and the "
+            f"render is enhanced.{shown} Drag the bar, or move it with the arrow keys."
+        )
+
+    def _gallery(self) -> Markup:
+        step = max(1.0, len(self.views) / _MOST)
+        chosen = [int(i * step) for i in range(min(_MOST, len(self.views)))]
+        height, width = self.views[0].render.shape[:2]
+        each = 6 if self.plain else 5
+        side = long_side_for(each * len(chosen), width, height, _BUDGET)
+        pairs = [(RENDER, ENHANCED), (RENDER, TRUTH), (ENHANCED, TRUTH), (RENDER_ERROR, ENHANCED_ERROR)]
+        if not any(view.enhanced is not None for view in self.views):
+            pairs = [(RENDER, TRUTH), (TRUTH, RENDER_ERROR)]
+        if self.plain:
+            pairs = [(PLAIN, pairs[0][1]), *pairs]
+        legend = Markup(
+            "FLIP: what people notice when they flip between picture and truth. "
+            '<span class="scale-with-ends">0 <span class="scale"></span> 1</span>'
+        )
+        return gallery(
+            [self._slider(i, side) for i in chosen],
+            pairs,
+            legends={pair: legend for pair in pairs if RENDER_ERROR in pair},
+        )
+
+    def _slider(self, index: int, side: int) -> Markup:
+        view = self.views[index]
+        pictures: dict[str, Any] = {RENDER: view.render, ENHANCED: view.enhanced, TRUTH: view.truth}
+        pictures[RENDER_ERROR] = error_map(view.render, view.truth)
+        if view.enhanced is not None:
+            pictures[ENHANCED_ERROR] = error_map(view.enhanced, view.truth)
+        if self.plain:
+            pictures = {PLAIN: self.plain[index].render, **pictures}
+        shown = {name: picture(values, side) for name, values in pictures.items() if values is not None}
+        if PLAIN in shown and ENHANCED in shown:  # the first two are shown first
+            shown = {PLAIN: shown[PLAIN], ENHANCED: shown[ENHANCED], **shown}
+        return slider(shown, view.name, self._numbers(index))
+
+    def _numbers(self, index: int) -> str:
+        if not self.render:
+            return ""
+        render, enhanced = self.render[index], self.enhanced[index]
+        before = f"plain {self.before[index]['psnr']:.2f}; " if self.before else ""
+        return f"{before}{render['psnr']:.2f}" + (f" → {enhanced['psnr']:.2f} dB" if enhanced else " dB")
+
+    def _table(self) -> str:
+        if not self.render:
+            return "The pictures are too small for metrics."
+        rows: list[list[str | Cell]] = [
+            [
+                view.name or str(number),
+                *self._cells(self.render[number], self.enhanced[number]),
+                "-" if view.seconds is None else f"{view.seconds:.2f}",
+            ]
+            for number, view in enumerate(self.views)
+        ]
+        times = [view.seconds for view in self.views if view.seconds is not None]
+        mean_time = f"{statistics.fmean(times):.2f}" if times else "-"
+        mean: list[str | Cell] = ["mean", *self._cells(mean_metrics(self.render), self._mean_enhanced()), mean_time]
+        headings = ["view"] + ["render", "enhanced"] * len(_NAMES) + ["seconds"]
+        groups = [("", 1), *((f"{name} {'↓' if key == 'flip' else '↑'}", 2) for key, name in _NAMES.items())]
+        return table(headings, rows, [*groups, ("enhancer", 1)], [mean])
+
+    @staticmethod
+    def _cells(render: dict[str, float], enhanced: dict[str, float] | None) -> list[Cell]:
+        cells = []
+        for key, digits in _DIGITS.items():
+            before, after = (f"{m[key]:.{digits}f}" if m is not None else "-" for m in (render, enhanced))
+            better = enhanced is not None and before != after and ((enhanced[key] > render[key]) != (key == "flip"))
+            worse = enhanced is not None and before != after and not better
+            cells += [Cell(before, good=worse), Cell(after, good=better)]
+        return cells
+
+
+def measure(views: Sequence[HeldOutView], plain: Sequence[HeldOutView] | None = None) -> HeldOut:
+    """Metrics of every view, of its render and of its enhanced picture."""
+    if not views or min(min(view.render.shape[:2]) for view in views) < _LEAST:
+        return HeldOut(views, plain)
+    return HeldOut(
+        views,
+        plain,
+        [image_metrics(view.render, view.truth) for view in views],
+        [None if view.enhanced is None else image_metrics(view.enhanced, view.truth) for view in views],
+        [image_metrics(view.render, view.truth) for view in plain or ()],
+    )

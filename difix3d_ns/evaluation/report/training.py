@@ -1,0 +1,163 @@
+"""What the folder of a training tells, also while it goes on. Everything here only reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from difix3d_ns.checkpoints import checkpoint_steps
+from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.report.chart import Curve
+from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
+from difix3d_ns.trainer import Difix3DTrainerConfig
+
+_DEPTH = 4
+"""folders below the one given: outputs/SCENE/METHOD/TIME of a demo"""
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training, finished or not."""
+
+    path: Path  # its config.yml
+    config: Difix3DTrainerConfig
+    curves: Mapping[str, Curve]  # TensorBoard's name -> curve; empty without event files
+    seconds: float | None  # of wall clock from the first to the last event; None without event files
+    fixes: list[FixRecord]
+    checkpoints: list[int]  # their steps, newest first
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    @property
+    def scene(self) -> str:
+        """A name for people: the folder of the data."""
+        data = self.config.data or self.config.pipeline.datamanager.data
+        return Path(data).resolve().name if data is not None else str(self.config.experiment_name)
+
+    @property
+    def steps(self) -> int:
+        """That were trained as far as can be seen."""
+        seen = [int(curve.steps[-1]) for curve in self.curves.values() if len(curve.steps)]
+        return max([0, *(step + 1 for step in self.checkpoints), *seen, *(fix.step for fix in self.fixes)])
+
+    @property
+    def planned(self) -> int | None:
+        """Steps in all."""
+        return self.config.max_num_iterations
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has told its end, or saved its last step."""
+        if "Train Total (time)" in self.curves:
+            return True
+        from_another = self.config.load_checkpoint is not None  # whose steps count as well
+        last = max(self.checkpoints, default=-1)
+        return not from_another and self.planned is not None and last + 1 >= self.planned
+
+
+def read_training(path: Path) -> Training:
+    """Read a training's folder.
+
+    Args:
+        path: the folder, its config.yml, or a folder above exactly one.
+
+    Raises:
+        UserError: there is none, or more than one; the message names what there is.
+    """
+    config = _find(Path(path))
+    curves, seconds = read_curves(config.parent)
+    return Training(
+        config,
+        _load(config),
+        curves,
+        seconds,
+        FixRecords(config.parent / "fixes").read(),
+        checkpoint_steps(config.parent / "nerfstudio_models"),
+    )
+
+
+def read_curves(folder: Path) -> tuple[dict[str, Curve], float | None]:
+    """Scalars of TensorBoard's event files in a folder, and the seconds between their first and last event.
+
+    A file that is being written is read as far as it is whole. Without any: ({}, None).
+    """
+    if not any(folder.glob("events.out.tfevents.*")):
+        return {}, None
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
+    events.Reload()
+    curves, times = {}, []
+    for name in events.Tags()["scalars"]:
+        scalars = events.Scalars(name)
+        times += [scalars[0].wall_time, scalars[-1].wall_time]
+        steps, values = np.array([s.step for s in scalars]), np.array([s.value for s in scalars])
+        steps, first = np.unique(steps[::-1], return_index=True)  # of a step told twice, the later value
+        curves[name] = Curve(name, steps, values[::-1][first])
+    return curves, max(times) - min(times) if times else None
+
+
+def loss_by_kind(curves: Mapping[str, Curve]) -> list[Curve]:
+    """The training loss of photographs and of pseudo-views: each logged step trained one of them."""
+    loss = curves.get("Train Loss")
+    if loss is None:
+        return []
+    kinds = {"photographs": "Train Metrics Dict/psnr", "pseudo-views": "Train Metrics Dict/pseudo_psnr"}
+    return [
+        Curve(name, loss.steps[kept], loss.values[kept])
+        for name, tag in kinds.items()
+        if tag in curves and (kept := np.isin(loss.steps, curves[tag].steps)).any()
+    ]
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        if path.suffix not in (".yml", ".yaml"):
+            raise UserError(f"{path} is no config.yml; give the folder of a training or its config.yml")
+        return path
+    if not path.is_dir():
+        raise UserError(f"{path} does not exist; give the folder of a training: outputs/SCENE/difix3d-splatfacto/TIME")
+    if (path / "config.yml").is_file():
+        return path / "config.yml"
+    found = [file for depth in range(1, _DEPTH + 1) for file in sorted(path.glob("*/" * depth + "config.yml"))]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UserError(
+            f"{path} holds no training (no config.yml in it or below); "
+            "give its folder: outputs/SCENE/difix3d-splatfacto/TIME"
+        )
+    found.sort(key=lambda file: file.stat().st_mtime, reverse=True)
+    listed = "".join(f"\n  {file.parent}" for file in found[:8]) + ("\n  ..." if len(found) > 8 else "")
+    raise UserError(f"{path} holds {len(found)} trainings; give one of them (newest first):{listed}")
+
+
+def _load(path: Path) -> Difix3DTrainerConfig:
+    try:
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.Loader)  # as nerfstudio's own commands do
+    except (OSError, ValueError, yaml.YAMLError, ImportError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read: {reason} (of a training that just began: try again)") from error
+    if not isinstance(config, Difix3DTrainerConfig):
+        name = getattr(config, "method_name", None)
+        raise UserError(f"{path} is " + (f"of the method {name}, not difix3d-splatfacto" if name else "no training"))
+    return config
+
+
+def duration(seconds: float | None) -> str:
+    """For people: 0.84 s, 12 s, 4 min 28 s, 2 h 05 min."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,56 @@
+"""Curves of a training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+from difix3d_ns.evaluation.report.chart import Curve, chart
+from difix3d_ns.evaluation.report.parts import Section, grid
+from difix3d_ns.evaluation.report.training import Training, loss_by_kind
+
+_POOL = "Pseudo-views/pool"
+_ONE, _ALL = "Eval Images Metrics", "Eval Images Metrics Dict (all images)"
+_HELD_OUT = {"psnr": "Held-out PSNR, dB", "ssim": "Held-out SSIM", "flip": "Held-out FLIP"}
+
+
+def curves_section(training: Training) -> Section:
+    """Loss, PSNR of training, held-out metrics and sizes over steps, or how to have them next time."""
+    if not training.curves:
+        return Section(
+            "While it trained",
+            [
+                "There are no curves: this folder has no TensorBoard files. Trainings write them with "
+                "--vis viewer+tensorboard or --vis tensorboard."
+            ],
+            "Curves",
+        )
+    curves = training.curves
+    marks = [int(step) for step in curves[_POOL].steps] if _POOL in curves else []
+    steps = [step for curve in curves.values() for step in curve.steps[[0, -1]]]
+    draw = functools.partial(chart, marks=marks, span=(int(min(steps)), int(max(steps))))
+    training_psnr = {"photographs": "Train Metrics Dict/psnr", "pseudo-views": "Train Metrics Dict/pseudo_psnr"}
+    charts = [
+        draw("Loss", loss_by_kind(curves) or _named(curves, {"all": "Train Loss"})),
+        draw("PSNR in training, dB", _named(curves, training_psnr), digits=4),
+        *(
+            draw(
+                title,
+                _named(curves, {"one view at a time": f"{_ONE}/{key}", "all views": f"{_ALL}/{key}"}),
+                note="" if f"{_ALL}/{key}" in curves else "one view at a time, not always the same",
+                digits=4,
+            )
+            for key, title in _HELD_OUT.items()
+        ),
+        draw("Pool, pseudo-views", _named(curves, {"pool": _POOL})),
+        draw("Mean change by the fixer", _named(curves, {"change": "Pseudo-views/mean change"})),
+        draw("Gaussians", _named(curves, {"Gaussians": "Train Metrics Dict/gaussian_count"}), digits=6),
+    ]
+    note = "Over steps; faint lines are single values, strong ones their running mean."
+    if marks:
+        note += " Dashed lines: a round of repairs has ended."
+    return Section("While it trained", [note, grid(charts)], "Curves")
+
+
+def _named(curves: Mapping[str, Curve], tags: Mapping[str, str]) -> list[Curve]:
+    return [Curve(name, curves[tag].steps, curves[tag].values) for name, tag in tags.items() if tag in curves]
