@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from difix3d_ns.continuity import Continuity
 from difix3d_ns.errors import UserError
 from difix3d_ns.fixers import load_fixer
 from difix3d_ns.fixers.contract import Fixer, FixRequest
 from difix3d_ns.photographs import Photographs, to_pinhole
-from difix3d_ns.viewer import render_thread
+from difix3d_ns.viewer.live import LiveEnhancer
+from difix3d_ns.viewer.render_thread import render_thread
 
 if TYPE_CHECKING:
     from difix3d_ns.model import Difix3DModel
@@ -67,39 +68,41 @@ class Enhancer:
     """
 
     def __init__(self, settings: FixerSettings, photographs: Photographs, model: Difix3DModel) -> None:
-        self._settings = settings
+        self.settings = settings
+        """replaced as a whole in the viewer"""
         self._photographs = photographs
         self._model = model
         self._lock = threading.Lock()
         self.training_lock: AbstractContextManager[Any] = nullcontext()
         """held while another thread than the trainer's renders the splat; set by the pipeline"""
-        self.enabled = True
-        self.strength: float | None = None
-        """set in the viewer; overrides the settings"""
+        self.continuity = Continuity()
+        self.live = LiveEnhancer(self.enhance)
+        """for the viewer"""
 
     def __call__(self, camera: Cameras, outputs: dict[str, Any]) -> Tensor:
-        """The enhanced picture [H, W, 3] of a render; the render itself while a viewer's camera moves.
-
-        Called when somebody reads the output, possibly from a render thread of the viewer: there an error is shown
-        and the render returned, anywhere else it is raised.
-        """
+        """The enhanced picture [H, W, 3] of a render, when somebody reads the output; in the viewer, see ``live``."""
         thread = render_thread()
-        if thread is None:
-            if self._model.is_being_trained:
-                return outputs["rgb"]  # evaluation in between; and it holds the lock a viewer may be waiting for
-            return self._enhance(camera, outputs, nullcontext())
-        if thread.state != "high" or not self.enabled:
-            return outputs["rgb"]
-        try:
-            return self._enhance(camera, outputs, self.training_lock)
-        except Exception as error:  # the render thread must survive whatever a fixer does
-            CONSOLE.log(f"[yellow]The enhancer failed, showing the plain render: {error}")
-            return outputs["rgb"]
+        if thread is not None:
+            return self.live.picture(thread, camera, outputs)
+        if self._model.is_being_trained:
+            return outputs["rgb"]  # evaluation in between; and it holds the lock a viewer may be waiting for
+        return self._enhance(camera, outputs, nullcontext(), threading.current_thread())
+
+    def enhance(self, camera: Cameras, outputs: dict[str, Any]) -> Tensor:
+        """The same, from any thread beside the trainer's.
+
+        Raises:
+            UserError: the fixer is unusable.
+        """
+        thread = render_thread()  # frames of one tab follow each other; resting views that a worker serves do not
+        return self._enhance(camera, outputs, self.training_lock, thread)
 
     @torch.no_grad()
-    def _enhance(self, camera: Cameras, outputs: dict[str, Any], rendering: AbstractContextManager[Any]) -> Tensor:
-        strength = self._settings.strength if self.strength is None else self.strength
-        if strength == 0 or outputs["rgb"].numel() == 0:
+    def _enhance(
+        self, camera: Cameras, outputs: dict[str, Any], rendering: AbstractContextManager[Any], caller: Any
+    ) -> Tensor:
+        settings = self.settings
+        if settings.strength == 0 or outputs["rgb"].numel() == 0:
             return outputs["rgb"]
         pinhole = to_pinhole(camera)
         with self._lock:
@@ -107,7 +110,12 @@ class Enhancer:
                 depth, alpha = self._model.median_depth(
                     pinhole.camera_to_world, pinhole.intrinsics, pinhole.width, pinhole.height
                 )
-            references = self._photographs.choose(pinhole, depth, alpha, self._settings.references, rendering)
+            frame = self.continuity.frame(caller, pinhole, depth, alpha, (settings, self._model.step))
+            indices = self._photographs.choose_indices(
+                pinhole, depth, alpha, settings.references, rendering, frame.former_references
+            )
+            references = [self._photographs.reference(index) for index in indices]
             request = FixRequest(outputs["rgb"], references, pinhole, depth, alpha)
-            fixed = self._settings.load(depth.device).fix([request])[0].image
-        return torch.lerp(outputs["rgb"], fixed.to(outputs["rgb"]), strength).clamp(0, 1)
+            fixed = settings.load(depth.device).fix([request])[0].image
+            fixed = frame.settle(outputs["rgb"], fixed.to(outputs["rgb"]), indices)
+        return torch.lerp(outputs["rgb"], fixed, settings.strength).clamp(0, 1)

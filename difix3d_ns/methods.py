@@ -54,7 +54,7 @@ difix3d_splatfacto = MethodSpecification(
             "exposure": {"optimizer": _adam(5e-3), "scheduler": FittedDecayConfig(lr_final=5e-4)},
         },
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
-        vis="viewer",
+        vis="viewer+tensorboard",  # with the viewer alone nerfstudio neither evaluates nor keeps curves
     ),
     description="Splatfacto with pseudo-views repaired by a single-step diffusion model (Difix3D+).",
 )

@@ -20,7 +20,7 @@ from difix3d_ns.cpu import keep_on_cpu
 from difix3d_ns.exposure import Exposures
 from difix3d_ns.overrides import Enhance
 from difix3d_ns.strategy import CappedStrategy
-from difix3d_ns.viewer import render_thread
+from difix3d_ns.viewer.render_thread import render_thread
 
 EXPOSURE_PULL = 0.01
 """toward no change: decides only where a photograph shows what no other does"""

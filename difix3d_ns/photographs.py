@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +17,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.reference import Reference
 from difix3d_ns.geometry.stereo import Photograph
 from difix3d_ns.pseudoviews.poses import pose_distances, spacing, stack_poses
-from difix3d_ns.pseudoviews.references import choose_references
+from difix3d_ns.pseudoviews.shared_references import share_references
 
 if TYPE_CHECKING:
     from difix3d_ns.datamanager import Difix3DDatamanager
@@ -157,8 +159,14 @@ class Photographs:
         alpha: Tensor,
         count: int,
         rendering: AbstractContextManager[Any] | None = None,
+        former: Sequence[int] = (),
     ) -> list[int]:
-        """Positions in the training dataset of what ``choose`` returns; see there."""
+        """Positions in the training dataset of what ``choose`` returns, see there; ``former`` ones stay if they serve.
+
+        Args:
+            camera, depth, alpha, count, rendering: as there.
+            former: positions chosen for the frame before, see ``share_references``.
+        """
         if count < 1:
             return []
         candidates = self._candidates(camera)
@@ -166,12 +174,20 @@ class Photographs:
             if not self._is_fresh(index):
                 with rendering or nullcontext():
                     self._look(index)
-        chosen = choose_references(camera, depth, alpha, [self._seen[index] for index in candidates], count)
-        return [candidates[position] for position in chosen]
+        seen = [self._seen[index] for index in candidates]
+        kept = [candidates.index(index) for index in former if index in candidates]
+        return [candidates[position] for position in share_references(camera, depth, alpha, seen, count, kept)]
 
-    def name(self, index: int) -> str:
-        """File name of one photograph."""
-        return str(self._datamanager.train_dataset.image_filenames[index].name)
+    def standpoints(self) -> dict[str, Pinhole]:
+        """Cameras of all photographs by name, as the scene gives them; no picture is opened, nothing undistorted."""
+        cameras = self._datamanager.train_dataset.cameras
+        return {name: to_pinhole(cameras[index]) for index, name in enumerate(self.names())}
+
+    def names(self) -> list[str]:
+        """File names of all photographs, with folders as far as they differ."""
+        files = [str(path) for path in self._datamanager.train_dataset.image_filenames]
+        shared = Path(os.path.commonpath(files)) if len(files) > 1 else Path(files[0]).parent
+        return [Path(file).relative_to(shared).as_posix() for file in files]
 
     def reference(self, index: int) -> Reference:
         """One photograph, with the splat's median depth and opacity at its pose."""

@@ -11,6 +11,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
@@ -21,9 +22,10 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
 from difix3d_ns.overrides import Overrides, ignored_in_training
 from difix3d_ns.photographs import Photographs, to_cameras, to_pinhole
+from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
 from difix3d_ns.pseudoviews.schedule import pause_refine_after_reset
 from difix3d_ns.strategy import CappedStrategy
-from difix3d_ns.viewer import EnhancerControls
+from difix3d_ns.viewer.panel import POOL_FOLDER, RECORDS_FOLDER, Panel
 
 ENOUGH_POINTS = 1000
 """fewer, found by stereo alone, cover a scene worse than splatfacto's random ones"""
@@ -32,8 +34,10 @@ CLEARANCE = 0.5
 takes surfaces away. Captures of many photographs do not need it, and have more cameras that could err."""
 CLEARED_UP_TO = 64
 """photographs"""
-POOL_FOLDER = "pseudo_views"
-"""beside nerfstudio_models/, whose every file nerfstudio takes for a checkpoint"""
+_SHOWN_EVERY = 10
+"""steps between updates of curves and viewer, as nerfstudio's own"""
+_LOSS_MEMORY = 0.95
+"""of the running means that are shown: some twenty steps"""
 
 
 @dataclass
@@ -106,7 +110,9 @@ class Difix3DPipeline(VanillaPipeline):
         self._enhancer = Enhancer(config.fixer, Photographs(self.datamanager, self.model), self.model)
         self.model.enhancer = self._enhancer
         self.model.enhance = overrides.enhance or ("rgb" if config.enhance_rgb else "key")
-        self.enhancer_controls = EnhancerControls(self._enhancer, config.fixer.strength)
+        self.panel = Panel(self._enhancer, self.model.enhance, self._photographs)
+        self._losses: dict[str, torch.Tensor] = {}
+        self._records: FixRecords | None = None
 
     def add_stereo_points(self) -> None:
         """Make the initial points denser by what photographs show of each other; before optimizers are built."""
@@ -185,7 +191,10 @@ class Difix3DPipeline(VanillaPipeline):
             self.config.fixer,
             Pool(self.config.pool_capacity, folder / POOL_FOLDER),
             keep_depth=self.config.depth_weight > 0,
+            on_fix=self._remember,
         )
+        self._records = FixRecords(folder / RECORDS_FOLDER)
+        self.panel.attach(self.rounds, self.config.targets.count)
         self.config.fixer.load(self.model.device)  # unreadable weights are told of now as well
         self.datamanager.draw_pseudo_view = self._draw
 
@@ -217,6 +226,11 @@ class Difix3DPipeline(VanillaPipeline):
         cameras = self.datamanager.eval_dataset.cameras
         return [cameras[i : i + 1] for i in range(len(cameras))]
 
+    def _remember(self, record: FixRecord) -> None:
+        assert self._records is not None
+        self._records.write(record)
+        self.panel.remember(record)
+
     def _draw(self, step: int, generator: torch.Generator) -> tuple[Cameras, dict[str, Any]] | None:
         pool, schedule = self.rounds.pool, self.rounds.schedule
         if len(pool) == 0 or float(torch.rand((), generator=generator)) >= schedule.probability:
@@ -228,7 +242,10 @@ class Difix3DPipeline(VanillaPipeline):
             trust = view.confidence if view.depth_confidence is None else view.depth_confidence
             batch |= {"depth": view.depth, "depth_confidence": trust}
         batch = {name: values.to(device, torch.float32) for name, values in batch.items()}
-        return to_cameras(view.camera, device), {**batch, "pseudo_weight": schedule.weight(step)}
+        return to_cameras(view.camera, device), {
+            **batch,
+            "pseudo_weight": schedule.weight(step, self.rounds.first_view),
+        }
 
     def get_train_loss_dict(self, step: int) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         camera, batch = self.datamanager.next_train(step)
@@ -244,6 +261,7 @@ class Difix3DPipeline(VanillaPipeline):
             # densification is judged by photographs: its thresholds are made for their gradients
             self.model.strategy.counting = weight is None
         losses = self.model.get_loss_dict(outputs, batch, metrics)
+        self._follow_loss("photographs" if weight is None else "pseudo-views", losses["main_loss"].detach())
         if weight is not None:
             # the curve of photographs stays readable: pseudo-views have their own
             metrics = {"pseudo_" + key if key == "psnr" else key: value for key, value in metrics.items()}
@@ -253,6 +271,10 @@ class Difix3DPipeline(VanillaPipeline):
                 error = depth_loss(*rendered, batch["depth"], batch["depth_confidence"])
                 losses["depth_loss"] = error * weight * self.config.depth_weight
         return outputs, losses, metrics
+
+    def _follow_loss(self, name: str, loss: torch.Tensor) -> None:
+        before = self._losses.get(name, loss)
+        self._losses[name] = torch.lerp(loss, before, _LOSS_MEMORY)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         trainer = attributes.trainer
@@ -292,11 +314,27 @@ class Difix3DPipeline(VanillaPipeline):
         if self.rounds is None:
             return
         self.rounds.before_step(step)
+        self.show_progress(step)
         strategy = self.model.strategy
         if hasattr(strategy, "pause_refine_after_reset"):
             strategy.pause_refine_after_reset = pause_refine_after_reset(
                 len(self.datamanager.train_dataset), len(self.rounds.pool), strategy.refine_every, strategy.reset_every
             )
+
+    def show_progress(self, step: int, force: bool = False) -> None:
+        """Bring viewer and curves up to date; between training steps.
+
+        Args:
+            step: of training.
+            force: now, even if it was done a moment ago.
+        """
+        if self.rounds is None:
+            return
+        losses = {name: float(loss) for name, loss in self._losses.items()} if step % _SHOWN_EVERY == 0 or force else {}
+        if losses and writer.is_initialized():
+            writer.put_dict(name="Loss of", scalar_dict=losses, step=step)
+        if losses:
+            self.panel.update(step, losses, force)
 
     def training_state(self, step: int) -> dict[str, Any]:
         """What resuming at ``step`` needs beyond parameters and optimizers, as plain values and tensors."""
@@ -327,6 +365,10 @@ class Difix3DPipeline(VanillaPipeline):
         if self.rounds is not None and "rounds" in state:
             self.rounds.restore(state["rounds"])
             self.rounds.pool.restore(source / POOL_FOLDER, state["pool"])
+            assert self._records is not None
+            self._records.adopt(source / RECORDS_FOLDER)
+            for record in self._records.read():
+                self.panel.remember(record)
 
     def forget_before(self, steps: Sequence[int]) -> None:
         """Let go of pool files that no kept checkpoint needs."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.photographs import Photographs, to_cameras
 from difix3d_ns.pseudoviews.pool import Pool, PseudoView
 from difix3d_ns.pseudoviews.progress import advance
+from difix3d_ns.pseudoviews.records import FixRecord, record_fix
 from difix3d_ns.pseudoviews.schedule import RoundSchedule
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Task:
 
     round: int
     target: int
+    asked: bool = False  # by somebody in the viewer, not by the schedule
 
 
 @dataclass
@@ -57,6 +60,7 @@ class FixRounds:
         fixer: how to repair, and how to load it when the first view is made.
         pool: where pseudo-views go.
         keep_depth: whether they carry the fixer's depth; it takes a quarter more memory.
+        on_fix: told of each repaired view.
     """
 
     def __init__(
@@ -68,23 +72,61 @@ class FixRounds:
         fixer: FixerSettings,
         pool: Pool,
         keep_depth: bool = False,
+        on_fix: Callable[[FixRecord], None] = lambda record: None,
     ) -> None:
         self.schedule = schedule
-        self._targets = list(targets)
+        self._targets = list(targets)  # only appended to: views in the pool are known by their position here
+        self._current = list(range(len(self._targets)))  # those that rounds lead to
         self._photographs = photographs
         self._model = model
         self._settings = fixer
         self._fixer: Fixer | None = None
         self.pool = pool
         self._keep_depth = keep_depth
+        self._on_fix = on_fix
         self.progress = Progress()
+        self.first_view: int | None = None
+        """step at which the first view was made"""
+        self._wishes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    @property
+    def targets(self) -> list[Pinhole]:
+        """The poses rounds lead to."""
+        return [self._targets[index] for index in self._current]
+
+    def describe(self, step: int) -> list[str]:
+        """Lines for people: where the loop stands at this step of training."""
+        lines = [f"Round **{self.progress.round} of {self.schedule.rounds}**, pool {len(self.pool)}"]
+        if left := len(self.progress.queue):
+            fit = self.schedule.may_render(step, late=self.progress.queue[0].asked)
+            lines.append(f"{left} views to go" + ("" if fit else ", waiting: the splat is not fit to be rendered yet"))
+        elif (start := self.schedule.next_round(step)) is not None:
+            lines.append(f"Next round at step {start}, now {step}")
+        return lines
+
+    def ask_for_round(self) -> None:
+        """Have the next round begin now, or the last one again; from any thread, taken up before the next step."""
+        self._wishes.put(self._begin_asked)
+
+    def ask_for_view(self, camera: Pinhole) -> None:
+        """Have a pseudo-view made here and in later rounds again; from any thread, taken up before the next step."""
+        self._wishes.put(lambda: self._add_view(camera))
+
+    def ask_for_targets(self, targets: Sequence[Pinhole]) -> None:
+        """Lead later rounds to other targets; from any thread, taken up before the next step.
+
+        Views at earlier targets stay in the pool and are made anew as before.
+        """
+        self._wishes.put(lambda: self._replace_targets(targets))
 
     def before_step(self, step: int) -> None:
         """Start a round if one is due, and make a few of the queued views if the splat is fit to be rendered."""
+        while not self._wishes.empty():
+            self._wishes.get()()
         due = self.schedule.round_at(step)
         if due > self.progress.round:
             self._begin(due)
-        if self.progress.queue and self.schedule.may_render(step):
+        if self.progress.queue and self.schedule.may_render(step, late=self.progress.queue[0].asked):
             batch = self.progress.queue[: self.schedule.views_per_step]
             cameras = [self._poses(task.round)[task.target] for task in batch]
             most = _PHOTOGRAPHS_PER_VIEW * self.schedule.views_per_step
@@ -99,14 +141,36 @@ class FixRounds:
         """What resuming needs, as plain values and tensors."""
         return {
             "round": self.progress.round,
-            "queue": [[task.round, task.target] for task in self.progress.queue],
+            "queue": [[task.round, task.target, task.asked] for task in self.progress.queue],
             "targets": [[t.camera_to_world.float(), t.intrinsics.float(), t.width, t.height] for t in self._targets],
+            "current": list(self._current),
+            "first_view": self.first_view,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken, also in the middle of a round."""
-        self.progress = Progress(state["round"], [Task(r, t) for r, t in state["queue"]])
+        self.progress = Progress(state["round"], [Task(*task) for task in state["queue"]])
         self._targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]
+        self._current = state.get("current", list(range(len(self._targets))))
+        self.first_view = state.get("first_view")
+
+    def _begin_asked(self) -> None:
+        if any(task.asked for task in self.progress.queue):
+            return  # one that was asked for is being made
+        self._begin(min(self.progress.round + 1, self.schedule.rounds))
+        self.progress.queue = [replace(task, asked=True) for task in self.progress.queue]
+
+    def _add_view(self, camera: Pinhole) -> None:
+        self._targets.append(camera)
+        self._current.append(len(self._targets) - 1)
+        place = self._first_with_poses_of(self.schedule.rounds)  # whose poses are the targets themselves
+        self.progress.queue.insert(0, Task(place, self._current[-1], asked=True))
+
+    def _replace_targets(self, targets: Sequence[Pinhole]) -> None:
+        first = len(self._targets)
+        self._targets += targets
+        self._current = list(range(first, len(self._targets)))
+        CONSOLE.log(f"The next rounds lead to {len(targets)} other targets.")
 
     def _poses(self, number: int) -> list[Pinhole]:
         return advance(self._photographs.cameras(), self._targets, self._fraction(number))
@@ -125,11 +189,12 @@ class FixRounds:
 
     def _begin(self, number: int) -> None:
         self._photographs.forget()
-        count = len(self._poses(number))
         place = self._first_with_poses_of(number)
         outdated = [Task(entry.round, entry.target) for entry in self.pool.views() if entry.round < place]
-        fresh = [Task(place, target) for target in range(count)]
-        self.progress = Progress(number, fresh + outdated)
+        fresh = [Task(place, target) for target in self._current]
+        asked = [task for task in self.progress.queue if task.asked]
+        self.progress = Progress(number, list({(t.round, t.target): t for t in fresh + outdated + asked}.values()))
+        self.progress.queue.sort(key=lambda task: not task.asked)
         CONSOLE.log(
             f"Round {number}/{self.schedule.rounds}: fixing {len(fresh)} pseudo-views "
             f"at {self._fraction(number):.0%} of the way"
@@ -141,31 +206,42 @@ class FixRounds:
         started = time.perf_counter()
         if self._fixer is None:
             self._fixer = self._settings.load(self._model.device)
-        requests = []
+        requests, shown, names = [], [], self._photographs.names()
         for task, camera in zip(tasks, cameras, strict=True):
             image, depth, alpha = self._render(camera)
-            references = self._photographs.choose(camera, depth, alpha, self._settings.references)
+            chosen = self._photographs.choose_indices(camera, depth, alpha, self._settings.references)
+            references = [self._photographs.reference(index) for index in chosen]
             # reproducible, and not the same noise everywhere
             seed = task.round * 100_003 + task.target
             requests.append(FixRequest(image, references, camera, depth, alpha, seed))
+            shown.append(tuple(names[index] for index in chosen))
         results = self._fixer.fix(requests)
-        for task, request, result in zip(tasks, requests, results, strict=True):
+        seconds = time.perf_counter() - started
+        if self.first_view is None:
+            self.first_view = step
+        for task, request, result, its_names in zip(tasks, requests, results, shown, strict=True):
             assert request.camera is not None
             view = PseudoView(result.image, result.confidence, request.camera, task.round, task.target)
             if self._keep_depth:
                 view = replace(view, depth=result.depth, depth_confidence=result.depth_confidence)
             self.pool.put(view)
-            self.progress.change += float((result.image - request.image).abs().mean())
+            record = record_fix(
+                *(task.round, task.target, step, its_names, seconds / len(tasks)),
+                *(request.image, result.image, result.confidence),
+                request.references[0].image if request.references else None,
+            )
+            self.progress.change += record.change
+            self._on_fix(record)
         self.progress.seconds += time.perf_counter() - started
         self.progress.views += len(tasks)
         left = len(self.progress.queue) - len(tasks)
         CONSOLE.log(
-            f"Round {self.progress.round}/{self.schedule.rounds}: {self.progress.views} fixed, {left} to go, "
+            f"{self._label()}: {self.progress.views} fixed, {left} to go, "
             f"{self.progress.seconds / self.progress.views:.2f} s per view"
         )
         if writer.is_initialized():
-            pair = torch.cat([requests[0].image, results[0].image, results[0].confidence.expand(-1, -1, 3)], dim=1)
-            writer.put_image(name="Pseudo-views/before | after | confidence", image=pair, step=step)
+            strip = torch.from_numpy(record.strip).float() / 255
+            writer.put_image(name="Pseudo-views/before | after | reference | confidence", image=strip, step=step)
 
     def _render(self, camera: Pinhole) -> tuple[Tensor, Tensor, Tensor]:
         """Image [H, W, 3], median depth [H, W, 1] and opacity [H, W, 1] of the splat."""
@@ -186,4 +262,7 @@ class FixRounds:
         if writer.is_initialized():
             writer.put_scalar(name="Pseudo-views/pool", scalar=len(self.pool), step=step)
             writer.put_scalar(name="Pseudo-views/mean change", scalar=done.change / max(1, done.views), step=step)
-        CONSOLE.log(f"Round {done.round}/{self.schedule.rounds} done in {done.seconds:.0f} s: pool of {len(self.pool)}")
+        CONSOLE.log(f"{self._label()} done in {done.seconds:.0f} s: pool of {len(self.pool)}")
+
+    def _label(self) -> str:
+        return f"Round {self.progress.round}/{self.schedule.rounds}" if self.progress.round else "Asked for"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -237,7 +237,13 @@ class Difix3DTrainer(Trainer):
             checkpoints.remove_older(self.checkpoint_dir, kept)
         self.pipeline.forget_before(kept)
 
+    def _update_viewer_state(self, step: int) -> None:
+        with suppress(KeyError):  # nerfstudio looks up a browser tab that was closed this very moment
+            super()._update_viewer_state(step)
+
     def _train_complete_viewer(self) -> None:
+        self.pipeline.show_progress(self.step, force=True)
+        self.pipeline.panel.finish()
         if self.viewer_state is not None:
             CONSOLE.print(
                 "Training is finished; the viewer stays open (--viewer.quit-on-train-completion True ends it)."

@@ -58,9 +58,14 @@ class RoundSchedule:
         """How many are planned; ``asked`` or fewer."""
         return len(self.starts)
 
-    def may_render(self, step: int) -> bool:
-        """Whether the splat is fit to be rendered for fixing: densified once, at full resolution, recovered."""
-        if not self.fit_from <= step < self.end_step:
+    def may_render(self, step: int, late: bool = False) -> bool:
+        """Whether the splat is fit to be rendered for fixing: densified once, at full resolution, recovered.
+
+        Args:
+            step: of training.
+            late: also shortly before the end of training, for views somebody asked for.
+        """
+        if step < self.fit_from or (step >= self.end_step and not late):
             return False
         if self.reset_every <= 0 or self.refine_stop <= 0:
             return True
@@ -72,11 +77,22 @@ class RoundSchedule:
         """The round that is due at this step, from 1; 0 before the first."""
         return int(np.searchsorted(self.starts, step, side="right"))
 
-    def weight(self, step: int) -> float:
-        """Of the loss on a pseudo-view relative to a photograph's: 0 until the first round, then a linear ramp."""
-        if not self.starts or step < self.starts[0]:
+    def next_round(self, step: int) -> int | None:
+        """Step at which the next round starts; None after the last."""
+        return next((start for start in self.starts if start > step), None)
+
+    def weight(self, step: int, first_view: int | None = None) -> float:
+        """Of the loss on a pseudo-view relative to a photograph's: 0 until the first round, then a linear ramp.
+
+        Args:
+            step: of training.
+            first_view: step at which the first view was made, if that was before the first round: somebody asked for
+                it.
+        """
+        begins = [start for start in (*self.starts[:1], first_view) if start is not None]
+        if not begins or step < min(begins):
             return 0.0
-        return self.full_weight * min(1.0, (step - self.starts[0] + 1) / self.ramp_steps)
+        return self.full_weight * min(1.0, (step - min(begins) + 1) / self.ramp_steps)
 
 
 def plan_rounds(

@@ -1,0 +1,67 @@
+"""The latest pseudo-views as pictures in the control panel."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import viser
+from PIL import Image
+
+from difix3d_ns.pseudoviews.records import FixRecord
+
+MOST = 12
+_WIDTH = 300  # pixels of the panel
+_QUALITY = 80
+
+
+class Gallery:
+    """A folder with the latest records: before, after, reference, confidence, and the change in numbers.
+
+    Args:
+        server: in whose current container the folder is made.
+    """
+
+    def __init__(self, server: viser.ViserServer) -> None:
+        self._records: deque[FixRecord] = deque(maxlen=MOST)
+        with server.gui.add_folder("Gallery", expand_by_default=False):
+            self._count = server.gui.add_slider("Shown", 1, MOST, 1, 4, hint="How many of the latest pseudo-views")
+            self._items = [server.gui.add_markdown("", image_root=Path(), visible=False) for _ in range(MOST)]
+        self._count.on_update(lambda _: self._draw())
+
+    def add(self, *records: FixRecord) -> None:
+        """Show these first, the last one on top."""
+        self._records.extendleft(records)
+        self._draw()
+
+    def _draw(self) -> None:
+        records = list(self._records)
+        for index, item in enumerate(self._items):
+            item.visible = index < min(len(records), int(self._count.value))
+            if item.visible:
+                content = describe(records[index])
+                if item.content != content:
+                    item.content = content
+
+
+def describe(record: FixRecord) -> str:
+    """Markdown of one record, its pictures inside."""
+    # No parentheses: viser looks for the end of a picture's address at the last one
+    shown = ", ".join(record.references).replace("(", "_").replace(")", "_") or "no photograph"
+    return (
+        f"**Round {record.round}, view {record.target}** at step {record.step}: "
+        f"change {record.change:.4f}, confidence {record.trust:.2f}, {record.seconds:.2f} s  \n"
+        f"before, after / {shown}, confidence\n\n![pseudo-view]({_data_url(record)})"
+    )
+
+
+def _data_url(record: FixRecord) -> str:
+    rows = [record.before, record.after], [record.reference, record.confidence]
+    sheet = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows]))
+    sheet.thumbnail((_WIDTH, 4 * _WIDTH))
+    content = io.BytesIO()
+    sheet.save(content, "JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

@@ -1,0 +1,150 @@
+"""The enhancer in a live viewer: the render at once, the enhanced picture as soon as it is ready."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from nerfstudio.viewer.render_state_machine import RenderStateMachine
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A render and where it was seen from."""
+
+    camera: Cameras
+    outputs: dict[str, Any]
+    version: int  # of the settings
+
+    def same_place(self, other: Frame) -> bool:
+        """Whether another frame shows the same view at the same size, perhaps of a splat trained further."""
+        return self.version == other.version and all(
+            torch.equal(getattr(self.camera, name), getattr(other.camera, name))
+            for name in ("camera_to_worlds", "fx", "fy", "cx", "cy", "width", "height")
+        )
+
+    def same(self, other: Frame) -> bool:
+        """Whether another frame is the very same picture."""
+        return self.same_place(other) and torch.equal(self.outputs["rgb"], other.outputs["rgb"])
+
+
+@dataclass
+class _Tab:
+    """Of one browser tab: what it waits for and what it got."""
+
+    wanted: Frame | None = None
+    done: tuple[Frame, Tensor] | None = None
+    failed: Frame | None = None  # not tried again until something changes
+    to_show: bool = False  # the next frame is asked for to show what is done, not because anything changed
+
+
+class LiveEnhancer:
+    """Repairs resting views of each browser tab in a thread of its own.
+
+    A render thread never waits for the fixer, so the camera moves as without the plugin. When a picture is ready the
+    tab's render thread is asked for another frame, as nerfstudio does after training steps.
+
+    Args:
+        enhance: makes the enhanced picture [H, W, 3]; called from that thread, or from a render thread if ``always``.
+    """
+
+    def __init__(self, enhance: Callable[[Cameras, dict[str, Any]], Tensor]) -> None:
+        self._enhance = enhance
+        self.always = False
+        """enhance moving views as well; every frame then waits for the fixer"""
+        self.on_frame: Callable[[float, int, int], None] = lambda seconds, width, height: None
+        """told of each enhanced picture"""
+        self.on_error: Callable[[Exception], None] = lambda error: None
+        """told when the fixer fails; the render is shown instead"""
+        self._tabs: WeakKeyDictionary[RenderStateMachine, _Tab] = WeakKeyDictionary()
+        self._changed = threading.Condition()
+        self._worker: threading.Thread | None = None
+        self._version = 0
+
+    def settings_changed(self) -> None:
+        """Nothing that was enhanced before is shown any more."""
+        with self._changed:
+            self._version += 1
+
+    def picture(self, thread: RenderStateMachine, camera: Cameras, outputs: dict[str, Any]) -> Tensor:
+        """The enhanced picture [H, W, 3] if it is there, else the render; never raises."""
+        frame = Frame(camera, outputs, self._version)
+        if self.always:
+            enhanced = self._attempt(frame)
+            return outputs["rgb"] if enhanced is None else enhanced
+        with self._changed:
+            tab = self._tabs.setdefault(thread, _Tab())
+            if thread.state != "high":  # it moves, or has just come to rest
+                tab.wanted = tab.done = tab.failed = None
+                return outputs["rgb"]
+            to_show, tab.to_show = tab.to_show, False
+            if tab.done is not None and (tab.done[0].same(frame) or (to_show and tab.done[0].same_place(frame))):
+                return tab.done[1]
+            if tab.failed is None or not tab.failed.same_place(frame):
+                tab.wanted = frame
+                self._start()
+                self._changed.notify()
+            # While training goes on, the picture of some steps ago beats a flickering render.
+            return tab.done[1] if tab.done is not None and tab.done[0].same_place(frame) else outputs["rgb"]
+
+    def _start(self) -> None:
+        if self._worker is None or not self._worker.is_alive():
+            self._worker = threading.Thread(target=self._work, name="difix3d-enhancer", daemon=True)
+            self._worker.start()
+
+    def _next(self) -> tuple[RenderStateMachine, Frame]:
+        with self._changed:
+            while True:
+                for thread, tab in list(self._tabs.items()):
+                    if tab.wanted is None:
+                        continue
+                    frame, tab.wanted = tab.wanted, None
+                    if thread.running:
+                        self._tabs[thread] = self._tabs.pop(thread)  # the others are served first next time
+                        return thread, frame
+                    del self._tabs[thread]  # the tab was closed
+                self._changed.wait()
+
+    def _work(self) -> None:
+        while True:
+            thread, frame = self._next()
+            enhanced = self._attempt(frame)
+            with self._changed:
+                tab = self._tabs.get(thread)
+                if tab is None or frame.version != self._version:
+                    continue
+                if enhanced is None:
+                    tab.failed = frame
+                else:
+                    tab.done, tab.to_show = (frame, enhanced), True
+            if enhanced is not None:
+                self._show(thread)
+            del thread, frame, tab, enhanced  # a closed tab's are not kept until the next one comes
+
+    def _attempt(self, frame: Frame) -> Tensor | None:
+        started = time.perf_counter()
+        try:
+            enhanced = self._enhance(frame.camera, frame.outputs)
+        except Exception as error:  # the render thread must survive whatever a fixer does
+            CONSOLE.log(f"[yellow]The enhancer failed, showing the plain render: {error}")
+            self.on_error(error)
+            return None
+        self.on_frame(time.perf_counter() - started, enhanced.shape[1], enhanced.shape[0])
+        return enhanced
+
+    @staticmethod
+    def _show(thread: RenderStateMachine) -> None:
+        from nerfstudio.viewer.render_state_machine import RenderAction
+
+        if thread.running:
+            thread.action(RenderAction("step", thread.viewer.get_camera_state(thread.client)))

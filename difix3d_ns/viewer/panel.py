@@ -1,0 +1,117 @@
+"""The folder "Difix3D" in the viewer's control panel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from nerfstudio.viewer.viewer_elements import ViewerControl
+
+from difix3d_ns.overrides import Enhance
+from difix3d_ns.photographs import Photographs
+from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
+
+if TYPE_CHECKING:
+    from nerfstudio.viewer.viewer import Viewer
+
+    from difix3d_ns.enhancer import Enhancer
+    from difix3d_ns.rounds import FixRounds
+    from difix3d_ns.viewer.loop_controls import LoopControls
+
+POOL_FOLDER = "pseudo_views"
+"""of a training: the pool; beside nerfstudio_models/, whose every file nerfstudio takes for a checkpoint"""
+RECORDS_FOLDER = "fixes"
+"""of a training: pictures of what each fix did"""
+
+
+class Panel(ViewerControl):
+    """What the plugin shows in the viewer; without a viewer, nothing.
+
+    nerfstudio finds it as an attribute of the pipeline and hands it the viewer.
+
+    Args:
+        enhancer: to be controlled.
+        mode: how its outputs are called.
+        photographs: whose cameras references are.
+    """
+
+    def __init__(self, enhancer: Enhancer, mode: Enhance, photographs: Photographs) -> None:
+        from difix3d_ns.viewer.camera_path import remember_camera_paths
+
+        self._enhancer = enhancer
+        self._mode = mode
+        self._photographs = photographs
+        self._loop: LoopControls | None = None
+        self._viewer: Viewer | None = None
+        remember_camera_paths()
+
+    def _setup(self, viewer: Viewer) -> None:
+        from difix3d_ns.viewer.enhancer_controls import EnhancerControls
+
+        super()._setup(viewer)
+        self._viewer = viewer
+        gui = viewer.viser_server.gui
+        # above nerfstudio's tabs, so that it is there whichever tab is open
+        self._folder = gui.add_folder("Difix3D", order=viewer.stats_markdown.order + 0.5)
+        with self._folder:
+            if self._mode == "off":
+                gui.add_markdown("The enhancer is off (DIFIX3D_ENHANCE=off).")
+            else:
+                EnhancerControls(viewer, self._enhancer, self._mode)
+        if viewer.trainer is None:
+            self._show_saved(viewer)
+
+    def attach(self, rounds: FixRounds, count: int) -> None:
+        """Show a training's loop.
+
+        Args:
+            rounds: the loop.
+            count: of targets along a camera path.
+        """
+        self._loop = self._loop_controls(rounds, count)
+
+    def remember(self, record: FixRecord) -> None:
+        """Of a view that was repaired."""
+        if self._loop is not None:
+            self._loop.remember(record)
+
+    def update(self, step: int, losses: Mapping[str, float], force: bool = False) -> None:
+        """See ``LoopControls.update``."""
+        if self._loop is not None:
+            self._loop.update(step, losses, force)
+
+    def finish(self) -> None:
+        """Training has ended."""
+        if self._loop is not None:
+            self._loop.finish()
+
+    def _loop_controls(self, rounds: FixRounds | None, count: int) -> LoopControls | None:
+        if self._viewer is None:
+            return None
+        from difix3d_ns.viewer.loop_controls import LoopControls
+
+        cameras = self._photographs.standpoints()
+        long_side = max(max(camera.width, camera.height) for camera in cameras.values())
+        with self._folder:
+            return LoopControls(
+                *(self._viewer.viser_server, rounds, cameras, long_side),
+                scale=self._viewer.config.camera_frustum_scale,
+                count=count,
+            )
+
+    def _show_saved(self, viewer: Viewer) -> None:
+        from difix3d_ns.pseudoviews.store import Store
+        from difix3d_ns.viewer.frusta import ShownView
+
+        folder = viewer.log_filename.parent
+        store = Store(folder / POOL_FOLDER)
+        views = []
+        try:
+            for entry in store.read_index()["views"]:
+                view = store.read_view(int(entry[1])).unpack()
+                pixels = (view.image * 255).byte().numpy()
+                views.append(ShownView(view.round, view.target, view.generation, view.camera, pixels))
+        except ValueError:
+            return  # a training without pseudo-views, or whose pool was deleted
+        if views and (loop := self._loop_controls(None, 0)) is not None:
+            loop.show_saved(views, FixRecords(folder / RECORDS_FOLDER).read())

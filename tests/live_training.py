@@ -1,0 +1,191 @@
+"""A real training with its viewer in a process of its own, that a test can ask and direct.
+
+``python -m tests.live_training FLAGS...`` is ``ns-train FLAGS...``; it answers lines of JSON on standard input. With
+``--without-panel`` as the first flag the viewer is nerfstudio's own, without what the plugin adds.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_MARK = "ANSWER "
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}  # a browser without a GPU needs a core for itself
+
+
+class LiveTraining:
+    """The test's end of it."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int, log: Path) -> None:
+        self._process = process
+        self._log = log
+        self.address = f"http://localhost:{port}"
+        self._answers: queue.Queue[Any] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def ask(self, question: str, **arguments: Any) -> Any:
+        """The answer of a function below by that name."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([question, arguments]) + "\n")
+        self._process.stdin.flush()
+        try:
+            return self._answers.get(timeout=120)
+        except queue.Empty:
+            raise AssertionError(f"no answer to {question}: {self.said[-3000:]}") from None
+
+    def wait_for(self, question: str, enough: Any, seconds: float = 120, **arguments: Any) -> Any:
+        """Ask until the answer is as wanted."""
+        deadline = time.monotonic() + seconds
+        while not enough(answer := self.ask(question, **arguments)):
+            assert time.monotonic() < deadline, f"{question} stays {answer}: {self.said[-3000:]}"
+            time.sleep(0.1)
+        return answer
+
+    @property
+    def said(self) -> str:
+        """All its output."""
+        return self._log.read_text()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._log.open("w") as log:
+            for line in self._process.stdout:
+                if line.startswith(_MARK):
+                    self._answers.put(json.loads(line[len(_MARK) :]))
+                else:
+                    log.write(line)
+                    log.flush()
+
+
+@contextmanager
+def live_training(log: Path, port: int, *flags: object) -> Iterator[LiveTraining]:
+    """Start ``ns-train`` with a viewer on a port; killed at the end."""
+    command = [sys.executable, "-m", "tests.live_training", *map(str, flags), "--viewer.websocket-port", str(port)]
+    process = subprocess.Popen(
+        command,
+        cwd=Path(__file__).parents[1],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "COLUMNS": "200", **_ONE_THREAD},
+    )
+    training = LiveTraining(process, port, log)
+    try:
+        training.wait_for("status", lambda status: status["ready"], seconds=240)
+        yield training
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _trainer() -> Any:
+    from difix3d_ns.trainer import Difix3DTrainer
+
+    return next((found for found in gc.get_objects() if isinstance(found, Difix3DTrainer)), None)
+
+
+class _Server:
+    """The process's end of it."""
+
+    def __init__(self) -> None:
+        self.trainer: Any = None
+
+    def status(self) -> dict[str, Any]:
+        self.trainer = self.trainer or _trainer()
+        viewer = getattr(self.trainer, "viewer_state", None)
+        if viewer is None or not viewer.ready:
+            return {"ready": False}
+        rounds = self.trainer.pipeline.rounds
+        return {
+            "ready": rounds is not None and hasattr(self.trainer, "step"),
+            "step": getattr(self.trainer, "step", -1),
+            "state": self.trainer.training_state,
+            "round": rounds.progress.round if rounds else 0,
+            "pool": len(rounds.pool) if rounds else 0,
+            "targets": len(rounds.targets) if rounds else 0,
+            "tabs": len(viewer.render_statemachines),
+            "enhancing": len(self.trainer.pipeline._enhancer.live._tabs),
+            "threads": sorted(thread.name for thread in threading.enumerate()),
+        }
+
+    def memory(self) -> float:
+        """Resident MiB, after what can be freed was freed."""
+        import ctypes
+
+        import psutil
+
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        return psutil.Process().memory_info().rss / 2**20
+
+    def frames(self, clear: bool = False) -> list[list[Any]]:
+        """What the output ``enhanced`` gave the viewer: [state of the render thread, whether it was enhanced]."""
+        live = self.trainer.pipeline._enhancer.live
+        if not hasattr(self, "_frames"):
+            self._frames: list[list[Any]] = []
+            picture = live.picture
+
+            def watched(thread: Any, camera: Any, outputs: Any) -> Any:
+                shown = picture(thread, camera, outputs)
+                self._frames.append([thread.state, shown is not outputs["rgb"]])
+                return shown
+
+            live.picture = watched
+        if clear:
+            self._frames.clear()
+        return list(self._frames)
+
+    def look(self, eval_index: int = 0, turn: float = 0.0, back: float = 0.0) -> dict[str, Any]:
+        """Put every tab's camera where a held-out photograph was taken, turned by so many radians, and back so far."""
+        import viser.transforms as vtf
+
+        from difix3d_ns.photographs import to_pinhole
+        from difix3d_ns.viewer.poses import placed
+
+        dataset = self.trainer.pipeline.datamanager.eval_dataset
+        where = placed(to_pinhole(dataset.cameras[eval_index : eval_index + 1]))
+        turned = vtf.SO3(where["wxyz"]) @ vtf.SO3.from_y_radians(turn)
+        for client in self.trainer.viewer_state.viser_server.get_clients().values():
+            with client.atomic():
+                client.camera.fov = where["fov"]
+                client.camera.position = where["position"] - back * turned.as_matrix()[:, 2]
+                client.camera.wxyz = turned.wxyz
+        return {"file": str(dataset.image_filenames[eval_index])}
+
+
+def _serve() -> None:
+    server = _Server()
+    out = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        question, arguments = json.loads(line)
+        try:
+            answer = getattr(server, question)(**arguments)
+        except Exception as error:
+            answer = {"error": repr(error)}
+        out.write("\n" + _MARK + json.dumps(answer) + "\n")
+        out.flush()
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_serve, daemon=True).start()
+    from nerfstudio.scripts.train import entrypoint
+
+    if sys.argv[1:2] == ["--without-panel"]:
+        from nerfstudio.viewer.viewer_elements import ViewerControl
+
+        from difix3d_ns.viewer.panel import Panel
+
+        del sys.argv[1]
+        setattr(Panel, "_setup", ViewerControl._setup)  # noqa: B010
+    entrypoint()
