@@ -15,6 +15,7 @@ from difix3d_ns.pseudoviews.records import FixRecord
 BEFORE, AFTER, REFERENCE, CONFIDENCE = "Before", "Fixed", "Reference", "Confidence"
 
 _BUDGET = 3.5e6  # bytes of all pictures here
+_EACH = 5  # times half a picture: of four, two are coarse or smooth
 _MOST = 96  # views shown
 _PAIRS = [(BEFORE, AFTER), (AFTER, REFERENCE), (BEFORE, CONFIDENCE), (AFTER, CONFIDENCE)]
 
@@ -28,7 +29,7 @@ def fixes_section(training: Training) -> Section:
     step = max(1.0, len(fixes) / _MOST)
     shown = [fixes[int(i * step)] for i in range(min(_MOST, len(fixes)))]
     height, width = shown[0].before.shape[:2]
-    side = long_side_for(4 * len(shown), width, height, _BUDGET)
+    side = long_side_for(_EACH * len(shown) // 2, width, height, _BUDGET)
     rounds = sorted({fix.round for fix in shown}, reverse=True)
     return Section(
         title,

@@ -148,6 +148,8 @@ def _load(path: Path) -> Difix3DTrainerConfig:
     if not isinstance(config, Difix3DTrainerConfig):
         name = getattr(config, "method_name", None)
         raise UserError(f"{path} is " + (f"of the method {name}, not difix3d-splatfacto" if name else "no training"))
+    if "vis" not in vars(config):  # the last line: the file is sorted
+        raise UserError(f"{path} is not complete; of a training that just began: try again")
     return config
 
 
@@ -157,7 +159,7 @@ def duration(seconds: float | None) -> str:
         return "-"
     if seconds < 10:
         return f"{seconds:.2g} s"
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

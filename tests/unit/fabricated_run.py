@@ -1,0 +1,67 @@
+"""The folder of a training as far as the report reads it: settings, curves and repaired views, without the training."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from difix3d_ns.evaluation.runs import HeldOutView
+from difix3d_ns.methods import difix3d_splatfacto
+from difix3d_ns.pseudoviews.records import FixRecords, record_fix
+
+HEIGHT, WIDTH = 48, 64
+RED, GREEN, BLUE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
+
+
+def plain_picture(colour: tuple[float, float, float], height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
+    return torch.tensor(colour).expand(height, width, 3).contiguous()
+
+
+def views(count: int = 2, enhanced: bool = True, problem: str = "") -> list[HeldOutView]:
+    """Held-out views: red renders, green enhanced ones, blue truth."""
+    picture = plain_picture(GREEN) if enhanced else None
+    seconds = 0.5 if enhanced else None
+    pictures = plain_picture(BLUE), plain_picture(RED), picture
+    return [HeldOutView(*pictures, f"frame_{i:05d}.jpg", seconds, problem) for i in range(count)]
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    """A config.yml of the method with other values: names of flags, with __ between their parts."""
+    config: Any = copy.deepcopy(difix3d_splatfacto.config)
+    config.data, config.timestamp, config.experiment_name = Path("scene"), folder.name, "scene"
+    for name, value in changes.items():
+        *above, last = name.split("__")
+        target = config
+        for part in above:
+            target = getattr(target, part)
+        setattr(target, last, value)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yml").write_text(yaml.dump(config))
+    return folder / "config.yml"
+
+
+def write_curves(folder: Path, steps: int = 100) -> None:
+    """Every third of the logged steps trained a pseudo-view."""
+    with SummaryWriter(str(folder)) as writer:
+        for number, step in enumerate(range(0, steps, 10)):
+            pseudo = number % 3 == 2
+            writer.add_scalar("Train Loss", 0.1 if pseudo else 1.0, step)
+            writer.add_scalar("Train Metrics Dict/pseudo_psnr" if pseudo else "Train Metrics Dict/psnr", 20.0, step)
+        writer.add_scalar("Eval Images Metrics/psnr", 21.0, 50)
+        writer.add_scalar("Pseudo-views/pool", 4, 60)
+
+
+def write_fixes(folder: Path, rounds: int = 2, targets: int = 2) -> None:
+    records = FixRecords(folder / "fixes")
+    trust = torch.full((HEIGHT, WIDTH, 1), 0.75)
+    shown = plain_picture((1.0, 1.0, 0.0))
+    for round in range(1, rounds + 1):
+        for target in range(targets):
+            names = ("frame_00001.jpg", "frame_00004.jpg")
+            pictures = plain_picture(RED), plain_picture(GREEN), trust, shown
+            records.write(record_fix(round, target, 10 * round + target, names, 0.25, *pictures))

@@ -1,0 +1,368 @@
+"""The report: what it reads from a training's folder, and the page it makes of that."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from markupsafe import Markup
+from PIL import Image
+
+from difix3d_ns.curation.procedural.textures import bricks
+from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.metrics import image_metrics
+from difix3d_ns.evaluation.report import (
+    Curve,
+    Figure,
+    Section,
+    chart,
+    error_map,
+    fold,
+    gallery,
+    long_side_for,
+    page,
+    picture,
+    results_table,
+    slider,
+    write_report,
+)
+from difix3d_ns.evaluation.report.settings import settings
+from difix3d_ns.evaluation.report.training import duration, loss_by_kind, read_curves, read_training
+from tests.unit.fabricated_run import plain_picture, views, write_config, write_curves, write_fixes
+
+
+def decoded(address: str) -> np.ndarray:
+    kind, content = address.split(",", 1)
+    assert kind == "data:image/webp;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
+
+
+def text_of(html: str) -> str:
+    """What a reader sees."""
+    body = re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.S)
+    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A training without a checkpoint: its folder."""
+    folder = tmp_path / "outputs" / "scene" / "difix3d-splatfacto" / "run"
+    write_config(folder, max_num_iterations=200)
+    return folder
+
+
+# pictures
+
+
+def test_a_picture_keeps_its_colours_and_can_be_made_smaller() -> None:
+    values = torch.linspace(0, 1, 90).expand(60, 90).unsqueeze(-1).expand(-1, -1, 3)
+    whole, small = picture(values, quality=95), picture(values, 45)
+    assert (whole.width, whole.height) == (90, 60)
+    assert (small.width, small.height) == (45, 30)
+    assert np.abs(decoded(whole.address) / 255 - values.numpy()).max() < 0.05
+    assert decoded(small.address).shape == (30, 45, 3)
+
+
+def test_a_picture_takes_bytes_and_what_is_not_finite() -> None:
+    values = torch.full((20, 20, 3), math.nan)
+    assert decoded(picture(values).address).max() == 0
+    assert decoded(picture(np.full((20, 20, 3), 200, np.uint8)).address).mean() == pytest.approx(200, abs=2)
+
+
+def test_pictures_fit_the_budget_even_if_they_are_rich_in_detail() -> None:
+    texture = bricks(np.random.default_rng(0))
+    fine = np.asarray(Image.fromarray((texture.clip(0, 1) * 255).astype(np.uint8)).resize((720, 480)))
+    budget = 1e6
+    for count in (3, 12):
+        side = long_side_for(count, 720, 480, budget)
+        assert 0.2 * budget < count * len(picture(fine, side).address) < 1.5 * budget
+    assert long_side_for(1, 720, 480, budget) == 720  # never enlarged
+    assert long_side_for(10**6, 720, 480, budget) == 240
+
+
+def test_error_maps_are_black_where_nothing_differs_and_mean_flip() -> None:
+    from matplotlib import colormaps
+
+    truth = torch.rand(40, 50, 3, generator=torch.Generator().manual_seed(0))
+    changed = truth.clone()
+    changed[:, 25:] = 1 - changed[:, 25:]
+    colours = error_map(changed, truth)
+    assert colours.shape == (40, 50, 3)
+    assert colours[:, :15].max() < 0.03
+    assert colours[:, 35:].mean() > 0.2
+    table = np.asarray(colormaps["magma"].colors)  # type: ignore[attr-defined]
+    levels = np.linalg.norm(colours[:, :, None] - table, axis=-1).argmin(-1) / 255
+    assert levels.mean() == pytest.approx(image_metrics(changed, truth)["flip"], abs=0.01)
+
+
+# parts
+
+
+def test_plain_text_is_escaped_everywhere() -> None:
+    evil = "<script>alert(1)</script>\"'"
+    pictures = {evil: picture(plain_picture((1, 0, 0))), "b": picture(plain_picture((0, 1, 0)))}
+    views = gallery([slider(pictures, evil, evil, evil)], [(evil, "b"), ("b", evil)])
+    drawn = chart(evil, [Curve(evil, np.arange(2), np.ones(2))], note=evil)
+    parts = [evil, views, results_table({evil: {"psnr": 1.0}}), fold(evil, [evil]), drawn]
+    html = page(evil, [Section(evil, parts)], evil, [Figure(evil, evil, evil)], [evil], evil)
+    assert "<script>alert" not in html
+    assert html.count("&lt;script&gt;") > 20
+
+
+def test_sections_without_content_are_left_out_with_their_links() -> None:
+    html = page("t", [Section("One", ["said"]), Section("Empty", ["", Markup("")]), Section("Two", ["said"], "Second")])
+    assert "Empty" not in html
+    assert re.findall(r'<a href="(#[^"]+)">([^<]+)', html) == [("#section-1", "One"), ("#section-2", "Second")]
+
+
+def test_a_slider_shows_its_first_two_pictures() -> None:
+    pictures = {name: picture(plain_picture((0.5, 0.5, 0.5))) for name in ("a", "b", "c")}
+    html = slider(pictures, "view", "1 dB")
+    shown = re.findall(r'data-name="(\w)" decoding="async" draggable="false"( class="left"| hidden|)>', html)
+    assert shown == [("a", ' class="left"'), ("b", ""), ("c", " hidden")]
+    with pytest.raises(ValueError, match="at least two"):
+        slider({"a": pictures["a"]})
+
+
+def test_galleries_on_one_page_choose_apart() -> None:
+    pictures = {name: picture(plain_picture((0.5, 0.5, 0.5))) for name in ("a", "b")}
+    pairs = [("a", "b"), ("b", "a")]
+    names = [set(re.findall(r'name="(gallery-\d+)"', gallery([slider(pictures)], pairs))) for _ in range(2)]
+    assert len(names[0]) == len(names[1]) == 1
+    assert names[0] != names[1]
+
+
+def test_the_table_of_methods_marks_what_is_best() -> None:
+    html = results_table({"plain": {"psnr": 20.0, "flip": 0.2}, "ours": {"psnr": 21.0, "flip": 0.1, "lpips": None}})
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)", row) for row in re.findall(r"<tr>(.*?)</tr>", html, flags=re.S)]
+    assert rows[0] == ["method", "PSNR ↑", "FLIP ↓", "LPIPS ↓"]
+    assert rows[2] == ["ours", "21.00", "0.1000", "-"]
+    assert re.findall(r'class="good">([^<]*)', html) == ["21.00", "0.1000"]
+
+
+# charts
+
+
+def test_a_chart_says_where_curves_begin_and_end() -> None:
+    html = chart(
+        "PSNR", [Curve("a", np.array([0, 10]), np.array([20.0, 25.5])), Curve("none", np.array([]), np.array([]))]
+    )
+    assert "PSNR. a: 20 to 25.5." in html
+    assert "none" not in html
+    assert chart("x", [Curve("a", np.array([1, 2]), np.array([math.nan, math.inf]))]) == ""
+
+
+def test_long_curves_are_thinned_and_keep_their_end() -> None:
+    steps = np.arange(30_000)
+    html = chart("Loss", [Curve("a", steps, np.exp(-steps / 3000))])
+    assert len(html) < 40_000
+    data = re.search(r'data-curves="\[\[(.*?)\]\]', html)
+    assert data is not None
+    assert data[1].split("], [")[-1].startswith("29999,") or data[1].split("],[")[-1].startswith("29999,")
+
+
+def test_a_chart_of_one_point_or_of_equal_values_can_be_drawn() -> None:
+    for values in ([3.0], [0.0, 0.0], [-5.0, -5.0]):
+        html = chart("x", [Curve("a", np.arange(len(values)), np.array(values))], marks=[0, 1])
+        numbers = re.findall(r'c[xy]="([^"]+)"', html)
+        assert numbers
+        assert all(math.isfinite(float(number)) for number in numbers)
+
+
+# reading
+
+
+def test_curves_are_read_and_the_loss_is_told_apart(run: Path) -> None:
+    write_curves(run)
+    curves, seconds = read_curves(run)
+    assert list(curves["Train Loss"].steps) == list(range(0, 100, 10))
+    photographs, pseudo = loss_by_kind(curves)
+    assert (photographs.name, pseudo.name) == ("photographs", "pseudo-views")
+    assert set(photographs.values) == {1.0}
+    assert pseudo.values == pytest.approx([0.1, 0.1, 0.1])
+    assert list(pseudo.steps) == [20, 50, 80]
+    assert seconds is not None and seconds >= 0
+
+
+def test_an_event_file_in_the_middle_of_a_write_is_read_as_far_as_it_goes(run: Path) -> None:
+    write_curves(run)
+    (file,) = run.glob("events.out.tfevents.*")
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    steps = read_curves(run)[0]["Train Loss"].steps
+    assert 0 < len(steps) < 10
+    file.write_bytes(b"")
+    assert read_curves(run)[0] == {}
+
+
+def test_without_event_files_there_are_no_curves(run: Path) -> None:
+    assert read_curves(run) == ({}, None)
+
+
+@pytest.mark.parametrize("below", [".", "config.yml", "../../..", "../.."])
+def test_a_training_is_found_from_its_folder_file_or_above(run: Path, below: str) -> None:
+    assert read_training(run / below).folder.resolve() == run
+
+
+def test_what_is_no_single_training_is_told(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        read_training(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no config\.yml"):
+        read_training(tmp_path / "empty")
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(UserError, match=r"a\.txt is no config\.yml"):
+        read_training(tmp_path / "a.txt")
+    write_config(run.with_name("second"))
+    with pytest.raises(UserError, match="2 trainings") as caught:
+        read_training(tmp_path)
+    assert str(run) in str(caught.value) and str(run.with_name("second")) in str(caught.value)
+
+
+def test_a_config_that_is_half_written_or_of_another_method_is_told(run: Path) -> None:
+    content = (run / "config.yml").read_text()
+    (run / "config.yml").write_text(content[: len(content) // 3])
+    with pytest.raises(UserError, match=r"config\.yml"):
+        read_training(run)
+    (run / "config.yml").write_text("a: 1\n")
+    with pytest.raises(UserError, match="no training"):
+        read_training(run)
+    (run / "config.yml").write_text(
+        "!!python/object:nerfstudio.engine.trainer.TrainerConfig\nmethod_name: splatfacto\n"
+    )
+    with pytest.raises(UserError, match="of the method splatfacto"):
+        read_training(run)
+
+
+def test_settings_that_were_given_come_first_and_fitted_ones_are_defaults(run: Path) -> None:
+    from difix3d_ns.defaults import settle
+
+    write_config(run, pipeline__pseudo_weight=0.5, pipeline__rounds=2)
+    config = read_training(run).config
+    config.machine.device_type = "cpu"
+    settle(config)
+    rows = settings(config)
+    changed = {row.flag: (row.value, row.default) for row in rows if row.default is not None}
+    assert changed["--pipeline.pseudo-weight"] == ("0.5", "1")
+    assert changed["--pipeline.rounds"] == ("2", "3")
+    assert "--max-num-iterations" not in changed
+    assert "--pipeline.model.refine-every" not in changed
+    assert [row.default is not None for row in rows] == sorted((row.default is not None for row in rows), reverse=True)
+    values = {row.flag: row.value for row in rows}
+    assert values["--max-num-iterations"] == "2000"
+    assert "--optimizers.means.optimizer.lr" in values
+    assert not any("_target" in flag or "None" in flag for flag in values)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (0.123, "0.12 s"),
+        (9.99, "10 s"),
+        (59, "59 s"),
+        (59.7, "1 min 00 s"),
+        (268, "4 min 28 s"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations_for_people(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# the whole page
+
+
+def test_a_training_that_just_began_says_what_is_not_there_yet(run: Path) -> None:
+    text = text_of(write_report(run).read_text())
+    assert "not finished: it is at step 0 of 200" in text
+    assert "No checkpoint has been saved yet" in text
+    assert "No view has been repaired yet" in text
+    assert "There are no curves" in text and "--vis viewer+tensorboard" in text
+    assert "--max-num-iterations" in text
+
+
+def test_a_training_in_the_middle_shows_what_there_is(run: Path) -> None:
+    write_curves(run)
+    write_fixes(run, rounds=1, targets=3)
+    (run / "fixes" / "round-01_target-001.jpg").write_bytes(b"half a pict")  # being written
+    text = text_of(write_report(run).read_text())
+    assert "it is at step 90 of 200" in text
+    assert "Round 1: 2 views" in text and "trusted at 75%" in text
+    assert "with frame_00001.jpg, frame_00004.jpg" in text
+    assert "Loss photographs pseudo-views" in text
+    assert "There are no curves" not in text
+
+
+def test_only_the_page_is_written(run: Path, tmp_path: Path) -> None:
+    write_curves(run)
+    write_fixes(run)
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in run.rglob("*")}
+    target = tmp_path / "new" / "page.html"
+    assert write_report(run, target, views()) == target
+    assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in run.rglob("*")} == before
+    assert [path.name for path in target.parent.iterdir()] == ["page.html"]
+    write_report(run, views=views())
+    assert {path.name for path in run.iterdir()} - {path.name for path in before} == {"report.html"}
+
+
+def test_a_page_that_cannot_be_written_is_told(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--output"):
+        write_report(run, tmp_path / "file" / "page.html", views())
+
+
+def test_metrics_of_every_view_and_their_mean(run: Path) -> None:
+    html = write_report(run, views=views(3)).read_text()
+    red, green = (image_metrics(plain_picture(c), plain_picture((0, 0, 1)))["psnr"] for c in ((1, 0, 0), (0, 1, 0)))
+    text = text_of(html)
+    assert "3 photographs were kept out" in text
+    assert text.count(f"{red:.2f} → {green:.2f} dB") == 3
+    assert re.search(rf"mean {red:.2f} {green:.2f}", text)
+    assert "Enhancing a further view, median 0.5 s" in text
+    assert html.count('data-name="Error of enhanced"') == 3
+
+
+def test_views_without_the_enhancer_are_shown_with_the_reason(run: Path) -> None:
+    html = write_report(run, views=views(2, enhanced=False, problem="weights are <missing>")).read_text()
+    text = text_of(html)
+    assert "The enhancer failed on 2 of 2 views: weights are &lt;missing&gt;" in text
+    assert "Render | Truth" in text and "Render | Enhanced" not in text
+    assert "Enhanced" not in re.findall(r'data-name="([^"]+)"', html)
+    assert "raw render" in text
+
+
+def test_plain_training_is_set_beside(run: Path) -> None:
+    results = {"plain": {"psnr": 1.0}, "difix3d": {"psnr": 2.0}}
+    html = write_report(run, None, views(), views(), results, "Demo").read_text()
+    assert "<title>Demo</title>" in html
+    assert re.findall(r'data-left="([^"]+)" data-right="([^"]+)" checked', html)[0] == ("Plain", "Enhanced")
+    assert "difix3d 2.00" in text_of(html)
+
+
+def test_scenes_without_held_out_views_and_tiny_pictures_have_a_page(run: Path) -> None:
+    assert "no held-out views" in text_of(write_report(run, views=[]).read_text())
+    from difix3d_ns.evaluation.runs import HeldOutView
+
+    tiny = [HeldOutView(*(plain_picture(c, 8, 8) for c in ((1, 0, 0), (0, 1, 0), (0, 0, 1))), "a.jpg")]
+    assert "too small for metrics" in text_of(write_report(run, views=tiny).read_text())
+
+
+def test_plain_splatfacto_is_called_so(run: Path) -> None:
+    write_config(run, pipeline__rounds=0)
+    assert "plain splatfacto" in text_of(write_report(run, views=views()).read_text())
+
+
+def test_the_page_names_no_address_outside(run: Path) -> None:
+    write_curves(run)
+    write_fixes(run)
+    html = write_report(run, views=views()).read_text()
+    without_pictures = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", html)
+    assert re.findall(r"(?:https?:)?//[a-z0-9-]+\.", without_pictures, flags=re.I) == []
+    assert re.findall(r"@import|url\(|<link(?! rel=\"icon\" href=\"data:,\")|<script [^>]*src", without_pictures) == []
