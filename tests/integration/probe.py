@@ -1,0 +1,78 @@
+"""A real ``ns-train`` that tells what it looked at: ``python -m tests.integration.probe FILE ARGUMENTS``.
+
+FILE gets JSON: poses of targets and pool, indices of the references of every view, losses (numbers in hexadecimal,
+so that every bit counts), and the files of the folder ``images`` opened while training and while evaluating.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import wraps
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from nerfstudio.scripts.train import entrypoint
+
+from difix3d_ns.photographs import Photographs
+from difix3d_ns.pipeline import Difix3DPipeline
+from difix3d_ns.pseudoviews import targets
+from difix3d_ns.pseudoviews.pool import Pool
+from difix3d_ns.trainer import Difix3DTrainer
+
+
+def bits(pose: torch.Tensor) -> list[str]:
+    return [float(value).hex() for value in pose.flatten()]
+
+
+def main() -> None:
+    path = Path(sys.argv.pop(1))
+    told: dict[str, Any] = {"targets": [], "pool": [], "references": [], "losses": []}
+    opened: dict[str, set[str]] = {"training": set(), "evaluation": set()}
+    told["opened"] = opened
+    evaluating = False
+
+    def on_event(event: str, arguments: tuple) -> None:
+        if event == "open" and isinstance(arguments[0], str) and Path(arguments[0]).parent.name == "images":
+            opened["evaluation" if evaluating else "training"].add(Path(arguments[0]).name)
+
+    def after(function: Any, look: Any) -> Any:
+        @wraps(function)
+        def watched(*arguments: Any, **named: Any) -> Any:
+            result = function(*arguments, **named)
+            look(result, *arguments)
+            return result
+
+        return watched
+
+    def evaluate(trainer: Difix3DTrainer, step: int) -> None:
+        nonlocal evaluating
+        evaluating = True
+        try:
+            plain_evaluation(trainer, step)
+        finally:
+            evaluating = False
+
+    plain_evaluation = Difix3DTrainer.eval_iteration
+    patches = [
+        (targets, "auto_targets", lambda found, *_: told["targets"].extend(bits(t.camera_to_world) for t in found)),
+        (Pool, "put", lambda _, pool, view: told["pool"].append(bits(view.camera.camera_to_world))),
+        (Photographs, "choose_indices", lambda chosen, *_: told["references"].append(list(chosen))),
+        (
+            Difix3DPipeline,
+            "get_train_loss_dict",
+            lambda result, *_: told["losses"].append(float(sum(result[1].values())).hex()),
+        ),
+    ]
+    for owner, name, look in patches:
+        mock.patch.object(owner, name, after(getattr(owner, name), look)).start()
+    mock.patch.object(Difix3DTrainer, "eval_iteration", evaluate).start()
+    sys.addaudithook(on_event)
+    entrypoint()
+    path.write_text(json.dumps({**told, "opened": {when: sorted(names) for when, names in opened.items()}}))
+
+
+if __name__ == "__main__":
+    main()
