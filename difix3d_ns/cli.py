@@ -19,7 +19,7 @@ def demo(output: Path = Path("demo"), seed: int = 0, steps: int | None = None) -
     """Make a procedural scene, train it with and without pseudo-views, and compare.
 
     Args:
-        output: folder for scene, trainings, results.json and comparison.png.
+        output: folder for scene, trainings, results.json, comparison.png and report.html.
         seed: of the scene.
         steps: training steps (unset: the defaults of the device).
     """
@@ -214,6 +214,20 @@ def bench(
     run(data, output, seeds, methods, recipe, executor, address, changed, record)
 
 
+def report(training: Annotated[Path, tyro.conf.Positional], output: Path | None = None) -> None:
+    """Write a page about a training, finished or not: pictures to compare, curves, metrics, time, settings.
+
+    It is one HTML file that opens without a network. Nothing else is written.
+
+    Args:
+        training: its folder (outputs/SCENE/difix3d-splatfacto/TIME), its config.yml, or a folder above exactly one.
+        output: the page (unset: report.html in the training's folder).
+    """
+    from difix3d_ns.evaluation.report import write_report
+
+    print(f"Open in a browser: {write_report(training, output)}")
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "demo-scene": demo_scene,
@@ -223,6 +237,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "curate": curate,
     "export-pairs": export_pairs,
     "train-fixer": train_fixer,
+    "report": report,
     "bench": bench,
 }
 
