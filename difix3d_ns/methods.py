@@ -13,10 +13,12 @@ from difix3d_ns.datamanager import Difix3DDatamanagerConfig
 from difix3d_ns.errors import tell_user_errors_plainly
 from difix3d_ns.model import Difix3DModelConfig
 from difix3d_ns.pipeline import Difix3DPipelineConfig
+from difix3d_ns.system import explain_missing_ffmpeg
 from difix3d_ns.trainer import Difix3DTrainerConfig, FittedAdamConfig, FittedDecayConfig
 
 allow_numpy_scalars()
 tell_user_errors_plainly()
+explain_missing_ffmpeg()
 
 
 def _adam(lr: float) -> AdamOptimizerConfig:
