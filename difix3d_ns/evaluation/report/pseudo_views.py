@@ -11,6 +11,7 @@ from difix3d_ns.evaluation.report.parts import Section, fold, gallery, slider
 from difix3d_ns.evaluation.report.pictures import Picture, long_side_for, picture
 from difix3d_ns.evaluation.report.training import Training, duration
 from difix3d_ns.pseudoviews.records import FixRecord
+from difix3d_ns.viewer.panel import POOL_FOLDER
 
 BEFORE, AFTER, REFERENCE, CONFIDENCE = "Before", "Fixed", "Reference", "Confidence"
 
@@ -55,7 +56,7 @@ def fixes_section(training: Training) -> Section:
 def _why_none(training: Training) -> str:
     if training.config.pipeline.rounds == 0:
         return "This training made no pseudo-views (--pipeline.rounds 0): it is plain splatfacto."
-    if any(name.startswith("Pseudo-views/") for name in training.curves) or (training.folder / "pseudo_views").is_dir():
+    if any(name.startswith("Pseudo-views/") for name in training.curves) or (training.folder / POOL_FOLDER).is_dir():
         return "No pictures of repaired views were kept: the training was made by an earlier version, or is too young."
     return "No view has been repaired yet: rounds begin after the first densification."
 

@@ -15,6 +15,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.chart import Curve
 from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
 from difix3d_ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.viewer.panel import RECORDS_FOLDER
 
 _DEPTH = 4
 """folders below the one given: outputs/SCENE/METHOD/TIME of a demo"""
@@ -78,7 +79,7 @@ def read_training(path: Path) -> Training:
         _load(config),
         curves,
         seconds,
-        FixRecords(config.parent / "fixes").read(),
+        FixRecords(config.parent / RECORDS_FOLDER).read(),
         checkpoint_steps(config.parent / "nerfstudio_models"),
     )
 

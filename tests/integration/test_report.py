@@ -1,0 +1,103 @@
+"""The report of real trainings: finished, going on, without their scene."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from tests.conftest import Command, command_line
+from tests.integration.conftest import SMALL
+from tests.unit.test_report import text_of
+
+MEGABYTE = 1e6
+
+
+def _report(run: Command, training: Path, output: Path) -> tuple[str, str]:
+    """The page's source, and what it says."""
+    said = run("difix3d", "report", training, "--output", output).stdout
+    assert str(output) in said
+    assert "Traceback" not in said
+    html = output.read_text()
+    return html, text_of(html)
+
+
+def _contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
+
+
+def test_a_finished_training(run: Command, trained: Path, tmp_path: Path) -> None:
+    before = _contents(trained.parent)
+    html, text = _report(run, trained.parent, tmp_path / "page.html")
+    assert _contents(trained.parent) == before
+    assert "not finished" not in text
+    assert "3 photographs were kept out of training" in text
+    assert html.count('data-name="Enhanced"') == html.count('data-name="Error of enhanced"') == 3
+    assert html.count('data-name="Fixed"') == html.count('data-name="Confidence"') >= 8
+    assert re.search(r"mean \d\d\.\d\d \d\d\.\d\d 0\.\d{3} 0\.\d{3} 0\.\d{3} 0\.\d{3}", text)
+    assert "Loss photographs pseudo-views" in text
+    assert "Held-out PSNR, dB" in text
+    assert "Training, first to last step" in text and "Enhancing a further view, median" in text
+    assert re.search(r"--pipeline.targets.count 4 16", text)
+    assert re.search(r"--pipeline.fixer.name blend embedded", text)
+    assert len(html) < 8 * MEGABYTE
+
+
+def test_a_training_that_was_moved_and_lost_its_scene(run: Command, trained: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(trained.parent, moved)
+    _, text = _report(run, tmp_path, tmp_path / "moved.html")
+    assert "3 photographs were kept out" in text
+    config = moved / "config.yml"
+    config.write_text(re.sub(r"^(data: .*\n)(- .*\n)+", r"\1- gone\n", config.read_text(), flags=re.M))
+    _, text = _report(run, moved, tmp_path / "lost.html")
+    assert "The held-out views could not be rendered here" in text
+    assert "Round 1:" in text and "Held-out PSNR, dB" in text
+
+
+def test_weights_that_are_missing_cost_the_enhanced_pictures_alone(run: Command, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained.parent, tmp_path / "run")
+    config = tmp_path / "run" / "config.yml"
+    config.write_text(config.read_text().replace("name: blend", "name: embedded"))
+    page = tmp_path / "page.html"
+    run(
+        "difix3d",
+        "report",
+        tmp_path / "run",
+        "--output",
+        page,
+        env={"DIFIX3D_WEIGHTS": str(tmp_path / "none.safetensors")},
+    )
+    text = text_of(page.read_text())
+    assert "The enhancer failed on 3 of 3 views" in text and "none.safetensors" in text
+    assert "Render | Truth" in text
+
+
+def test_a_training_that_goes_on_is_not_disturbed(run: Command, tiny_scene: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "scene" / "difix3d-splatfacto" / "run"
+    arguments = ("difix3d-splatfacto", "--data", tiny_scene, "--output-dir", tmp_path / "outputs", *SMALL)
+    arguments += ("--experiment-name", "scene", "--timestamp", "run", "--max-num-iterations", 400)
+    with (tmp_path / "log").open("w") as log:
+        training = subprocess.Popen(command_line("ns-train", *arguments), stdout=log, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + 300
+            while not list(folder.glob("nerfstudio_models/*.ckpt")):
+                assert training.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
+                time.sleep(0.1)
+            while_it_goes_on = training.poll() is None
+            _, text = _report(run, folder, tmp_path / "page.html")
+            assert training.wait(300) == 0, (tmp_path / "log").read_text()[-3000:]
+        finally:
+            training.kill()
+    assert while_it_goes_on
+    assert re.search(r"it is at step \d+ of 400", text)
+    assert "3 photographs were kept out" in text
+    assert (folder / "nerfstudio_models" / "step-000000399.ckpt").is_file()
+    assert "not finished" not in _report(run, folder, tmp_path / "page.html")[1]
+
+
+def test_mistakes_end_with_one_line(run: Command, tmp_path: Path) -> None:
+    said = run("difix3d", "report", tmp_path / "nowhere", status=1).stdout
+    assert "Error: " in said and "nowhere does not exist" in said and "Traceback" not in said
