@@ -122,7 +122,7 @@ def look(config: Path, enhance: bool, strength: float | None = None, step: int |
             if enhance:
                 try:
                     enhanced = outputs["enhanced"].cpu()
-                except (UserError, ValueError, RuntimeError, OSError) as error:  # the render can be shown all the same
+                except Exception as error:  # whatever a fixer does, the render can be shown all the same
                     problem = str(error) or type(error).__name__
             seconds = time.perf_counter() - started
             whole += seconds

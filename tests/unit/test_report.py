@@ -197,8 +197,10 @@ def test_an_event_file_in_the_middle_of_a_write_is_read_as_far_as_it_goes(run: P
     file.write_bytes(content[: len(content) // 2])
     steps = read_curves(run)[0]["Train Loss"].steps
     assert 0 < len(steps) < 10
-    file.write_bytes(b"")
-    assert read_curves(run)[0] == {}
+    for nothing in (b"", b"garbage" * 99):
+        file.write_bytes(nothing)
+        assert read_curves(run) == ({}, None)
+    assert "No curve has been written yet" in text_of(write_report(run).read_text())
 
 
 def test_without_event_files_there_are_no_curves(run: Path) -> None:

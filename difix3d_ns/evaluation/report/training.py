@@ -17,6 +17,7 @@ from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
 from difix3d_ns.trainer import Difix3DTrainerConfig
 from difix3d_ns.viewer.panel import RECORDS_FOLDER
 
+EVENT_FILES = "events.out.tfevents.*"
 _DEPTH = 4
 """folders below the one given: outputs/SCENE/METHOD/TIME of a demo"""
 
@@ -89,7 +90,7 @@ def read_curves(folder: Path) -> tuple[dict[str, Curve], float | None]:
 
     A file that is being written is read as far as it is whole. Without any: ({}, None).
     """
-    if not any(folder.glob("events.out.tfevents.*")):
+    if not any(folder.glob(EVENT_FILES)):
         return {}, None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from difix3d_ns.evaluation.report.chart import Curve, chart
 from difix3d_ns.evaluation.report.parts import Section, grid
-from difix3d_ns.evaluation.report.training import Training, loss_by_kind
+from difix3d_ns.evaluation.report.training import EVENT_FILES, Training, loss_by_kind
 
 _POOL = "Pseudo-views/pool"
 _ONE, _ALL = "Eval Images Metrics", "Eval Images Metrics Dict (all images)"
@@ -17,14 +17,10 @@ _HELD_OUT = {"psnr": "Held-out PSNR, dB", "ssim": "Held-out SSIM", "flip": "Held
 def curves_section(training: Training) -> Section:
     """Loss, PSNR of training, held-out metrics and sizes over steps, or how to have them next time."""
     if not training.curves:
-        return Section(
-            "While it trained",
-            [
-                "There are no curves: this folder has no TensorBoard files. Trainings write them with "
-                "--vis viewer+tensorboard or --vis tensorboard."
-            ],
-            "Curves",
-        )
+        begun = any(training.folder.glob(EVENT_FILES))
+        none = "There are no curves: this folder has no TensorBoard files. Trainings write them with "
+        none += "--vis viewer+tensorboard, the default, and with --vis tensorboard."
+        return Section("While it trained", ["No curve has been written yet." if begun else none], "Curves")
     curves = training.curves
     marks = [int(step) for step in curves[_POOL].steps] if _POOL in curves else []
     steps = [step for curve in curves.values() for step in curve.steps[[0, -1]]]
