@@ -28,7 +28,7 @@ class FixerSettings:
     """Which fixer repairs pseudo-views and enhances renders."""
 
     name: str = "embedded"
-    """none, blend, embedded, or any other file in difix3d_ns/fixers"""
+    """none, blend, embedded, any other file in difix3d_ns/fixers, or package.module of a fixer of yours"""
     weights: str | None = None
     """a file or folder of weights, or for difix a hub id, which downloads (unset: the fixer's own)"""
     references: int = 3

@@ -34,6 +34,9 @@ CLEARANCE = 0.5
 takes surfaces away. Captures of many photographs do not need it, and have more cameras that could err."""
 CLEARED_UP_TO = 64
 """photographs"""
+LEAST_TRUST = 0.02
+"""mean confidence of a pseudo-view below which its step goes to a photograph: a fixer that nobody can trust must not
+take half of the training away either"""
 _SHOWN_EVERY = 10
 """steps between updates of curves and viewer, as nerfstudio's own"""
 _LOSS_MEMORY = 0.95
@@ -236,6 +239,8 @@ class Difix3DPipeline(VanillaPipeline):
         if len(pool) == 0 or float(torch.rand((), generator=generator)) >= schedule.probability:
             return None
         view = pool.sample(generator)
+        if float(view.confidence.float().mean()) < LEAST_TRUST:
+            return None
         device = self.model.device
         batch = {"image": view.image, "confidence": view.confidence}
         if view.depth is not None and self.config.depth_weight > 0:

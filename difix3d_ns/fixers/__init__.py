@@ -1,7 +1,7 @@
 """Fixers, usable alone: ``from difix3d_ns.fixers import load_fixer``.
 
 A fixer is one file in this folder with a function ``load(weights, device, dtype) -> Fixer``; the file's name is the
-fixer's name (dashes for underscores).
+fixer's name (dashes for underscores). One of another package is named as it is imported: ``mine.sharpen``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pkgutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +38,7 @@ def load_fixer(
     """Load a fixer, once per process.
 
     Args:
-        name: one of ``available_fixers()``.
+        name: one of ``available_fixers()``, or a module with a ``load`` like theirs, as "package.module".
         weights: a file, a folder or a hub id, as the fixer understands it; None for its own.
         device: where its networks live.
         dtype: their precision; None for the fastest that the device handles well (see ``fast_dtype``).
@@ -47,14 +48,31 @@ def load_fixer(
         ValueError: no such fixer, or it cannot be compiled.
         FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
     """
-    if name not in available_fixers():
-        raise ValueError(f"unknown fixer {name!r}; --pipeline.fixer.name takes one of {', '.join(available_fixers())}")
-    module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    module = _module(name)
     if not compile:
         return module.load(weights=weights, device=torch.device(device), dtype=dtype)
     if "compile" not in inspect.signature(module.load).parameters:
         raise ValueError(f"the fixer {name!r} cannot be compiled; leave out --compile or --pipeline.fixer.compile")
     return module.load(weights=weights, device=torch.device(device), dtype=dtype, compile=True)
+
+
+def _module(name: str) -> Any:
+    if "." in name:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"the fixer {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
+            ) from error
+        if not callable(getattr(module, "load", None)):
+            raise ValueError(f"the fixer {name!r} has no function load(weights, device, dtype)")
+        return module
+    if name not in available_fixers():
+        raise ValueError(
+            f"unknown fixer {name!r}; --pipeline.fixer.name takes one of {', '.join(available_fixers())}, "
+            "or package.module of yours"
+        )
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
 def fixer_of(weights: str) -> tuple[str, str | None]:

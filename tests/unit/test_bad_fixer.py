@@ -1,0 +1,68 @@
+"""A fixer that is no good does little harm; and fixers of other packages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from difix3d_ns.fixers import load_fixer
+from difix3d_ns.fixers.contract import FixRequest, Reference
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.pipeline import LEAST_TRUST, Difix3DPipeline
+from difix3d_ns.pseudoviews.pool import Pool, PseudoView
+
+NOISE = "benchmarks.bad_fixer"
+
+
+def _camera(shift: float = 0.0) -> Pinhole:
+    pose = torch.eye(4)
+    pose[0, 3] = shift
+    return Pinhole(pose, torch.tensor([[60.0, 0, 32], [0, 60.0, 24], [0, 0, 1]]), 64, 48)
+
+
+def _request() -> FixRequest:
+    """A smooth wall and a photograph of it from the side."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, 48), torch.linspace(0, 1, 64), indexing="ij")
+    image = torch.stack([x, y, 0.5 * (x + y)], -1)
+    depth, alpha = torch.full((48, 64, 1), 2.0), torch.ones(48, 64, 1)
+    reference = Reference(image, _camera(0.05), depth, alpha)
+    return FixRequest(image, [reference], _camera(), depth, alpha, seed=5)
+
+
+def test_noise_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    (bad,) = load_fixer(NOISE).fix([_request()])
+    (good,) = load_fixer("embedded").fix([_request()])
+    assert float(bad.image.std()) > 0.25 and float((good.image - _request().image).abs().mean()) < 0.1
+    assert float(good.confidence.mean()) > 0.5
+    assert float(bad.confidence.mean()) < LEAST_TRUST
+
+
+def test_a_view_that_nobody_trusts_takes_no_step(tmp_path: Path) -> None:
+    for trust, drawn in ((0.0, False), (LEAST_TRUST / 2, False), (2 * LEAST_TRUST, True)):
+        pool = Pool(4, tmp_path / str(trust))
+        pool.put(PseudoView(torch.rand(48, 64, 3), torch.full((48, 64, 1), trust), _camera(), 1, 0))
+        schedule = SimpleNamespace(probability=1.0, weight=lambda *_: 1.0)
+        pipeline: Any = SimpleNamespace(
+            rounds=SimpleNamespace(pool=pool, schedule=schedule, first_view=0),
+            model=SimpleNamespace(device=torch.device("cpu")),
+            config=SimpleNamespace(depth_weight=0.0),
+        )
+        assert (Difix3DPipeline._draw(pipeline, 100, torch.Generator().manual_seed(0)) is not None) == drawn
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.fixer", "'nowhere.fixer' cannot be imported .*PYTHONPATH"),
+        ("os.path", "'os.path' has no function load"),
+        ("blur", "unknown fixer 'blur'.* or package.module of yours"),
+    ],
+)
+def test_fixers_that_are_none(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_fixer(name)
