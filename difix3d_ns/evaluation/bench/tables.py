@@ -131,7 +131,7 @@ def _table(rows: Mapping[str, Mapping[str, float | None]], missing: Mapping[str,
 
 def _best(rows: Mapping[str, Mapping[str, float | None]], missing: Mapping[str, int], metric: str) -> set[str]:
     values = [value for name, row in rows.items() if not missing.get(name) and (value := row.get(metric)) is not None]
-    if metric in _NO_CONTEST or len(values) < 2:
+    if metric in _NO_CONTEST or len({_number(metric, value) for value in values}) < 2:
         return set()
     return {_number(metric, (min if metric in LOWER_IS_BETTER else max)(values))}
 

@@ -1,0 +1,158 @@
+"""Means, spreads, the best of several methods and paired differences, from finished jobs."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from difix3d_ns.evaluation.bench.job import Job, Scene, State
+from difix3d_ns.evaluation.bench.recipe import Comparison, Method, Recipe
+from difix3d_ns.evaluation.bench.results import Scores, compare, gather, mean_and_spread, results
+from difix3d_ns.evaluation.bench.tables import page
+from tests.unit.bench_states import finish
+
+RECIPE = Recipe(
+    {
+        "plain": Method("plain", {}, checkpoints=2),
+        "early": Method("early", of="plain", earlier=True),
+        "dropout": Method("dropout", {}),
+        "tuned": Method("tuned", best_of=("plain", "early", "dropout")),
+        "ours": Method("ours", {}),
+        "ours+": Method("ours+", of="ours", enhanced=True),
+    },
+    seeds=(0, 1),
+    steps=100,
+    trained_on=("seen",),
+)
+PSNR = {
+    # scene -> part -> by seed
+    "fox": {"plain": (20, 21), "early@50": (19, 19), "dropout": (22, 22), "ours": (22, 24), "ours+": (23, 25)},
+    "fern": {"plain": (26, 26), "early@50": (27, 27), "dropout": (25.5, 25.5), "ours": (26, 26), "ours+": (26, 26)},
+    "seen": {"plain": (10, 10), "early@50": (90, 90), "dropout": (10, 10), "ours": (50, 50), "ours+": (50, 50)},
+}
+
+
+def _states(folder: Path, psnr: dict[str, dict[str, tuple[float, ...]]] = PSNR, **others: Any) -> list[State]:
+    states = []
+    for scene, parts in psnr.items():
+        (folder / scene).mkdir(exist_ok=True)
+        for training in RECIPE.trainings():
+            names = [name for name in parts if RECIPE.methods[name.partition("@")[0]].training == training]
+            for seed in range(max((len(parts[name]) for name in names), default=0)):
+                job = Job(Scene(folder / scene, scene), training, seed)
+                states.append(finish(job, RECIPE, folder, {name: parts[name][seed] for name in names}, **others))
+    return states
+
+
+def _scores(folder: Path, **others: Any) -> Scores:
+    return gather(RECIPE, _states(folder, **others))
+
+
+def test_means_and_spreads_over_seeds(tmp_path: Path) -> None:
+    table = results(_scores(tmp_path))
+    assert list(table) == ["fox", "fern", "seen"]
+    assert table["fox"]["plain"]["psnr"] == 20.5
+    assert table["fox"]["plain"]["psnr_std"] == pytest.approx(math.sqrt(0.5))
+    assert table["fox"]["plain"]["lpips"] is None and table["fox"]["plain"]["lpips_std"] is None
+    assert table["fox"]["plain"]["gaussians"] == 1000
+    keys = {"psnr", "ssim", "flip", "lpips", "fid", "seconds", "gaussians", "peak_mb"}
+    assert all(set(row) == keys | {f"{key}_std" for key in keys} for rows in table.values() for row in rows.values())
+
+
+def test_a_metric_that_one_seed_lacks_is_not_made_up() -> None:
+    assert mean_and_spread([1.0, None]) == (None, None)
+    assert mean_and_spread([]) == (None, None)
+    assert mean_and_spread([2.0]) == (2.0, None)  # a single seed has no spread
+
+
+def test_the_best_variant_is_one_for_all_scenes_that_count(tmp_path: Path) -> None:
+    scores = _scores(tmp_path)
+    # by scene it would be dropout (22) and early (27): means are 23.25, 23 and 23.75
+    assert scores.chosen == {"early": "early@50", "tuned": "dropout"}
+    assert scores.counted == ["fox", "fern"]
+    table = results(scores)
+    for scene in scores.scenes:
+        assert table[scene]["tuned"] == table[scene]["dropout"]
+        assert table[scene]["early"]["psnr"] == PSNR[scene]["early@50"][0]
+
+
+def test_a_variant_that_lacks_a_run_cannot_be_chosen(tmp_path: Path) -> None:
+    short = {scene: {**parts, "dropout": parts["dropout"][:1]} for scene, parts in PSNR.items()}
+    scores = gather(RECIPE, _states(tmp_path, short))
+    assert scores.chosen["tuned"] == "plain"
+    assert scores.left_out == {"tuned": ["dropout"]}
+    assert "`tuned` was chosen without `dropout`" in page(scores, [], _states(tmp_path, short), "difix3d bench")
+
+
+def test_paired_differences(tmp_path: Path) -> None:
+    scores = _scores(tmp_path)
+    found = compare(scores, Comparison("ours", "plain", {"psnr": 0.8, "ssim": 0.02, "lpips": 0}))
+    assert found is not None
+    assert found.scenes["fox"]["psnr"].mean == 2.5  # (22 - 20 + 24 - 21) / 2
+    assert found.scenes["fox"]["psnr"].error == pytest.approx(0.5)  # of 2 and 3
+    assert found.scenes["fern"]["psnr"].mean == 0
+    assert found.scenes["seen"]["psnr"].mean == 40  # listed, not counted
+    assert found.whole["psnr"].mean == 1.25
+    assert found.whole["psnr"].error == pytest.approx(1.25)  # of 2.5 and 0
+    assert found.whole["psnr"].count == 2
+    assert found.seconds == 1
+    assert found.verdicts == ["psnr +0.8: met", "ssim +0.02: missed", "lpips +0: not measured"]
+
+
+@pytest.mark.parametrize(
+    ("bar", "verdict"),
+    [
+        (1.3, "psnr +1.3: missed, within 0.3 dB: needs 3 seeds"),
+        (1.2, "psnr +1.2: met, within 0.3 dB: needs 3 seeds"),
+        (0.9, "psnr +0.9: met"),
+        (1.6, "psnr +1.6: missed"),
+    ],
+)
+def test_two_seeds_decide_nothing_near_a_bar(bar: float, verdict: str, tmp_path: Path) -> None:
+    found = compare(_scores(tmp_path), Comparison("ours", "plain", {"psnr": bar}))
+    assert found is not None and found.verdicts == [verdict]
+
+
+def test_less_flip_is_a_gain_and_the_worst_scene_is_named(tmp_path: Path) -> None:
+    parts = {scene: {name: seeds for name, seeds in p.items() if name != "ours"} for scene, p in PSNR.items()}
+    states = _states(tmp_path, parts)
+    worse = {scene: {"ours": (seeds["plain"][0] - 1, seeds["plain"][1] - 0.5)} for scene, seeds in PSNR.items()}
+    states += _states(tmp_path, {"fern": worse["fern"]}, flip=0.15, seconds=20.0)
+    states += _states(tmp_path, {"fox": PSNR["fox"]}, flip=0.25)[-2:]
+    scores = gather(RECIPE, [state for state in states if "ours+" not in state["parts"] or state["scene"] == "fox"])
+    found = compare(scores, Comparison("ours", "plain", {"flip": 0.0}, worst=-0.1, time=1.25))
+    assert found is not None
+    assert found.scenes["fern"]["flip"].mean == pytest.approx(0.05)
+    assert found.scenes["fern"]["psnr"].mean == pytest.approx(-0.75)
+    assert found.scenes["fern"]["psnr"].error == pytest.approx(0.25)
+    assert found.verdicts[1] == "no scene below -0.1 dB beyond its standard error: missed on fern"
+    assert found.seconds == pytest.approx(1.5)
+    assert found.verdicts[2] == "at most 1.25x the time: missed"
+
+
+def test_nothing_to_compare(tmp_path: Path) -> None:
+    assert compare(gather(RECIPE, []), Comparison("ours", "plain")) is None
+    assert results(gather(RECIPE, [])) == {}
+
+
+def test_the_page_tells_what_was_chosen_where_from_and_what_is_undecided(tmp_path: Path) -> None:
+    states = _states(tmp_path)
+    scores = gather(RECIPE, states)
+    found = [compare(scores, Comparison(*pair)) for pair in (("ours", "tuned"), ("plain", "plain"))]
+    text = page(scores, [entry for entry in found if entry is not None], states, "difix3d bench fox fern seen")
+    assert "`difix3d bench fox fern seen`" in text
+    assert "2026-11-21, 2 CPU cores, commit 0123456789; 100 steps, seeds 0, 1, pictures 480x320." in text
+    assert "- `tuned` is `dropout`: the best mean PSNR on held-out views over 2 scenes" in text
+    assert "Not counted, weights in the package were trained on them: seen." in text
+    assert "## seen (not counted)" in text
+    fox = text[text.index("## fox") : text.index("## fern")]
+    assert "| plain | 20.50 ± 0.71 | 0.800 ± 0.000 | 0.200 ± 0.000 | 10 ± 0 | 1,000 ± 0 | 900 ± 0 |" in fox
+    assert "LPIPS" not in fox  # nobody has any
+    assert "| ours+ | **24.00** ± 1.41 |" in fox
+    assert "### ours over tuned (dropout)" in text
+    assert "| fox | +1.00 ± 1.00 | +0.000 ± 0.000 | +0.000 ± 0.000 |" in text
+    assert "| **mean over 2** | **+0.75 ± 0.25** |" in text
+    assert text.count("PSNR is undecided: within 0.15 dB") == 1

@@ -1,0 +1,153 @@
+"""What a benchmark does with what is on disk already: goes on, or says what has changed. No training is run here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.bench import provenance
+from difix3d_ns.evaluation.bench.job import Job, Scene, missing_parts
+from difix3d_ns.evaluation.bench.recipe import load_recipe
+from difix3d_ns.evaluation.bench.run import bench
+from tests.unit.bench_states import finish
+from tests.unit.tiny_scene import write_scene
+
+CONTENT = {
+    "steps": 60,
+    "methods": {
+        "plain": {"flags": {"pipeline.rounds": 0}},
+        "plain-dropout": {"flags": {"pipeline.model.gaussian-dropout": 0.1}},
+        "plain-tuned": {"best_of": ["plain", "plain-dropout"]},
+    },
+    "compare": [{"method": "plain-dropout", "against": "plain"}],
+}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A folder with a recipe, a scene and all its runs."""
+    write_scene(tmp_path / "scene")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(CONTENT, sort_keys=False))
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    for training, psnr in (("plain", 20.0), ("plain-dropout", 21.0)):
+        finish(Job(Scene(tmp_path / "scene", "scene"), training, 0), recipe, tmp_path / "out", {training: psnr})
+    return tmp_path
+
+
+def _bench(folder: Path, **options: object) -> dict:
+    arguments = {"recipe": folder / "recipe.yaml", "folder": folder / "record", "console": Console(quiet=True)}
+    return bench([folder / "scene"], folder / "out", **{**arguments, **options})  # type: ignore[arg-type]
+
+
+def test_what_is_finished_is_not_made_again(finished: Path) -> None:
+    table = _bench(finished)
+    assert table == json.loads((finished / "out" / "results.json").read_text())
+    assert list(table["scene"]) == ["plain", "plain-dropout", "plain-tuned"]
+    assert table["scene"]["plain-tuned"] == table["scene"]["plain-dropout"]
+    told = json.loads((finished / "out" / "comparisons.json").read_text())
+    assert told["chosen"] == {"plain-tuned": "plain-dropout"}
+    assert told["compared"][0]["mean"]["psnr"] == {"mean": 1.0, "error": None, "count": 1}
+    text = (finished / "out" / "table.md").read_text()
+    assert "`difix3d bench scene --output DIR --recipe recipe`" in text
+    assert list(_bench(finished, methods=["plain"])["scene"]) == ["plain"]
+
+
+def test_every_run_is_on_record_once(finished: Path) -> None:
+    _bench(finished)
+    path = finished / "record" / "bench-recipe.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines) + '\n{"run": "interrup')  # killed while it wrote
+    _bench(finished)
+    after = path.read_text().splitlines()
+    assert after[:2] == lines and len(after) == 3
+    entries = [json.loads(line) for line in lines]
+    assert [entry["method"] for entry in entries] == ["plain", "plain-dropout"]
+    assert entries[0]["metrics"]["psnr"] == 20 and entries[0]["metrics"]["lpips"] is None
+    assert entries[0]["command"] == "difix3d bench scene --output DIR --recipe recipe --methods plain --seeds 0"
+    assert entries[0]["commit"] == "0123456789" and entries[0]["hardware"] == "2 CPU cores"
+    assert "--pipeline.rounds" in entries[0]["flags"]
+    assert str(finished) not in path.read_text()  # no paths of this machine
+    path.unlink()
+    _bench(finished)
+    assert path.read_text().splitlines() == lines
+
+
+def test_a_recipe_not_worth_it_is_not_on_record(finished: Path) -> None:
+    (finished / "recipe.yaml").write_text(yaml.safe_dump({**CONTENT, "on_record": False}))
+    _bench(finished)
+    assert not (finished / "record").exists()
+
+
+def test_another_recipe_is_refused(finished: Path) -> None:
+    content = json.loads(json.dumps(CONTENT))
+    content["methods"]["plain-dropout"]["flags"] = {"pipeline.model.gaussian-dropout": 0.2}
+    (finished / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    for changed in ("refuse", "keep"):
+        with pytest.raises(UserError, match=r"1 finished runs in .* would now be made otherwise") as caught:
+            _bench(finished, changed=changed)
+        assert "scene, plain-dropout, seed 0: recipe: --pipeline.model.gaussian-dropout 0.1, now 0.2" in str(
+            caught.value
+        )
+        assert "--changed redo" in str(caught.value)
+    assert list(_bench(finished, methods=["plain"])["scene"]) == ["plain"]  # that has not changed
+
+
+def test_another_scene_of_the_same_name_is_refused(finished: Path) -> None:
+    (finished / "scene" / "transforms.json").write_text(
+        (finished / "scene" / "transforms.json").read_text().replace("0.0", "0.1")
+    )
+    with pytest.raises(UserError, match=r"2 finished runs .*\nscene, plain, seed 0: scene: its files have changed"):
+        _bench(finished)
+
+
+def test_other_code_is_refused_unless_it_is_to_be_kept(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda: "another")
+    with pytest.raises(UserError, match=r"plain, seed 0: code: 0123456789, now .*\n(.*\n)*.*--changed keep"):
+        _bench(finished)
+    assert len(_bench(finished, changed="keep")["scene"]) == 3
+
+
+def test_a_method_that_looks_otherwise_is_looked_at_again(finished: Path) -> None:
+    content = {"steps": 60, "methods": {**CONTENT["methods"], "fixed": {"of": "plain", "enhanced": True}}}  # type: ignore[dict-item]
+    (finished / "more.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    recipe = load_recipe(finished / "more.yaml")
+    job = Job(Scene(finished / "scene", "scene"), "plain", 0)
+    assert [method.name for method in missing_parts(job, recipe, job.state(finished / "out"))] == ["fixed"]
+    assert [method.name for method in missing_parts(job, recipe, None)] == ["plain", "fixed"]
+
+
+def test_a_damaged_state_is_named(finished: Path) -> None:
+    path = finished / "out" / "runs" / "scene" / "plain" / "seed-0" / "job.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match=r"job\.json is damaged .*: delete .*seed-0 and start again"):
+        _bench(finished)
+
+
+def test_scenes_are_told_apart_by_their_names(finished: Path) -> None:
+    write_scene(finished / "other" / "scene")
+    with pytest.raises(UserError, match="have the same name"):
+        bench([finished / "scene", finished / "other" / "scene"], finished / "out", recipe=finished / "recipe.yaml")
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        bench([finished / "nowhere"], finished / "out", recipe=finished / "recipe.yaml")
+    with pytest.raises(UserError, match="no scene given"):
+        bench([], finished / "out", recipe=finished / "recipe.yaml")
+
+
+def test_where_a_number_comes_from() -> None:
+    assert provenance.code_digest() == provenance.code_digest.__wrapped__()
+    assert len(provenance.code_digest()) == 16
+    assert provenance.commit()
+    assert "CPU core" in provenance.hardware() or "NVIDIA" in provenance.hardware()
+
+
+def test_a_scene_is_known_by_its_files(tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene")
+    before = provenance.data_digest(scene)
+    assert provenance.data_digest(scene) == before == provenance.data_digest(scene / "transforms.json")
+    (scene / "images" / "more.png").write_bytes(b"12345")
+    assert provenance.data_digest(scene) != before
