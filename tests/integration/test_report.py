@@ -40,8 +40,8 @@ def test_a_finished_training(run: Command, trained: Path, tmp_path: Path) -> Non
     assert "Loss photographs pseudo-views" in text
     assert "Held-out PSNR, dB" in text
     assert "Training, first to last step" in text and "Enhancing a further view, median" in text
-    assert re.search(r"--pipeline.targets.count 4 16", text)
-    assert re.search(r"--pipeline.fixer.name blend embedded", text)
+    assert "--pipeline.targets.count 4 default 16" in text
+    assert "--pipeline.fixer.name blend default embedded" in text
     assert len(html) < 8 * MEGABYTE
 
 

@@ -15,7 +15,7 @@ from difix3d_ns.evaluation.report.templates import render
 _MOST_POINTS = 240  # of a curve: more are not seen at this size
 _FEW = 12  # points that are marked one by one
 _NOISY = 40  # points from which on a mean is drawn over them
-_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 46, 10, 10, 24, 360, 190
+_LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 46, 18, 10, 24, 360, 190
 
 
 @dataclass(frozen=True)

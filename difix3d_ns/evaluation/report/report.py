@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from markupsafe import Markup
 from rich.console import Console
 
 import difix3d_ns
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.held_out import HeldOut, measure
-from difix3d_ns.evaluation.report.parts import Cell, Figure, Section, facts, fold, page, results_table, table
+from difix3d_ns.evaluation.report.parts import Figure, Section, facts, fold, page, results_table
 from difix3d_ns.evaluation.report.pseudo_views import fixes_section
 from difix3d_ns.evaluation.report.settings import settings
 from difix3d_ns.evaluation.report.training import Training, duration, read_training
@@ -187,13 +188,10 @@ def _times(training: Training, held_out: HeldOut) -> list[tuple[str, str]]:
 
 def _settings(training: Training) -> list[str]:
     rows = settings(training.config)
-    changed = [row for row in rows if row.default is not None]
-    given = table(
-        ["setting", "here", "default"],
-        [[row.flag, Cell(row.value), Cell(row.default or "", faint=True)] for row in changed],
-    )
+    both = Markup("{} <small>default {}</small>")
+    changed = [(row.flag, both.format(row.value, row.default)) for row in rows if row.default is not None]
     return [
-        given if changed else "Nothing differs from the method's defaults.",
+        facts(changed) or "Nothing differs from the method's defaults.",
         fold(f"All {len(rows)} settings", [facts([(row.flag, row.value) for row in rows])]),
     ]
 

@@ -53,6 +53,8 @@ def said(value: Any) -> str:
         return str(value.value)
     if isinstance(value, type):
         return value.__name__
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(said, value)) or "none"
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
