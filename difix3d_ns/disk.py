@@ -31,6 +31,11 @@ def dump(state: dict[str, Any], file: BinaryIO, failed: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """See ``write_text``."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; its folder is made.
 
     Raises:
@@ -39,7 +44,7 @@ def write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import pytest
 from difix3d_ns.evaluation.bench.job import Job, Scene, State
 from difix3d_ns.evaluation.bench.recipe import Comparison, Method, Recipe
 from difix3d_ns.evaluation.bench.results import Scores, compare, gather, mean_and_spread, results
-from difix3d_ns.evaluation.bench.tables import page
+from difix3d_ns.evaluation.bench.tables import document, page
 from tests.unit.bench_states import finish
 
 RECIPE = Recipe(
@@ -84,7 +84,9 @@ def test_a_variant_that_lacks_a_run_cannot_be_chosen(tmp_path: Path) -> None:
     scores = gather(RECIPE, _states(tmp_path, short))
     assert scores.chosen["tuned"] == "plain"
     assert scores.left_out == {"tuned": ["dropout"]}
-    assert "`tuned` was chosen without `dropout`" in page(scores, [], _states(tmp_path, short), "difix3d bench")
+    assert "`tuned` was chosen without `dropout`" in page(
+        document(scores, [], _states(tmp_path, short), "difix3d bench")
+    )
 
 
 def test_paired_differences(tmp_path: Path) -> None:
@@ -142,7 +144,8 @@ def test_the_page_tells_what_was_chosen_where_from_and_what_is_undecided(tmp_pat
     states = _states(tmp_path)
     scores = gather(RECIPE, states)
     found = [compare(scores, Comparison(*pair)) for pair in (("ours", "tuned"), ("plain", "plain"))]
-    text = page(scores, [entry for entry in found if entry is not None], states, "difix3d bench fox fern seen")
+    compared = [entry for entry in found if entry is not None]
+    text = page(document(scores, compared, states, "difix3d bench fox fern seen"))
     assert "`difix3d bench fox fern seen`" in text
     assert "2026-11-21, 2 CPU cores, commit 0123456789; 100 steps, seeds 0, 1, pictures 480x320." in text
     assert "- `tuned` is `dropout`: the best mean PSNR on held-out views over 2 scenes" in text
@@ -151,7 +154,7 @@ def test_the_page_tells_what_was_chosen_where_from_and_what_is_undecided(tmp_pat
     fox = text[text.index("## fox") : text.index("## fern")]
     assert "| plain | 20.50 ± 0.71 | 0.800 ± 0.000 | 0.200 ± 0.000 | 10 ± 0 | 1,000 ± 0 | 900 ± 0 |" in fox
     assert "LPIPS" not in fox  # nobody has any
-    assert "| ours+ | **24.00** ± 1.41 |" in fox
+    assert "| ours+ | **24.00 ± 1.41** |" in fox
     assert "### ours over tuned (dropout)" in text
     assert "| fox | +1.00 ± 1.00 | +0.000 ± 0.000 | +0.000 ± 0.000 |" in text
     assert "| **mean over 2** | **+0.75 ± 0.25** |" in text

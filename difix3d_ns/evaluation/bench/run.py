@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from difix3d_ns.defaults import CPU_ITERATIONS, CUDA_ITERATIONS
-from difix3d_ns.disk import write_json
+from difix3d_ns.disk import write_json, write_text
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench import record
+from difix3d_ns.evaluation.bench.html import report
 from difix3d_ns.evaluation.bench.job import Changed, Job, Scene, State, missing_parts, run_job
 from difix3d_ns.evaluation.bench.pictures import write_scene_comparison
 from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.results import Scores, compare, gather, results
-from difix3d_ns.evaluation.bench.tables import page
+from difix3d_ns.evaluation.bench.tables import document, page
 from difix3d_ns.scene import check_transforms
 
 _SHOWN = ("plain", "plain-tuned", "fix-only", "difix3d", "difix3d+")
@@ -42,8 +43,8 @@ def bench(
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """Train and compare methods on scenes; started again it goes on where it stopped.
 
-    Writes ``results.json``, ``comparisons.json``, ``table.md``, ``comparison/SCENE.png`` and, per training,
-    ``runs/SCENE/METHOD/seed-N/`` into ``output``.
+    Writes ``results.json``, ``comparisons.json``, ``table.md``, ``report.html``, ``comparison/SCENE.png`` and, per
+    training, ``runs/SCENE/METHOD/seed-N/`` into ``output``.
 
     Args:
         data: scenes with evaluation views.
@@ -77,9 +78,9 @@ def bench(
     folder = record.default_folder(output) if folder is None else folder
     command = _command(scenes, plan, methods, seeds)
 
-    def write() -> Scores:
+    def write(last: bool = False) -> Scores:
         states = [state for job in jobs if (state := job.state(output)) is not None and state["parts"]]
-        return _write(plan, states, output, folder, command)
+        return _write(plan, states, output, folder, command, last)
 
     failures = []
     if executor == "ray":
@@ -95,9 +96,9 @@ def bench(
                 failures.append(failure)
                 console.print(f"[red]{failure}", highlight=False, soft_wrap=True)
             write()
-    scores = write()
-    _pictures(scores, output)
-    console.print(f"Table: {output / 'table.md'}   numbers: {output / 'results.json'}", highlight=False, soft_wrap=True)
+    scores = write(last=True)
+    told = f"Report: {output / 'report.html'}   table: {output / 'table.md'}   numbers: {output / 'results.json'}"
+    console.print(told, highlight=False, soft_wrap=True)
     if failures:
         raise UserError(
             f"{len(failures)} of {len(jobs)} trainings failed (start again to try them again): " + "; ".join(failures)
@@ -171,23 +172,20 @@ def _command(scenes: Sequence[Scene], recipe: Recipe, methods: Sequence[str], se
     return shlex.join(words)
 
 
-def _write(recipe: Recipe, states: Sequence[State], output: Path, folder: Path, command: str) -> Scores:
+def _write(recipe: Recipe, states: Sequence[State], output: Path, folder: Path, command: str, last: bool) -> Scores:
     scores = gather(recipe, states)
     compared = [entry for comparison in recipe.compare if (entry := compare(scores, comparison)) is not None]
     write_json(output / "results.json", results(scores))
     told = {"chosen": scores.chosen, "counted": scores.counted, "compared": [entry.as_json() for entry in compared]}
     write_json(output / "comparisons.json", told)
-    part = output / ".table.md.part"
-    part.write_text(page(scores, compared, states, command), encoding="utf-8")
-    part.replace(output / "table.md")
+    parts = document(scores, compared, states, command)
+    write_text(output / "table.md", page(parts))
     if recipe.on_record:
         record.append(states, recipe, folder)
+    if last:
+        methods = [name for name in _SHOWN if name in recipe.methods] or list(recipe.methods)
+        columns = {name: scores.chosen.get(name, name) for name in methods if scores.rows(name)}
+        for scene in scores.scenes:
+            write_scene_comparison(output / "comparison" / f"{scene}.png", output / "pictures" / scene, columns)
+        write_text(output / "report.html", report(parts, scores, compared, output / "pictures", columns))
     return scores
-
-
-def _pictures(scores: Scores, output: Path) -> None:
-    methods = list(scores.recipe.methods)
-    names = [name for name in _SHOWN if name in methods] or methods
-    columns = {name: scores.chosen.get(name, name) for name in names}
-    for scene in scores.scenes:
-        write_scene_comparison(output / "comparison" / f"{scene}.png", output / "pictures" / scene, columns)

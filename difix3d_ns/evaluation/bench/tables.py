@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from difix3d_ns.evaluation.bench.job import State
 from difix3d_ns.evaluation.bench.results import (
@@ -30,8 +31,49 @@ _HEADINGS = {
 _NO_CONTEST = frozenset({"gaussians", "peak_mb", "seconds"})  # less is nicer, but nobody wins by it
 
 
-def page(scores: Scores, compared: Sequence[Compared], states: Sequence[State], command: str) -> str:
-    """The whole page.
+@dataclass(frozen=True)
+class Table:
+    """Rows of (text, whether it is the best of its column); the first column is text."""
+
+    headings: list[str]
+    rows: list[list[tuple[str, bool]]]
+
+    def markdown(self) -> str:
+        """In GitHub's Markdown, the best in bold."""
+        lines = [_row(self.headings), "|---|" + "---:|" * (len(self.headings) - 1)]
+        lines += [_row(f"**{text}**" if best else text for text, best in row) for row in self.rows]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stretch of the page."""
+
+    title: str
+    before: str = ""
+    table: Table | None = None
+    after: str = ""
+    scene: str = ""  # of which it is
+    level: int = 2  # of its heading
+
+    def markdown(self) -> str:
+        """With its heading."""
+        texts = [
+            "#" * self.level + f" {self.title}",
+            self.before,
+            self.table.markdown() if self.table else "",
+            self.after,
+        ]
+        return "\n\n".join(text for text in texts if text)
+
+
+def page(parts: Sequence[Part]) -> str:
+    """All of it in Markdown."""
+    return "\n\n".join(part.markdown() for part in parts) + "\n"
+
+
+def document(scores: Scores, compared: Sequence[Compared], states: Sequence[State], command: str) -> list[Part]:
+    """What there is to tell.
 
     Args:
         scores: of all finished jobs.
@@ -41,24 +83,25 @@ def page(scores: Scores, compared: Sequence[Compared], states: Sequence[State], 
     """
     recipe = scores.recipe
     steps = f"{recipe.steps:,}" if recipe.steps else "default"
-    parts = [f"# Benchmark: recipe {recipe.name}", _origin(states, command, steps), _choices(scores)]
+    origin = _origin(states, f"`{command}`", steps)
+    parts = [Part(f"Benchmark: recipe {recipe.name}", origin, after=_choices(scores), level=1)]
     counted, listed = scores.counted, [scene for scene in scores.scenes if scene not in scores.counted]
     if len(counted) > 1:
-        told = f"## Mean over {len(counted)} scenes\n\n{', '.join(counted)}."
+        told = f"{', '.join(counted)}."
         if listed:
             told += f" Not counted, weights in the package were trained on them: {', '.join(listed)}."
-        parts += [told, _means(scores)]
-    table = results(scores)
-    for scene, methods in table.items():
+        parts.append(Part(f"Mean over {len(counted)} scenes", told, _means(scores)))
+    for scene, methods in results(scores).items():
         note = " (not counted)" if scene in listed else ""
-        parts += [f"## {scene}{note}", _table(methods, {})]
+        parts.append(Part(f"{scene}{note}", table=_table(methods, {}), scene=scene))
     if compared:
-        parts.append(
-            "## Paired differences\n\nGains of the first over the second on the same scene with the same seed, "
-            "± standard error: of a scene over its seeds, of the mean over scenes. Of FLIP and LPIPS, less is a gain."
+        told = (
+            "Gains of the first over the second on the same scene with the same seed, ± standard error: of a scene "
+            "over its seeds, of the mean over scenes. Of FLIP and LPIPS, less is a gain."
         )
+        parts.append(Part("Paired differences", told))
         parts += [_differences(entry, scores) for entry in compared]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return parts
 
 
 def _origin(states: Sequence[State], command: str, steps: str) -> str:
@@ -68,7 +111,7 @@ def _origin(states: Sequence[State], command: str, steps: str) -> str:
     dates = sorted({str(state["date"]) for state in states})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else "-"
     return (
-        f"`{command}`\n\n"
+        f"{command}\n\n"
         f"{when}, {each(state['hardware'] for state in states)}, commit {each(state['commit'] for state in states)}; "
         f"{steps} steps, seeds {each(sorted({state['seed'] for state in states}))}, pictures "
         f"{each('x'.join(map(str, state['size'])) for state in states if 'size' in state)}. "
@@ -90,43 +133,33 @@ def _choices(scores: Scores) -> str:
     return "\n".join(lines)
 
 
-def _means(scores: Scores) -> str:
+def _means(scores: Scores) -> Table:
     rows: dict[str, dict[str, float | None]] = {}
     missing: dict[str, int] = {}
     for method in scores.recipe.methods:
-        entry: dict[str, float | None] = {}
-        for metric in METRICS:
-            of_scenes = [
-                mean_and_spread([seed[metric] for seed in seeds])[0]
-                for scene in scores.counted
-                if (seeds := scores.of_scene(method, scene))
-            ]
-            entry[metric] = mean_and_spread(of_scenes)[0]
-            missing[method] = len(scores.counted) - len(of_scenes)
-        if missing[method] < len(scores.counted):
-            rows[method] = entry
+        by_scene = [seeds for scene in scores.counted if (seeds := scores.of_scene(method, scene))]
+        missing[method] = len(scores.counted) - len(by_scene)
+        if by_scene:
+            rows[method] = {
+                metric: mean_and_spread([mean_and_spread([seed[metric] for seed in seeds])[0] for seeds in by_scene])[0]
+                for metric in METRICS
+            }
     return _table(rows, missing)
 
 
-def _table(rows: Mapping[str, Mapping[str, float | None]], missing: Mapping[str, int]) -> str:
+def _table(rows: Mapping[str, Mapping[str, float | None]], missing: Mapping[str, int]) -> Table:
     """Methods in rows; ``missing`` scenes make a row incomparable, which is told beside its name."""
     columns = [metric for metric in METRICS if any(row.get(metric) is not None for row in rows.values())]
     best = {metric: _best(rows, missing, metric) for metric in columns}
-    lines = [
-        "| method | " + " | ".join(_HEADINGS[metric] for metric in columns) + " |",
-        "|---|" + "---:|" * len(columns),
-    ]
+    lines = []
     for method, row in rows.items():
-        cells = []
+        cells = [(f"{method} ({missing[method]} scenes missing)" if missing.get(method) else method, False)]
         for metric in columns:
-            cell = _number(metric, row.get(metric))
-            if cell in best[metric] and not missing.get(method):
-                cell = f"**{cell}**"
-            spread = row.get(f"{metric}_std")
-            cells.append(cell if spread is None else f"{cell} ± {_number(metric, spread)}")
-        name = f"{method} ({missing[method]} scenes missing)" if missing.get(method) else method
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            cell, spread = _number(metric, row.get(metric)), row.get(f"{metric}_std")
+            text = cell if spread is None else f"{cell} ± {_number(metric, spread)}"
+            cells.append((text, cell in best[metric] and not missing.get(method)))
+        lines.append(cells)
+    return Table(["method", *(_HEADINGS[metric] for metric in columns)], lines)
 
 
 def _best(rows: Mapping[str, Mapping[str, float | None]], missing: Mapping[str, int], metric: str) -> set[str]:
@@ -136,29 +169,29 @@ def _best(rows: Mapping[str, Mapping[str, float | None]], missing: Mapping[str, 
     return {_number(metric, (min if metric in LOWER_IS_BETTER else max)(values))}
 
 
-def _differences(entry: Compared, scores: Scores) -> str:
-    names = [scores.chosen.get(name, name) for name in entry.comparison.needs]
-    aliases = [
-        f"{name} ({part})" if part != name else name for name, part in zip(entry.comparison.needs, names, strict=True)
-    ]
+def _differences(entry: Compared, scores: Scores) -> Part:
+    parts = [(name, scores.chosen.get(name, name)) for name in entry.comparison.needs]
+    names = [name if part == name else f"{name} ({part})" for name, part in parts]
     columns = [metric for metric in COMPARED if metric in entry.whole]
-    lines = [
-        f"### {aliases[0]} over {aliases[1]}\n",
-        "| scene | " + " | ".join(_HEADINGS[metric].split()[0] for metric in columns) + " |",
-        "|---|" + "---:|" * len(columns),
+    rows = [
+        [(scene, False), *((_gain(metric, gains.get(metric)), False) for metric in columns)]
+        for scene, gains in entry.scenes.items()
     ]
-    for scene, gains in entry.scenes.items():
-        lines.append(f"| {scene} | " + " | ".join(_gain(metric, gains.get(metric)) for metric in columns) + " |")
-    counted = len([scene for scene in scores.counted if scene in entry.scenes])
     if len(entry.scenes) > 1:
-        cells = [f"**{_gain(metric, entry.whole[metric])}**" for metric in columns]
-        lines.append(f"| **mean over {counted}** | " + " | ".join(cells) + " |")
+        counted = len([scene for scene in scores.counted if scene in entry.scenes])
+        mean = [(_gain(metric, entry.whole[metric]), True) for metric in columns]
+        rows.append([(f"mean over {counted}", True), *mean])
     told = list(entry.verdicts)
     if abs(entry.whole["psnr"].mean) < scores.recipe.undecided:
         told.insert(0, f"PSNR is undecided: within {scores.recipe.undecided:g} dB")
     if entry.seconds is not None:
         told.append(f"{entry.seconds:.2f} times the seconds")
-    return "\n".join(lines) + ("\n\n" + "; ".join(told) + "." if told else "")
+    table = Table(["scene", *(_HEADINGS[metric].split()[0] for metric in columns)], rows)
+    return Part(f"{names[0]} over {names[1]}", table=table, after="; ".join(told) + "." if told else "", level=3)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _gain(metric: str, gain: Gain | None) -> str:
