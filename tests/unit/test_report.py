@@ -368,3 +368,22 @@ def test_the_page_names_no_address_outside(run: Path) -> None:
     without_pictures = re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", html)
     assert re.findall(r"(?:https?:)?//[a-z0-9-]+\.", without_pictures, flags=re.I) == []
     assert re.findall(r"@import|url\(|<link(?! rel=\"icon\" href=\"data:,\")|<script [^>]*src", without_pictures) == []
+
+
+def test_portraits_stand_in_more_columns(run: Path) -> None:
+    from difix3d_ns.evaluation.runs import HeldOutView
+
+    columns = {}
+    for name, size in {"landscape": (48, 64), "portrait": (64, 48)}.items():
+        view = HeldOutView(*(plain_picture(c, *size) for c in ((1, 0, 0), (0, 1, 0), (0, 0, 1))), "a.jpg")
+        found = re.search(r"--columns: (\d)", write_report(run, views=[view]).read_text())
+        assert found is not None
+        columns[name] = int(found[1])
+    assert columns["portrait"] > columns["landscape"]
+
+
+def test_the_page_says_when_training_began(run: Path) -> None:
+    write_config(run.with_name("2026-11-21_090503"))
+    text = text_of(write_report(run.with_name("2026-11-21_090503")).read_text())
+    assert "begun 2026-11-21 at 09:05" in text
+    assert "begun" not in text_of(write_report(run).read_text())

@@ -105,6 +105,7 @@ class HeldOut:
         return gallery(
             [self._slider(i, side) for i in chosen],
             pairs,
+            columns=2 if width >= height else 4,
             legends={pair: legend for pair in pairs if RENDER_ERROR in pair},
         )
 

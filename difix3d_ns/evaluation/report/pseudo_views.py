@@ -72,7 +72,8 @@ def _told(number: int, fixes: Sequence[FixRecord]) -> str:
 
 
 def _gallery(fixes: Sequence[FixRecord], side: int) -> Markup:
-    return gallery([_slider(fix, side) for fix in fixes], _PAIRS, columns=3)
+    height, width = fixes[0].before.shape[:2]
+    return gallery([_slider(fix, side) for fix in fixes], _PAIRS, columns=3 if width >= height else 5)
 
 
 def _slider(fix: FixRecord, side: int) -> Markup:

@@ -140,10 +140,18 @@ def _subtitle(training: Training) -> str:
             f"{training.steps:,} steps",
             "on a CPU" if config.machine.device_type == "cpu" else f"on {config.machine.device_type}",
             "plain splatfacto (no rounds)" if rounds == 0 else f"{rounds} rounds" if rounds else "",
-            str(config.timestamp) if config.timestamp not in ("run", "{timestamp}") else "",
+            _began(str(config.timestamp)),
         )
         if part
     )
+
+
+def _began(timestamp: str) -> str:
+    """Nothing, if somebody chose another name for the training's folder."""
+    try:
+        return f"begun {datetime.datetime.strptime(timestamp, '%Y-%m-%d_%H%M%S'):%Y-%m-%d at %H:%M}"
+    except ValueError:
+        return ""
 
 
 def _notices(training: Training) -> list[str]:
