@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,16 @@ class _Frame:
 
 @dataclass(frozen=True)
 class _Flicker:
-    """Of one video; levels of 255."""
+    """Of one video."""
 
-    mean: float
-    worst: float  # of all pairs of neighbours
-    jump: float  # largest change of the error from one pair to the next: what is seen to happen all at once
+    errors: list[float]  # levels of 255, of each frame against the one before
     psnr: float  # dB, mean over pairs
+
+    @property
+    def jumps(self) -> list[tuple[float, int]]:
+        """Changes of the error and the frames they come with, the largest first: what happens all at once is seen."""
+        changes = [abs(b - a) for a, b in pairwise(self.errors)]
+        return sorted(((change, frame) for frame, change in enumerate(changes, 2)), reverse=True)
 
 
 class _Video:
@@ -143,12 +148,18 @@ def main(
             print(_row(name, f"{strength:g}", _flicker(shown, frames), shown, truth))
     if truth is not None:
         print(_row("truth, by the splat's depth: the floor", "", _flicker(truth, frames), truth, None))
+    print(
+        "\nLargest jumps at full strength, each frame alone (frames are counted from 0, cameras are "
+        f"{steps - 1} apart):"
+    )
+    print(", ".join(f"{jump:.2f} at {frame}" for jump, frame in _flicker(next(iter(full.values())), frames).jumps[:16]))
     _print_arrivals(video, steps, long_side)
 
 
 def _row(name: str, strength: str, found: _Flicker, pictures: Sequence[Tensor], truth: Sequence[Tensor] | None) -> str:
     close = f"{_mean_psnr(pictures, truth):.2f}" if truth is not None else ""
-    numbers = f"{found.mean:.2f} | {found.worst:.2f} | {found.jump:.2f} | {found.psnr:.2f}"
+    mean, worst, jump = sum(found.errors) / len(found.errors), max(found.errors), found.jumps[0][0]
+    numbers = f"{mean:.2f} | {worst:.2f} | {jump:.2f} | {found.psnr:.2f}"
     return f"| {name} | {strength} | {numbers} | {close} |"
 
 
@@ -160,12 +171,9 @@ def _flicker(pictures: Sequence[Tensor], frames: Sequence[_Frame]) -> _Flicker:
         warps = warp_references(after.camera, after.depth, after.alpha, [reference], _SAME_SURFACE)
         seen = warps.visibility[0].expand_as(new)
         difference = warps.images[0] - new
-        errors.append(255 * (difference.abs() * seen).sum() / seen.sum())
-        levels.append(-10 * ((difference.square() * seen).sum() / seen.sum()).log10())
-    error = torch.stack(errors)
-    return _Flicker(
-        float(error.mean()), float(error.max()), float(error.diff().abs().max()), float(torch.stack(levels).mean())
-    )
+        errors.append(float(255 * (difference.abs() * seen).sum() / seen.sum()))
+        levels.append(float(-10 * ((difference.square() * seen).sum() / seen.sum()).log10()))
+    return _Flicker(errors, sum(levels) / len(levels))
 
 
 def _mean_psnr(pictures: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
