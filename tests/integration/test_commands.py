@@ -5,15 +5,12 @@ from __future__ import annotations
 import ctypes.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from plyfile import PlyData
 
 from tests.conftest import Command, command_line
@@ -92,55 +89,6 @@ def test_unusable_variables_end_with_one_line(
     assert variable in said and value in said
     assert len(said.strip().splitlines()) == 1
     assert "Traceback" not in result.stdout + result.stderr
-
-
-def test_render_dataset_writes_both_outputs(run: Command, trained: Path, tmp_path: Path) -> None:
-    run(
-        "ns-render",
-        *("dataset", "--load-config", trained, "--output-path", tmp_path, "--split", "test"),
-        *("--rendered-output-names", "rgb", "enhanced", "--image-format", "png"),
-    )
-    plain, enhanced = (sorted((tmp_path / "test" / name).glob("*.png")) for name in ("rgb", "enhanced"))
-    assert [p.name for p in plain] == [p.name for p in enhanced]
-    assert len(plain) == 3
-    difference = np.asarray(Image.open(plain[0]), float) - np.asarray(Image.open(enhanced[0]), float)
-    assert np.abs(difference).mean() > 0.1
-
-
-def test_render_interpolate_and_camera_path(run: Command, trained: Path, tmp_path: Path) -> None:
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is missing: apt-get install ffmpeg")
-    names = ("--rendered-output-names", "rgb", "enhanced")
-    frames = tmp_path / "interpolate"
-    run(
-        "ns-render",
-        *("interpolate", "--load-config", trained, "--output-path", frames, "--output-format", "images"),
-        *("--interpolation-steps", 2, "--pose-source", "eval", *names),
-    )
-    pictures = sorted(frames.glob("*.jpg"))
-    assert len(pictures) == 4
-    assert Image.open(pictures[0]).size == (2 * 128, 96)  # side by side
-
-    pose = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0.5, 0, 0, 0, 1]
-    path = tmp_path / "path.json"
-    path.write_text(
-        json.dumps(
-            {
-                "camera_type": "perspective",
-                "render_height": 48,
-                "render_width": 64,
-                "seconds": 1,
-                "fps": 2,
-                "camera_path": [{"camera_to_world": pose, "fov": 60, "aspect": 4 / 3}] * 2,
-            }
-        )
-    )
-    video = tmp_path / "video.mp4"
-    run(
-        "ns-render",
-        *("camera-path", "--load-config", trained, "--camera-path-filename", path, "--output-path", video, *names),
-    )
-    assert video.stat().st_size > 0
 
 
 def test_export_writes_the_gaussians(trained: Path, tmp_path: Path) -> None:
