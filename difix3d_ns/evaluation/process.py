@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
@@ -99,8 +100,16 @@ def _resident() -> float:  # bytes
         return float(peak if sys.platform == "darwin" else peak * 1024)
 
 
+def _end_with(parent: int) -> None:
+    """Leave when whoever started this is gone: a benchmark that was killed must not go on training unseen."""
+    while os.getppid() == parent:
+        time.sleep(_EVERY)
+    os._exit(1)
+
+
 def main() -> None:
     """Entry point of the process."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     path = Path(sys.argv.pop(1))
     atexit.register(lambda: path.write_text(json.dumps(own_peak())))
     from nerfstudio.scripts.train import entrypoint
