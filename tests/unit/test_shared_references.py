@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 
 from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.photographs import Photographs
 from difix3d_ns.pseudoviews.references import choose_references
 from difix3d_ns.pseudoviews.shared_references import share_references
+from tests.unit.test_glue_photographs import _Model
 from tests.unit.test_pseudoviews_targets import straight, wall_reference
+from tests.unit.tiny_scene import datamanager, write_scene
 
 WALL = [wall_reference(straight(x)) for x in (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)]
 
@@ -92,3 +96,16 @@ def test_where_nothing_is_to_be_seen_the_nearest_are_chosen() -> None:
     view = wall_reference(straight(0.1))
     empty = torch.zeros_like(view.depth)
     assert share_references(view.camera, empty, empty, WALL, 2, [0, 6]) == [3, 4]
+
+
+def test_photographs_know_former_ones_by_their_place_in_the_dataset(tmp_path: Path) -> None:
+    manager = datamanager(write_scene(tmp_path / "scene", count=9))
+    photographs = Photographs(manager, _Model(8), nearest=4)  # type: ignore[arg-type]
+    view = photographs.cameras()[6]
+    depth, alpha = torch.full((30, 40, 1), 2.0), torch.ones(30, 40, 1)
+    assert photographs.choose_indices(view, depth, alpha, 1) == [6]
+    assert photographs.choose_indices(view, depth, alpha, 1, former=[0]) == [6]  # too far away to be looked at
+    assert photographs.choose_indices(view, depth, alpha, 1, former=[4]) == [6]  # shows clearly less
+    alone = photographs.choose_indices(view, depth, alpha, 4)
+    assert photographs.choose_indices(view, depth, alpha, 4, former=alone) == alone
+    assert sorted(photographs.choose_indices(view, depth, alpha, 4, former=[7, 1])) == [4, 5, 6, 7]
