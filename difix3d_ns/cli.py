@@ -202,7 +202,7 @@ def bench(
         output: folder for results.json, table.md, pictures and all trainings.
         seeds: of the trainings (unset: the recipe's).
         methods: of the recipe (unset: all).
-        recipe: a recipe of configs/bench by name (default, smoke) or the path of a YAML file.
+        recipe: a recipe of configs/bench by name (default, ablation, smoke) or the path of a YAML file.
         executor: local, or ray to spread the scenes over a cluster (pip install 'difix3d-ns[ray]').
         address: of a Ray cluster (unset: one is started on this machine).
         changed: finished runs that recipe, scene or code would now make otherwise: refuse to go on, redo them, or

@@ -42,6 +42,16 @@ def test_noise_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(bad.confidence.mean()) < LEAST_TRUST
 
 
+def test_the_fixers_of_the_ablation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    (trusting,) = load_fixer("benchmarks.no_confidence").fix([_request()])
+    (whole,) = load_fixer("embedded").fix([_request()])
+    assert torch.equal(trusting.image, whole.image) and float(trusting.confidence.min()) == 1
+    assert float(whole.confidence.min()) < 1
+    (without,) = load_fixer("benchmarks.no_diffusion").fix([_request()])
+    assert not torch.equal(without.image, whole.image)
+
+
 def test_a_view_that_nobody_trusts_takes_no_step(tmp_path: Path) -> None:
     for trust, drawn in ((0.0, False), (LEAST_TRUST / 2, False), (2 * LEAST_TRUST, True)):
         pool = Pool(4, tmp_path / str(trust))

@@ -104,5 +104,5 @@ def test_recipes_that_make_no_sense(content: dict[str, Any], message: str, tmp_p
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(UserError, match="no recipe defualt: give a YAML file or one of default, smoke"):
+    with pytest.raises(UserError, match="no recipe defualt: give a YAML file or one of ablation, default, smoke"):
         load_recipe("defualt")
