@@ -112,6 +112,17 @@ def test_other_code_is_refused_unless_it_is_to_be_kept(finished: Path, monkeypat
     assert len(_bench(finished, changed="keep")["scene"]) == 3
 
 
+def test_code_that_changes_meanwhile_ends_the_benchmark(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = finished / "out" / "runs" / "scene" / "plain-dropout" / "seed-0" / "job.json"
+    before = state.read_text()
+    state.unlink()
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.LOADED", "what this process began with")
+    with pytest.raises(UserError, match=r"^scene, plain-dropout, seed 0: the code has changed while the benchmark ran"):
+        _bench(finished)
+    state.write_text(before)
+    assert len(_bench(finished)["scene"]) == 3  # nothing was left to train
+
+
 def test_a_method_that_looks_otherwise_is_looked_at_again(finished: Path) -> None:
     content = {"steps": 60, "methods": {**CONTENT["methods"], "fixed": {"of": "plain", "enhanced": True}}}  # type: ignore[dict-item]
     (finished / "more.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -139,7 +150,7 @@ def test_scenes_are_told_apart_by_their_names(finished: Path) -> None:
 
 
 def test_where_a_number_comes_from() -> None:
-    assert provenance.code_digest() == provenance.code_digest.__wrapped__()
+    assert provenance.code_digest() == provenance.code_digest()
     assert len(provenance.code_digest()) == 16
     assert provenance.commit()
     assert "CPU core" in provenance.hardware() or "NVIDIA" in provenance.hardware()

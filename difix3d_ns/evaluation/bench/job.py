@@ -20,12 +20,16 @@ from difix3d_ns.checkpoints import checkpoint_steps
 from difix3d_ns.disk import write_json
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.pictures import keep_pictures
-from difix3d_ns.evaluation.bench.provenance import code_digest, commit, data_digest, hardware, software
+from difix3d_ns.evaluation.bench.provenance import LOADED, code_digest, commit, data_digest, hardware, software
 from difix3d_ns.evaluation.bench.recipe import Method, Recipe, Value
 
 Changed = Literal["refuse", "redo", "keep"]
 State = dict[str, Any]
 """What is on disk of a job; ``parts`` holds the metrics of every look by its name."""
+
+
+class CodeChanged(UserError):
+    """Somebody works on the code that is being measured."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,14 @@ def run_job(job: Job, recipe: Recipe, output: Path, changed: Changed = "refuse")
         Its state, as on disk.
 
     Raises:
+        CodeChanged: since this process began, and that is not to be kept.
         UserError: something failed; the message names scene, method and log.
     """
+    if changed != "keep" and code_digest() != LOADED:
+        raise CodeChanged(
+            f"{job}: the code has changed while the benchmark ran; start again, in a checkout that nobody works in "
+            "(or with --changed keep)"
+        )
     folder, log = job.folder(output), job.log(output)
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:

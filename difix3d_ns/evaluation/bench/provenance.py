@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import platform
@@ -20,9 +19,8 @@ _NO_PART = ("curation", "training", "evaluation/bench", "evaluation/report", "co
 """Of the package, which no training and no metric depends on; a recipe is compared by what it says."""
 
 
-@functools.cache
 def code_digest() -> str:
-    """Of the files of the package that a result depends on, committed or not."""
+    """Of the files of the package that a result depends on as they are now, committed or not."""
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*")):
         name = path.relative_to(_PACKAGE).as_posix()
@@ -32,7 +30,6 @@ def code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-@functools.cache
 def commit() -> str:
     """The commit of the package's checkout, with "+" if files of the package differ from it; else its version."""
     described = _git("rev-parse", "--short=10", "HEAD")
@@ -77,3 +74,7 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+LOADED = code_digest()
+"""Of the code this process runs; every training loads what is there when it begins."""

@@ -18,7 +18,7 @@ from difix3d_ns.disk import write_json, write_text
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench import record
 from difix3d_ns.evaluation.bench.html import report
-from difix3d_ns.evaluation.bench.job import Changed, Job, Scene, State, missing_parts, run_job
+from difix3d_ns.evaluation.bench.job import Changed, CodeChanged, Job, Scene, State, missing_parts, run_job
 from difix3d_ns.evaluation.bench.pictures import write_scene_comparison
 from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.results import Scores, compare, gather, results
@@ -108,11 +108,13 @@ def bench(
 
 def run_scene(scene: Scene, recipe: Recipe, output: Path, changed: Changed) -> list[str]:
     """All jobs of one scene, on whatever machine this is; returns what failed."""
-    failures = []
+    failures: list[str] = []
     for seed in recipe.seeds:
         for training in recipe.trainings():
             try:
                 run_job(Job(scene, training, seed), recipe, output, changed)
+            except CodeChanged as error:
+                return [*failures, str(error)]
             except UserError as error:
                 failures.append(str(error))
     return failures
@@ -129,6 +131,8 @@ def _run_here(jobs: Sequence[Job], recipe: Recipe, output: Path, changed: Change
             failure = ""
             try:
                 run_job(job, recipe, output, changed)
+            except CodeChanged:
+                raise
             except UserError as error:
                 failure = str(error)
             progress.advance(whole)
