@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 _MARK = "ANSWER "
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}  # a browser without a GPU needs a core for itself
+_SURROUNDINGS = {
+    **{"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},  # a browser without a GPU needs a core for itself
+    "MALLOC_ARENA_MAX": "2",  # or each new thread may leave an arena of its own behind, which hides what leaks
+}
 
 
 class LiveTraining:
@@ -78,7 +81,7 @@ def live_training(log: Path, port: int, *flags: object) -> Iterator[LiveTraining
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "COLUMNS": "200", **_ONE_THREAD},
+        env={**os.environ, "COLUMNS": "200", **_SURROUNDINGS},
     )
     training = LiveTraining(process, port, log)
     try:
@@ -128,6 +131,22 @@ class _Server:
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         return psutil.Process().memory_info().rss / 2**20
+
+    def count_steps(self) -> list[int]:
+        """Training steps since training began; call it once before the first."""
+        if not hasattr(self, "_steps"):
+            self._steps: list[int] = []
+            self._watch_steps()
+        return list(self._steps)
+
+    def _watch_steps(self) -> None:
+        trainer, iterate = self.trainer, self.trainer.train_iteration
+
+        def watched(step: int) -> Any:
+            self._steps.append(step)
+            return iterate(step)
+
+        trainer.train_iteration = watched
 
     def frames(self, clear: bool = False) -> list[list[Any]]:
         """What the output ``enhanced`` gave the viewer: [state of the render thread, whether it was enhanced]."""

@@ -102,34 +102,36 @@ class LiveEnhancer:
             self._worker = threading.Thread(target=self._work, name="difix3d-enhancer", daemon=True)
             self._worker.start()
 
-    def _next(self) -> tuple[RenderStateMachine, Frame]:
-        with self._changed:
-            while True:
-                for thread, tab in list(self._tabs.items()):
-                    if tab.wanted is None:
-                        continue
-                    frame, tab.wanted = tab.wanted, None
-                    if thread.running:
-                        self._tabs[thread] = self._tabs.pop(thread)  # the others are served first next time
-                        return thread, frame
-                    del self._tabs[thread]  # the tab was closed
-                self._changed.wait()
+    def _take(self) -> tuple[RenderStateMachine, Frame] | None:
+        """Of the tab that was served longest ago."""
+        for thread, tab in list(self._tabs.items()):
+            frame, tab.wanted = tab.wanted, None
+            if not thread.running:  # the tab was closed
+                del self._tabs[thread]
+            elif frame is not None:
+                self._tabs[thread] = self._tabs.pop(thread)
+                return thread, frame
+        return None
 
     def _work(self) -> None:
         while True:
-            thread, frame = self._next()
-            enhanced = self._attempt(frame)
             with self._changed:
-                tab = self._tabs.get(thread)
-                if tab is None or frame.version != self._version:
-                    continue
-                if enhanced is None:
-                    tab.failed = frame
-                else:
-                    tab.done, tab.to_show = (frame, enhanced), True
-            if enhanced is not None:
-                self._show(thread)
-            del thread, frame, tab, enhanced  # a closed tab's are not kept until the next one comes
+                while (job := self._take()) is None:
+                    self._changed.wait()
+            self._serve(*job)
+            del job  # a closed tab is not kept until the next job comes
+
+    def _serve(self, thread: RenderStateMachine, frame: Frame) -> None:
+        enhanced = self._attempt(frame)
+        with self._changed:
+            tab = self._tabs.get(thread)
+            if tab is None or frame.version != self._version:
+                return
+            if enhanced is None:
+                tab.failed = frame
+                return
+            tab.done, tab.to_show = (frame, enhanced), True
+        self._show(thread)
 
     def _attempt(self, frame: Frame) -> Tensor | None:
         started = time.perf_counter()

@@ -9,6 +9,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from difix3d_ns.overrides import Enhance
 from difix3d_ns.photographs import Photographs
+from difix3d_ns.pseudoviews.poses import spacing, stack_poses
 from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ POOL_FOLDER = "pseudo_views"
 """of a training: the pool; beside nerfstudio_models/, whose every file nerfstudio takes for a checkpoint"""
 RECORDS_FOLDER = "fixes"
 """of a training: pictures of what each fix did"""
+_FRUSTUM = 0.2
+"""size of a frustum in spacings of the training cameras: its picture can be seen, and it hides no other"""
 
 
 class Panel(ViewerControl):
@@ -88,14 +91,17 @@ class Panel(ViewerControl):
     def _loop_controls(self, rounds: FixRounds | None, count: int) -> LoopControls | None:
         if self._viewer is None:
             return None
+        from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+
         from difix3d_ns.viewer.loop_controls import LoopControls
 
         cameras = self._photographs.standpoints()
+        apart = spacing(stack_poses(list(cameras.values()))) * VISER_NERFSTUDIO_SCALE_RATIO
         long_side = max(max(camera.width, camera.height) for camera in cameras.values())
         with self._folder:
             return LoopControls(
                 *(self._viewer.viser_server, rounds, cameras, long_side),
-                scale=self._viewer.config.camera_frustum_scale,
+                scale=max(self._viewer.config.camera_frustum_scale, _FRUSTUM * apart),
                 count=count,
             )
 

@@ -115,18 +115,18 @@ def test_enhanced_output_and_its_switch(viewer: tuple[ClientConnection, Path], t
     messages = _receive(client, at_rest)
     plain = _pictures(messages)[-1]
     controls = {m["label"]: m for m in messages if "label" in m and "id" in m}
-    assert {"Enhancer", "Enhancer strength"} <= set(controls)
-    output = next(m for label, m in controls.items() if "Output" in label and "options" in m)
-    updates = [m["updates"] for m in messages if m["type"] == "GuiUpdateMessage"]
-    offered = [output["options"], *(u["options"] for u in updates if "options" in u)]
-    assert any("enhanced" in names for names in offered)
+    assert {"Difix3D", "Enhance", "Strength", "Show pseudo-views"} <= set(controls)
+    assert "Run a fix round now" not in controls  # training is over
+    frusta = [m["name"] for m in messages if m["type"] == "CameraFrustumMessage" and "pseudo_views" in m["name"]]
+    assert len(set(frusta)) == 8
 
-    def choose(control: dict[str, Any], value: object, shown: Callable[[np.ndarray], bool]) -> None:
+    def choose(control: str, value: object, shown: Callable[[np.ndarray], bool]) -> None:
         """Set a control; fails unless a picture comes that is as expected."""
-        update = {"type": "GuiUpdateMessage", "id": control["id"], "updates": {"value": value}}
+        update = {"type": "GuiUpdateMessage", "id": controls[control]["id"], "updates": {"value": value}}
         client.send(msgspec.msgpack.encode(update))
         _receive(client, lambda messages: any(map(shown, _pictures(messages))))
 
-    choose(output, "enhanced", lambda picture: picture.shape == plain.shape and _difference(picture, plain) > 0.2)
-    choose(controls["Enhancer"], False, lambda picture: _difference(picture, plain) < 0.05)
+    choose("Enhance", True, lambda picture: picture.shape == plain.shape and _difference(picture, plain) > 0.2)
+    choose("Enhance", False, lambda picture: _difference(picture, plain) < 0.05)
+    choose("Output type", "enhanced", lambda p: p.shape == plain.shape and _difference(p, plain) > 0.2)
     assert "Traceback" not in log.read_text()

@@ -95,3 +95,91 @@ def test_interrupted_while_preparing(tmp_path: Path) -> None:
     other.step = start + 2
     assert [again.schedule.may_render(start + 2), len(again.progress.queue)] == [True, 4]
     assert sum(views for _, views in _train(again, other)) == 4
+
+
+def _step(rounds: FixRounds, splat: _Splat, steps: range) -> None:
+    for step in steps:
+        splat.step = step
+        rounds.before_step(step)
+
+
+def _places(rounds: FixRounds) -> set[tuple[int, int]]:
+    return {(entry.round, entry.target) for entry in rounds.pool.views()}
+
+
+def test_a_round_that_is_asked_for_begins_early_and_is_not_repeated(tmp_path: Path) -> None:
+    rounds, splat = _rounds(tmp_path, references=0)
+    start = rounds.schedule.starts[0]
+    _step(rounds, splat, range(20))
+    assert len(rounds.pool) == 0
+    rounds.ask_for_round()
+    _step(rounds, splat, range(20, start))
+    assert _places(rounds) == {(1, target) for target in range(4)} and rounds.first_view == 20
+    newest = rounds.pool.generation
+    _step(rounds, splat, range(start, start + 20))
+    assert rounds.pool.generation == newest
+
+
+def test_what_is_asked_for_waits_until_the_splat_is_fit(tmp_path: Path) -> None:
+    rounds, splat = _rounds(tmp_path, references=0)
+    rounds.ask_for_round()
+    _step(rounds, splat, range(5))
+    assert len(rounds.pool) == 0 and "not fit" in " ".join(rounds.describe(4))
+    _step(rounds, splat, range(5, 30))
+    assert len(rounds.pool) == 4
+
+
+def test_what_is_asked_for_late_is_still_made(tmp_path: Path) -> None:
+    rounds, splat = _rounds(tmp_path, references=0)
+    _step(rounds, splat, range(398))
+    newest = rounds.pool.generation
+    rounds.ask_for_round()
+    _step(rounds, splat, range(398, 400))
+    assert rounds.pool.generation == newest + 2
+
+
+def test_a_view_that_is_asked_for(tmp_path: Path) -> None:
+    rounds, splat = _rounds(tmp_path, references=0)
+    camera = replace(rounds.targets[0], width=20, height=16)
+    rounds.ask_for_view(camera)
+    _step(rounds, splat, range(20))
+    (entry,) = rounds.pool.views()
+    assert torch.allclose(entry.camera.camera_to_world, camera.camera_to_world)
+    assert (entry.camera.width, entry.camera.height) == (20, 16)
+    assert len(rounds.targets) == 5
+    _step(rounds, splat, range(20, 400))  # the round that follows makes it again
+    assert _places(rounds) == {(1, target) for target in range(5)}
+
+
+def test_other_targets(tmp_path: Path) -> None:
+    rounds, splat = _rounds(tmp_path, references=0)
+    _step(rounds, splat, range(300))
+    before = _places(rounds)
+    rounds.ask_for_targets(rounds.targets[2:])
+    rounds.ask_for_round()
+    _step(rounds, splat, range(300, 320))
+    assert len(rounds.targets) == 2
+    assert _places(rounds) == before | {(1, 4), (1, 5)}
+
+
+def test_what_was_asked_for_is_resumed(tmp_path: Path) -> None:
+    rounds, splat = _rounds(tmp_path, references=0)
+    rounds.ask_for_view(rounds.targets[1])
+    rounds.ask_for_targets(rounds.targets[:1])
+    _step(rounds, splat, range(3))
+    again, _ = _rounds(tmp_path / "again", references=0)
+    again.restore(rounds.state())
+    assert again.progress.queue == rounds.progress.queue and again.progress.queue[0].asked
+    assert len(again.targets) == len(rounds.targets) == 1
+    assert again.state()["first_view"] is None
+
+
+def test_every_fix_is_told_of(tmp_path: Path) -> None:
+    rounds, splat = _rounds(tmp_path)
+    told = []
+    rounds._on_fix = told.append
+    _train(rounds, splat)
+    assert [(record.round, record.target) for record in told] == [(1, target) for target in range(4)]
+    names = rounds._photographs.names()
+    assert all(len(record.references) == 3 and set(record.references) <= set(names) for record in told)
+    assert len(set(names)) == len(names) == 20

@@ -167,3 +167,21 @@ def test_the_pause_after_a_reset_counts_the_pool_but_never_ends_densification():
     assert pause_refine_after_reset(30, 64, 100, 3000) == 194
     assert pause_refine_after_reset(30, 500, 10, 300) == 150
     assert pause_refine_after_reset(30, 64, 100, 0) == 194
+
+
+def test_the_weight_grows_from_the_first_view_where_that_was_asked_for_early():
+    schedule = scaled(2000, 3)
+    start = schedule.starts[0]
+    assert schedule.weight(start - 1) == 0 < schedule.weight(start - 1, first_view=start - 10)
+    assert schedule.weight(start - 11, first_view=start - 10) == 0
+    assert schedule.weight(start + 5, first_view=start + 5) == schedule.weight(start + 5)
+    assert scaled(2000, 0).weight(50, first_view=40) > 0
+
+
+def test_late_views_and_the_next_round():
+    schedule = scaled(2000, 3)
+    assert not schedule.may_render(1999) and schedule.may_render(1999, late=True)
+    assert not schedule.may_render(0, late=True)
+    assert schedule.next_round(0) == schedule.starts[0]
+    assert schedule.next_round(schedule.starts[0]) == schedule.starts[1]
+    assert schedule.next_round(1999) is None

@@ -1,0 +1,157 @@
+"""What a viser server really sends: cameras, frusta, gallery."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import viser
+from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.viewer.utils import CameraState, get_camera
+from nerfstudio.viewer.viewer import Viewer
+from viser import _messages as messages
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.photographs import to_pinhole
+from difix3d_ns.pseudoviews.poses import assemble
+from difix3d_ns.pseudoviews.records import record_fix
+from difix3d_ns.viewer.camera_path import path_cameras, remember_camera_paths
+from difix3d_ns.viewer.frusta import Frusta, ShownView
+from difix3d_ns.viewer.gallery import MOST, Gallery, describe
+from difix3d_ns.viewer.poses import pinhole_of, placed
+
+PORT = 7451
+
+
+@pytest.fixture
+def server() -> Iterator[viser.ViserServer]:
+    server = viser.ViserServer(port=PORT, verbose=False)
+    yield server
+    server.stop()
+
+
+def _sent(server: viser.ViserServer, kind: type) -> list[Any]:
+    """Messages that a tab gets when it is opened now."""
+    buffer = server._websock_server._broadcast_buffer
+    return [message for message in buffer.message_from_id.values() if isinstance(message, kind)]
+
+
+def _pinhole(x: float = 0.0) -> Pinhole:
+    turn = torch.linalg.matrix_exp(torch.tensor([[0.0, -0.2, 0.3], [0.2, 0.0, 0.1], [-0.3, -0.1, 0.0]]))
+    pose = assemble(turn[None], torch.tensor([[x, 0.5, -0.25]]))[0]
+    return Pinhole(pose, torch.tensor([[50.0, 0, 30], [0, 50, 20], [0, 0, 1]]), 60, 40)
+
+
+def test_there_and_back() -> None:
+    camera = _pinhole()
+    back = pinhole_of(**placed(camera), long_side=60)
+    assert (back.width, back.height) == (60, 40)
+    assert torch.allclose(back.camera_to_world, camera.camera_to_world, atol=1e-5)
+    assert torch.allclose(back.intrinsics, camera.intrinsics, atol=1e-3)
+
+
+def test_portraits_keep_their_long_side() -> None:
+    camera = pinhole_of(np.array([1.0, 0, 0, 0]), np.zeros(3), 1.0, 0.5, 480)
+    assert (camera.width, camera.height) == (240, 480)
+    assert camera.intrinsics[1, 1] == pytest.approx(240 / math.tan(0.5))
+
+
+def test_the_same_camera_as_nerfstudios_own_viewer() -> None:
+    where = placed(_pinhole())
+    client = SimpleNamespace(camera=SimpleNamespace(**where))
+    asked = Viewer.get_camera_state(SimpleNamespace(ready=False, current_camera_idx=0), client)
+    state = CameraState(where["fov"], where["aspect"], asked.c2w, camera_type=CameraType.PERSPECTIVE)
+    theirs, ours = to_pinhole(get_camera(state, 40, 60)), pinhole_of(**where, long_side=60)
+    assert torch.allclose(theirs.camera_to_world, ours.camera_to_world, atol=1e-5)
+    assert torch.allclose(theirs.intrinsics, ours.intrinsics, atol=1e-3)
+
+
+def _view(round: int = 1, target: int = 0, version: int = 0, references: tuple[Pinhole, ...] = ()) -> ShownView:
+    image = np.full((240, 360, 3), 200, np.uint8)
+    return ShownView(round, target, version, _pinhole(target), image, references)
+
+
+def test_frusta_come_change_and_go(server: viser.ViserServer) -> None:
+    frusta = Frusta(server, 0.1)
+    frusta.show([_view(1, 0), _view(2, 1, references=(_pinhole(5), _pinhole(6)))])
+    assert frusta.versions() == {(1, 0): 0, (2, 1): 0}
+    sent = _sent(server, messages.CameraFrustumMessage)
+    assert [m.name for m in sent] == ["/difix3d/pseudo_views/round_01/000", "/difix3d/pseudo_views/round_02/001"]
+    assert all(m.image_binary for m in sent)
+    lines = _sent(server, messages.CubicBezierSplineMessage)
+    assert [m.name for m in lines] == ["/difix3d/references/round_02/001"]
+    here = placed(_pinhole(1))["position"]
+    assert np.allclose(
+        lines[0].positions, [here, placed(_pinhole(5))["position"], here, placed(_pinhole(6))["position"], here]
+    )
+    frusta.show([_view(1, 0, version=3)], gone=[(2, 1)])
+    assert frusta.versions() == {(1, 0): 3}
+    removed = {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
+    assert removed >= {"/difix3d/pseudo_views/round_02/001", "/difix3d/references/round_02/001"}
+
+
+def test_targets_are_replaced(server: viser.ViserServer) -> None:
+    frusta = Frusta(server, 0.1)
+    frusta.show_targets([_pinhole(0), _pinhole(1)])
+    frusta.show_targets([_pinhole(2)])
+    assert {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)} >= {"/difix3d/targets/001"}
+
+
+def _record(target: int) -> Any:
+    picture = torch.rand(60, 90, 3)
+    return record_fix(1, target, target, ("odd (name).png",), 0.1, picture, picture, torch.ones(60, 90, 1), picture)
+
+
+def test_the_gallery_shows_the_latest(server: viser.ViserServer) -> None:
+    gallery = Gallery(server)
+    gallery.add(*(_record(i) for i in range(MOST + 3)))
+    shown = [item.content for item in gallery._items if item.visible]
+    assert [content.split("**")[1] for content in shown] == [f"Round 1, view {MOST + 2 - i}" for i in range(4)]
+    gallery._count.value = 1
+    gallery._draw()
+    assert sum(item.visible for item in gallery._items) == 1
+
+
+def test_a_picture_survives_visers_markdown(server: viser.ViserServer) -> None:
+    text = describe(_record(0))
+    handle = server.gui.add_markdown(text, image_root=Path())
+    sent = [m.updates["markdown"] for m in _sent(server, messages.GuiUpdateMessage) if "markdown" in m.updates]
+    assert text in sent and handle.content == text
+    assert text.endswith(")") and text.count("(") == text.count(")") == 1  # of the picture's address alone
+
+
+def test_a_camera_path(server: viser.ViserServer) -> None:
+    from nerfstudio.viewer import render_panel
+
+    with pytest.raises(UserError, match="fewer than two cameras"):
+        path_cameras(server, 4, 100)
+    remember_camera_paths()
+    path = render_panel.CameraPath(server, server.gui.add_number("Duration", 1.0))
+    path.default_transition_sec, path.default_fov = 1.0, 0.8
+    for x in (0.0, 1.0):
+        where = placed(_pinhole(x))
+        options = dict.fromkeys(("override_fov_enabled", "override_time_enabled", "override_transition_enabled"), False)
+        path.add_camera(
+            render_panel.Keyframe(
+                **{name: where[name] for name in ("position", "wxyz")},
+                **options,
+                override_fov_rad=0.8,
+                override_time_val=0.0,
+                aspect=1.5,
+                override_transition_sec=None,
+            )
+        )
+    path.update_spline()
+    cameras = path_cameras(server, 3, 90)
+    assert [(camera.width, camera.height) for camera in cameras] == [(90, 60)] * 3
+    assert torch.allclose(cameras[0].camera_to_world, _pinhole(0.0).camera_to_world, atol=1e-4)
+    assert torch.allclose(cameras[1].position, _pinhole(0.5).position, atol=1e-4)
+    assert torch.allclose(cameras[2].camera_to_world, _pinhole(1.0).camera_to_world, atol=1e-4)
+    assert 2 * math.atan(30 / float(cameras[0].intrinsics[1, 1])) == pytest.approx(0.8, abs=1e-4)
