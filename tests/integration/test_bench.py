@@ -74,6 +74,7 @@ def test_every_method_is_measured(folder: Path) -> None:
     assert table["plain-tuned"] in (table["plain"], table["plain-earlystop"])
     assert table["plain-tuned"]["psnr"] == max(table["plain"]["psnr"], table["plain-earlystop"]["psnr"])
     assert "### difix3d over plain-tuned" in (folder / "out" / "table.md").read_text()
+    assert "Held-out view" in (folder / "out" / "report.html").read_text()
     with Image.open(folder / "out" / "comparison" / f"{name}.png") as sheet:
         assert sheet.size[0] > 6 * 128  # plain, tuned, fix-only, difix3d, difix3d+ and the truth
     lines = [json.loads(line) for line in (folder / "record" / "bench-tiny.jsonl").read_text().splitlines()]

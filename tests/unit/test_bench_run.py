@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from PIL import Image
 from rich.console import Console
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.job import Job, Scene, missing_parts
+from difix3d_ns.evaluation.bench.pictures import keep_pictures
 from difix3d_ns.evaluation.bench.recipe import load_recipe
 from difix3d_ns.evaluation.bench.run import bench
 from tests.unit.bench_states import finish
@@ -55,6 +59,24 @@ def test_what_is_finished_is_not_made_again(finished: Path) -> None:
     text = (finished / "out" / "table.md").read_text()
     assert "`difix3d bench scene --output DIR --recipe recipe`" in text
     assert list(_bench(finished, methods=["plain"])["scene"]) == ["plain"]
+
+
+def test_the_report_shows_kept_pictures_and_needs_no_network(finished: Path) -> None:
+    grey, black = (torch.full((20, 30, 3), value) for value in (0.5, 0.0))
+    for method in ("plain", "plain-dropout"):
+        keep_pictures(finished / "out" / "pictures" / "scene", method, [grey] * 5, [black] * 5, count=2)
+    assert sorted(path.name for path in (finished / "out" / "pictures" / "scene" / "truth").iterdir()) == [
+        "001.jpg",
+        "003.jpg",
+    ]
+    _bench(finished)
+    text = (finished / "out" / "report.html").read_text()
+    assert set(re.findall(r"Held-out view (\d)", text)) == {"2", "4"}
+    for said in ("+1.00 dB", "plain-dropout over plain", "plain-tuned", "20.00", "2 CPU cores", "commit 0123456789"):
+        assert said in text, said
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)", text)
+    with Image.open(finished / "out" / "comparison" / "scene.png") as sheet:
+        assert sheet.size[0] >= 3 * 30  # plain, plain-tuned, truth
 
 
 def test_every_run_is_on_record_once(finished: Path) -> None:

@@ -298,8 +298,13 @@ class TestOnACpu:
 
     def test_mcmc_adds_its_two_losses_in_training_only(self) -> None:
         batch = {"image": torch.rand(30, 40, 3)}
-        for densification, expected in (("default", set()), ("mcmc", {"mcmc_opacity", "mcmc_scale"})):
-            model = _model(densification=densification, max_gaussians=100).train()
+        both = {"mcmc_opacity", "mcmc_scale"}
+        for densification, asked, expected in (
+            ("default", False, set()),
+            ("default", True, both),
+            ("mcmc", False, both),
+        ):
+            model = _model(densification=densification, regularization=asked, max_gaussians=100).train()
             assert model.strategy.absgrad is (densification == "default")
             losses = model.get_loss_dict(model.get_outputs(_camera()), batch)
             assert {key for key in losses if key.startswith("mcmc")} == expected
