@@ -1,4 +1,4 @@
-# make setup | demo | test | docs | lint | bench | weights: each makes or reuses .venv
+# make setup | demo | test | docs | screenshots | lint | bench | weights: each makes or reuses .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
@@ -6,7 +6,7 @@ VENV := .venv
 export OMP_WAIT_POLICY ?= passive
 BIN := $(VENV)/bin
 
-.PHONY: setup system-check demo test lint docs bench weights clean
+.PHONY: setup system-check demo test lint docs screenshots bench weights clean
 
 setup: $(VENV)/.installed system-check
 
@@ -38,6 +38,9 @@ docs: $(VENV)/.installed
 weights: $(VENV)/.installed # curation and training of the fixer in the package, measured on unseen scenes
 	$(BIN)/difix3d train-fixer align --output weights/align
 	$(BIN)/difix3d train-fixer embedded --output weights/embedded --shards weights/align/shards --start weights/align
+
+screenshots: setup # of viewer and report, for the docs; needs a browser (Debian: apt-get install chromium)
+	$(BIN)/python docs/screenshots.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/rasterizer.py

@@ -240,7 +240,7 @@ class FixRounds:
             f"{self.progress.seconds / self.progress.views:.2f} s per view"
         )
         if writer.is_initialized():
-            strip = torch.from_numpy(record.strip).float() / 255
+            strip = torch.from_numpy(record.strip[::2, ::2].copy()).float() / 255  # the whole one is in the records
             writer.put_image(name="Pseudo-views/before | after | reference | confidence", image=strip, step=step)
 
     def _render(self, camera: Pinhole) -> tuple[Tensor, Tensor, Tensor]:

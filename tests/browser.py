@@ -21,6 +21,13 @@ OPTIONS = [
 ]
 
 
+SLOW_SCREEN = """
+const draw = window.requestAnimationFrame.bind(window);
+window.requestAnimationFrame = callback => setTimeout(() => draw(callback), 90);
+"""
+"""Script that makes a page draw ten times a second: without a GPU drawing takes the processor from what is tested."""
+
+
 @dataclass
 class Tab:
     """An open tab and what went wrong in it."""
@@ -56,13 +63,27 @@ def open_tab(width: int = 1280, height: int = 800, offline: bool = False, **opti
         browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
         try:
             context = browser.new_context(viewport={"width": width, "height": height}, offline=offline, **options)
-            tab = Tab(context.new_page())
-            tab.page.on("console", lambda said: tab.errors.append(said.text) if said.type == "error" else None)
-            tab.page.on("pageerror", lambda error: tab.errors.append(str(error)))
-            tab.page.on("request", lambda request: _note(tab, request.url))
-            yield tab
+            yield _watched(context.new_page())
         finally:
             browser.close()
+
+
+@contextmanager
+def another_tab(tab: Tab, width: int = 1280, height: int = 800) -> Iterator[Tab]:
+    """A second tab of the same browser, which shares nothing with the first; closed at the end."""
+    context = tab.page.context.browser.new_context(viewport={"width": width, "height": height})
+    try:
+        yield _watched(context.new_page())
+    finally:
+        context.close()
+
+
+def _watched(page: Any) -> Tab:
+    tab = Tab(page)
+    page.on("console", lambda said: tab.errors.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: tab.errors.append(str(error)))
+    page.on("request", lambda request: _note(tab, request.url))
+    return tab
 
 
 def _note(tab: Tab, address: str) -> None:

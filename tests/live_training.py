@@ -92,12 +92,6 @@ def live_training(log: Path, port: int, *flags: object) -> Iterator[LiveTraining
         process.wait()
 
 
-def _trainer() -> Any:
-    from difix3d_ns.trainer import Difix3DTrainer
-
-    return next((found for found in gc.get_objects() if isinstance(found, Difix3DTrainer)), None)
-
-
 class _Server:
     """The process's end of it."""
 
@@ -105,7 +99,6 @@ class _Server:
         self.trainer: Any = None
 
     def status(self) -> dict[str, Any]:
-        self.trainer = self.trainer or _trainer()
         viewer = getattr(self.trainer, "viewer_state", None)
         if viewer is None or not viewer.ready:
             return {"ready": False}
@@ -183,8 +176,7 @@ class _Server:
         return {"file": str(dataset.image_filenames[eval_index])}
 
 
-def _serve() -> None:
-    server = _Server()
+def _serve(server: _Server) -> None:
     out = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         question, arguments = json.loads(line)
@@ -196,15 +188,33 @@ def _serve() -> None:
         out.flush()
 
 
+def _remember_trainer(server: _Server) -> None:
+    from difix3d_ns.trainer import Difix3DTrainer
+
+    begin = Difix3DTrainer.__init__
+
+    def remembered(trainer: Any, *arguments: Any, **options: Any) -> None:
+        server.trainer = trainer
+        begin(trainer, *arguments, **options)
+
+    setattr(Difix3DTrainer, "__init__", remembered)  # noqa: B010
+
+
+def _remove_panel() -> None:
+    from nerfstudio.viewer.viewer_elements import ViewerControl
+
+    from difix3d_ns.viewer.panel import Panel
+
+    setattr(Panel, "_setup", ViewerControl._setup)  # noqa: B010
+
+
 if __name__ == "__main__":
-    threading.Thread(target=_serve, daemon=True).start()
+    this = _Server()
+    threading.Thread(target=_serve, args=(this,), daemon=True).start()
     from nerfstudio.scripts.train import entrypoint
 
+    _remember_trainer(this)
     if sys.argv[1:2] == ["--without-panel"]:
-        from nerfstudio.viewer.viewer_elements import ViewerControl
-
-        from difix3d_ns.viewer.panel import Panel
-
         del sys.argv[1]
-        setattr(Panel, "_setup", ViewerControl._setup)  # noqa: B010
+        _remove_panel()
     entrypoint()

@@ -28,6 +28,7 @@ class Gallery:
     def __init__(self, server: viser.ViserServer) -> None:
         self._records: deque[FixRecord] = deque(maxlen=MOST)
         with server.gui.add_folder("Gallery", expand_by_default=False):
+            server.gui.add_markdown("Before, after; the photograph that helped most, confidence.")
             self._count = server.gui.add_slider("Shown", 1, MOST, 1, 4, hint="How many of the latest pseudo-views")
             self._items = [server.gui.add_markdown("", image_root=Path(), visible=False) for _ in range(MOST)]
         self._count.on_update(lambda _: self._draw())
@@ -52,9 +53,8 @@ def describe(record: FixRecord) -> str:
     # No parentheses: viser looks for the end of a picture's address at the last one
     shown = ", ".join(record.references).replace("(", "_").replace(")", "_") or "no photograph"
     return (
-        f"**Round {record.round}, view {record.target}** at step {record.step}: "
-        f"change {record.change:.4f}, confidence {record.trust:.2f}, {record.seconds:.2f} s  \n"
-        f"before, after / {shown}, confidence\n\n![pseudo-view]({_data_url(record)})"
+        f"**Round {record.round}, view {record.target}** at step {record.step}: change {record.change:.4f}, "
+        f"confidence {record.trust:.2f}, {record.seconds:.2f} s, from {shown}\n\n![pseudo-view]({_data_url(record)})"
     )
 
 

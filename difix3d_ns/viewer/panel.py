@@ -23,7 +23,7 @@ POOL_FOLDER = "pseudo_views"
 """of a training: the pool; beside nerfstudio_models/, whose every file nerfstudio takes for a checkpoint"""
 RECORDS_FOLDER = "fixes"
 """of a training: pictures of what each fix did"""
-_FRUSTUM = 0.2
+_FRUSTUM = 0.15
 """size of a frustum in spacings of the training cameras: its picture can be seen, and it hides no other"""
 
 

@@ -11,22 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.browser import Tab, chromium, open_tab
+from tests.browser import SLOW_SCREEN, Tab, another_tab, chromium, open_tab
 from tests.live_training import LiveTraining, live_training
 
 PORT = 7433
 FLAGS = (
     *("--max-num-iterations", 100_000, "--pipeline.rounds", 2, "--pipeline.targets.count", 3),
-    *(
-        "--pipeline.model.warmup-length",
-        20,
-        "--pipeline.model.refine-every",
-        20,
-        "--pipeline.model.reset-alpha-every",
-        5000,
-    ),
-    *("--pipeline.model.resolution-schedule", 10, "--pipeline.model.max-gaussians", 5000),
-    *("--pipeline.fixer.strength", 1, "--machine.device-type", "cpu", "--viewer.image-format", "png"),
+    *("--pipeline.model.warmup-length", 20, "--pipeline.model.refine-every", 20),
+    *("--pipeline.model.reset-alpha-every", 5000, "--pipeline.model.resolution-schedule", 10),
+    *("--pipeline.model.max-gaussians", 5000, "--pipeline.fixer.strength", 1),
+    *("--machine.device-type", "cpu", "--viewer.image-format", "png"),
 )
 """A training that goes on as long as the tests look at it, fit for rounds after some hundred steps."""
 
@@ -43,6 +37,7 @@ def training(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.fixture(scope="module")
 def tab(training: LiveTraining) -> Iterator[Tab]:
     with open_tab(900, 700) as tab:
+        tab.page.add_init_script(SLOW_SCREEN)
         tab.page.goto(training.address)
         tab.page.get_by_text("Difix3D", exact=True).wait_for(timeout=60_000)
         yield tab
@@ -107,7 +102,7 @@ def test_buttons_add_views(training: LiveTraining, tab: Tab) -> None:
     _until(lambda: pictures.count() >= 4, "the gallery stays empty")
     widths = pictures.evaluate_all("images => images.map(image => image.naturalWidth)")
     assert all(width > 100 for width in widths), widths
-    said = _text(tab, "before, after / ")
+    said = " ".join(tab.page.get_by_text("at step").first.inner_text().split())
     assert "change 0." in said and "confidence 0." in said and "frame_" in said, said
     tab.page.get_by_text("Gallery", exact=True).click()
 
@@ -233,8 +228,9 @@ def test_an_error_of_the_fixer_is_shown_and_ends_nothing(training: LiveTraining,
     training.wait_for("status", lambda status: status["step"] > step + 20)
 
 
-def test_a_second_tab_and_its_end(training: LiveTraining) -> None:
-    with open_tab(600, 500) as other:
+def test_a_second_tab_and_its_end(training: LiveTraining, tab: Tab) -> None:
+    with another_tab(tab, 600, 500) as other:
+        other.page.add_init_script(SLOW_SCREEN)
         other.page.goto(training.address)
         training.wait_for("status", lambda status: status["tabs"] == 2)
         training.wait_for("status", lambda status: status["enhancing"] == 2)  # closed while something is being made
@@ -249,7 +245,7 @@ def test_nothing_went_wrong_that_does_not_without_the_plugin(
     scene = ("difix3d-splatfacto", "--data", tiny_scene, "--output-dir", tmp_path, "--experiment-name", "scene")
     with (
         live_training(tmp_path / "log", PORT + 1, "--without-panel", *scene, *FLAGS) as plain,
-        open_tab(900, 700) as other,
+        another_tab(tab, 900, 700) as other,
     ):
         other.page.goto(plain.address)
         other.page.get_by_text("Pause Training").wait_for(timeout=60_000)

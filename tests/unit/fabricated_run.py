@@ -45,10 +45,10 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return folder / "config.yml"
 
 
-def write_curves(folder: Path, steps: int = 100) -> None:
+def write_curves(folder: Path, steps: int = 100, first: int = 0) -> None:
     """Every third of the logged steps trained a pseudo-view."""
     with SummaryWriter(str(folder)) as writer:
-        for number, step in enumerate(range(0, steps, 10)):
+        for number, step in enumerate(range(first, steps, 10)):
             pseudo = number % 3 == 2
             writer.add_scalar("Train Loss", 0.1 if pseudo else 1.0, step)
             writer.add_scalar("Train Metrics Dict/pseudo_psnr" if pseudo else "Train Metrics Dict/psnr", 20.0, step)

@@ -124,7 +124,8 @@ def _pipeline(depth_weight: float, depth: torch.Tensor | None, trust: torch.Tens
     pool.add(
         PseudoView(torch.full((30, 40, 3), 0.5), torch.ones(30, 40, 1), camera, depth=depth, depth_confidence=trust)
     )
-    pipeline.rounds = SimpleNamespace(pool=pool, schedule=SimpleNamespace(probability=1.0, weight=lambda step: 0.5))
+    schedule = SimpleNamespace(probability=1.0, weight=lambda step, first_view: 0.5)
+    pipeline.rounds, pipeline._losses = SimpleNamespace(pool=pool, schedule=schedule, first_view=0), {}
     drawn = torch.Generator().manual_seed(0)
     pipeline.datamanager = SimpleNamespace(next_train=lambda step: pipeline._draw(step, drawn))
     return pipeline

@@ -6,6 +6,7 @@ import base64
 import io
 import math
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +189,23 @@ def test_curves_are_read_and_the_loss_is_told_apart(run: Path) -> None:
     assert pseudo.values == pytest.approx([0.1, 0.1, 0.1])
     assert list(pseudo.steps) == [20, 50, 80]
     assert seconds is not None and seconds >= 0
+
+
+def test_a_resumed_training_goes_on_and_its_pause_does_not_count(run: Path) -> None:
+    write_curves(run, steps=60)
+    begun = read_curves(run)[1]
+    time.sleep(1.1)  # of the files' names, and the pause
+    write_curves(run, steps=100, first=40)
+    curves, seconds = read_curves(run)
+    assert list(curves["Train Loss"].steps) == list(range(0, 100, 10))
+    assert begun is not None and seconds is not None and begun <= seconds < 1.0
+
+
+def test_a_training_that_began_anew_forgets_what_was_before(run: Path) -> None:
+    write_curves(run, steps=200)
+    time.sleep(1.1)
+    write_curves(run, steps=60)
+    assert list(read_curves(run)[0]["Train Loss"].steps) == list(range(0, 60, 10))
 
 
 def test_an_event_file_in_the_middle_of_a_write_is_read_as_far_as_it_goes(run: Path) -> None:

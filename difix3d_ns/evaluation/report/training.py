@@ -29,7 +29,7 @@ class Training:
     path: Path  # its config.yml
     config: Difix3DTrainerConfig
     curves: Mapping[str, Curve]  # TensorBoard's name -> curve; empty without event files
-    seconds: float | None  # of wall clock from the first to the last event; None without event files
+    seconds: float | None  # of wall clock while it ran; None without event files
     fixes: list[FixRecord]
     checkpoints: list[int]  # their steps, newest first
 
@@ -86,24 +86,36 @@ def read_training(path: Path) -> Training:
 
 
 def read_curves(folder: Path) -> tuple[dict[str, Curve], float | None]:
-    """Scalars of TensorBoard's event files in a folder, and the seconds between their first and last event.
+    """Scalars of TensorBoard's event files in a folder, and the seconds of training they tell of.
 
-    A file that is being written is read as far as it is whole. Without any: ({}, None).
+    There is a file for each time the training was begun or resumed; pauses in between do not count, and nothing does
+    of what was before it began anew. A file that is being written is read as far as it is whole. Without any:
+    ({}, None).
     """
     if not any(folder.glob(EVENT_FILES)):
         return {}, None
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
-    events.Reload()
-    curves, times = {}, []
-    for name in events.Tags()["scalars"]:
-        scalars = events.Scalars(name)
-        times += [scalars[0].wall_time, scalars[-1].wall_time]
-        steps, values = np.array([s.step for s in scalars]), np.array([s.value for s in scalars])
+    scalars: dict[str, list[tuple[int, float]]] = {}
+    seconds: list[float] = []
+    for file in sorted(folder.glob(EVENT_FILES)):  # their names begin with the time
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
+        events.Reload()
+        told = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+        if not told:
+            continue
+        if min(values[0].step for values in told.values()) == 0:
+            scalars, seconds = {}, []
+        times = [values[i].wall_time for values in told.values() for i in (0, -1)]
+        seconds.append(max(times) - min(times))
+        for name, values in told.items():
+            scalars.setdefault(name, []).extend((value.step, value.value) for value in values)
+    curves = {}
+    for name, pairs in scalars.items():
+        steps, values = np.array([step for step, _ in pairs]), np.array([value for _, value in pairs])
         steps, first = np.unique(steps[::-1], return_index=True)  # of a step told twice, the later value
         curves[name] = Curve(name, steps, values[::-1][first])
-    return curves, max(times) - min(times) if times else None
+    return curves, sum(seconds) if seconds else None
 
 
 def loss_by_kind(curves: Mapping[str, Curve]) -> list[Curve]:
