@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import nerfstudio.configs.base_config  # noqa: F401  (nerfstudio's writer cannot be imported before it)
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 

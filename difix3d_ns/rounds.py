@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import nerfstudio.configs.base_config  # noqa: F401  (nerfstudio's writer cannot be imported before it)
 import torch
 from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -157,13 +158,13 @@ class FixRounds:
     def _begin_asked(self) -> None:
         if any(task.asked for task in self.progress.queue):
             return  # one that was asked for is being made
-        self._begin(min(self.progress.round + 1, self.schedule.rounds))
+        self._begin(min(self.progress.round + 1, self._rounds))
         self.progress.queue = [replace(task, asked=True) for task in self.progress.queue]
 
     def _add_view(self, camera: Pinhole) -> None:
         self._targets.append(camera)
         self._current.append(len(self._targets) - 1)
-        place = self._first_with_poses_of(self.schedule.rounds)  # whose poses are the targets themselves
+        place = self._first_with_poses_of(self._rounds)  # whose poses are the targets themselves
         self.progress.queue.insert(0, Task(place, self._current[-1], asked=True))
 
     def _replace_targets(self, targets: Sequence[Pinhole]) -> None:
@@ -180,8 +181,12 @@ class FixRounds:
 
         Views at the targets teach most, and what is made in the last round is seen only a few times.
         """
-        rounds = self.schedule.rounds
-        return min(1.0, number / (rounds - 1 if rounds > 2 else rounds))
+        return min(1.0, number / (self._rounds - 1 if self._rounds > 2 else self._rounds))
+
+    @property
+    def _rounds(self) -> int:
+        """One at least: it can be asked for."""
+        return max(1, self.schedule.rounds)
 
     def _first_with_poses_of(self, number: int) -> int:
         """The round that made the views round ``number`` makes anew; itself if its poses are new."""

@@ -93,8 +93,10 @@ class EnhancerControls:
                 self._on.value = on
 
         def set_options(options: list[str]) -> None:
+            first = self._enhanced not in output.options
             offered(options)
-            self._show()
+            if first:  # else a tab was opened, and what others look at stays
+                self._show()
 
         output.cb_hook, output.set_options = chosen, set_options
 

@@ -129,6 +129,16 @@ def test_what_is_asked_for_waits_until_the_splat_is_fit(tmp_path: Path) -> None:
     assert len(rounds.pool) == 4
 
 
+def test_a_training_too_short_for_rounds_makes_what_is_asked_for(tmp_path: Path) -> None:
+    rounds, splat = _rounds(tmp_path, references=0)
+    rounds.schedule = replace(rounds.schedule, starts=())
+    rounds.ask_for_round()
+    rounds.ask_for_view(rounds.targets[0])
+    _step(rounds, splat, range(30))
+    assert _places(rounds) == {(1, target) for target in range(5)}
+    assert rounds.schedule.weight(30, rounds.first_view) > 0
+
+
 def test_what_is_asked_for_late_is_still_made(tmp_path: Path) -> None:
     rounds, splat = _rounds(tmp_path, references=0)
     _step(rounds, splat, range(398))
