@@ -49,8 +49,7 @@ class FixerSettings:
         """
         dtype = getattr(torch, self.dtype) if self.dtype else None
         try:
-            with torch.random.fork_rng():  # a network is initialised at random before it is loaded
-                return load_fixer(self.name, self.weights, str(device), dtype, self.compile)
+            return load_fixer(self.name, self.weights, str(device), dtype, self.compile)
         except (ValueError, OSError, RuntimeError) as error:
             raise UserError(
                 f"the fixer {self.name!r} cannot be loaded (--pipeline.fixer.name, --pipeline.fixer.weights "
@@ -116,6 +115,8 @@ class Enhancer:
             )
             references = [self._photographs.reference(index) for index in indices]
             request = FixRequest(outputs["rgb"], references, pinhole, depth, alpha)
-            fixed = settings.load(depth.device).fix([request])[0].image
+            with rendering:  # loading draws from the random generator that training draws from
+                fixer = settings.load(depth.device)
+            fixed = fixer.fix([request])[0].image
             fixed = frame.settle(outputs["rgb"], fixed.to(outputs["rgb"]), indices)
         return torch.lerp(outputs["rgb"], fixed, settings.strength).clamp(0, 1)

@@ -89,6 +89,10 @@ class Outputs(dict):
         return (self[key] for key in self)
 
 
+def _as_rendered(camera: Cameras, outputs: dict[str, Any]) -> Tensor:
+    return outputs["rgb"]
+
+
 class LazyLpips(nn.Module):
     """LPIPS whose weights are fetched at the first use; absent, with one notice, where they cannot be had."""
 
@@ -280,6 +284,8 @@ class Difix3DModel(SplatfactoModel):
         enhancer = self.enhancer
         if enhancer is None or self.enhance == "off":
             return outputs
+        if self.crop_box is not None:  # photographs show what was cropped away as well
+            enhancer = _as_rendered
         if self.enhance == "key":
             return Outputs(outputs, {"enhanced": lambda: enhancer(camera, outputs)})
         rest = {key: value for key, value in outputs.items() if key != "rgb"}

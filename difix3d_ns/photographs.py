@@ -185,13 +185,13 @@ class Photographs:
 
     def names(self) -> list[str]:
         """File names of all photographs, with folders as far as they differ."""
-        files = [str(path) for path in self._datamanager.train_dataset.image_filenames]
+        files = [str(path.absolute()) for path in self._datamanager.train_dataset.image_filenames]
         shared = Path(os.path.commonpath(files)) if len(files) > 1 else Path(files[0]).parent
         return [Path(file).relative_to(shared).as_posix() for file in files]
 
     def reference(self, index: int) -> Reference:
-        """One photograph, with the splat's median depth and opacity at its pose."""
-        if not self._is_fresh(index):
+        """One photograph, with the splat's median depth and opacity at its pose, as they were last rendered."""
+        if index not in self._seen:
             self._look(index)
         seen = self._seen[index]
         image, mask = self._image(index)

@@ -22,10 +22,11 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
 from difix3d_ns.overrides import Overrides, ignored_in_training
 from difix3d_ns.photographs import Photographs, to_cameras, to_pinhole
-from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
+from difix3d_ns.pseudoviews.records import RECORDS_FOLDER, FixRecord, FixRecords
 from difix3d_ns.pseudoviews.schedule import pause_refine_after_reset
+from difix3d_ns.pseudoviews.store import POOL_FOLDER
 from difix3d_ns.strategy import CappedStrategy
-from difix3d_ns.viewer.panel import POOL_FOLDER, RECORDS_FOLDER, Panel
+from difix3d_ns.viewer.panel import Panel
 
 ENOUGH_POINTS = 1000
 """fewer, found by stereo alone, cover a scene worse than splatfacto's random ones"""
@@ -335,11 +336,13 @@ class Difix3DPipeline(VanillaPipeline):
         """
         if self.rounds is None:
             return
-        losses = {name: float(loss) for name, loss in self._losses.items()} if step % _SHOWN_EVERY == 0 or force else {}
-        if losses and writer.is_initialized():
+        regular = step % _SHOWN_EVERY == 0 or force
+        if not regular and not self.panel.has_news:
+            return
+        losses = {name: float(loss) for name, loss in self._losses.items()}
+        if regular and losses and writer.is_initialized():
             writer.put_dict(name="Loss of", scalar_dict=losses, step=step)
-        if losses:
-            self.panel.update(step, losses, force)
+        self.panel.update(step, losses, force)
 
     def training_state(self, step: int) -> dict[str, Any]:
         """What resuming at ``step`` needs beyond parameters and optimizers, as plain values and tensors."""
@@ -353,12 +356,13 @@ class Difix3DPipeline(VanillaPipeline):
             state["pool"] = self.rounds.pool.state(checkpoint=step)
         return state
 
-    def restore_training_state(self, state: dict[str, Any], source: Path) -> None:
+    def restore_training_state(self, state: dict[str, Any], source: Path, step: int) -> None:
         """Go on where ``training_state`` was taken.
 
         Args:
             state: what it returned.
             source: the folder of the training it was taken in; its pool is read from there.
+            step: the first one of this training.
         """
         self.datamanager.restore_sampling(state["sampling"])
         self.model.strategy_state.update(
@@ -371,9 +375,8 @@ class Difix3DPipeline(VanillaPipeline):
             self.rounds.restore(state["rounds"])
             self.rounds.pool.restore(source / POOL_FOLDER, state["pool"])
             assert self._records is not None
-            self._records.adopt(source / RECORDS_FOLDER)
-            for record in self._records.read():
-                self.panel.remember(record)
+            self._records.adopt(source / RECORDS_FOLDER, step)
+            self.panel.recall(self._records)
 
     def forget_before(self, steps: Sequence[int]) -> None:
         """Let go of pool files that no kept checkpoint needs."""

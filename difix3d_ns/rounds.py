@@ -26,6 +26,7 @@ from difix3d_ns.pseudoviews.schedule import RoundSchedule
 if TYPE_CHECKING:
     from difix3d_ns.model import Difix3DModel
 
+_STRIP = "before, after, reference, confidence of target"
 _PHOTOGRAPHS_PER_VIEW = 8
 """at which the splat is rendered in a step that prepares references: takes no longer than repairing a view"""
 
@@ -88,6 +89,7 @@ class FixRounds:
         self.progress = Progress()
         self.first_view: int | None = None
         """step at which the first view was made"""
+        self._problem = ""
         self._wishes: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     @property
@@ -101,9 +103,14 @@ class FixRounds:
         if left := len(self.progress.queue):
             fit = self.schedule.may_render(step, late=self.progress.queue[0].asked)
             lines.append(f"{left} views to go" + ("" if fit else ", waiting: the splat is not fit to be rendered yet"))
-        elif (start := self.schedule.next_round(step)) is not None:
-            lines.append(f"Next round at step {start}, now {step}")
-        return lines
+        elif self.progress.round < self.schedule.rounds:
+            lines.append(f"Next round at step {self.schedule.starts[self.progress.round]}, now {step}")
+        return lines + ([f"**{self._problem}**"] if self._problem else [])
+
+    @property
+    def wishes_left(self) -> bool:
+        """Whether something was asked for that is not done yet."""
+        return not self._wishes.empty() or any(task.asked for task in self.progress.queue)
 
     def ask_for_round(self) -> None:
         """Have the next round begin now, or the last one again; from any thread, taken up before the next step."""
@@ -133,7 +140,14 @@ class FixRounds:
             most = _PHOTOGRAPHS_PER_VIEW * self.schedule.views_per_step
             if self._settings.references and not self._photographs.prepare(cameras, most):
                 return
-            self._make(batch, cameras, step)
+            try:
+                self._make(batch, cameras, step)
+                self._problem = ""
+            except Exception as error:
+                if not all(task.asked for task in batch):
+                    raise
+                self._problem = f"What was asked for could not be made: {error}"  # which must not end the training
+                CONSOLE.log(f"[yellow]{self._problem}")
             del self.progress.queue[: len(batch)]
             if not self.progress.queue:
                 self._tell_end(step)
@@ -156,7 +170,10 @@ class FixRounds:
         self.first_view = state.get("first_view")
 
     def _begin_asked(self) -> None:
-        if any(task.asked for task in self.progress.queue):
+        place = self._first_with_poses_of(max(1, self.progress.round))
+        left = {task.target for task in self.progress.queue if task.asked and task.round == place}
+        made = {entry.target for entry in self.pool.views() if entry.round == place}
+        if self.progress.round and left and set(self._current) <= left | made:
             return  # one that was asked for is being made
         self._begin(min(self.progress.round + 1, self._rounds))
         self.progress.queue = [replace(task, asked=True) for task in self.progress.queue]
@@ -195,8 +212,9 @@ class FixRounds:
     def _begin(self, number: int) -> None:
         self._photographs.forget()
         place = self._first_with_poses_of(number)
-        outdated = [Task(entry.round, entry.target) for entry in self.pool.views() if entry.round < place]
         fresh = [Task(place, target) for target in self._current]
+        made = [Task(entry.round, entry.target) for entry in self.pool.views()]
+        outdated = [task for task in made if task not in fresh]
         asked = [task for task in self.progress.queue if task.asked]
         self.progress = Progress(number, list({(t.round, t.target): t for t in fresh + outdated + asked}.values()))
         self.progress.queue.sort(key=lambda task: not task.asked)
@@ -221,6 +239,8 @@ class FixRounds:
             requests.append(FixRequest(image, references, camera, depth, alpha, seed))
             shown.append(tuple(names[index] for index in chosen))
         results = self._fixer.fix(requests)
+        if self._model.device.type == "cuda":
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - started
         if self.first_view is None:
             self.first_view = step
@@ -237,6 +257,9 @@ class FixRounds:
             )
             self.progress.change += record.change
             self._on_fix(record)
+            if writer.is_initialized():
+                strip = torch.from_numpy(record.strip[::2, ::2].copy()).float() / 255  # the whole one is in the records
+                writer.put_image(name=f"Pseudo-views/{_STRIP} {task.target:03d}", image=strip, step=step)
         self.progress.seconds += time.perf_counter() - started
         self.progress.views += len(tasks)
         left = len(self.progress.queue) - len(tasks)
@@ -244,9 +267,6 @@ class FixRounds:
             f"{self._label()}: {self.progress.views} fixed, {left} to go, "
             f"{self.progress.seconds / self.progress.views:.2f} s per view"
         )
-        if writer.is_initialized():
-            strip = torch.from_numpy(record.strip[::2, ::2].copy()).float() / 255  # the whole one is in the records
-            writer.put_image(name="Pseudo-views/before | after | reference | confidence", image=strip, step=step)
 
     def _render(self, camera: Pinhole) -> tuple[Tensor, Tensor, Tensor]:
         """Image [H, W, 3], median depth [H, W, 1] and opacity [H, W, 1] of the splat."""

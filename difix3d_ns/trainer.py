@@ -170,7 +170,7 @@ class Difix3DTrainer(Trainer):
 
     def _restore(self, path: Path, state: dict[str, Any]) -> None:
         ours = state[STATE_KEY]
-        self.pipeline.restore_training_state(ours["pipeline"], source=path.parent.parent)
+        self.pipeline.restore_training_state(ours["pipeline"], path.parent.parent, state["step"] + 1)
         checkpoints.restore_random_state(ours["random"])
 
     def train(self) -> None:

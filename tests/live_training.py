@@ -97,6 +97,7 @@ class _Server:
 
     def __init__(self) -> None:
         self.trainer: Any = None
+        self._steps: list[int] = []
 
     def status(self) -> dict[str, Any]:
         viewer = getattr(self.trainer, "viewer_state", None)
@@ -126,20 +127,18 @@ class _Server:
         return psutil.Process().memory_info().rss / 2**20
 
     def count_steps(self) -> list[int]:
-        """Training steps since training began; call it once before the first."""
-        if not hasattr(self, "_steps"):
-            self._steps: list[int] = []
-            self._watch_steps()
+        """Training steps since training began."""
         return list(self._steps)
 
-    def _watch_steps(self) -> None:
-        trainer, iterate = self.trainer, self.trainer.train_iteration
+    def watch_steps(self) -> None:
+        """Of the trainer that was just made."""
+        iterate = self.trainer.train_iteration
 
         def watched(step: int) -> Any:
             self._steps.append(step)
             return iterate(step)
 
-        trainer.train_iteration = watched
+        self.trainer.train_iteration = watched
 
     def frames(self, clear: bool = False) -> list[list[Any]]:
         """What the output ``enhanced`` gave the viewer: [state of the render thread, whether it was enhanced]."""
@@ -196,6 +195,7 @@ def _remember_trainer(server: _Server) -> None:
     def remembered(trainer: Any, *arguments: Any, **options: Any) -> None:
         server.trainer = trainer
         begin(trainer, *arguments, **options)
+        server.watch_steps()
 
     setattr(Difix3DTrainer, "__init__", remembered)  # noqa: B010
 

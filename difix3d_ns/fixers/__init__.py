@@ -10,6 +10,8 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,9 @@ def load_fixer(
     dtype: torch.dtype | None = None,
     compile: bool = False,
 ) -> Fixer:
-    """Load a fixer, once per process.
+    """Load a fixer, once per process. It may be asked from several threads, one of which it serves at a time.
+
+    Loading leaves torch's random generators as they were.
 
     Args:
         name: one of ``available_fixers()``, or a module with a ``load`` like theirs, as "package.module".
@@ -49,11 +53,28 @@ def load_fixer(
         FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
     """
     module = _module(name)
-    if not compile:
-        return module.load(weights=weights, device=torch.device(device), dtype=dtype)
-    if "compile" not in inspect.signature(module.load).parameters:
-        raise ValueError(f"the fixer {name!r} cannot be compiled; leave out --compile or --pipeline.fixer.compile")
-    return module.load(weights=weights, device=torch.device(device), dtype=dtype, compile=True)
+    options: dict[str, Any] = {"weights": weights, "device": torch.device(device), "dtype": dtype}
+    if compile:
+        if "compile" not in inspect.signature(module.load).parameters:
+            raise ValueError(f"the fixer {name!r} cannot be compiled; leave out --compile or --pipeline.fixer.compile")
+        options["compile"] = True
+    with torch.random.fork_rng():  # a network is initialised at random before it is loaded
+        return _OneAtATime(module.load(**options))
+
+
+class _OneAtATime:
+    """A fixer whose callers wait for each other: training and a viewer share one, with its caches and its memory."""
+
+    def __init__(self, fixer: Fixer) -> None:
+        self._fixer = fixer
+        self._lock = threading.Lock()
+
+    def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
+        with self._lock:
+            return self._fixer.fix(requests)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fixer, name)
 
 
 def _module(name: str) -> Any:

@@ -9,6 +9,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from difix3d_ns.geometry.resize import resized
 
+RECORDS_FOLDER = "fixes"
+"""of a training"""
 LONG_SIDE = 640
 """pixels of a recorded picture, at most: enough to judge a fix; 64 views take some 15 MB"""
 
@@ -106,15 +109,43 @@ class FixRecords:
 
     def read(self) -> list[FixRecord]:
         """All readable records, by round and target."""
-        found = [_read(path) for path in self.folder.glob("round-*_target-*.jpg")]
+        found = [_read(path) for path, _ in self._numbers()]
         return sorted((r for r in found if r is not None), key=lambda record: (record.round, record.target))
 
-    def adopt(self, other: Path) -> None:
-        """Copy the records of the training this one goes on from, unless they are its own."""
-        if not other.is_dir() or other.resolve() == self.folder.resolve():
-            return
+    def latest(self, count: int) -> list[FixRecord]:
+        """The readable ones that were made last, in that order; no other picture is decoded."""
+        newest = sorted(self._numbers(), key=lambda found: found[1]["step"])[-count:]
+        return [record for path, _ in newest if (record := _read(path)) is not None]
+
+    def references(self) -> dict[tuple[int, int], tuple[str, ...]]:
+        """(round, target) -> names of the photographs that were shown."""
+        return {(n["round"], n["target"]): tuple(n["references"]) for _, n in self._numbers()}
+
+    def adopt(self, other: Path, step: int) -> None:
+        """Hold the records of the training this one goes on from, as far as that is what it goes on from.
+
+        Args:
+            other: its folder, perhaps this one.
+            step: at which it goes on; what was made from there on belongs to another future.
+        """
         with contextlib.suppress(OSError):
-            shutil.copytree(other, self.folder, dirs_exist_ok=True)
+            for path, numbers in FixRecords(other)._numbers():
+                own = other.resolve() == self.folder.resolve()
+                if numbers["step"] >= step and own:
+                    path.unlink()
+                elif numbers["step"] < step and not own:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    shutil.copy2(path, self.folder / path.name)
+
+    def _numbers(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Of every readable record, from the heads of the files alone."""
+        found = []
+        for path in sorted(self.folder.glob("round-*_target-*.jpg")):
+            with contextlib.suppress(OSError, ValueError, KeyError), Image.open(path) as picture:
+                numbers = json.loads(picture.info["comment"])
+                if set(_NUMBERS) <= set(numbers):
+                    found.append((path, numbers))
+        return found
 
 
 def _read(path: Path) -> FixRecord | None:

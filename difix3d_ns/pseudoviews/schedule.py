@@ -77,10 +77,6 @@ class RoundSchedule:
         """The round that is due at this step, from 1; 0 before the first."""
         return int(np.searchsorted(self.starts, step, side="right"))
 
-    def next_round(self, step: int) -> int | None:
-        """Step at which the next round starts; None after the last."""
-        return next((start for start in self.starts if start > step), None)
-
     def weight(self, step: int, first_view: int | None = None) -> float:
         """Of the loss on a pseudo-view relative to a photograph's: 0 until the first round, then a linear ramp.
 
@@ -160,8 +156,11 @@ def plan_rounds(
     allowed = [step for step in window if schedule.may_render(step)]
     count = min(rounds, len(allowed))
     starts = tuple(allowed[i] for i in np.linspace(0, len(allowed) - 1, count).round().astype(int)) if count else ()
+    least = max(1, views_at_once)
+    if not starts:  # views can still be asked for
+        return replace(schedule, views_per_step=least)
     steps = _shortest_round(schedule, starts)
-    return replace(schedule, starts=starts, views_per_step=max(1, views_at_once, -(-views_per_round // steps)))
+    return replace(schedule, starts=starts, views_per_step=max(least, -(-views_per_round // steps)))
 
 
 def pause_refine_after_reset(photographs: int, pool: int, refine_every: int, reset_every: int) -> int:
@@ -183,8 +182,6 @@ def pause_refine_after_reset(photographs: int, pool: int, refine_every: int, res
 
 def _shortest_round(schedule: RoundSchedule, starts: tuple[int, ...]) -> int:
     """Allowed steps in which a round's queue is to be worked off."""
-    if not starts:
-        return 1
     ends = (*starts[1:], max(schedule.end_step, starts[-1] + 1))
     lengths = [sum(map(schedule.may_render, range(a, b))) for a, b in zip(starts, ends, strict=True)]
     return max(1, int(_QUEUE * min(lengths)))

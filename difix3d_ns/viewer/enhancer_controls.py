@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from nerfstudio.viewer.render_state_machine import RenderAction
+
 from difix3d_ns.fixers import available_fixers, fixer_of
 from difix3d_ns.overrides import Enhance
+from difix3d_ns.viewer.markdown import plain
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
@@ -52,59 +55,79 @@ class EnhancerControls:
                 "Weights", settings.weights or "", hint="A file, a folder or a hub id; empty: the fixer's own"
             )
             self._use = gui.add_button("Use these weights", hint="A hub id such as nvidia/difix_ref downloads 5 GB")
+        self._lock = threading.Lock()  # viser calls back in threads of its own
         self._on.on_update(lambda _: self._show())
-        self._split.on_update(lambda _: self._show())
+        self._split.on_update(lambda _: self._set_split())
         self._strength.on_update(lambda _: self._change(strength=float(self._strength.value)))
         self._references.on_update(lambda _: self._change(references=int(self._references.value)))
-        self._fixer.on_update(lambda _: self._change(name=self._fixer.value, weights=None))
+        self._fixer.on_update(lambda _: self._choose_fixer())
         self._when.on_update(lambda _: self._set_when())
         self._use.on_click(lambda _: self._load())
         enhancer.live.on_frame = self._tell_frame
         enhancer.live.on_error = self._tell_error
-        self._follow(viewer.control_panel._output_render)
+        viewer.viser_server.on_client_disconnect(lambda client: enhancer.live.forget_closed())  # after nerfstudio's own
+        self._follow(viewer.control_panel)
 
     def _show(self) -> None:
-        """Choose nerfstudio's outputs accordingly."""
-        panel = self._viewer.control_panel
-        split = bool(self._split.value)
-        left = self._enhanced if self._on.value and not split else self._raw
-        if self._enhanced not in panel._output_render.options:
-            return  # no frame yet: `_follow` comes here again
-        if split:
-            panel._split_output_render.value = self._enhanced
-        if panel._split.value != split:
-            panel._split.value = split
-        if panel._output_render.value != left:
-            panel._output_render.value = left
+        """Choose nerfstudio's output accordingly."""
+        output = self._viewer.control_panel._output_render
+        if self._enhanced in output.options:  # else no frame yet: comes here again with one
+            wanted = bool(self._on.value and not self._split.value)
+            if wanted != (output.value == self._enhanced):  # any other output stays, if it is not to be enhanced
+                output.value = self._enhanced if wanted else self._raw
         self._render_again()
 
-    def _render_again(self) -> None:
-        with suppress(KeyError):  # nerfstudio looks up a browser tab that was closed this very moment
-            self._viewer._trigger_rerender()
+    def _set_split(self) -> None:
+        panel = self._viewer.control_panel
+        if self._split.value and self._enhanced in panel._split_output_render.options:
+            panel._split_output_render.value = self._enhanced
+        if panel._split.value != self._split.value:
+            panel._split.value = self._split.value
+        self._show()
 
-    def _follow(self, output: Any) -> None:
-        """Keep the checkbox true when somebody chooses an output type, and choose one when there are any."""
-        before, offered = output.cb_hook, output.set_options
+    def _render_again(self) -> None:
+        for machine in list(self._viewer.render_statemachines.values()):
+            machine.action(RenderAction("move", self._viewer.get_camera_state(machine.client)))
+
+    def _follow(self, panel: Any) -> None:
+        """Keep the switches true when somebody uses nerfstudio's own, and choose an output when there are any."""
+        output, split = panel._output_render, panel._split
+        chosen_before, split_before, offer = output.cb_hook, split.cb_hook, output.set_options
 
         def chosen(element: Any) -> None:
-            before(element)
+            chosen_before(element)
             on = element.value == self._enhanced
-            if not self._split.value and element.value in (self._raw, self._enhanced) and self._on.value != on:
+            if not self._split.value and self._on.value != on:
                 self._on.value = on
+
+        def split_changed(element: Any) -> None:
+            split_before(element)
+            if self._split.value and not element.value:
+                self._split.value = False
 
         def set_options(options: list[str]) -> None:
             first = self._enhanced not in output.options
-            offered(options)
+            offer(options)
             if first:  # else a tab was opened, and what others look at stays
                 self._show()
 
-        output.cb_hook, output.set_options = chosen, set_options
+        output.cb_hook, output.set_options, split.cb_hook = chosen, set_options, split_changed
 
     def _change(self, **settings: Any) -> None:
-        changed: FixerSettings = replace(self._enhancer.settings, **settings)
-        if changed != self._enhancer.settings:
+        with self._lock:
+            changed: FixerSettings = replace(self._enhancer.settings, **settings)
+            if changed == self._enhancer.settings:
+                return
             self._enhancer.settings = changed
-            self._again()
+        if self._fixer.value != changed.name and changed.name in self._fixer.options:
+            self._fixer.value = changed.name
+        if "weights" in settings and self._weights.value != (changed.weights or ""):
+            self._weights.value = changed.weights or ""
+        self._again()
+
+    def _choose_fixer(self) -> None:
+        if self._fixer.value != self._enhancer.settings.name:
+            self._change(name=self._fixer.value, weights=None)
 
     def _again(self) -> None:
         self._enhancer.live.settings_changed()
@@ -127,4 +150,6 @@ class EnhancerControls:
         self._status.content = f"Last enhanced frame: **{1000 * seconds:.0f} ms**, {width} x {height} px"
 
     def _tell_error(self, error: Exception) -> None:
-        self._status.content = f"**The enhancer failed, this is the render.** {type(error).__name__}: {error}"
+        self._status.content = (
+            f"**The enhancer failed, this is the render.** {plain(type(error).__name__)}: {plain(error)}"
+        )

@@ -27,8 +27,14 @@ class ShownView:
     target: int
     version: int  # changes when it is repaired again
     camera: Pinhole
-    image: np.ndarray  # [H, W, 3] uint8
+    image: np.ndarray  # [H, W, 3] uint8, see ``thumbnail``
     references: tuple[Pinhole, ...] = ()
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """A picture [H, W, 3] as small as a frustum shows it."""
+    step = -(-max(image.shape[:2]) // _IMAGE)
+    return image[::step, ::step].copy()
 
 
 class Frusta:
@@ -96,13 +102,12 @@ class Frusta:
         self._switch()
 
     def _add(self, view: ShownView) -> None:
-        step = -(-max(view.image.shape[:2]) // _IMAGE)
         name = f"round_{view.round:02d}/{view.target:03d}"
         frustum = self._server.scene.add_camera_frustum(
             f"{_ROOT}/pseudo_views/{name}",
             scale=self._scale,
             color=PSEUDO_VIEW,
-            image=view.image[::step, ::step],
+            image=view.image,
             **placed(view.camera),
         )
 
@@ -115,6 +120,8 @@ class Frusta:
         handles: list[viser.SceneNodeHandle] = [frustum]
         if view.references:
             handles.append(self._link(f"{_ROOT}/references/{name}", view))
+        for handle in self._shown.get((view.round, view.target), (0, []))[1][len(handles) :]:
+            handle.remove()  # a line; what has a successor of the same name is gone already
         self._shown[view.round, view.target] = view.version, handles
 
     def _link(self, name: str, view: ShownView) -> viser.SceneNodeHandle:
@@ -132,6 +139,6 @@ class Frusta:
         self._views.visible = bool(self._views_on.value)
         self._links.visible = bool(self._views_on.value and self._links_on.value)
         self._target_root.visible = bool(self._targets_on.value)
-        for number, frames in self._rounds.items():
+        for number, frames in list(self._rounds.items()):  # viser calls back in threads of its own
             for frame in frames:
                 frame.visible = self._round.value in (_ALL, str(number))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import threading
 from collections import deque
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import viser
 from PIL import Image
 
 from difix3d_ns.pseudoviews.records import FixRecord
+from difix3d_ns.viewer.markdown import plain
 
 MOST = 12
 _WIDTH = 300  # pixels of the panel
@@ -26,7 +28,8 @@ class Gallery:
     """
 
     def __init__(self, server: viser.ViserServer) -> None:
-        self._records: deque[FixRecord] = deque(maxlen=MOST)
+        self._texts: deque[str] = deque(maxlen=MOST)
+        self._lock = threading.Lock()  # viser calls back in threads of its own
         with server.gui.add_folder("Gallery", expand_by_default=False):
             server.gui.add_markdown("Before, after; the photograph that helped most, confidence.")
             self._count = server.gui.add_slider("Shown", 1, MOST, 1, 4, hint="How many of the latest pseudo-views")
@@ -35,23 +38,23 @@ class Gallery:
 
     def add(self, *records: FixRecord) -> None:
         """Show these first, the last one on top."""
-        self._records.extendleft(records)
+        texts = [describe(record) for record in records[-MOST:]]
+        with self._lock:
+            self._texts.extendleft(texts)
         self._draw()
 
     def _draw(self) -> None:
-        records = list(self._records)
-        for index, item in enumerate(self._items):
-            item.visible = index < min(len(records), int(self._count.value))
-            if item.visible:
-                content = describe(records[index])
-                if item.content != content:
-                    item.content = content
+        with self._lock:
+            texts = list(self._texts)
+            for index, item in enumerate(self._items):
+                item.visible = index < min(len(texts), int(self._count.value))
+                if item.visible and item.content != texts[index]:
+                    item.content = texts[index]
 
 
 def describe(record: FixRecord) -> str:
     """Markdown of one record, its pictures inside."""
-    # No parentheses: viser looks for the end of a picture's address at the last one
-    shown = ", ".join(record.references).replace("(", "_").replace(")", "_") or "no photograph"
+    shown = plain(", ".join(record.references)) or "no photograph"
     return (
         f"**Round {record.round}, view {record.target}** at step {record.step}: change {record.change:.4f}, "
         f"confidence {record.trust:.2f}, {record.seconds:.2f} s, from {shown}\n\n![pseudo-view]({_data_url(record)})"

@@ -70,19 +70,33 @@ class LiveEnhancer:
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
         self._version = 0
+        self._failed_always = -1
 
     def settings_changed(self) -> None:
         """Nothing that was enhanced before is shown any more."""
         with self._changed:
             self._version += 1
 
+    def forget_closed(self) -> None:
+        """Let go of tabs that were closed; their threads may linger until Python collects its garbage."""
+        with self._changed:
+            for thread in list(self._tabs):
+                if not thread.running:
+                    del self._tabs[thread]
+
     def picture(self, thread: RenderStateMachine, camera: Cameras, outputs: dict[str, Any]) -> Tensor:
         """The enhanced picture [H, W, 3] if it is there, else the render; never raises."""
         frame = Frame(camera, outputs, self._version)
         if self.always:
+            if self._failed_always == frame.version:
+                return outputs["rgb"]  # not again for every frame
             enhanced = self._attempt(frame)
+            if enhanced is None:
+                self._failed_always = frame.version
             return outputs["rgb"] if enhanced is None else enhanced
         with self._changed:
+            if not thread.running:  # its last frame, which nobody sees
+                return outputs["rgb"]
             tab = self._tabs.setdefault(thread, _Tab())
             if thread.state != "high":  # it moves, or has just come to rest
                 tab.wanted = tab.done = tab.failed = None
@@ -137,6 +151,8 @@ class LiveEnhancer:
         started = time.perf_counter()
         try:
             enhanced = self._enhance(frame.camera, frame.outputs)
+            if enhanced.is_cuda:
+                torch.cuda.synchronize()
         except Exception as error:  # the render thread must survive whatever a fixer does
             CONSOLE.log(f"[yellow]The enhancer failed, showing the plain render: {error}")
             self.on_error(error)

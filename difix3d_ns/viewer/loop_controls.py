@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import viser
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.pseudoviews.records import FixRecord
+from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
 from difix3d_ns.viewer.camera_path import path_cameras
-from difix3d_ns.viewer.frusta import Frusta, ShownView
-from difix3d_ns.viewer.gallery import Gallery
+from difix3d_ns.viewer.frusta import Frusta, ShownView, thumbnail
+from difix3d_ns.viewer.gallery import MOST, Gallery
+from difix3d_ns.viewer.markdown import plain
 from difix3d_ns.viewer.poses import client_pinhole
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ class LoopControls:
         self._long_side = long_side
         self._count = count
         self._names: dict[tuple[int, int], tuple[str, ...]] = {}
+        self._pictures: dict[tuple[int, int], np.ndarray] = {}
         self._fresh: list[FixRecord] = []
         self._lock = threading.Lock()
         self._updated = float("-inf")
@@ -69,14 +72,25 @@ class LoopControls:
 
     def remember(self, record: FixRecord) -> None:
         """Of a view that was repaired; shown at the next update."""
+        place = record.round, record.target
         with self._lock:
-            self._names[record.round, record.target] = record.references
+            self._names[place], self._pictures[place] = record.references, thumbnail(record.after)
             self._fresh.append(record)
 
-    def show_saved(self, views: Sequence[ShownView], records: Sequence[FixRecord]) -> None:
+    def recall(self, records: FixRecords) -> None:
+        """Of views that were repaired earlier."""
+        with self._lock:
+            self._names |= records.references()
+            self._fresh += records.latest(MOST)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something waits for the next update."""
+        return bool(self._fresh)
+
+    def show_saved(self, views: Sequence[ShownView], records: FixRecords) -> None:
         """Of a finished training."""
-        for record in sorted(records, key=lambda record: record.step):
-            self.remember(record)
+        self.recall(records)
         self._show_fresh()
         self._frusta.show(self._linked(view) for view in views)
         rounds = len({view.round for view in views})
@@ -101,8 +115,7 @@ class LoopControls:
             place = entry.round, entry.target
             there.add(place)
             if shown.get(place) != entry.generation:
-                image = (pool.get(key).image * 255).byte().numpy()
-                changed.append(self._linked(ShownView(*place, entry.generation, entry.camera, image)))
+                changed.append(self._linked(ShownView(*place, entry.generation, entry.camera, self._picture(key))))
         self._frusta.show(changed, gone=shown.keys() - there)
         self._frusta.show_targets(self._rounds.targets)
         self._status.content = "  \n".join([*self._rounds.describe(step), *_describe(losses)])
@@ -111,7 +124,20 @@ class LoopControls:
         """Training has ended: nothing can be asked for any more."""
         for button in self._buttons:
             button.disabled = True
-        self._say("Training is finished.")
+        left = self._rounds is not None and self._rounds.wishes_left
+        self._say("Training is finished." + (" Not all that was asked for was made before." if left else ""))
+
+    def _picture(self, key: int) -> np.ndarray:
+        assert self._rounds is not None
+        pool = self._rounds.pool
+        entry = pool.entry(key)
+        picture = self._pictures.pop((entry.round, entry.target), None)
+        if picture is None:  # of a resumed training
+            try:
+                picture = thumbnail((pool.get(key).image * 255).byte().numpy())
+            except ValueError:  # unreadable; the pool drops it when it is drawn
+                picture = np.zeros((1, 1, 3), np.uint8)
+        return picture
 
     def _linked(self, view: ShownView) -> ShownView:
         names = self._names.get((view.round, view.target), ())
@@ -133,10 +159,10 @@ class LoopControls:
             try:
                 self._say(action(event))
             except UserError as error:
-                self._say(f"**{error}**")
+                self._say(f"**{plain(error)}**")
             except Exception as error:
                 CONSOLE.log(f"[yellow]Viewer: {label}: {error}")
-                self._say(f"**{label} failed:** {error}")
+                self._say(f"**{label} failed:** {plain(error)}")
 
     def _say(self, text: str) -> None:
         self._note.content = text

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
+from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from difix3d_ns.overrides import Enhance
 from difix3d_ns.photographs import Photographs
 from difix3d_ns.pseudoviews.poses import spacing, stack_poses
-from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
+from difix3d_ns.pseudoviews.records import RECORDS_FOLDER, FixRecord, FixRecords
+from difix3d_ns.pseudoviews.store import POOL_FOLDER, Store
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
@@ -19,10 +22,6 @@ if TYPE_CHECKING:
     from difix3d_ns.rounds import FixRounds
     from difix3d_ns.viewer.loop_controls import LoopControls
 
-POOL_FOLDER = "pseudo_views"
-"""of a training: the pool; beside nerfstudio_models/, whose every file nerfstudio takes for a checkpoint"""
-RECORDS_FOLDER = "fixes"
-"""of a training: pictures of what each fix did"""
 _FRUSTUM = 0.15
 """size of a frustum in spacings of the training cameras: its picture can be seen, and it hides no other"""
 
@@ -53,6 +52,7 @@ class Panel(ViewerControl):
 
         super()._setup(viewer)
         self._viewer = viewer
+        self._enhancer.training_lock = viewer.train_lock or nullcontext()  # in ns-viewer it is the viewer's own
         gui = viewer.viser_server.gui
         # above nerfstudio's tabs, so that it is there whichever tab is open
         self._folder = gui.add_folder("Difix3D", order=viewer.stats_markdown.order + 0.5)
@@ -78,10 +78,25 @@ class Panel(ViewerControl):
         if self._loop is not None:
             self._loop.remember(record)
 
-    def update(self, step: int, losses: Mapping[str, float], force: bool = False) -> None:
-        """See ``LoopControls.update``."""
+    def recall(self, records: FixRecords) -> None:
+        """Of the views that a training goes on with."""
         if self._loop is not None:
+            self._loop.recall(records)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether views were repaired that are not shown yet."""
+        return self._loop is not None and self._loop.has_news
+
+    def update(self, step: int, losses: Mapping[str, float], force: bool = False) -> None:
+        """See ``LoopControls.update``; what fails there is told, and training goes on without."""
+        if self._loop is None:
+            return
+        try:
             self._loop.update(step, losses, force)
+        except Exception as error:
+            CONSOLE.log(f"[yellow]The viewer's folder Difix3D stands still: {type(error).__name__}: {error}")
+            self._loop = None
 
     def finish(self) -> None:
         """Training has ended."""
@@ -106,18 +121,18 @@ class Panel(ViewerControl):
             )
 
     def _show_saved(self, viewer: Viewer) -> None:
-        from difix3d_ns.pseudoviews.store import Store
-        from difix3d_ns.viewer.frusta import ShownView
+        from difix3d_ns.viewer.frusta import ShownView, thumbnail
 
         folder = viewer.log_filename.parent
-        store = Store(folder / POOL_FOLDER)
+        store, records = Store(folder / POOL_FOLDER), FixRecords(folder / RECORDS_FOLDER)
         views = []
-        try:
+        with suppress(ValueError):  # a training without pseudo-views, or whose pool was deleted
             for entry in store.read_index()["views"]:
-                view = store.read_view(int(entry[1])).unpack()
-                pixels = (view.image * 255).byte().numpy()
-                views.append(ShownView(view.round, view.target, view.generation, view.camera, pixels))
-        except ValueError:
-            return  # a training without pseudo-views, or whose pool was deleted
-        if views and (loop := self._loop_controls(None, 0)) is not None:
-            loop.show_saved(views, FixRecords(folder / RECORDS_FOLDER).read())
+                with suppress(ValueError):  # a damaged file
+                    view = store.read_view(int(entry[1])).unpack()
+                    picture = thumbnail((view.image * 255).byte().numpy())
+                    views.append(ShownView(view.round, view.target, view.generation, view.camera, picture))
+        if views or records.references():
+            loop = self._loop_controls(None, 0)
+            assert loop is not None  # there is a viewer
+            loop.show_saved(views, records)

@@ -10,10 +10,13 @@ import torch
 import viser.transforms as vtf
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
+from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 
 if TYPE_CHECKING:
     import viser
+
+_LEAST = 64  # pixels of a side that a fixer can work with
 
 
 def pinhole_of(wxyz: np.ndarray, position: np.ndarray, fov: float, aspect: float, long_side: int) -> Pinhole:
@@ -37,8 +40,14 @@ def pinhole_of(wxyz: np.ndarray, position: np.ndarray, fov: float, aspect: float
 
 
 def client_pinhole(client: viser.ClientHandle, long_side: int) -> Pinhole:
-    """What a browser tab looks through; see ``pinhole_of``."""
+    """What a browser tab looks through; see ``pinhole_of``.
+
+    Raises:
+        UserError: its window is too narrow for a picture.
+    """
     camera = client.camera
+    if not (_LEAST / long_side <= camera.aspect <= long_side / _LEAST):  # false for NaN as well
+        raise UserError("This window is too narrow for a picture: make it wider, or higher.")
     return pinhole_of(camera.wxyz, camera.position, camera.fov, camera.aspect, long_side)
 
 

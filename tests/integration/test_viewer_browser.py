@@ -215,7 +215,7 @@ def test_a_moving_camera_shows_renders_and_then_the_enhanced_picture(training: L
 def test_an_error_of_the_fixer_is_shown_and_ends_nothing(training: LiveTraining, tab: Tab) -> None:
     page = tab.page
     weights = page.locator(".mantine-Flex-root", has_text="Weights").last.locator("input")  # its label is not linked
-    weights.fill("/nowhere/weights.safetensors")
+    weights.fill("/nowhere/<{weights}>.safetensors")
     page.get_by_role("button", name="Use these weights").click()
     page.get_by_text("The enhancer failed, this is the render.").wait_for(timeout=60_000)
     assert page.get_by_text("UserError: the fixer 'embedded' cannot be loaded").is_visible()
@@ -233,7 +233,7 @@ def test_a_second_tab_and_its_end(training: LiveTraining, tab: Tab) -> None:
         other.page.add_init_script(SLOW_SCREEN)
         other.page.goto(training.address)
         training.wait_for("status", lambda status: status["tabs"] == 2)
-        training.wait_for("status", lambda status: status["enhancing"] == 2)  # closed while something is being made
+        training.wait_for("status", lambda status: status["enhancing"] == 2)
     training.wait_for("status", lambda status: status["tabs"] == 1)
     step = training.ask("status")["step"]
     training.wait_for("status", lambda status: status["step"] > step + 20)

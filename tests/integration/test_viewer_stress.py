@@ -30,7 +30,6 @@ def training(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     folder = tmp_path_factory.mktemp("stress")
     scene = ("difix3d-splatfacto", "--data", tiny_scene, "--output-dir", folder, "--experiment-name", "scene")
     with live_training(folder / "log", PORT, *scene, *FLAGS) as training:
-        training.ask("count_steps")
         yield training
 
 
@@ -100,7 +99,12 @@ def _assert_nothing_went_wrong(training: LiveTraining) -> None:
 
 def test_training_loses_no_step(training: LiveTraining) -> None:
     _stress(training, 30)
+    last = _Browser()  # looks on while training ends
     training.wait_for("status", lambda status: status["state"] == "completed", seconds=400)
+    pictures = last.pictures
+    last.move(1.0)
+    training.wait_for("status", lambda status: last.pictures > pictures)
+    last.close()
     assert training.ask("count_steps") == list(range(STEPS))
     _assert_nothing_went_wrong(training)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from difix3d_ns.fixers import FixRequest, Reference, available_fixers, embedded, load_fixer
+from difix3d_ns.fixers import FixRequest, FixResult, Reference, available_fixers, embedded, load_fixer
 from difix3d_ns.fixers.embedded import load as load_embedded
 from difix3d_ns.fixers.networks.chain import EmbeddedChain
 from difix3d_ns.fixers.networks.difix import DifixNet
@@ -235,3 +238,29 @@ def test_the_packaged_weights_load_and_repair():
     (result,) = load_fixer("embedded").fix([request])
     before, after = ((x - truth).square().mean() for x in (request.image, result.image))
     assert after < 0.7 * before
+
+
+def test_loading_leaves_the_random_generator_and_threads_wait_for_each_other() -> None:
+    load_fixer.cache_clear()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    fixer = load_fixer("embedded")
+    assert torch.equal(torch.rand(2), expected)
+    inside, most = [0], [0]
+    fix = fixer._fixer.fix  # type: ignore[attr-defined]
+
+    def counting(requests: Sequence[FixRequest]) -> list[FixResult]:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        result = fix(requests)
+        inside[0] -= 1
+        return result
+
+    with mock.patch.object(fixer._fixer, "fix", counting):  # type: ignore[attr-defined]
+        threads = [threading.Thread(target=fixer.fix, args=([FixRequest(torch.rand(32, 48, 3))],)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert most[0] == 1

@@ -105,6 +105,18 @@ class TestEnhance:
         outputs = self._outputs("off")
         assert "enhanced" not in outputs and "raw" not in outputs
 
+    @pytest.mark.parametrize("enhance", ["key", "rgb"])
+    def test_a_cropped_view_is_not_enhanced(self, enhance: Enhance) -> None:
+        """Photographs show what was cropped away as well."""
+        model = _model().eval()
+        model.enhancer = lambda camera, outputs: outputs["rgb"] * 0 + 0.5
+        model.enhance = enhance
+        box = OrientedBox.from_params((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.5, 0.5, 0.5))
+        outputs = model.get_outputs_for_camera(_camera(), obb_box=box)
+        raw, enhanced = ("rgb", "enhanced") if enhance == "key" else ("raw", "rgb")
+        assert torch.equal(outputs[enhanced], outputs[raw])
+        assert (model.get_outputs_for_camera(_camera())[enhanced] == 0.5).all()
+
     def test_not_while_training(self) -> None:
         model = _model().train()
         model.enhancer = lambda camera, outputs: outputs["rgb"]

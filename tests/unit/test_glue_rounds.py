@@ -193,3 +193,56 @@ def test_every_fix_is_told_of(tmp_path: Path) -> None:
     names = rounds._photographs.names()
     assert all(len(record.references) == 3 and set(record.references) <= set(names) for record in told)
     assert len(set(names)) == len(names) == 20
+
+
+def _eight_rounds(folder: Path) -> tuple[FixRounds, _Splat]:
+    rounds, splat = _rounds(folder, references=0)
+    schedule = plan_rounds(800, 8, first_densification=10, reset_every=0, refine_stop=200, views_per_round=40)
+    rounds.schedule = schedule
+    rounds.pool = Pool(64, folder / "large")
+    return rounds, splat
+
+
+def test_every_round_makes_what_was_asked_for_again(tmp_path: Path) -> None:
+    rounds, splat = _eight_rounds(tmp_path)
+    rounds.ask_for_view(rounds.targets[0])
+    _step(rounds, splat, range(20))
+    asked = next(iter(rounds.pool.views()))
+    for start in rounds.schedule.starts:
+        before = {entry.target: entry.generation for entry in rounds.pool.views() if entry.round == asked.round}
+        _step(rounds, splat, range(start, start + 20))
+        after = {entry.target: entry.generation for entry in rounds.pool.views() if entry.round == asked.round}
+        assert after[asked.target] > before[asked.target]
+
+
+def test_a_view_and_a_round_asked_for_together(tmp_path: Path) -> None:
+    rounds, splat = _rounds(tmp_path, references=0)
+    rounds.ask_for_view(rounds.targets[0])
+    rounds.ask_for_round()
+    rounds.ask_for_round()  # twice is once while it is being made
+    _step(rounds, splat, range(30))
+    assert _places(rounds) == {(1, target) for target in range(5)}
+    assert rounds.progress.round == 1
+
+
+def test_the_next_round_that_is_announced_is_the_one_that_comes(tmp_path: Path) -> None:
+    rounds, splat = _eight_rounds(tmp_path)
+    assert f"Next round at step {rounds.schedule.starts[0]}" in rounds.describe(0)[1]
+    rounds.ask_for_round()
+    _step(rounds, splat, range(20))
+    assert rounds.progress.round == 1
+    assert f"Next round at step {rounds.schedule.starts[1]}" in rounds.describe(20)[1]
+
+
+def test_what_was_asked_for_and_fails_does_not_end_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds, splat = _rounds(tmp_path, references=0)
+
+    def failing(camera: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(rounds, "_render", failing)
+    rounds.ask_for_view(rounds.targets[0])
+    _step(rounds, splat, range(20))
+    assert "out of memory" in rounds.describe(20)[-1] and not rounds.wishes_left
+    with pytest.raises(RuntimeError, match="out of memory"):
+        _step(rounds, splat, range(rounds.schedule.starts[0], 300))

@@ -75,10 +75,21 @@ def test_what_cannot_be_written_is_left_out(tmp_path: Path) -> None:
     assert FixRecords(tmp_path / "fixes").read() == []
 
 
-def test_a_resumed_training_takes_them_over(tmp_path: Path) -> None:
+def test_a_resumed_training_takes_over_what_was_before_it(tmp_path: Path) -> None:
     before, own = FixRecords(tmp_path / "before"), FixRecords(tmp_path / "own")
-    before.write(_record(1))
-    own.adopt(before.folder)
-    own.adopt(own.folder)
-    own.adopt(tmp_path / "nowhere")
-    assert len(own.read()) == len(before.read()) == 1
+    for target, seed in ((0, 0), (1, 5), (2, 9)):
+        before.write(_record(1, target, seed=seed))  # of steps 7, 12 and 16
+    own.adopt(before.folder, 13)
+    own.adopt(tmp_path / "nowhere", 13)
+    assert [record.target for record in own.read()] == [0, 1] and len(before.read()) == 3
+    before.adopt(before.folder, 12)  # resumed in the same folder
+    assert [record.target for record in before.read()] == [0]
+
+
+def test_the_latest_and_the_references(tmp_path: Path) -> None:
+    records = FixRecords(tmp_path)
+    for target, seed in ((0, 9), (1, 5), (2, 7)):
+        records.write(_record(1, target, seed=seed))
+    (tmp_path / "round-01_target-009.jpg").write_bytes(b"")
+    assert [record.target for record in records.latest(2)] == [2, 0]
+    assert records.references() == {(1, target): ("b/1.png", "a.png") for target in range(3)}

@@ -178,10 +178,7 @@ def test_the_weight_grows_from_the_first_view_where_that_was_asked_for_early():
     assert scaled(2000, 0).weight(50, first_view=40) > 0
 
 
-def test_late_views_and_the_next_round():
+def test_late_views():
     schedule = scaled(2000, 3)
     assert not schedule.may_render(1999) and schedule.may_render(1999, late=True)
     assert not schedule.may_render(0, late=True)
-    assert schedule.next_round(0) == schedule.starts[0]
-    assert schedule.next_round(schedule.starts[0]) == schedule.starts[1]
-    assert schedule.next_round(1999) is None

@@ -169,6 +169,26 @@ def test_two_tabs_are_served_in_turn(fixer: _Fixer) -> None:
     assert _shown(live, one, 0.1) == pytest.approx(0.35) and _shown(live, other, 0.2) == pytest.approx(0.45)
 
 
+def test_a_closed_tab_can_be_forgotten_before_its_thread_is_gone(fixer: _Fixer) -> None:
+    live, tab, other = LiveEnhancer(fixer), _Tab(), _Tab()
+    for each in (tab, other):
+        _shown(live, each)
+        assert each.wait()
+    tab.running = False
+    live.forget_closed()
+    assert list(live._tabs) == [other]
+    assert _shown(live, tab) == 0.5 and list(live._tabs) == [other]
+
+
+def test_always_gives_up_where_the_fixer_fails_until_something_changes(fixer: _Fixer) -> None:
+    live = LiveEnhancer(fixer)
+    live.always, fixer.error = True, RuntimeError("no weights")
+    assert [_shown(live, _Tab(), value) for value in (0.5, 0.25)] == [0.5, 0.25] and fixer.calls == 1
+    fixer.error = None
+    live.settings_changed()
+    assert _shown(live, _Tab()) == 0.75
+
+
 def _wait(holds: Callable[[], bool]) -> bool:
     for _ in range(200):
         gc.collect()

@@ -23,9 +23,10 @@ from difix3d_ns.photographs import to_pinhole
 from difix3d_ns.pseudoviews.poses import assemble
 from difix3d_ns.pseudoviews.records import record_fix
 from difix3d_ns.viewer.camera_path import path_cameras, remember_camera_paths
-from difix3d_ns.viewer.frusta import Frusta, ShownView
+from difix3d_ns.viewer.frusta import Frusta, ShownView, thumbnail
 from difix3d_ns.viewer.gallery import MOST, Gallery, describe
-from difix3d_ns.viewer.poses import pinhole_of, placed
+from difix3d_ns.viewer.markdown import plain
+from difix3d_ns.viewer.poses import client_pinhole, pinhole_of, placed
 
 PORT = 7451
 
@@ -74,7 +75,8 @@ def test_the_same_camera_as_nerfstudios_own_viewer() -> None:
 
 
 def _view(round: int = 1, target: int = 0, version: int = 0, references: tuple[Pinhole, ...] = ()) -> ShownView:
-    image = np.full((240, 360, 3), 200, np.uint8)
+    image = thumbnail(np.full((240, 360, 3), 200, np.uint8))
+    assert image.shape == (60, 90, 3)
     return ShownView(round, target, version, _pinhole(target), image, references)
 
 
@@ -91,10 +93,12 @@ def test_frusta_come_change_and_go(server: viser.ViserServer) -> None:
     assert np.allclose(
         lines[0].positions, [here, placed(_pinhole(5))["position"], here, placed(_pinhole(6))["position"], here]
     )
+    frusta.show([_view(2, 1, version=1)])  # repaired again, without references
+    assert "/difix3d/references/round_02/001" in {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
     frusta.show([_view(1, 0, version=3)], gone=[(2, 1)])
     assert frusta.versions() == {(1, 0): 3}
     removed = {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
-    assert removed >= {"/difix3d/pseudo_views/round_02/001", "/difix3d/references/round_02/001"}
+    assert removed >= {"/difix3d/pseudo_views/round_02/001"}
 
 
 def test_targets_are_replaced(server: viser.ViserServer) -> None:
@@ -125,6 +129,18 @@ def test_a_picture_survives_visers_markdown(server: viser.ViserServer) -> None:
     sent = [m.updates["markdown"] for m in _sent(server, messages.GuiUpdateMessage) if "markdown" in m.updates]
     assert text in sent and handle.content == text
     assert text.endswith(")") and text.count("(") == text.count(")") == 1  # of the picture's address alone
+
+
+def test_text_stays_as_it_is() -> None:
+    assert plain("frame 1, ok.") == "frame 1, ok."
+    assert plain("<b>{x}") == "&#60;b&#62;&#123;x&#125;"
+    assert not set("<>{}()[]*_`") & set(plain("TypeError: got <class 'float'> {key: 1} `a` *b* (c) [d]"))
+
+
+def test_windows_too_narrow_are_told() -> None:
+    for aspect in (0.01, 50.0, float("nan")):
+        with pytest.raises(UserError, match="narrow"):
+            client_pinhole(SimpleNamespace(camera=SimpleNamespace(**placed(_pinhole()) | {"aspect": aspect})), 480)
 
 
 def test_a_camera_path(server: viser.ViserServer) -> None:
