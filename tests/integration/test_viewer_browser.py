@@ -102,7 +102,7 @@ def test_buttons_add_views(training: LiveTraining, tab: Tab) -> None:
     _until(lambda: pictures.count() >= 4, "the gallery stays empty")
     widths = pictures.evaluate_all("images => images.map(image => image.naturalWidth)")
     assert all(width > 100 for width in widths), widths
-    said = " ".join(tab.page.get_by_text("at step").first.inner_text().split())
+    said = " ".join(tab.page.get_by_text("confidence 0.").first.inner_text().split())
     assert "change 0." in said and "confidence 0." in said and "frame_" in said, said
     tab.page.get_by_text("Gallery", exact=True).click()
 
