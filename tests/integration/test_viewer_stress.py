@@ -111,7 +111,7 @@ def test_training_loses_no_step(training: LiveTraining) -> None:
 
 def test_a_finished_training_is_looked_at_without_a_leak(training: LiveTraining) -> None:
     training.wait_for("status", lambda status: status["state"] == "completed", seconds=400)
-    _stress(training, 20)  # every kernel, thread pool and network is there now
+    _stress(training, 15)  # every kernel, thread pool and network is there now
     before = training.ask("memory")
     threads = len(training.ask("status")["threads"])
     _stress(training, 30)
