@@ -22,9 +22,9 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.model import Difix3DModel, Difix3DModelConfig
 from difix3d_ns.overrides import Overrides, ignored_in_training
 from difix3d_ns.photographs import Photographs, to_cameras, to_pinhole
-from difix3d_ns.pseudoviews.records import RECORDS_FOLDER, FixRecord, FixRecords
+from difix3d_ns.pseudoviews.folders import POOL_FOLDER, RECORDS_FOLDER
+from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
 from difix3d_ns.pseudoviews.schedule import pause_refine_after_reset
-from difix3d_ns.pseudoviews.store import POOL_FOLDER
 from difix3d_ns.strategy import CappedStrategy
 from difix3d_ns.viewer.panel import Panel
 

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from difix3d_ns.geometry.resize import resized
 
-RECORDS_FOLDER = "fixes"
-"""of a training"""
 LONG_SIDE = 640
 """pixels of a recorded picture, at most: enough to judge a fix; 64 views take some 15 MB"""
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from difix3d_ns.pseudoviews.view import PackedView, decode, encode
 
-POOL_FOLDER = "pseudo_views"
-"""of a training; beside nerfstudio_models/, whose every file nerfstudio takes for a checkpoint"""
 _INDEX = "index.json"
 
 

@@ -11,9 +11,9 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from difix3d_ns.overrides import Enhance
 from difix3d_ns.photographs import Photographs
+from difix3d_ns.pseudoviews.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.pseudoviews.poses import spacing, stack_poses
-from difix3d_ns.pseudoviews.records import RECORDS_FOLDER, FixRecord, FixRecords
-from difix3d_ns.pseudoviews.store import POOL_FOLDER, Store
+from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
@@ -121,6 +121,7 @@ class Panel(ViewerControl):
             )
 
     def _show_saved(self, viewer: Viewer) -> None:
+        from difix3d_ns.pseudoviews.store import Store
         from difix3d_ns.viewer.frusta import ShownView, thumbnail
 
         folder = viewer.log_filename.parent

@@ -69,7 +69,7 @@ def test_a_training_follows_its_flags(
     trainer = Difix3DTrainer(config)
     trainer.setup()
     assert config.pipeline.fixer == FixerSettings(weights="given.safetensors", strength=0.8)
-    assert trainer.pipeline._enhancer._settings == config.pipeline.fixer
+    assert trainer.pipeline._enhancer.settings == config.pipeline.fixer
     assert trainer.pipeline.model.enhance == "key"
     said = " ".join(capsys.readouterr().out.split())
     assert "DIFIX3D_ENHANCE, DIFIX3D_WEIGHTS, DIFIX3D_STRENGTH: no effect on training" in said
@@ -84,8 +84,7 @@ def test_a_finished_training_follows_the_environment(
     _set_all(monkeypatch)
     pipeline = config.pipeline.setup(device=torch.device("cpu"), test_mode=test_mode)
     assert isinstance(pipeline, Difix3DPipeline)
-    assert pipeline._enhancer._settings == FixerSettings(weights="/from/the/environment", strength=0.5)
-    assert pipeline.enhancer_controls.strength.value == 0.5
+    assert pipeline._enhancer.settings == FixerSettings(weights="/from/the/environment", strength=0.5)
     assert pipeline.model.enhance == "off"
 
 

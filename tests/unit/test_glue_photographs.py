@@ -49,6 +49,7 @@ def _photographs(manager: Difix3DDatamanager, mode: str = "off") -> tuple[Photog
 
 
 def _all(photographs: Photographs) -> list[Reference]:
+    photographs.prepare(photographs.cameras(), 1000)
     return [photographs.reference(index) for index in range(len(photographs.cameras()))]
 
 

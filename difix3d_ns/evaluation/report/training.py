@@ -13,7 +13,8 @@ import yaml
 from difix3d_ns.checkpoints import checkpoint_steps
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.chart import Curve
-from difix3d_ns.pseudoviews.records import RECORDS_FOLDER, FixRecord, FixRecords
+from difix3d_ns.pseudoviews.folders import RECORDS_FOLDER
+from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
 from difix3d_ns.trainer import Difix3DTrainerConfig
 
 EVENT_FILES = "events.out.tfevents.*"
