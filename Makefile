@@ -24,7 +24,8 @@ demo: setup
 	$(BIN)/difix3d demo --output demo
 
 test: setup lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/gpu --numprocesses logical --dist loadfile
+	$(BIN)/python -m pytest tests/integration
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from difix3d_ns.checkpoints import allow_numpy_scalars
@@ -14,15 +13,15 @@ from difix3d_ns.errors import tell_user_errors_plainly
 from difix3d_ns.model import Difix3DModelConfig
 from difix3d_ns.pipeline import Difix3DPipelineConfig
 from difix3d_ns.system import explain_missing_ffmpeg
-from difix3d_ns.trainer import Difix3DTrainerConfig, FittedAdamConfig, FittedDecayConfig
+from difix3d_ns.trainer import Difix3DTrainerConfig, FittedAdamConfig, FittedDecayConfig, FusedAdamConfig
 
 allow_numpy_scalars()
 tell_user_errors_plainly()
 explain_missing_ffmpeg()
 
 
-def _adam(lr: float) -> AdamOptimizerConfig:
-    return AdamOptimizerConfig(lr=lr, eps=1e-15)
+def _adam(lr: float) -> FusedAdamConfig:
+    return FusedAdamConfig(lr=lr, eps=1e-15)
 
 
 difix3d_splatfacto = MethodSpecification(

@@ -138,6 +138,9 @@ class Difix3DModel(SplatfactoModel):
             lpip, "LearnedPerceptualImagePatchSimilarity", lambda **options: LazyLpips(lambda: build(**options))
         ):
             super().populate_modules()
+        from difix3d_ns.ssim import FusedSSIM
+
+        self.ssim = FusedSSIM()
         if colours is not None and colours.shape[0] > 0:
             rgb = colours.float() / 255
             sh = RGB2SH(rgb) if self.config.sh_degree > 0 else torch.logit(rgb, eps=1e-10)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -29,7 +30,16 @@ STATE_KEY = "difix3d"
 
 
 @dataclass
-class FittedAdamConfig(AdamOptimizerConfig):
+class FusedAdamConfig(AdamOptimizerConfig):
+    """Adam in one pass over each tensor on a CPU too, as torch does by itself with CUDA."""
+
+    def setup(self, params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        kwargs = {key: value for key, value in vars(self).items() if key not in ("_target", "max_norm")}
+        return self._target(params, fused=True if params[0].device.type == "cpu" else None, **kwargs)
+
+
+@dataclass
+class FittedAdamConfig(FusedAdamConfig):
     """Adam with a learning rate fitted to the length of training."""
 
     lr: float | None = None  # type: ignore[assignment]

@@ -50,6 +50,9 @@ def test_the_fixers_of_the_ablation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(whole.confidence.min()) < 1
     (without,) = load_fixer("benchmarks.no_diffusion").fix([_request()])
     assert not torch.equal(without.image, whole.image)
+    (warped,) = load_fixer("benchmarks.splat_depth").fix([_request()])
+    assert torch.equal(warped.depth, _request().depth) and not torch.equal(whole.depth, warped.depth)
+    assert float(warped.confidence.mean()) > 0.5 and float((warped.image - _request().image).abs().mean()) < 0.1
 
 
 def test_a_view_that_nobody_trusts_takes_no_step(tmp_path: Path) -> None:
