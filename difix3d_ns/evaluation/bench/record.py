@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 import difix3d_ns
-from difix3d_ns.evaluation.bench.job import State
+from difix3d_ns.evaluation.bench.job import Job, Scene, State
 from difix3d_ns.evaluation.bench.recipe import Recipe
 
 
@@ -45,6 +45,37 @@ def append(states: Iterable[State], recipe: Recipe, folder: Path) -> int:
                 file.write("\n")
             file.writelines(json.dumps(line) + "\n" for line in lines)
     return len(lines)
+
+
+def read(recipe: Recipe, folder: Path) -> list[State]:
+    """What is on record of a recipe as it is now: of each training the newest run with its flags.
+
+    Args:
+        recipe: whose lines.
+        folder: as ``append`` has it.
+
+    Returns:
+        States as ``gather`` wants them; none where there is no file.
+
+    Raises:
+        ValueError: a line is not one of ours.
+    """
+    path = folder / f"bench-{recipe.name}.jsonl"
+    states: dict[str, State] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        entry = json.loads(line)
+        method = recipe.methods.get(entry["look"]["method"])
+        job = Job(Scene(Path(entry["scene"]), entry["scene"]), method.training, entry["seed"]) if method else None
+        if job is None or entry["flags"] != job.flags(recipe):
+            continue
+        shared = ("scene", "seed", "date", "commit", "hardware", "software", "size")
+        state = states.setdefault(
+            entry["run"].rpartition("/")[0],
+            {key: entry[key] for key in shared} | {"training": job.training, "parts": {}},
+        )
+        state["parts"][entry["method"]] = {"look": entry["look"], "metrics": entry["metrics"]}
+    newest = {(state["scene"], state["training"], state["seed"]): state for state in states.values()}
+    return list(newest.values())
 
 
 def _run_of(line: str) -> str | None:

@@ -1,0 +1,187 @@
+"""Writes the benchmark's figures into README.md and docs/quality.md, from what is on record in benchmarks/results.
+
+python docs/quality.py [--check]
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from difix3d_ns.evaluation.bench.job import State
+from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
+from difix3d_ns.evaluation.bench.record import read
+from difix3d_ns.evaluation.bench.results import METRICS, Compared, Gain, Scores, compare, gather, mean_and_spread
+from difix3d_ns.evaluation.bench.tables import document, page
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "benchmarks" / "results"
+ORDER = ("fox", "castle", "fountain", "sceaux", "fern", "mary_rose", "lund_door")
+"""scenes in the order of the data's own list; others follow"""
+HEADLINES = ("plain", "plain-tuned", "difix3d", "difix3d+")
+
+
+def known(name: str) -> tuple[Recipe, list[State], Scores]:
+    """What is on record of a recipe."""
+    recipe = load_recipe(name)
+    states = read(recipe, RECORD)
+    rank = {scene: number for number, scene in enumerate(ORDER)}
+    states.sort(key=lambda state: (rank.get(state["scene"], len(rank)), state["scene"], state["seed"]))
+    return recipe, states, gather(recipe, states)
+
+
+def headline() -> str:
+    """The README's table: means over the scenes that count."""
+    recipe, states, scores = known("default")
+    if not all(scores.rows(name) for name in HEADLINES):
+        return "Not measured yet."
+    lines = ["| | PSNR | SSIM | FLIP |", "|---|---:|---:|---:|"]
+    names = {
+        "plain": "splatfacto",
+        "plain-tuned": f"its best variant for these scenes (`{scores.chosen['plain-tuned']}`)",
+        "difix3d": "difix3d",
+        "difix3d+": "difix3d, enhanced",
+    }
+    for name in HEADLINES:
+        psnr, ssim, flip = (_mean(scores, name, metric) for metric in ("psnr", "ssim", "flip"))
+        lines.append(f"| {names[name]} | {psnr:.2f} | {ssim:.3f} | {flip:.3f} |")
+    over = _entries(recipe, scores)
+    plain, tuned = over["difix3d", "plain"], over["difix3d", "plain-tuned"]
+    scenes = scores.counted
+    photographs = ", ".join(scenes[:-1]) + f" and {scenes[-1]}"
+    seeds = min(len(scores.of_scene(name, scene)) for name in HEADLINES for scene in scenes)
+    return (
+        f"Held-out views of {len(scenes)} real captures ({photographs}), none of which the fixer was trained on, means "
+        f"over scenes and {seeds} seed{'s' * (seeds > 1)} each: **{_gain(plain.whole['psnr'])} dB** PSNR over "
+        f"splatfacto with the same settings, **{_gain(tuned.whole['psnr'])} dB** over its best variant, in "
+        f"{plain.seconds:.1f} times the training time.\n\n"
+        + "\n".join(lines)
+        + f"\n\n`difix3d bench`, {_dates(states)}, {_each(states, 'hardware')}, {recipe.steps:,} steps; "
+        "[all scenes and what brings it](docs/quality.md)."
+    )
+
+
+def table() -> str:
+    """All scenes and differences."""
+    recipe, states, scores = known("default")
+    if not states:
+        return "Not measured yet."
+    command = "difix3d bench ../shared/data/* --output DIR"
+    parts = document(scores, list(_entries(recipe, scores).values()), states, command)
+    first = [replace(parts[0], title="All figures", level=3)]
+    return page(first + [replace(part, level=part.level + (2 if part.level == 1 else 1)) for part in parts[1:]]).strip()
+
+
+def ablation() -> str:
+    """One row for each thing that was changed."""
+    recipe, states, scores = known("ablation")
+    if not states:
+        return "Not measured yet."
+    scenes = scores.scenes
+    lines = [
+        "| row | " + " | ".join(scenes) + " | PSNR | SSIM | FLIP | seconds | |",
+        "|---|" + "---:|" * (len(scenes) + 4) + "---|",
+    ]
+    for (method, against), entry in _entries(recipe, scores).items():
+        name = method if against == "difix3d" else f"{method} over {against}"
+        cells = [_gain(entry.scenes[scene]["psnr"]) if scene in entry.scenes else "-" for scene in scenes]
+        whole = entry.whole
+        cells += [_gain(whole["psnr"]), _gain(whole["ssim"], 3), _gain(whole["flip"], 3)]
+        cells.append("-" if entry.seconds is None else f"x {entry.seconds:.2f}")
+        undecided = "undecided" if abs(whole["psnr"].mean) < recipe.undecided else ""
+        lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {undecided} |")
+    missing = [name for name in recipe.methods if not scores.rows(name)]
+    return (
+        f"{_origin(states, recipe)}\n\n"
+        + "\n".join(lines)
+        + (f"\n\nNot measured yet: {', '.join(f'`{name}`' for name in missing)}." if missing else "")
+    )
+
+
+def hard() -> str:
+    """Scenes on which one would expect fixing to hurt."""
+    recipe, states, scores = known("hard")
+    if not states:
+        return "Not measured yet."
+    lines = ["| scene | plain | difix3d | difix3d+ | gain | SSIM | FLIP |", "|---|" + "---:|" * 6]
+    entries = _entries(recipe, scores)
+    for scene, gains in entries["difix3d", "plain"].scenes.items():
+        cells = [
+            f"{mean_and_spread([each['psnr'] for each in scores.of_scene(name, scene)])[0]:.2f}"
+            for name in ("plain", "difix3d", "difix3d+")
+        ]
+        cells += [_gain(gains["psnr"]), _gain(gains["ssim"], 3), _gain(gains["flip"], 3)]
+        lines.append(f"| {scene} | " + " | ".join(cells) + " |")
+    return f"{_origin(states, recipe)}\n\n" + "\n".join(lines)
+
+
+BLOCKS: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {"headline": headline},
+    ROOT / "docs" / "quality.md": {"table": table, "ablation": ablation, "hard": hard},
+}
+"""Page -> name of a block -> what belongs there, between <!-- bench:NAME --> and <!-- /bench -->."""
+
+
+def filled(path: Path) -> str:
+    """The page with its blocks as they should be."""
+    text = path.read_text(encoding="utf-8")
+    for name, make in BLOCKS[path].items():
+        block = rf"(<!-- bench:{name} -->\n).*?(<!-- /bench -->)"
+        made = make()
+        text, count = re.subn(block, lambda found, made=made: f"{found[1]}\n{made}\n\n{found[2]}", text, flags=re.S)
+        assert count == 1, f"{path} has {count} blocks {name}"
+    return text
+
+
+def _entries(recipe: Recipe, scores: Scores) -> dict[tuple[str, str], Compared]:
+    return {
+        comparison.needs: entry for comparison in recipe.compare if (entry := compare(scores, comparison)) is not None
+    }
+
+
+def _mean(scores: Scores, method: str, metric: str) -> float:
+    assert metric in METRICS
+    means = [mean_and_spread([seed[metric] for seed in scores.of_scene(method, scene)])[0] for scene in scores.counted]
+    whole = mean_and_spread(means)[0]
+    assert whole is not None
+    return whole
+
+
+def _gain(gain: Gain, digits: int = 2) -> str:
+    return f"{gain.mean:+.{digits}f}" + ("" if gain.error is None else f" ± {gain.error:.{digits}f}")
+
+
+def _each(states: Sequence[State], key: str) -> str:
+    return ", ".join(dict.fromkeys(str(state[key]) for state in states))
+
+
+def _origin(states: Sequence[State], recipe: Recipe) -> str:
+    seeds = sorted({state["seed"] for state in states})
+    return (
+        f"{_dates(states)}, {_each(states, 'hardware')}, commit {_each(states, 'commit')}, {recipe.steps:,} steps, "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
+    )
+
+
+def _dates(states: Sequence[State]) -> str:
+    dates = sorted({str(state["date"]) for state in states})
+    return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+
+
+def main() -> None:
+    """Write the pages, or with --check say which are out of date."""
+    for path in BLOCKS:
+        text = filled(path)
+        if "--check" in sys.argv[1:]:
+            if path.read_text(encoding="utf-8") != text:
+                sys.exit(f"{path} is out of date: run `make docs`")
+        else:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
