@@ -6,7 +6,7 @@ All are the demo scene of 480 x 320 pixels, photographed in another way:
 
     steady      six photographs, as a control
     moving      a ball that is elsewhere in each photograph, and in no held-out view
-    exposure    exposure and white balance change by half a stop between views, held-out ones included
+    exposure    exposure changes by about a stop between views, white balance with it, held-out ones included
     white       what is farther than 1.1 m from the middle is white, as cut out on a turntable
     far         three photographs instead of six: references are far
 """
@@ -79,7 +79,7 @@ def _rays(view: View) -> tuple[torch.Tensor, torch.Tensor]:
 KINDS: dict[str, tuple[int, float, Callable[[Sequence[View]], Sequence[View]]]] = {
     "steady": (6, 0.0, list),
     "moving": (6, 0.0, with_ball),
-    "exposure": (6, 0.5, list),
+    "exposure": (6, 1.0, list),
     "white": (6, 0.0, on_white),
     "far": (3, 0.0, list),
 }

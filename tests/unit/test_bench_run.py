@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ from PIL import Image
 from rich.console import Console
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.evaluation.bench import provenance
+from difix3d_ns.evaluation.bench import provenance, record
 from difix3d_ns.evaluation.bench.job import Job, Scene, missing_parts
 from difix3d_ns.evaluation.bench.pictures import keep_pictures
-from difix3d_ns.evaluation.bench.recipe import load_recipe
+from difix3d_ns.evaluation.bench.recipe import Method, Recipe, load_recipe
 from difix3d_ns.evaluation.bench.run import bench
 from tests.unit.bench_states import finish
 from tests.unit.tiny_scene import write_scene
@@ -184,3 +185,17 @@ def test_a_scene_is_known_by_its_files(tmp_path: Path) -> None:
     assert provenance.data_digest(scene) == before == provenance.data_digest(scene / "transforms.json")
     (scene / "images" / "more.png").write_bytes(b"12345")
     assert provenance.data_digest(scene) != before
+
+
+def test_of_each_training_the_newest_run_with_the_flags_of_today_is_read(tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene")
+    recipe = Recipe({"plain": Method("plain", {"pipeline.rounds": 0})}, "some", steps=10)
+    job = Job(Scene(tmp_path / "scene", "scene"), "plain", 0)
+    for run, psnr in {"first": 20.0, "second": 21.0}.items():
+        state = finish(job, recipe, tmp_path / "out", {"plain": psnr})
+        record.append([{**state, "id": run}], recipe, tmp_path)
+    assert record.read(recipe, tmp_path / "nowhere") == []
+    (state,) = record.read(recipe, tmp_path)
+    assert state["parts"]["plain"]["metrics"]["psnr"] == 21.0 and state["training"] == "plain" and state["seed"] == 0
+    assert record.read(replace(recipe, steps=11), tmp_path) == []
+    assert record.read(replace(recipe, methods={"other": Method("other", {"pipeline.rounds": 0})}), tmp_path) == []

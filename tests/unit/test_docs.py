@@ -197,12 +197,47 @@ def test_fixers_page_lists_all_fixers() -> None:
     assert sorted(listed) == sorted(available_fixers())
 
 
-def test_settings_page_is_up_to_date() -> None:
-    path = ROOT / "docs" / "reference.py"
-    spec = importlib.util.spec_from_file_location("reference", path)
+def _script(name: str) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
-    reference = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(reference)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_figures_are_those_on_record() -> None:
+    quality = _script("quality")
+    for path in quality.BLOCKS:
+        assert path.read_text(encoding="utf-8") == quality.filled(path), "run `make docs`"
+
+
+def test_figures_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from difix3d_ns.evaluation.bench.job import Job, Scene
+    from difix3d_ns.evaluation.bench.recipe import load_recipe
+    from difix3d_ns.evaluation.bench.record import append
+    from tests.unit.bench_states import finish
+    from tests.unit.tiny_scene import write_scene
+
+    quality, recipe = _script("quality"), load_recipe("default")
+    states = []
+    for scene in ("fox", "castle"):
+        folder = tmp_path / scene
+        write_scene(folder)
+        for training, gain in {"plain": 0.0, "plain-mcmc": 0.25, "difix3d": 1.5}.items():
+            job = Job(Scene(folder, scene), training, 0)
+            looks = [look.name for look in recipe.looks(training) if not look.earlier]
+            states.append(finish(job, recipe, tmp_path / "output", dict.fromkeys(looks, 20.0 + gain)))
+    append(states, recipe, tmp_path / "record")
+    monkeypatch.setattr(quality, "RECORD", tmp_path / "record")
+    told = quality.headline()
+    assert "**+1.50 ± 0.00 dB** PSNR over splatfacto" in told and "**+1.25 ± 0.00 dB** over its best variant" in told
+    assert "fox and castle" in told and "(`plain-mcmc`) | 20.25 |" in told and "2026-11-21" in told
+    assert "| difix3d | **21.50** |" in quality.table()
+    assert quality.ablation() == "Not measured yet."
+
+
+def test_settings_page_is_up_to_date() -> None:
+    reference = _script("reference")
     assert reference.PAGE.read_text() == reference.page(), "run `make docs`"
     rows = [row for _, prefix, settings in reference.SECTIONS for row in reference.flags(prefix, settings)]
     assert {flag for flag, *_ in rows} <= _options("ns-train difix3d-splatfacto")
