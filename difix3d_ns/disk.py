@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -42,7 +43,7 @@ def write_text(path: Path, text: str) -> None:
         OSError: it could not be written; what was there is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # others may be writing the same file
     try:
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)

@@ -57,6 +57,7 @@ class _Similarity(torch.autograd.Function):
         sums = np.empty(height - _REACH, np.float64)
         with KERNELS:
             _compare(*rows, channels, _slots(height), partials, sums)
+        ctx.save_for_backward(truth, picture)  # so that torch tells of changes in place meanwhile
         ctx.rows, ctx.partials, ctx.shape = rows, partials, truth.shape
         ctx.windows = sums.size * channels * (width - _REACH)
         return torch.tensor(sums.sum() / ctx.windows, dtype=torch.float32)
@@ -64,6 +65,7 @@ class _Similarity(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        _ = ctx.saved_tensors
         channels, height, width = ctx.shape
         result = np.empty_like(ctx.rows[1])
         with KERNELS:

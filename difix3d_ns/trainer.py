@@ -35,7 +35,8 @@ class FusedAdamConfig(AdamOptimizerConfig):
 
     def setup(self, params: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         kwargs = {key: value for key, value in vars(self).items() if key not in ("_target", "max_norm")}
-        return self._target(params, fused=True if params[0].device.type == "cpu" else None, **kwargs)
+        fused = all(p.device.type == "cpu" and p.is_contiguous() for p in params)  # others come out wrong, silently
+        return self._target(params, fused=fused or None, **kwargs)
 
 
 @dataclass
@@ -149,7 +150,10 @@ class Difix3DTrainer(Trainer):
             if STATE_KEY not in state:  # its finished schedulers stay behind as well
                 self._load_moments(state["optimizers"])
             else:
+                fused = {name: o.param_groups[0]["fused"] for name, o in self.optimizers.optimizers.items()}
                 self.optimizers.load_optimizers(state["optimizers"])
+                for name, optimizer in self.optimizers.optimizers.items():  # the checkpoint's is that of its machine
+                    optimizer.param_groups[0]["fused"] = fused[name]
                 if self.config.load_scheduler:
                     self.optimizers.load_schedulers(state["schedulers"])
             self.grad_scaler.load_state_dict(state["scalers"])

@@ -20,7 +20,7 @@ from difix3d_ns.evaluation.bench.tables import document, page
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "benchmarks" / "results"
 ORDER = ("fox", "castle", "fountain", "sceaux", "fern", "mary_rose", "lund_door")
-"""scenes in the order of the data's own list; others follow"""
+"""real captures of the benchmark"""
 HEADLINES = ("plain", "plain-tuned", "difix3d", "difix3d+")
 
 
@@ -28,6 +28,8 @@ def known(name: str) -> tuple[Recipe, list[State], Scores]:
     """What is on record of a recipe."""
     recipe = load_recipe(name)
     states = read(recipe, RECORD)
+    if name == "default":
+        states = [state for state in states if state["scene"] in ORDER]  # others may have been tried as well
     rank = {scene: number for number, scene in enumerate(ORDER)}
     states.sort(key=lambda state: (rank.get(state["scene"], len(rank)), state["scene"], state["seed"]))
     return recipe, states, gather(recipe, states)
@@ -36,8 +38,12 @@ def known(name: str) -> tuple[Recipe, list[State], Scores]:
 def headline() -> str:
     """The README's table: means over the scenes that count."""
     recipe, states, scores = known("default")
-    if not all(scores.rows(name) for name in HEADLINES):
+    counted = [scene for scene in ORDER if scene not in recipe.trained_on]
+    scenes = [scene for scene in counted if all(scores.of_scene(name, scene) for name in HEADLINES)]
+    states = [state for state in states if state["scene"] in scenes]
+    if not scenes:
         return "Not measured yet."
+    scores = gather(recipe, states)
     lines = ["| | PSNR | SSIM | FLIP |", "|---|---:|---:|---:|"]
     names = {
         "plain": "splatfacto",
@@ -50,14 +56,16 @@ def headline() -> str:
         lines.append(f"| {names[name]} | {psnr:.2f} | {ssim:.3f} | {flip:.3f} |")
     over = _entries(recipe, scores)
     plain, tuned = over["difix3d", "plain"], over["difix3d", "plain-tuned"]
-    scenes = scores.counted
-    photographs = ", ".join(scenes[:-1]) + f" and {scenes[-1]}"
-    seeds = min(len(scores.of_scene(name, scene)) for name in HEADLINES for scene in scenes)
+    seeds = sorted({len(scores.of_scene(name, scene)) for name in HEADLINES for scene in scenes})
+    lacking = [f"{', '.join(missing)} not measured yet"] if (missing := [s for s in counted if s not in scenes]) else []
+    lacking += [f"`{name}` is incomplete" for names in scores.left_out.values() for name in names]
     return (
-        f"Held-out views of {len(scenes)} real captures ({photographs}), none of which the fixer was trained on, means "
-        f"over scenes and {seeds} seed{'s' * (seeds > 1)} each: **{_gain(plain.whole['psnr'])} dB** PSNR over "
-        f"splatfacto with the same settings, **{_gain(tuned.whole['psnr'])} dB** over its best variant, in "
-        f"{plain.seconds:.1f} times the training time.\n\n"
+        f"Held-out views of {len(scenes)} real captures ({', '.join(scenes)}), on none of which the fixer was trained, "
+        f"means over scenes, {' to '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)} each: "
+        f"**{_gain(plain.whole['psnr'])} dB** PSNR over splatfacto with the same settings, "
+        f"**{_gain(tuned.whole['psnr'])} dB** over its best variant, in {plain.seconds:.2f} times the training time."
+        + (f" Incomplete: {'; '.join(dict.fromkeys(lacking))}." if lacking else "")
+        + "\n\n"
         + "\n".join(lines)
         + f"\n\n`difix3d bench`, {_dates(states)}, {_each(states, 'hardware')}, {recipe.steps:,} steps; "
         "[all scenes and what brings it](docs/quality.md)."
@@ -82,8 +90,8 @@ def ablation() -> str:
         return "Not measured yet."
     scenes = scores.scenes
     lines = [
-        "| row | " + " | ".join(scenes) + " | PSNR | SSIM | FLIP | seconds | |",
-        "|---|" + "---:|" * (len(scenes) + 4) + "---|",
+        "| row | " + " | ".join(scenes) + " | PSNR | SSIM | FLIP | seconds | | flags |",
+        "|---|" + "---:|" * (len(scenes) + 4) + "---|---|",
     ]
     for (method, against), entry in _entries(recipe, scores).items():
         name = method if against == "difix3d" else f"{method} over {against}"
@@ -92,7 +100,8 @@ def ablation() -> str:
         cells += [_gain(whole["psnr"]), _gain(whole["ssim"], 3), _gain(whole["flip"], 3)]
         cells.append("-" if entry.seconds is None else f"x {entry.seconds:.2f}")
         undecided = "undecided" if abs(whole["psnr"].mean) < recipe.undecided else ""
-        lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {undecided} |")
+        flags = " ".join(f"--{key} {value}" for key, value in (recipe.methods[method].flags or {}).items())
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {undecided} | {f'`{flags}`' if flags else ''} |")
     missing = [name for name in recipe.methods if not scores.rows(name)]
     return (
         f"{_origin(states, recipe)}\n\n"
@@ -107,12 +116,13 @@ def hard() -> str:
     if not states:
         return "Not measured yet."
     lines = ["| scene | plain | difix3d | difix3d+ | gain | SSIM | FLIP |", "|---|" + "---:|" * 6]
-    entries = _entries(recipe, scores)
-    for scene, gains in entries["difix3d", "plain"].scenes.items():
-        cells = [
-            f"{mean_and_spread([each['psnr'] for each in scores.of_scene(name, scene)])[0]:.2f}"
+    entry = _entries(recipe, scores).get(("difix3d", "plain"))
+    for scene, gains in entry.scenes.items() if entry is not None else ():
+        means = [
+            mean_and_spread([each["psnr"] for each in scores.of_scene(name, scene)])[0]
             for name in ("plain", "difix3d", "difix3d+")
         ]
+        cells = ["-" if mean is None else f"{mean:.2f}" for mean in means]
         cells += [_gain(gains["psnr"]), _gain(gains["ssim"], 3), _gain(gains["flip"], 3)]
         lines.append(f"| {scene} | " + " | ".join(cells) + " |")
     return f"{_origin(states, recipe)}\n\n" + "\n".join(lines)

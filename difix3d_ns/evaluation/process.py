@@ -21,6 +21,8 @@ from typing import IO
 import psutil
 import torch
 
+import difix3d_ns
+
 _EVERY = 0.5  # seconds between looks at the processes that a training has started, of which there usually are none
 _MB = 1024**2
 
@@ -38,9 +40,11 @@ def run(arguments: Sequence[str], peak_file: Path, output: IO[str] | None = None
         and those it started).
     """
     peak_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", __name__, str(peak_file), *arguments]
+    # what is measured is the package that measures, whatever the current folder holds; that comes last, for fixers
+    command = [sys.executable, "-P", "-m", __name__, str(peak_file), *arguments]
+    known = [str(Path(difix3d_ns.__file__).parents[1]), os.environ.get("PYTHONPATH", ""), os.getcwd()]
     # torch and numba bring a thread pool each: waiting threads must not steal the other's cores
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, known))}
     streams = {"stdout": output, "stderr": subprocess.STDOUT} if output is not None else {}
     process = subprocess.Popen(command, env=environment, **streams)  # type: ignore[call-overload]
     seen = _Watch(process.pid)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from difix3d_ns.disk import write_json
-from difix3d_ns.evaluation.bench.job import Job, State, _look_identity
+from difix3d_ns.evaluation.bench.job import Job, State, look_identity
 from difix3d_ns.evaluation.bench.recipe import Recipe
 
 METRICS = {"ssim": 0.8, "flip": 0.2, "lpips": None, "fid": None, "seconds": 10.0, "gaussians": 1000, "peak_mb": 900.0}
@@ -15,7 +15,7 @@ METRICS = {"ssim": 0.8, "flip": 0.2, "lpips": None, "fid": None, "seconds": 10.0
 
 def finish(job: Job, recipe: Recipe, output: Path, psnr: Mapping[str, float], **others: Any) -> State:
     """Write the state of a job whose parts have these PSNRs; ``others`` replace metrics of all parts."""
-    looks = {method.name: _look_identity(method) for method in recipe.looks(job.training)}
+    looks = {method.name: look_identity(method) for method in recipe.looks(job.training)}
     state: State = {
         "id": f"{job.scene.name}-{job.training}-{job.seed}",
         "scene": job.scene.name,

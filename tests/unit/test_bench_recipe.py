@@ -62,9 +62,10 @@ def test_chosen_methods_bring_what_they_are_the_best_of() -> None:
     recipe = load_recipe("default")
     assert list(recipe.chosen(["plain-tuned"]).methods) == list(recipe.methods)[:7]
     few = recipe.chosen(["difix3d+", "plain"])
-    assert list(few.methods) == ["plain", "difix3d+"]
+    assert list(few.methods) == ["plain", "difix3d", "difix3d+"]
     assert list(few.trainings()) == ["plain", "difix3d"]
-    assert few.compare == ()
+    assert [entry.needs for entry in few.compare] == [("difix3d", "plain"), ("difix3d+", "difix3d")]
+    assert list(recipe.chosen(["fix-only"]).trainings()) == ["plain"]
     assert recipe.chosen() == recipe
     with pytest.raises(UserError, match="--methods plian: the recipe default has plain, "):
         recipe.chosen(["plian"])
@@ -104,5 +105,5 @@ def test_recipes_that_make_no_sense(content: dict[str, Any], message: str, tmp_p
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(UserError, match="no recipe defualt: give a YAML file or one of ablation, default, smoke"):
+    with pytest.raises(UserError, match="no recipe defualt: give a YAML file or one of ablation, default, hard, smoke"):
         load_recipe("defualt")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
+from difix3d_ns.disk import write_text
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench import provenance, record
 from difix3d_ns.evaluation.bench.job import Job, Scene, missing_parts
@@ -199,3 +201,18 @@ def test_of_each_training_the_newest_run_with_the_flags_of_today_is_read(tmp_pat
     assert state["parts"]["plain"]["metrics"]["psnr"] == 21.0 and state["training"] == "plain" and state["seed"] == 0
     assert record.read(replace(recipe, steps=11), tmp_path) == []
     assert record.read(replace(recipe, methods={"other": Method("other", {"pipeline.rounds": 0})}), tmp_path) == []
+
+
+def test_what_was_finished_by_other_calls_stays_in_the_table(finished: Path) -> None:
+    write_scene(finished / "other")
+    recipe = load_recipe(finished / "recipe.yaml")
+    finish(Job(Scene(finished / "other", "other"), "plain", 1), recipe, finished / "out", {"plain": 17.0})
+    table = _bench(finished)
+    assert list(table) == ["scene", "other"] and table["other"]["plain"]["psnr"] == 17.0
+
+
+def test_files_written_by_several_at_once_are_whole(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: write_text(tmp_path / "file", str(number) * 1000), range(10)))
+    (path,) = tmp_path.iterdir()
+    assert len(set(path.read_text())) == 1 and len(path.read_text()) == 1000

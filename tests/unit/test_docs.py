@@ -231,9 +231,31 @@ def test_figures_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(quality, "RECORD", tmp_path / "record")
     told = quality.headline()
     assert "**+1.50 ± 0.00 dB** PSNR over splatfacto" in told and "**+1.25 ± 0.00 dB** over its best variant" in told
-    assert "fox and castle" in told and "(`plain-mcmc`) | 20.25 |" in told and "2026-11-21" in told
+    assert "2 real captures (fox, castle)" in told and "Incomplete: fountain, sceaux, fern not measured yet" in told
+    assert "(`plain-mcmc`) | 20.25 |" in told and "2026-11-21" in told
     assert "| difix3d | **21.50** |" in quality.table()
-    assert quality.ablation() == "Not measured yet."
+    assert quality.ablation() == quality.hard() == "Not measured yet."
+
+
+def test_figures_of_ablation_and_hard_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from difix3d_ns.evaluation.bench.job import Job, Scene
+    from difix3d_ns.evaluation.bench.recipe import load_recipe
+    from difix3d_ns.evaluation.bench.record import append
+    from tests.unit.bench_states import finish
+    from tests.unit.tiny_scene import write_scene
+
+    quality = _script("quality")
+    write_scene(tmp_path / "far")
+    rows = {"ablation": {"difix3d": 22.0, "one-round": 21.9}, "hard": {"plain": 20.0, "difix3d": 19.5}}
+    for name, means in rows.items():
+        recipe = load_recipe(name)
+        jobs = {Job(Scene(tmp_path / "far", "far"), row, 0): psnr for row, psnr in means.items()}
+        states = [finish(job, recipe, tmp_path / name, {job.training: psnr}) for job, psnr in jobs.items()]
+        append(states, recipe, tmp_path / "record")
+    monkeypatch.setattr(quality, "RECORD", tmp_path / "record")
+    (row,) = [line for line in quality.ablation().splitlines() if line.startswith("| one-round")]
+    assert "| -0.10 |" in row and "| undecided | `--pipeline.rounds 1` |" in row
+    assert "| far | 20.00 | 19.50 | - | -0.50 |" in quality.hard()
 
 
 def test_settings_page_is_up_to_date() -> None:

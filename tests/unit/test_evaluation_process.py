@@ -16,6 +16,7 @@ import torch
 
 from difix3d_ns.evaluation import process
 from difix3d_ns.evaluation.perceptual import fid, lpips
+from tests.conftest import execute
 
 
 def test_the_peak_is_that_of_the_process(tmp_path: Path) -> None:
@@ -69,3 +70,15 @@ def test_metrics_without_weights_are_not_made_up(monkeypatch: pytest.MonkeyPatch
     assert lpips(pictures, pictures) is None
     assert fid(pictures, pictures) is None
     assert list(tmp_path.iterdir()) == []  # nothing was downloaded
+
+
+def test_the_package_that_measures_is_measured(tmp_path: Path) -> None:
+    """Whatever lies in the current folder."""
+    (tmp_path / "difix3d_ns").mkdir()
+    (tmp_path / "difix3d_ns" / "__init__.py").write_text("raise SystemExit('another package')\n")
+    code = (
+        "import sys; from pathlib import Path; from difix3d_ns.evaluation import process; import os; "
+        f"os.chdir({str(tmp_path)!r}); sys.exit(process.run(['--help'], Path('peak.json'))[0])"
+    )
+    done = execute([sys.executable, "-P", "-c", code])
+    assert done.returncode == 0 and "another package" not in done.stdout and "difix3d-splatfacto" in done.stdout

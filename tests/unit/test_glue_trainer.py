@@ -479,3 +479,31 @@ def test_stereo_points_are_added_to_a_new_training_alone(tmp_path: Path) -> None
     plain = _config(scene, steps=2, rounds=0, name="plain")
     assert len(_run(plain).pipeline.model.means) == given
     assert plain.pipeline.stereo_points == 0
+
+
+def test_adam_is_fused_where_that_is_safe() -> None:
+    from difix3d_ns.trainer import FusedAdamConfig
+
+    assert FusedAdamConfig().setup([torch.nn.Parameter(torch.zeros(4, 3))]).param_groups[0]["fused"]
+    steps = []
+    for build in (FusedAdamConfig(lr=0.1).setup, lambda params: torch.optim.Adam(params, lr=0.1, eps=1e-8)):
+        parameter = torch.nn.Parameter(torch.zeros(4, 5, 3)[:, 1:])  # as splatfacto cuts its harmonics
+        optimizer = build([parameter])
+        parameter.grad = torch.arange(48.0).reshape(4, 4, 3) - 20
+        optimizer.step()
+        steps.append(parameter.detach())
+    torch.testing.assert_close(*steps)
+
+
+def test_a_resumed_training_steps_as_this_machine_does(scene: Path) -> None:
+    """A checkpoint keeps how Adam was run where it was made."""
+    _run(_config(scene, 4))
+    path = next(scene.parent.rglob("*.ckpt"))
+    state = torch.load(path, weights_only=False)
+    for optimizer in state["optimizers"].values():
+        optimizer["param_groups"][0]["fused"] = None
+    torch.save(state, path)
+    config = _config(scene, 6, name="again")
+    config.load_dir = path.parent
+    trainer = _run(config)
+    assert all(o.param_groups[0]["fused"] for o in trainer.optimizers.optimizers.values())

@@ -48,11 +48,12 @@ def test_gradient_is_the_derivative() -> None:
     assert (leaf.grad * direction).sum().item() == pytest.approx((along[1] - along[0]).item() / 2e-5, rel=1e-3)
 
 
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one core")
 def test_any_number_of_threads_gives_the_same() -> None:
     truth, picture = pictures(50, 40, 0.1)
     before, found = numba.get_num_threads(), []
     try:
-        for threads in {1, before}:
+        for threads in (1, numba.config.NUMBA_NUM_THREADS):
             numba.set_num_threads(threads)
             leaf = picture.clone().requires_grad_()
             value = FusedSSIM()(truth, leaf)
@@ -89,3 +90,14 @@ def test_no_gradient_asked_for() -> None:
     truth, picture = pictures(16, 16, 0.1)
     with torch.no_grad():
         assert FusedSSIM()(truth, picture).item() == pytest.approx(LIBRARY(truth, picture).item(), abs=2e-5)
+
+
+@pytest.mark.parametrize("changed", ["truth", "picture"])
+def test_a_picture_changed_before_the_way_back_is_told_of(changed: str) -> None:
+    truth, picture = pictures(16, 16, 0.1)
+    picture = picture.clone().requires_grad_() * 1.0
+    value = FusedSSIM()(truth, picture)
+    with torch.no_grad():
+        {"truth": truth, "picture": picture.detach()}[changed].zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()

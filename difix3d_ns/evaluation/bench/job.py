@@ -27,6 +27,8 @@ Changed = Literal["refuse", "redo", "keep"]
 State = dict[str, Any]
 """What is on disk of a job; ``parts`` holds the metrics of every look by its name."""
 
+_warm: list[bool] = []
+
 
 class CodeChanged(UserError):
     """Somebody works on the code that is being measured."""
@@ -117,7 +119,7 @@ def missing_parts(job: Job, recipe: Recipe, state: State | None) -> list[Method]
     if state is None:
         return looks
     seen = {part["look"]["method"]: part["look"] for part in state["parts"].values()}
-    return [method for method in looks if seen.get(method.name) != _look_identity(method)]
+    return [method for method in looks if seen.get(method.name) != look_identity(method)]
 
 
 def run_job(job: Job, recipe: Recipe, output: Path, changed: Changed = "refuse") -> State:
@@ -148,6 +150,8 @@ def run_job(job: Job, recipe: Recipe, output: Path, changed: Changed = "refuse")
             if changed == "redo" and job.differences(output, recipe):
                 shutil.rmtree(folder)
             state = job.state(output)
+            if state is not None and changed == "refuse" and (reasons := job.differences(output, recipe)):
+                raise UserError(f"made meanwhile by another benchmark ({'; '.join(reasons)}); give another --output")
             if state is None:
                 state = _train(job, recipe, output)
             if missing := missing_parts(job, recipe, state):
@@ -169,7 +173,8 @@ def _train(job: Job, recipe: Recipe, output: Path) -> State:
     folder = job.folder(output)
     shutil.rmtree(folder, ignore_errors=True)  # of a training that was interrupted
     folder.mkdir(parents=True)
-    identity = job.identity(recipe)
+    _warm_up(job, recipe, output)
+    identity, made_with = job.identity(recipe), commit()
     done = train(job.scene.path, folder, "training", identity["flags"], log=job.log(output))
     state: State = {
         "id": uuid.uuid4().hex,
@@ -177,7 +182,7 @@ def _train(job: Job, recipe: Recipe, output: Path) -> State:
         "training": job.training,
         "seed": job.seed,
         "identity": identity,
-        "commit": commit(),
+        "commit": made_with,
         "date": time.strftime("%Y-%m-%d"),
         "hardware": hardware(),
         "software": software(),
@@ -189,10 +194,24 @@ def _train(job: Job, recipe: Recipe, output: Path) -> State:
     return state
 
 
+def _warm_up(job: Job, recipe: Recipe, output: Path) -> None:
+    """Compile what is compiled at the first use, once per process: no training's seconds shall hold it."""
+    from difix3d_ns.evaluation.runs import train
+
+    if _warm:
+        return
+    flags = [word for name, value in recipe.flags.items() for word in _flag(name, value)]
+    flags += ["--max-num-iterations", "10", "--pipeline.rounds", "0"]
+    train(job.scene.path, job.folder(output), "warm-up", flags, log=job.log(output))
+    shutil.rmtree(job.folder(output) / "warm-up")
+    _warm.append(True)
+
+
 def _look(job: Job, recipe: Recipe, output: Path, state: State, methods: Sequence[Method]) -> None:
     from difix3d_ns.evaluation.runs import HeldOutView, look
 
     folder = job.folder(output)
+    lowest = min(int(path.name.removeprefix("seed-")) for path in folder.parent.glob("seed-*") if path.is_dir())
     config = folder / "training" / "difix3d-splatfacto" / "run" / "config.yml"
     steps = checkpoint_steps(config.parent / "nerfstudio_models")
     with ExitStack() as stack:
@@ -204,8 +223,8 @@ def _look(job: Job, recipe: Recipe, output: Path, state: State, methods: Sequenc
             truths = [view.truth for view in views]
             metrics = _metrics(pictures, truths) | {"peak_mb": state["peak_mb"], **rest}
             state["size"] = [truths[0].shape[1], truths[0].shape[0]]
-            state["parts"][name] = {"look": _look_identity(method), "metrics": metrics}
-            if job.seed == recipe.seeds[0]:
+            state["parts"][name] = {"look": look_identity(method), "metrics": metrics}
+            if job.seed == lowest:
                 keep_pictures(output / "pictures" / job.scene.name, name, pictures, truths, recipe.pictures)
 
         for method in (m for m in methods if m.earlier):
@@ -241,7 +260,8 @@ def _metrics(pictures: Sequence[Tensor], truths: Sequence[Tensor]) -> dict[str, 
     return {**means, "lpips": lpips(pictures, truths), "fid": fid(pictures, truths)}
 
 
-def _look_identity(method: Method) -> dict[str, Any]:
+def look_identity(method: Method) -> dict[str, Any]:
+    """What the numbers of a look depend on, beside its training."""
     return {
         "method": method.name,
         "enhanced": method.enhanced,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -39,24 +40,31 @@ def commit() -> str:
 
 
 def data_digest(scene: Path) -> str:
-    """Of a scene: its transforms.json, and names and sizes of all its other files."""
+    """Of a scene: names and contents of all its files."""
     digest = hashlib.sha256()
     folder = scene if scene.is_dir() else scene.parent
     for path in sorted(folder.rglob("*")):
         if not path.is_file():
             continue
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        if path.suffix == ".json":
-            digest.update(path.read_bytes())
+        known = path.stat()
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(_file_digest(path, known.st_size, known.st_mtime_ns))
     return digest.hexdigest()[:16]
 
 
+@functools.lru_cache(4096)
+def _file_digest(path: Path, size: int, modified: int) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
 def hardware() -> str:
-    """As a table names it: "2 CPU cores", or the GPU."""
+    """As a table names it: "2 CPU cores", with the threads of a training if it has others, or the GPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return f"{cores} CPU core{'s' if cores > 1 else ''}"
+    threads = torch.get_num_threads()
+    told = f"{cores} CPU core{'s' if cores > 1 else ''}"
+    return told if threads == cores else f"{told}, {threads} thread{'s' if threads > 1 else ''} each"
 
 
 def software() -> dict[str, Any]:

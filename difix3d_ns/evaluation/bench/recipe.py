@@ -28,6 +28,20 @@ _COMMON = (
 )
 """Flags that one method may not have: all share scene, image size, seed and number of steps."""
 
+_OURS = (
+    "data",
+    "output-dir",
+    "experiment-name",
+    "timestamp",
+    "vis",
+    "max-num-iterations",
+    "steps-per-save",
+    "save-only-latest-checkpoint",
+    "machine.seed",
+    "pipeline.datamanager.train-cameras-sampling-seed",
+)
+"""Flags that follow from scene, seed and method."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -88,7 +102,7 @@ class Recipe:
     cpus: int = 2
     """Cores for each scene on a cluster."""
     pictures: int = 3
-    """Held-out views of which pictures are kept, of the first seed."""
+    """Held-out views of which pictures are kept, of the lowest seed."""
     undecided: float = 0.15
     """dB within which a difference is called so."""
     trained_on: tuple[str, ...] = ()
@@ -110,7 +124,8 @@ class Recipe:
         while waiting:
             name = waiting.pop()
             wanted.add(name)
-            waiting += self.methods[name].best_of
+            method = self.methods[name]
+            waiting += [*method.best_of, *([method.of] if method.of else [])]
         kept = {name: method for name, method in self.methods.items() if name in wanted}
         compare = tuple(entry for entry in self.compare if wanted.issuperset(entry.needs))
         return dataclasses.replace(self, methods=kept, compare=compare)
@@ -153,7 +168,7 @@ def _method(name: str, entry: Mapping[str, Any]) -> Method:
     if sum((method.flags is not None, bool(method.of), bool(method.best_of))) != 1:
         raise ValueError(f"{name} needs exactly one of flags, of and best_of")
     for flag in method.flags or ():
-        if flag.startswith(_COMMON):
+        if flag.replace("_", "-").startswith(_COMMON):
             raise ValueError(f"{name} has --{flag}: scene, image size, seed and steps are the same for all methods")
     return method
 
@@ -175,7 +190,7 @@ def _checked(recipe: Recipe) -> Recipe:
         raise ValueError("seeds are one or more different numbers")
     if recipe.steps is not None and recipe.steps < 1:
         raise ValueError("steps are at least 1")
-    for flag in ("data", "output-dir", "experiment-name", "timestamp", "max-num-iterations", "steps-per-save"):
-        if flag in recipe.flags:
+    for flag in recipe.flags:
+        if flag.replace("_", "-") in _OURS:
             raise ValueError(f"flags may not have {flag}")
     return recipe

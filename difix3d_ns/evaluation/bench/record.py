@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 import difix3d_ns
-from difix3d_ns.evaluation.bench.job import Job, Scene, State
+from difix3d_ns.evaluation.bench.job import Job, Scene, State, look_identity
 from difix3d_ns.evaluation.bench.recipe import Recipe
 
 
@@ -38,8 +38,8 @@ def append(states: Iterable[State], recipe: Recipe, folder: Path) -> int:
     path = folder / f"bench-{recipe.name}.jsonl"
     with FileLock(folder / f".{path.name}.lock"):
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        known = {run for line in text.splitlines() if (run := _run_of(line))}
-        lines = [line for state in states for line in _lines(state, recipe) if line["run"] not in known]
+        known = {key for line in text.splitlines() if (key := _key_of(line))}
+        lines = [line for state in states for line in _lines(state, recipe) if _key(line) not in known]
         with path.open("a", encoding="utf-8") as file:
             if lines and text and not text.endswith("\n"):  # of a benchmark killed while it wrote
                 file.write("\n")
@@ -50,37 +50,50 @@ def append(states: Iterable[State], recipe: Recipe, folder: Path) -> int:
 def read(recipe: Recipe, folder: Path) -> list[State]:
     """What is on record of a recipe as it is now: of each training the newest run with its flags.
 
+    What nobody looked at in that run is taken from an earlier one, if the code was the same.
+
     Args:
         recipe: whose lines.
         folder: as ``append`` has it.
 
     Returns:
         States as ``gather`` wants them; none where there is no file.
-
-    Raises:
-        ValueError: a line is not one of ours.
     """
     path = folder / f"bench-{recipe.name}.jsonl"
-    states: dict[str, State] = {}
+    runs: dict[str, State] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        if _key_of(line) is None:  # half a line, of a benchmark killed while it wrote
+            continue
         entry = json.loads(line)
         method = recipe.methods.get(entry["look"]["method"])
-        job = Job(Scene(Path(entry["scene"]), entry["scene"]), method.training, entry["seed"]) if method else None
-        if job is None or entry["flags"] != job.flags(recipe):
+        if method is None or entry["look"] != look_identity(method):
             continue
-        shared = ("scene", "seed", "date", "commit", "hardware", "software", "size")
-        state = states.setdefault(
-            entry["run"].rpartition("/")[0],
-            {key: entry[key] for key in shared} | {"training": job.training, "parts": {}},
-        )
-        state["parts"][entry["method"]] = {"look": entry["look"], "metrics": entry["metrics"]}
-    newest = {(state["scene"], state["training"], state["seed"]): state for state in states.values()}
+        job = Job(Scene(Path(entry["scene"]), entry["scene"]), method.training, entry["seed"])
+        if entry["flags"] != job.flags(recipe):
+            continue
+        shared = {
+            key: entry[key] for key in ("scene", "seed", "date", "commit", "code", "hardware", "software", "size")
+        }
+        run = runs.setdefault(entry["run"].rpartition("/")[0], {**shared, "training": job.training, "parts": {}})
+        run["parts"][entry["method"]] = {"look": entry["look"], "metrics": entry["metrics"]}
+    newest: dict[tuple[str, str, int], State] = {}
+    for run in runs.values():
+        key = run["scene"], run["training"], run["seed"]
+        before = newest.get(key)
+        if before is not None and before["code"] == run["code"]:
+            run["parts"] = before["parts"] | run["parts"]
+        newest[key] = run
     return list(newest.values())
 
 
-def _run_of(line: str) -> str | None:
+def _key(line: dict[str, Any]) -> str:
+    """Of a look at a run; a look that has changed is another one."""
+    return json.dumps([line["run"], line["look"]], sort_keys=True)
+
+
+def _key_of(line: str) -> str | None:
     try:
-        return str(json.loads(line)["run"])
+        return _key(json.loads(line))
     except (ValueError, KeyError, TypeError):
         return None
 

@@ -218,7 +218,9 @@ def _verdicts(
             continue
         mean = whole[metric].mean
         close = metric == "psnr" and abs(mean - bar) < _CLOSE and seeds < _ENOUGH_SEEDS
-        word = "met" if mean >= bar else "missed"
+        word = "met" if mean > bar or mean == bar != 0 else "missed"
+        if seeds < 2:
+            word += ", one seed"
         told.append(f"{metric} {bar:+g}: {word}" + (f", within {_CLOSE} dB: needs {_ENOUGH_SEEDS} seeds" * close))
     if comparison.worst is not None:
         worse = [

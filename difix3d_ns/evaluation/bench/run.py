@@ -79,8 +79,7 @@ def bench(
     command = _command(scenes, plan, methods, seeds)
 
     def write(last: bool = False) -> Scores:
-        states = [state for job in jobs if (state := job.state(output)) is not None and state["parts"]]
-        return _write(plan, states, output, folder, command, last)
+        return _write(plan, _finished(plan, scenes, output), output, folder, command, last)
 
     failures = []
     if executor == "ray":
@@ -151,6 +150,21 @@ def _scenes(data: Sequence[Path]) -> list[Scene]:
     if not scenes:
         raise UserError("no scene given: difix3d bench SCENE... --output DIR")
     return list(scenes.values())
+
+
+def _finished(recipe: Recipe, scenes: Sequence[Scene], output: Path) -> list[State]:
+    """States of all jobs in the output that are the recipe's, of earlier calls too: these scenes first, then others."""
+    names = [scene.name for scene in scenes]
+    found = []
+    for path in sorted(output.glob("runs/*/*/seed-*/job.json")):
+        scene, training, seed = path.parts[-4], path.parts[-3], path.parts[-2].removeprefix("seed-")
+        if training in recipe.trainings() and seed.isdecimal():
+            job = Job(Scene(Path(scene), scene), training, int(seed))
+            state = job.state(output)
+            if state is not None and state["parts"] and state["identity"]["flags"] == job.flags(recipe):
+                found.append(state)
+    rank = {name: number for number, name in enumerate(names)}
+    return sorted(found, key=lambda state: (rank.get(state["scene"], len(rank)), state["scene"], state["seed"]))
 
 
 def _check_unchanged(jobs: Sequence[Job], recipe: Recipe, output: Path, changed: Changed) -> None:
