@@ -67,7 +67,7 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     datamanager: Difix3DDatamanagerConfig = field(default_factory=Difix3DDatamanagerConfig)
     model: Difix3DModelConfig = field(default_factory=Difix3DModelConfig)
     rounds: int | None = None
-    """how often new pseudo-views are made; 0 = plain splatfacto (unset: 8 with CUDA, 3 on a CPU)"""
+    """how often new pseudo-views are made; 0 = plain splatfacto (unset: 8 with CUDA, 2 on a CPU)"""
     stereo_points: int | None = None
     """points added to the initial ones before training, found by stereo among the training photographs
     (unset: 12000 on a CPU, 50000 with CUDA; 0 = none, as with --pipeline.rounds 0)"""

@@ -263,14 +263,14 @@ def test_a_config_that_is_half_written_or_of_another_method_is_told(run: Path) -
 def test_settings_that_were_given_come_first_and_fitted_ones_are_defaults(run: Path) -> None:
     from difix3d_ns.defaults import settle
 
-    write_config(run, pipeline__pseudo_weight=0.5, pipeline__rounds=2)
+    write_config(run, pipeline__pseudo_weight=0.5, pipeline__rounds=4)
     config = read_training(run).config
     config.machine.device_type = "cpu"
     settle(config)
     rows = settings(config)
     changed = {row.flag: (row.value, row.default) for row in rows if row.default is not None}
     assert changed["--pipeline.pseudo-weight"] == ("0.5", "1")
-    assert changed["--pipeline.rounds"] == ("2", "3")
+    assert changed["--pipeline.rounds"] == ("4", "2")
     assert "--max-num-iterations" not in changed
     assert "--pipeline.model.refine-every" not in changed
     assert [row.default is not None for row in rows] == sorted((row.default is not None for row in rows), reverse=True)
