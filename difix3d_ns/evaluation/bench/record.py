@@ -101,6 +101,8 @@ def _key_of(line: str) -> str | None:
 def _lines(state: State, recipe: Recipe) -> Iterable[dict[str, Any]]:
     for name, part in state["parts"].items():
         method = part["look"]["method"]
+        if method not in recipe.methods:  # of another recipe, for which the same training served
+            continue
         yield {
             "run": f"{state['id']}/{name}",
             "date": state["date"],
