@@ -36,7 +36,7 @@ takes surfaces away. Captures of many photographs do not need it, and have more 
 CLEARED_UP_TO = 64
 """photographs"""
 CLEARED_BETWEEN = 3
-"""poses for each photograph, between the photographs and somewhat beyond, whose view is cleared as well: on castle, what
+"""poses for each photograph, between the photographs and somewhat beyond, whose view is cleared as well: on castle what
 floated there turned held-out views black in one training of two (3 dB)"""
 LEAST_TRUST = 0.02
 """mean confidence of a pseudo-view below which its step goes to a photograph: a fixer that nobody can trust must not
