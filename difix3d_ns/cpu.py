@@ -1,4 +1,4 @@
-"""What splatfacto hard-wires to CUDA, made to follow the tensors' device.
+"""What splatfacto hard-wires: CUDA, made to follow the tensors' device, and the near plane.
 
 Importing this module swaps two names in ``nerfstudio.models.splatfacto``: the rasterizer and the camera matrix helper.
 CUDA tensors still go to the originals; CPU tensors go to ours, and gsplat's CUDA backend is never touched for them.
@@ -7,6 +7,9 @@ CUDA tensors still go to the originals; CPU tensors go to ours, and gsplat's CUD
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,7 +21,22 @@ _cuda_rasterization = splatfacto.rasterization
 _compiled_viewmat = splatfacto.get_viewmat
 
 
+_near_plane: ContextVar[float | None] = ContextVar("near_plane", default=None)
+
+
+@contextmanager
+def near_plane(depth: float) -> Iterator[None]:
+    """Meanwhile splatfacto draws no Gaussian nearer than ``depth``, scene units; by itself it has a fixed 0.01."""
+    token = _near_plane.set(depth)
+    try:
+        yield
+    finally:
+        _near_plane.reset(token)
+
+
 def _rasterization(means: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    if (depth := _near_plane.get()) is not None:
+        kwargs["near_plane"] = depth
     if means.is_cuda:
         return _cuda_rasterization(means, *args, **kwargs)
     from difix3d_ns.rasterization import rasterization

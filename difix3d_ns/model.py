@@ -16,7 +16,7 @@ from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoMode
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from difix3d_ns.cpu import keep_on_cpu
+from difix3d_ns.cpu import keep_on_cpu, near_plane
 from difix3d_ns.exposure import Exposures
 from difix3d_ns.overrides import Enhance
 from difix3d_ns.strategy import CappedStrategy
@@ -121,6 +121,8 @@ class Difix3DModel(SplatfactoModel):
     """turns a render into the enhanced picture [H, W, 3]; set by the pipeline"""
     enhance: Enhance = "key"
     """how it is shown; set by the pipeline"""
+    near_plane: float = 0.01
+    """nothing nearer to a camera is drawn, scene units; splatfacto's, until the pipeline knows the scene"""
     _viewer_background: Tensor | None = None
     exposures: Exposures | None
 
@@ -265,7 +267,8 @@ class Difix3DModel(SplatfactoModel):
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
         if not isinstance(camera, Cameras):
             return super().get_outputs(camera)
-        outputs = super().get_outputs(keep_on_cpu(camera) if self.device.type == "cpu" else camera)
+        with near_plane(self.near_plane):
+            outputs = super().get_outputs(keep_on_cpu(camera) if self.device.type == "cpu" else camera)
         if not self.training:
             return self._with_enhanced(camera, outputs)
         photograph = (camera.metadata or {}).get("cam_idx")  # pseudo-views have none
@@ -340,6 +343,7 @@ class Difix3DModel(SplatfactoModel):
             intrinsics.to(self.device)[None],
             width,
             height,
+            near_plane=self.near_plane,
             rasterize_mode=self.config.rasterize_mode,
         )
         return depth[0], alpha[0]

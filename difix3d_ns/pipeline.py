@@ -35,9 +35,6 @@ CLEARANCE = 0.5
 takes surfaces away. Captures of many photographs do not need it, and have more cameras that could err."""
 CLEARED_UP_TO = 64
 """photographs"""
-CLEARED_BETWEEN = 3
-"""poses for each photograph, between the photographs and somewhat beyond, whose view is cleared as well: on castle what
-floated there turned held-out views black in one training of two (3 dB)"""
 LEAST_TRUST = 0.02
 """mean confidence of a pseudo-view below which its step goes to a photograph: a fixer that nobody can trust must not
 take half of the training away either"""
@@ -75,8 +72,9 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     """points added to the initial ones before training, found by stereo among the training photographs
     (unset: 12000 on a CPU, 50000 with CUDA; 0 = none, as with --pipeline.rounds 0)"""
     clearance: float | None = None
-    """Gaussians in the view of a training camera, or of a pose between these, and nearer to it than this share of the
-    nearest given points it sees are removed throughout training: few photographs cannot tell them from what is behind
+    """Gaussians in a training camera's view and nearer to it than this share of the nearest given points it sees are
+    removed throughout training: few photographs cannot tell them from what is behind; and no view, of any camera, shows
+    what is nearer than that is for the nearest photograph
     (unset: 0.5 with up to 64 photographs; 0 = none, as with --pipeline.rounds 0)"""
     targets: TargetSettings = field(default_factory=TargetSettings)
     """where pseudo-views are wanted"""
@@ -118,6 +116,7 @@ class Difix3DPipeline(VanillaPipeline):
         self.model.enhancer = self._enhancer
         self.model.enhance = overrides.enhance or ("rgb" if config.enhance_rgb else "key")
         self.panel = Panel(self._enhancer, self.model.enhance, self._photographs)
+        self._fit_near_plane()
         self._losses: dict[str, torch.Tensor] = {}
         self._records: FixRecords | None = None
 
@@ -305,29 +304,34 @@ class Difix3DPipeline(VanillaPipeline):
         few = len(self.datamanager.train_dataset) <= CLEARED_UP_TO
         return CLEARANCE if self.config.rounds and few else 0.0
 
-    def _clear_view(self, step: int) -> None:
-        points = self.datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")
-        if points is None or step == 0:
-            return
-        from difix3d_ns.geometry.clearance import floating_in_front, nearest_depths
-
+    def _free_depths(self) -> tuple[list[Pinhole], list[float]]:
+        """Cameras of the photographs, and how deep the space in front of each is taken to be free; 0: not known."""
         if self._nearest is None:
+            from difix3d_ns.geometry.clearance import nearest_depths
+
+            points = self.datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")
+            if points is None:
+                return [], []
             cameras = self._photographs.given_cameras()  # as the points are given: a resumed training has no others
-            cameras += self._between(cameras, points)
-            bounds = [self._clearance() * depth for depth in nearest_depths(points, cameras)]
-            self._nearest = cameras, bounds
-        floating = floating_in_front(self.model.means.detach(), *self._nearest)
+            self._nearest = cameras, [self._clearance() * depth for depth in nearest_depths(points, cameras)]
+        return self._nearest
+
+    def _fit_near_plane(self) -> None:
+        """What floats where no photograph looks is still seen from between them, so it is not drawn from near by.
+
+        On castle it turned held-out views black in one training of two: 3 dB of their mean.
+        """
+        if self._clearance() > 0 and (known := [depth for depth in self._free_depths()[1] if depth > 0]):
+            self.model.near_plane = max(self.model.near_plane, min(known))
+
+    def _clear_view(self, step: int) -> None:
+        if step == 0:
+            return
+        from difix3d_ns.geometry.clearance import floating_in_front
+
+        floating = floating_in_front(self.model.means.detach(), *self._free_depths())
         if floating.any() and not floating.all():
             self.model.remove_gaussians(floating)
-
-    def _between(self, cameras: list[Pinhole], points: torch.Tensor) -> list[Pinhole]:
-        """Where one could have stood as well: what floats there no photograph looks at from near by."""
-        from difix3d_ns.pseudoviews.targets import auto_targets
-
-        try:
-            return auto_targets(cameras, points, CLEARED_BETWEEN * len(cameras), self.config.targets.beyond)
-        except ValueError:  # one camera, or all at one place
-            return []
 
     def _before_step(self, step: int) -> None:
         if self.rounds is None:

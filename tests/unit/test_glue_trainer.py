@@ -465,37 +465,6 @@ def test_what_floats_in_front_of_a_camera_is_removed(scene: Path, densification:
         assert moments["exp_avg"].shape == parameter.shape, name
 
 
-def test_what_floats_between_the_cameras_is_removed(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from difix3d_ns.geometry.clearance import floating_in_front, nearest_depths
-
-    config = _config(scene, steps=6, rounds=1)
-    config.pipeline.clearance = 0.5
-    config.pipeline.stereo_points = 0
-    trainer = Difix3DTrainer(config)
-    trainer.setup()
-    pipeline = trainer.pipeline
-    model, given = pipeline.model, pipeline._photographs.given_cameras()
-    points = pipeline.datamanager.train_dataparser_outputs.metadata["points3D_xyz"]
-    bounds = [0.5 * depth for depth in nearest_depths(points, given)]
-    between = pipeline._between(given, points)
-    places = torch.stack([camera.position + 0.02 * camera.forward for camera in between])
-    unseen = places[~floating_in_front(places, given, bounds)]
-    assert len(unseen) > 0  # no photograph is taken from near by
-    with torch.no_grad():
-        model.means[: len(unseen)] = unseen
-    removed: list[torch.Tensor] = []
-    monkeypatch.setattr(model, "remove_gaussians", removed.append)
-    pipeline._clear_view(2)
-    assert removed[0][: len(unseen)].all()
-
-
-def test_one_camera_has_none_beside_it(scene: Path) -> None:
-    trainer = Difix3DTrainer(_config(scene))
-    trainer.setup()
-    pipeline = trainer.pipeline
-    assert pipeline._between(pipeline._photographs.given_cameras()[:1], torch.zeros(0, 3)) == []
-
-
 def test_stereo_points_are_added_to_a_new_training_alone(tmp_path: Path) -> None:
     scene = demo_scene(tmp_path / "scene", seed=3, width=128, height=96, train_views=4, test_views=1)
     config = _config(scene, steps=4, rounds=1)
