@@ -465,6 +465,38 @@ def test_what_floats_in_front_of_a_camera_is_removed(scene: Path, densification:
         assert moments["exp_avg"].shape == parameter.shape, name
 
 
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_what_is_nearer_than_photographs_look_is_not_drawn(scene: Path, rounds: int) -> None:
+    from difix3d_ns.geometry.clearance import nearest_depths
+    from difix3d_ns.photographs import to_cameras
+
+    config = _config(scene, rounds=rounds)
+    config.pipeline.stereo_points = 0
+    trainer = Difix3DTrainer(config)
+    trainer.setup()
+    model, photographs = trainer.pipeline.model.eval(), trainer.pipeline._photographs
+    camera = photographs.given_cameras()[0]
+    points = trainer.pipeline.datamanager.train_dataparser_outputs.metadata["points3D_xyz"]
+    nearest = min(depth for depth in nearest_depths(points, photographs.given_cameras()) if depth > 0)
+    assert model.near_plane == pytest.approx(0.5 * nearest if rounds else 0.01)
+
+    def looks(depth: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Opacity, and median depth, with one large opaque Gaussian there and nothing else."""
+        with torch.no_grad():
+            model.gauss_params["opacities"][:] = -20.0
+            model.gauss_params["opacities"][0] = 20.0
+            model.means[0] = camera.position + depth * camera.forward
+            model.gauss_params["scales"][0] = torch.tensor(depth).log()
+            drawn = model.get_outputs(to_cameras(camera, model.device))["accumulation"]
+            size = camera.width, camera.height
+            return drawn, model.median_depth(camera.camera_to_world, camera.intrinsics, *size)[0]
+
+    for seen in looks(0.6 * nearest):
+        assert float(seen.max()) > 0.1
+    for seen in looks(0.4 * nearest):
+        assert (float(seen.max()) < 0.01) == (rounds > 0)
+
+
 def test_stereo_points_are_added_to_a_new_training_alone(tmp_path: Path) -> None:
     scene = demo_scene(tmp_path / "scene", seed=3, width=128, height=96, train_views=4, test_views=1)
     config = _config(scene, steps=4, rounds=1)
