@@ -13,12 +13,11 @@ import torch
 from pytorch_msssim import SSIM
 from torch import Tensor
 
-from difix3d_ns.rasterization.jit import KERNELS, as_array, jit
+from difix3d_ns.rasterization.jit import FASTMATH, KERNELS, as_array, jit, slots
 
 WINDOW = 11  # pixels of the Gaussian window
 _REACH = WINDOW - 1
 _SIGMA = 1.5
-_FLAGS = {"reassoc", "contract", "arcp", "nsz"}  # not nnan/ninf: a picture that is not finite must be seen
 _GAUSSIAN = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * _SIGMA**2))
 _W0, _W1, _W2, _W3, _W4, _W5 = (np.float32(w) for w in (_GAUSSIAN / _GAUSSIAN.sum())[: WINDOW // 2 + 1])
 _C1, _C2 = np.float32(0.01**2), np.float32(0.03**2)  # K1, K2 of Wang et al. 2004 for pictures in [0, 1]
@@ -56,7 +55,7 @@ class _Similarity(torch.autograd.Function):
         partials = np.zeros((3, height + _REACH, channels * (width + _REACH)), np.float32)
         sums = np.empty(height - _REACH, np.float64)
         with KERNELS:
-            _compare(*rows, channels, _slots(height), partials, sums)
+            _compare(*rows, channels, slots(height // WINDOW), partials, sums)
         ctx.save_for_backward(truth, picture)  # so that torch tells of changes in place meanwhile
         ctx.rows, ctx.partials, ctx.shape = rows, partials, truth.shape
         ctx.windows = sums.size * channels * (width - _REACH)
@@ -70,51 +69,49 @@ class _Similarity(torch.autograd.Function):
         result = np.empty_like(ctx.rows[1])
         with KERNELS:
             _gradient(
-                *ctx.rows, channels, _slots(height), ctx.partials, np.float32(float(gradient) / ctx.windows), result
+                *ctx.rows,
+                channels,
+                slots(height // WINDOW),
+                ctx.partials,
+                np.float32(float(gradient) / ctx.windows),
+                result,
             )
         return None, torch.from_numpy(result.reshape(height, width, channels)).permute(2, 0, 1)
-
-
-def _slots(rows: int) -> int:
-    return max(1, min(nb.get_num_threads(), rows // WINDOW))
 
 
 # Slices with constant distances and one output let LLVM prove that nothing overlaps, and so use vector instructions.
 
 
-@jit(fastmath=_FLAGS)
+@jit(fastmath=FASTMATH)
+def _weighted(a, b, c, d, e, f, g, h, i, j, k, out):
+    for x in range(len(out)):
+        out[x] = (
+            _W0 * (a[x] + k[x])
+            + _W1 * (b[x] + j[x])
+            + _W2 * (c[x] + i[x])
+            + _W3 * (d[x] + h[x])
+            + _W4 * (e[x] + g[x])
+            + _W5 * f[x]
+        )
+
+
+@jit(fastmath=FASTMATH)
 def _across(row, step, count, out):
     a, b, c = row[0:count], row[step : step + count], row[2 * step : 2 * step + count]
     d, e, f = row[3 * step : 3 * step + count], row[4 * step : 4 * step + count], row[5 * step : 5 * step + count]
     g, h, i = row[6 * step : 6 * step + count], row[7 * step : 7 * step + count], row[8 * step : 8 * step + count]
     j, k = row[9 * step : 9 * step + count], row[10 * step : 10 * step + count]
-    for x in range(count):
-        out[x] = (
-            _W0 * (a[x] + k[x])
-            + _W1 * (b[x] + j[x])
-            + _W2 * (c[x] + i[x])
-            + _W3 * (d[x] + h[x])
-            + _W4 * (e[x] + g[x])
-            + _W5 * f[x]
-        )
+    _weighted(a, b, c, d, e, f, g, h, i, j, k, out)
 
 
-@jit(fastmath=_FLAGS)
+@jit(fastmath=FASTMATH)
 def _down(rows, y, out):
     a, b, c, d, e, f = rows[y], rows[y + 1], rows[y + 2], rows[y + 3], rows[y + 4], rows[y + 5]
     g, h, i, j, k = rows[y + 6], rows[y + 7], rows[y + 8], rows[y + 9], rows[y + 10]
-    for x in range(out.shape[0]):
-        out[x] = (
-            _W0 * (a[x] + k[x])
-            + _W1 * (b[x] + j[x])
-            + _W2 * (c[x] + i[x])
-            + _W3 * (d[x] + h[x])
-            + _W4 * (e[x] + g[x])
-            + _W5 * f[x]
-        )
+    _weighted(a, b, c, d, e, f, g, h, i, j, k, out)
 
 
-@jit(fastmath=_FLAGS)
+@jit(fastmath=FASTMATH)
 def _products_down(rows, others, y, out):
     a, b, c, d, e, f = rows[y], rows[y + 1], rows[y + 2], rows[y + 3], rows[y + 4], rows[y + 5]
     g, h, i, j, k = rows[y + 6], rows[y + 7], rows[y + 8], rows[y + 9], rows[y + 10]
@@ -131,7 +128,7 @@ def _products_down(rows, others, y, out):
         )
 
 
-@jit(parallel=True, fastmath=_FLAGS)
+@jit(parallel=True, fastmath=FASTMATH)
 def _compare(truth, picture, channels, slots, partials, sums):
     """Sums of SSIM by rows of windows, and its partial derivatives."""
     width, border = truth.shape[1], _REACH * channels
@@ -162,7 +159,7 @@ def _compare(truth, picture, channels, slots, partials, sums):
             )
 
 
-@jit(fastmath=_FLAGS)
+@jit(fastmath=FASTMATH)
 def _similarity(truth, picture, truth2, picture2, product, by_mean, by_square, by_product):
     total = np.float32(0.0)
     for x in range(len(truth)):
@@ -178,7 +175,7 @@ def _similarity(truth, picture, truth2, picture2, product, by_mean, by_square, b
     return total
 
 
-@jit(parallel=True, fastmath=_FLAGS)
+@jit(parallel=True, fastmath=FASTMATH)
 def _gradient(truth, picture, channels, slots, partials, scale, out):
     """Of the mean by the picture: the transposed filter, which is the filter itself."""
     height, width = truth.shape
@@ -192,7 +189,7 @@ def _gradient(truth, picture, channels, slots, partials, scale, out):
             _combine(truth[y], picture[y], by[0], by[1], by[2], scale, out[y])
 
 
-@jit(fastmath=_FLAGS)
+@jit(fastmath=FASTMATH)
 def _combine(truth, picture, by_mean, by_square, by_product, scale, out):
     for x in range(len(out)):
         out[x] = scale * (by_mean[x] + _TWO * picture[x] * by_square[x] + truth[x] * by_product[x])

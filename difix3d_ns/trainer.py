@@ -148,12 +148,9 @@ class Difix3DTrainer(Trainer):
         try:
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
             if STATE_KEY not in state:  # its finished schedulers stay behind as well
-                self._load_moments(state["optimizers"])
+                self._load_moments(state["optimizers"], with_rates=False)
             else:
-                fused = {name: o.param_groups[0]["fused"] for name, o in self.optimizers.optimizers.items()}
-                self.optimizers.load_optimizers(state["optimizers"])
-                for name, optimizer in self.optimizers.optimizers.items():  # the checkpoint's is that of its machine
-                    optimizer.param_groups[0]["fused"] = fused[name]
+                self._load_moments(state["optimizers"], with_rates=True)
                 if self.config.load_scheduler:
                     self.optimizers.load_schedulers(state["schedulers"])
             self.grad_scaler.load_state_dict(state["scalers"])
@@ -171,16 +168,17 @@ class Difix3DTrainer(Trainer):
         if wanted and not saved:
             CONSOLE.print(f"{path} holds no exposures of the photographs: they start from no change.")
 
-    def _load_moments(self, saved: dict[str, Any]) -> None:
-        """Adam's moments of another method's checkpoint, with the rates of this training.
+    def _load_moments(self, saved: dict[str, Any], with_rates: bool) -> None:
+        """Adam's moments of a checkpoint, run as this machine runs them.
 
-        The saved ones have decayed to their end: nothing would move any more.
+        Without its rates where another method made it: they have decayed to their end, and nothing would move any more.
         """
         ours = {name: [dict(g) for g in o.param_groups] for name, o in self.optimizers.optimizers.items()}
         self.optimizers.load_optimizers(saved)
         for name, groups in ours.items():
             for group, fresh in zip(self.optimizers.optimizers[name].param_groups, groups, strict=True):
-                group.update({key: value for key, value in fresh.items() if key != "params"})
+                kept = {"fused"} if with_rates else fresh.keys() - {"params"}
+                group.update({key: fresh[key] for key in kept})
 
     def _restore(self, path: Path, state: dict[str, Any]) -> None:
         ours = state[STATE_KEY]

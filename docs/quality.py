@@ -14,8 +14,15 @@ from pathlib import Path
 from difix3d_ns.evaluation.bench.job import State
 from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.record import read
-from difix3d_ns.evaluation.bench.results import METRICS, Compared, Gain, Scores, compare, gather, mean_and_spread
-from difix3d_ns.evaluation.bench.tables import document, page
+from difix3d_ns.evaluation.bench.results import (
+    Compared,
+    Scores,
+    compare,
+    gather,
+    mean_and_spread,
+    mean_over_scenes,
+)
+from difix3d_ns.evaluation.bench.tables import dates, document, each, gain_told, page
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "benchmarks" / "results"
@@ -52,7 +59,7 @@ def headline() -> str:
         "difix3d+": "difix3d, enhanced",
     }
     for name in HEADLINES:
-        psnr, ssim, flip = (_mean(scores, name, metric) for metric in ("psnr", "ssim", "flip"))
+        psnr, ssim, flip = (mean_over_scenes(scores, name, metric) for metric in ("psnr", "ssim", "flip"))
         lines.append(f"| {names[name]} | {psnr:.2f} | {ssim:.3f} | {flip:.3f} |")
     over = _entries(recipe, scores)
     plain, tuned = over["difix3d", "plain"], over["difix3d", "plain-tuned"]
@@ -62,12 +69,13 @@ def headline() -> str:
     return (
         f"Held-out views of {len(scenes)} real captures ({', '.join(scenes)}), on none of which the fixer was trained, "
         f"means over scenes, {' to '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)} each: "
-        f"**{_gain(plain.whole['psnr'])} dB** PSNR over splatfacto with the same settings, "
-        f"**{_gain(tuned.whole['psnr'])} dB** over its best variant, in {plain.seconds:.2f} times the training time."
+        f"**{gain_told('psnr', plain.whole['psnr'])} dB** PSNR over splatfacto with the same settings, "
+        f"**{gain_told('psnr', tuned.whole['psnr'])} dB** over its best variant, "
+        f"in {plain.seconds:.2f} times the training time."
         + (f" Incomplete: {'; '.join(dict.fromkeys(lacking))}." if lacking else "")
         + "\n\n"
         + "\n".join(lines)
-        + f"\n\n`difix3d bench`, {_dates(states)}, {_each(states, 'hardware')}, {recipe.steps:,} steps; "
+        + f"\n\n`difix3d bench`, {dates(states)}, {_each(states, 'hardware')}, {recipe.steps:,} steps; "
         "[all scenes and what brings it](docs/quality.md)."
     )
 
@@ -95,9 +103,9 @@ def ablation() -> str:
     ]
     for (method, against), entry in _entries(recipe, scores).items():
         name = method if against == "difix3d" else f"{method} over {against}"
-        cells = [_gain(entry.scenes[scene]["psnr"]) if scene in entry.scenes else "-" for scene in scenes]
         whole = entry.whole
-        cells += [_gain(whole["psnr"]), _gain(whole["ssim"], 3), _gain(whole["flip"], 3)]
+        cells = [gain_told("psnr", entry.scenes.get(scene, {}).get("psnr")) for scene in scenes]
+        cells += [gain_told(metric, whole[metric]) for metric in ("psnr", "ssim", "flip")]
         cells.append("-" if entry.seconds is None else f"x {entry.seconds:.2f}")
         undecided = "undecided" if abs(whole["psnr"].mean) < recipe.undecided else ""
         flags = " ".join(f"--{key} {value}" for key, value in (recipe.methods[method].flags or {}).items())
@@ -119,11 +127,11 @@ def hard() -> str:
     entry = _entries(recipe, scores).get(("difix3d", "plain"))
     for scene, gains in entry.scenes.items() if entry is not None else ():
         means = [
-            mean_and_spread([each["psnr"] for each in scores.of_scene(name, scene)])[0]
+            mean_and_spread([seed["psnr"] for seed in scores.of_scene(name, scene)])[0]
             for name in ("plain", "difix3d", "difix3d+")
         ]
         cells = ["-" if mean is None else f"{mean:.2f}" for mean in means]
-        cells += [_gain(gains["psnr"]), _gain(gains["ssim"], 3), _gain(gains["flip"], 3)]
+        cells += [gain_told(metric, gains[metric]) for metric in ("psnr", "ssim", "flip")]
         lines.append(f"| {scene} | " + " | ".join(cells) + " |")
     return f"{_origin(states, recipe)}\n\n" + "\n".join(lines)
 
@@ -152,33 +160,16 @@ def _entries(recipe: Recipe, scores: Scores) -> dict[tuple[str, str], Compared]:
     }
 
 
-def _mean(scores: Scores, method: str, metric: str) -> float:
-    assert metric in METRICS
-    means = [mean_and_spread([seed[metric] for seed in scores.of_scene(method, scene)])[0] for scene in scores.counted]
-    whole = mean_and_spread(means)[0]
-    assert whole is not None
-    return whole
-
-
-def _gain(gain: Gain, digits: int = 2) -> str:
-    return f"{gain.mean:+.{digits}f}" + ("" if gain.error is None else f" ± {gain.error:.{digits}f}")
-
-
-def _each(states: Sequence[State], key: str) -> str:
-    return ", ".join(dict.fromkeys(str(state[key]) for state in states))
-
-
 def _origin(states: Sequence[State], recipe: Recipe) -> str:
     seeds = sorted({state["seed"] for state in states})
     return (
-        f"{_dates(states)}, {_each(states, 'hardware')}, commit {_each(states, 'commit')}, {recipe.steps:,} steps, "
+        f"{dates(states)}, {_each(states, 'hardware')}, commit {_each(states, 'commit')}, {recipe.steps:,} steps, "
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
     )
 
 
-def _dates(states: Sequence[State]) -> str:
-    dates = sorted({str(state["date"]) for state in states})
-    return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+def _each(states: Sequence[State], key: str) -> str:
+    return each(state[key] for state in states)
 
 
 def main() -> None:

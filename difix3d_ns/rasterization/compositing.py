@@ -12,11 +12,10 @@ import numba as nb
 import numpy as np
 
 from difix3d_ns.rasterization.binning import TILE
-from difix3d_ns.rasterization.jit import jit
+from difix3d_ns.rasterization.jit import FASTMATH, jit
 
 PIXELS = TILE * TILE
 BATCH = 32  # a tile's Gaussians are gathered in batches, so that their cache misses overlap
-_FLAGS = {"reassoc", "contract", "arcp", "nsz"}  # not nnan/ninf: comparisons must hold for any input
 
 F0, HALF, F1 = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 ALPHA_MAX, ALPHA_MIN, STOP = np.float32(0.999), np.float32(1.0 / 255.0), np.float32(1e-4)
@@ -72,7 +71,7 @@ def forward_kernel(channels: int):
     columns = 6 + channels
     gathered = _FREE + PIXELS * channels
 
-    @jit(parallel=True, fastmath=_FLAGS)
+    @jit(parallel=True, fastmath=FASTMATH)
     def forward(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, image, final, last):
         threads = scratch.shape[0]
         for thread in nb.prange(threads):
@@ -137,7 +136,7 @@ def backward_kernel(channels: int):
     gathered = _FREE + PIXELS * channels
     sums = gathered + BATCH * columns
 
-    @jit(parallel=True, fastmath=_FLAGS)
+    @jit(parallel=True, fastmath=FASTMATH)
     def backward(
         packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, final, last, grad_image, grad_final, grads
     ):
@@ -226,7 +225,7 @@ def backward_kernel(channels: int):
     return backward
 
 
-@jit(parallel=True, fastmath=_FLAGS)
+@jit(parallel=True, fastmath=FASTMATH)
 def median(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, depth, final):
     """Depth [H, W] (the first colour) at which transmittance falls below 0.5, else 0; final transmittance [H, W]."""
     threads = scratch.shape[0]

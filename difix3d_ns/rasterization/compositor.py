@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba as nb
 import numpy as np
 import torch
 from torch import Tensor
 
 from difix3d_ns.rasterization import binning, compositing
-from difix3d_ns.rasterization.jit import KERNELS, as_array
+from difix3d_ns.rasterization.jit import KERNELS, as_array, slots
 
 _MAX_SLOTS = 32  # one gradient buffer each: bounds memory on machines with many cores
 
@@ -28,7 +27,7 @@ class TileLists:
 
 
 def _slots(tiles: int) -> int:
-    return max(1, min(nb.get_num_threads(), _MAX_SLOTS, tiles))
+    return slots(min(_MAX_SLOTS, tiles))
 
 
 def bin_gaussians(

@@ -18,6 +18,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # numba's fallback threading layer must not be entered by two Python threads at once; the kernels use every core anyway.
 KERNELS = threading.RLock()
 
+FASTMATH = {"reassoc", "contract", "arcp", "nsz"}  # not nnan/ninf: comparisons must hold for any input
+
+
+def slots(most: int) -> int:
+    """Into how many parts a kernel's work is split: one per thread, at least one, at most ``most``."""
+    return max(1, min(nb.get_num_threads(), most))
+
 
 def jit(**options) -> Callable:
     """A decorator like `numba.njit` without the GIL, its result cached on disk wherever some cache folder is writable.

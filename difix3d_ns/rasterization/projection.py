@@ -7,19 +7,18 @@ with.
 
 from __future__ import annotations
 
-import numba as nb
 import numpy as np
 import torch
 from torch import Tensor
 
 from difix3d_ns.rasterization import projection_kernels, sh_kernels
-from difix3d_ns.rasterization.jit import KERNELS, as_array
+from difix3d_ns.rasterization.jit import KERNELS, as_array, slots
 
 _PER_SLOT = 2048  # Gaussians that are worth a thread of their own
 
 
 def _slots(n: int) -> int:
-    return max(1, min(nb.get_num_threads(), n // _PER_SLOT))
+    return slots(n // _PER_SLOT)
 
 
 def project(

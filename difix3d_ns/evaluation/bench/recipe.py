@@ -13,21 +13,6 @@ from difix3d_ns.errors import UserError
 
 Value = str | int | float | bool
 _EXAMPLE = "configs/bench/default.yaml"
-_COMMON = (
-    "data",
-    "output-dir",
-    "experiment-name",
-    "timestamp",
-    "vis",
-    "max-num-iterations",
-    "steps-per-save",
-    "save-only-latest-checkpoint",
-    "machine.",
-    "load-",
-    "pipeline.datamanager.",
-)
-"""Flags that one method may not have: all share scene, image size, seed and number of steps."""
-
 _OURS = (
     "data",
     "output-dir",
@@ -41,6 +26,8 @@ _OURS = (
     "pipeline.datamanager.train-cameras-sampling-seed",
 )
 """Flags that follow from scene, seed and method."""
+_COMMON = (*_OURS, "machine.", "load-", "pipeline.datamanager.")
+"""How flags begin that one method may not have: all share scene, image size, seed and number of steps."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def append(states: Iterable[State], recipe: Recipe, folder: Path) -> int:
     path = folder / f"bench-{recipe.name}.jsonl"
     with FileLock(folder / f".{path.name}.lock"):
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        known = {key for line in text.splitlines() if (key := _key_of(line))}
+        known = {_key(entry) for entry in _entries(text)}
         lines = [line for state in states for line in _lines(state, recipe) if _key(line) not in known]
         with path.open("a", encoding="utf-8") as file:
             if lines and text and not text.endswith("\n"):  # of a benchmark killed while it wrote
@@ -61,10 +61,7 @@ def read(recipe: Recipe, folder: Path) -> list[State]:
     """
     path = folder / f"bench-{recipe.name}.jsonl"
     runs: dict[str, State] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        if _key_of(line) is None:  # half a line, of a benchmark killed while it wrote
-            continue
-        entry = json.loads(line)
+    for entry in _entries(path.read_text(encoding="utf-8") if path.is_file() else ""):
         method = recipe.methods.get(entry["look"]["method"])
         if method is None or entry["look"] != look_identity(method):
             continue
@@ -91,11 +88,14 @@ def _key(line: dict[str, Any]) -> str:
     return json.dumps([line["run"], line["look"]], sort_keys=True)
 
 
-def _key_of(line: str) -> str | None:
-    try:
-        return _key(json.loads(line))
-    except (ValueError, KeyError, TypeError):
-        return None
+def _entries(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            _key(entry)
+        except (ValueError, KeyError, TypeError):  # half a line, of a benchmark killed while it wrote
+            continue
+        yield entry
 
 
 def _lines(state: State, recipe: Recipe) -> Iterable[dict[str, Any]]:

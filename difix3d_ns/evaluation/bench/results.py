@@ -120,6 +120,12 @@ def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float
     return fmean(known), stdev(known) if len(known) > 1 else None
 
 
+def mean_over_scenes(scores: Scores, method: str, metric: str) -> float | None:
+    """Over the counted scenes that have the method, each the mean of its seeds; None where it is not known."""
+    by_scene = [seeds for scene in scores.counted if (seeds := scores.of_scene(method, scene))]
+    return mean_and_spread([mean_and_spread([seed[metric] for seed in seeds])[0] for seeds in by_scene])[0]
+
+
 @dataclass(frozen=True)
 class Gain:
     """A paired difference, counted so that more is better."""

@@ -154,16 +154,15 @@ def _scenes(data: Sequence[Path]) -> list[Scene]:
 
 def _finished(recipe: Recipe, scenes: Sequence[Scene], output: Path) -> list[State]:
     """States of all jobs in the output that are the recipe's, of earlier calls too: these scenes first, then others."""
-    names = [scene.name for scene in scenes]
-    found = []
+    found, trainings = [], set(recipe.trainings())
     for path in sorted(output.glob("runs/*/*/seed-*/job.json")):
         scene, training, seed = path.parts[-4], path.parts[-3], path.parts[-2].removeprefix("seed-")
-        if training in recipe.trainings() and seed.isdecimal():
+        if training in trainings and seed.isdecimal():
             job = Job(Scene(Path(scene), scene), training, int(seed))
             state = job.state(output)
             if state is not None and state["parts"] and state["identity"]["flags"] == job.flags(recipe):
                 found.append(state)
-    rank = {name: number for number, name in enumerate(names)}
+    rank = {scene.name: number for number, scene in enumerate(scenes)}
     return sorted(found, key=lambda state: (rank.get(state["scene"], len(rank)), state["scene"], state["seed"]))
 
 

@@ -13,7 +13,7 @@ from difix3d_ns.evaluation.bench.results import (
     Compared,
     Gain,
     Scores,
-    mean_and_spread,
+    mean_over_scenes,
     results,
 )
 
@@ -104,15 +104,22 @@ def document(scores: Scores, compared: Sequence[Compared], states: Sequence[Stat
     return parts
 
 
-def _origin(states: Sequence[State], command: str, steps: str) -> str:
-    def each(values: Iterable[object]) -> str:
-        return ", ".join(dict.fromkeys(str(value) for value in values)) or "nothing yet"
+def each(values: Iterable[object]) -> str:
+    """Different values, in their order."""
+    return ", ".join(dict.fromkeys(str(value) for value in values)) or "nothing yet"
 
-    dates = sorted({str(state["date"]) for state in states})
-    when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}" if dates else "-"
+
+def dates(states: Sequence[State]) -> str:
+    """From the first to the last run."""
+    found = sorted({str(state["date"]) for state in states})
+    return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}" if found else "-"
+
+
+def _origin(states: Sequence[State], command: str, steps: str) -> str:
     return (
         f"{command}\n\n"
-        f"{when}, {each(state['hardware'] for state in states)}, commit {each(state['commit'] for state in states)}; "
+        f"{dates(states)}, {each(state['hardware'] for state in states)}, commit "
+        f"{each(state['commit'] for state in states)}; "
         f"{steps} steps, seeds {each(sorted({state['seed'] for state in states}))}, pictures "
         f"{each('x'.join(map(str, state['size'])) for state in states if 'size' in state)}. "
         "Means over seeds ± standard deviation. Seconds are the whole training, of enhanced pictures with enhancing "
@@ -137,13 +144,10 @@ def _means(scores: Scores) -> Table:
     rows: dict[str, dict[str, float | None]] = {}
     missing: dict[str, int] = {}
     for method in scores.recipe.methods:
-        by_scene = [seeds for scene in scores.counted if (seeds := scores.of_scene(method, scene))]
-        missing[method] = len(scores.counted) - len(by_scene)
-        if by_scene:
-            rows[method] = {
-                metric: mean_and_spread([mean_and_spread([seed[metric] for seed in seeds])[0] for seeds in by_scene])[0]
-                for metric in METRICS
-            }
+        lacking = [scene for scene in scores.counted if not scores.of_scene(method, scene)]
+        missing[method] = len(lacking)
+        if len(lacking) < len(scores.counted):
+            rows[method] = {metric: mean_over_scenes(scores, method, metric) for metric in METRICS}
     return _table(rows, missing)
 
 
@@ -174,12 +178,12 @@ def _differences(entry: Compared, scores: Scores) -> Part:
     names = [name if part == name else f"{name} ({part})" for name, part in parts]
     columns = [metric for metric in COMPARED if metric in entry.whole]
     rows = [
-        [(scene, False), *((_gain(metric, gains.get(metric)), False) for metric in columns)]
+        [(scene, False), *((gain_told(metric, gains.get(metric)), False) for metric in columns)]
         for scene, gains in entry.scenes.items()
     ]
     if len(entry.scenes) > 1:
         counted = len([scene for scene in scores.counted if scene in entry.scenes])
-        mean = [(_gain(metric, entry.whole[metric]), True) for metric in columns]
+        mean = [(gain_told(metric, entry.whole[metric]), True) for metric in columns]
         rows.append([(f"mean over {counted}", True), *mean])
     told = list(entry.verdicts)
     if abs(entry.whole["psnr"].mean) < scores.recipe.undecided:
@@ -194,7 +198,8 @@ def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _gain(metric: str, gain: Gain | None) -> str:
+def gain_told(metric: str, gain: Gain | None) -> str:
+    """With its standard error, in the metric's digits."""
     if gain is None:
         return "-"
     digits = _DIGITS[metric]
