@@ -24,8 +24,8 @@ demo: setup
 	$(BIN)/difix3d demo --output demo
 
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/gpu --numprocesses logical --dist loadfile
-	$(BIN)/python -m pytest tests/integration
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/gpu tests/integration --numprocesses logical --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest tests/viewer
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -86,12 +87,13 @@ def test_a_training_that_goes_on_is_not_disturbed(run: Command, tiny_scene: Path
             while not list(folder.glob("nerfstudio_models/*.ckpt")):
                 assert training.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
                 time.sleep(0.1)
-            while_it_goes_on = training.poll() is None
+            training.send_signal(signal.SIGSTOP)  # or it may end before the report has looked
+            assert training.poll() is None
             _, text = _report(run, folder, tmp_path / "page.html")
+            training.send_signal(signal.SIGCONT)
             assert training.wait(300) == 0, (tmp_path / "log").read_text()[-3000:]
         finally:
             training.kill()
-    assert while_it_goes_on
     assert re.search(r"it is at step \d+ of 400", text)
     assert "3 photographs were kept out" in text
     assert (folder / "nerfstudio_models" / "step-000000399.ckpt").is_file()
