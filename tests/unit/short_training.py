@@ -1,0 +1,45 @@
+"""Trainings of a few steps in the tests' own process."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+
+from difix3d_ns.methods import difix3d_splatfacto
+from difix3d_ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
+
+
+def short_config(scene: Path, steps: int = 4, rounds: int = 0, name: str = "run") -> Difix3DTrainerConfig:
+    """The method's own settings on the CPU, for a few steps, with renders as pseudo-views."""
+    config = copy.deepcopy(difix3d_splatfacto.config)
+    assert isinstance(config, Difix3DTrainerConfig)
+    config.machine.device_type = "cpu"
+    config.data = scene
+    config.pipeline.datamanager.data = scene
+    config.output_dir = scene.parent / "outputs"
+    config.experiment_name = "tiny"
+    config.timestamp = name
+    config.vis = "tensorboard"
+    config.max_num_iterations = steps
+    config.pipeline.rounds = rounds
+    config.pipeline.fixer.name = "none"
+    return config
+
+
+def train(config: Difix3DTrainerConfig) -> Difix3DTrainer:
+    """A training from its start to its end."""
+    config.save_config()
+    trainer = Difix3DTrainer(config)
+    trainer.setup()
+    trainer.train()
+    return trainer
+
+
+def foreign_checkpoint(folder: Path, step: int) -> Path:
+    """What plain nerfstudio writes, as far as is read before set-up."""
+    folder.mkdir()
+    path = folder / f"step-{step:09d}.ckpt"
+    torch.save({"step": step, "pipeline": {}, "optimizers": {}, "schedulers": {}, "scalers": {}}, path)
+    return path
