@@ -63,7 +63,7 @@ def headline() -> str:
         lines.append(f"| {names[name]} | {psnr:.2f} | {ssim:.3f} | {flip:.3f} |")
     over = _entries(recipe, scores)
     plain, tuned = over["difix3d", "plain"], over["difix3d", "plain-tuned"]
-    seeds = sorted({len(scores.of_scene(name, scene)) for name in HEADLINES for scene in scenes})
+    seeds = sorted({len(scores.shared_seeds(scene)) for scene in scenes})
     lacking = [f"{', '.join(missing)} not measured yet"] if (missing := [s for s in counted if s not in scenes]) else []
     lacking += [f"`{name}` is incomplete" for names in scores.left_out.values() for name in names]
     return (

@@ -10,7 +10,7 @@ import pytest
 
 from difix3d_ns.evaluation.bench.job import Job, Scene, State
 from difix3d_ns.evaluation.bench.recipe import Comparison, Method, Recipe
-from difix3d_ns.evaluation.bench.results import Scores, compare, gather, mean_and_spread, results
+from difix3d_ns.evaluation.bench.results import Scores, compare, gather, mean_and_spread, mean_over_scenes, results
 from difix3d_ns.evaluation.bench.tables import document, page
 from tests.unit.bench_states import finish
 
@@ -47,8 +47,24 @@ def _states(folder: Path, psnr: dict[str, dict[str, tuple[float, ...]]] = PSNR, 
     return states
 
 
-def _scores(folder: Path, **others: Any) -> Scores:
-    return gather(RECIPE, _states(folder, **others))
+def _scores(folder: Path, psnr: dict[str, dict[str, tuple[float, ...]]] = PSNR, **others: Any) -> Scores:
+    return gather(RECIPE, _states(folder, psnr, **others))
+
+
+def test_a_further_seed_of_one_method_does_not_move_the_mean_over_scenes(tmp_path: Path) -> None:
+    more = PSNR | {"fox": PSNR["fox"] | {"ours": (22, 24, 90), "ours+": (23, 25, 91)}}
+    scores = _scores(tmp_path, psnr=more)
+    assert [scores.shared_seeds(scene) for scene in ("fox", "fern")] == [[0, 1], [0, 1]]
+    assert mean_over_scenes(scores, "ours", "psnr") == (23 + 26) / 2
+    assert results(scores)["fox"]["ours"]["psnr"] == pytest.approx((22 + 24 + 90) / 3)
+    assert "of each the seeds that all methods have" in page(document(scores, [], [], "command"))
+
+
+def test_a_scene_without_a_shared_seed_still_counts(tmp_path: Path) -> None:
+    scores = _scores(tmp_path)
+    del scores.parts["plain"]["fern", 0], scores.parts["ours"]["fern", 1]
+    assert scores.shared_seeds("fern") == [0, 1]
+    assert mean_over_scenes(scores, "ours", "psnr") == (23 + 26) / 2
 
 
 def test_means_and_spreads_over_seeds(tmp_path: Path) -> None:

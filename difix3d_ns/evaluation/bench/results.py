@@ -51,6 +51,12 @@ class Scores:
         """One entry per seed."""
         return [metrics for (name, _), metrics in sorted(self.rows(method).items()) if name == scene]
 
+    def shared_seeds(self, scene: str) -> list[int]:
+        """Seeds that all methods known of the scene have; those that any has where they share none."""
+        seeds = [{seed for name, seed in self.rows(method) if name == scene} for method in self.recipe.methods]
+        known = [each for each in seeds if each]
+        return sorted(set.intersection(*known) or set.union(*known)) if known else []
+
 
 def gather(recipe: Recipe, states: Iterable[State]) -> Scores:
     """Scores of finished jobs, with the best of several methods decided.
@@ -121,9 +127,16 @@ def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float
 
 
 def mean_over_scenes(scores: Scores, method: str, metric: str) -> float | None:
-    """Over the counted scenes that have the method, each the mean of its seeds; None where it is not known."""
-    by_scene = [seeds for scene in scores.counted if (seeds := scores.of_scene(method, scene))]
-    return mean_and_spread([mean_and_spread([seed[metric] for seed in seeds])[0] for seeds in by_scene])[0]
+    """Over the counted scenes that have the method, each the mean of the seeds that all methods have.
+
+    None where it is not known.
+    """
+    means = []
+    for scene in scores.counted:
+        rows = {seed: metrics for (name, seed), metrics in scores.rows(method).items() if name == scene}
+        if shared := [rows[seed][metric] for seed in scores.shared_seeds(scene) if seed in rows]:
+            means.append(mean_and_spread(shared)[0])
+    return mean_and_spread(means)[0]
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def document(scores: Scores, compared: Sequence[Compared], states: Sequence[Stat
     parts = [Part(f"Benchmark: recipe {recipe.name}", origin, after=_choices(scores), level=1)]
     counted, listed = scores.counted, [scene for scene in scores.scenes if scene not in scores.counted]
     if len(counted) > 1:
-        told = f"{', '.join(counted)}."
+        told = f"{', '.join(counted)}; of each the seeds that all methods have."
         if listed:
             told += f" Not counted, weights in the package were trained on them: {', '.join(listed)}."
         parts.append(Part(f"Mean over {len(counted)} scenes", told, _means(scores)))
