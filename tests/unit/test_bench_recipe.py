@@ -46,21 +46,24 @@ def test_the_default_compares_with_every_plain_variant() -> None:
     plain = {name for name in recipe.methods if name.startswith("plain")}
     assert {"plain", "plain-earlystop", "plain-cap", "plain-dropout", "plain-mcmc", "plain-tuned"} <= plain
     assert set(recipe.methods["plain-tuned"].best_of) == plain - {"plain-tuned"}
-    assert {"fix-only", "difix3d", "difix3d+"} == set(recipe.methods) - plain
+    assert {"fix-only", "no-pseudo-views", "difix3d", "difix3d+"} == set(recipe.methods) - plain
     assert recipe.methods["difix3d"].flags == {}  # the defaults of ns-train are what is measured
     for name in plain - {"plain-tuned", "plain-earlystop"}:
         assert _settings(recipe, name, 0).pipeline.rounds == 0
     assert _settings(recipe, "plain", 0).save_only_latest_checkpoint is False
     cap = _settings(recipe, "plain-cap", 0).pipeline.model
     assert cap.max_gaussians and cap.use_scale_regularization and cap.regularization
-    pairs = {entry.needs: entry.bars for entry in recipe.compare}
-    assert pairs["difix3d", "plain"] == {"psnr": 0.8, "ssim": 0.02}
+    pairs = {entry.needs: (entry.bars, entry.worst, entry.time) for entry in recipe.compare}
+    assert pairs["difix3d", "plain"] == ({"psnr": 0.8, "ssim": 0.02}, None, 1.5)
+    assert pairs["difix3d", "plain-tuned"] == ({"psnr": 0.4, "ssim": 0.01, "flip": 0.0}, -0.1, None)
+    assert pairs["difix3d+", "difix3d"] == ({"psnr": -0.05, "ssim": 0.0, "flip": 0.0}, None, None)
+    assert load_recipe("ablation").compare[7].bars == {"psnr": -0.5}  # of noise in place of the fixer
     assert len(recipe.seeds) >= 2
 
 
 def test_chosen_methods_bring_what_they_are_the_best_of() -> None:
     recipe = load_recipe("default")
-    assert list(recipe.chosen(["plain-tuned"]).methods) == list(recipe.methods)[:7]
+    assert list(recipe.chosen(["plain-tuned"]).methods) == [name for name in recipe.methods if name.startswith("plain")]
     few = recipe.chosen(["difix3d+", "plain"])
     assert list(few.methods) == ["plain", "difix3d", "difix3d+"]
     assert list(few.trainings()) == ["plain", "difix3d"]

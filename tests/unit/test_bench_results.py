@@ -10,7 +10,15 @@ import pytest
 
 from difix3d_ns.evaluation.bench.job import Job, Scene, State
 from difix3d_ns.evaluation.bench.recipe import Comparison, Method, Recipe
-from difix3d_ns.evaluation.bench.results import Scores, compare, gather, mean_and_spread, mean_over_scenes, results
+from difix3d_ns.evaluation.bench.results import (
+    Gain,
+    Scores,
+    compare,
+    gather,
+    mean_and_spread,
+    mean_over_scenes,
+    results,
+)
 from difix3d_ns.evaluation.bench.tables import document, page
 from tests.unit.bench_states import finish
 
@@ -95,14 +103,38 @@ def test_the_best_variant_is_one_for_all_scenes_that_count(tmp_path: Path) -> No
         assert table[scene]["early"]["psnr"] == PSNR[scene]["early@50"][0]
 
 
-def test_a_variant_that_lacks_a_run_cannot_be_chosen(tmp_path: Path) -> None:
-    short = {scene: {**parts, "dropout": parts["dropout"][:1]} for scene, parts in PSNR.items()}
+def test_a_variant_that_lacks_a_scene_cannot_be_chosen(tmp_path: Path) -> None:
+    short = PSNR | {"fern": {name: seeds for name, seeds in PSNR["fern"].items() if name != "dropout"}}
     scores = gather(RECIPE, _states(tmp_path, short))
     assert scores.chosen["tuned"] == "plain"
     assert scores.left_out == {"tuned": ["dropout"]}
     assert "`tuned` was chosen without `dropout`" in page(
         document(scores, [], _states(tmp_path, short), "difix3d bench")
     )
+
+
+def test_a_further_seed_of_one_variant_leaves_none_out(tmp_path: Path) -> None:
+    more = PSNR | {"fox": PSNR["fox"] | {"plain": (20, 21, 90), "early@50": (19, 19, 90)}}
+    scores = _scores(tmp_path, psnr=more)
+    assert scores.chosen == {"early": "early@50", "tuned": "dropout"} and not scores.left_out
+    assert "3 seeds of" not in page(document(_scores(tmp_path), [], [], ""))
+    fox = page(document(scores, [], [], "")).partition("## fox")[2].partition("##")[0]
+    assert "2 seeds, 3 of `plain`, `early`." in fox
+
+
+def test_variants_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
+    scores = _scores(tmp_path)
+    for key in (("fox", 0), ("fern", 0)):
+        del scores.parts["dropout"][key]
+    for name in ("plain", "early@50"):
+        del scores.parts[name]["fox", 1]
+    states = [
+        {"scene": scene, "seed": seed, "parts": {name: {"look": {"method": name.partition("@")[0]}, "metrics": row}}}
+        for name, rows in scores.parts.items()
+        for (scene, seed), row in rows.items()
+    ]
+    again = gather(RECIPE, states)
+    assert again.left_out == {"tuned": ["dropout"]} and again.chosen["tuned"] == "plain"
 
 
 def test_paired_differences(tmp_path: Path) -> None:
@@ -116,17 +148,22 @@ def test_paired_differences(tmp_path: Path) -> None:
     assert found.whole["psnr"].mean == 1.25
     assert found.whole["psnr"].error == pytest.approx(1.25)  # of 2.5 and 0
     assert found.whole["psnr"].count == 2
-    assert found.seconds == 1
-    assert found.verdicts == ["psnr +0.8: met", "ssim +0.02: missed", "lpips +0: not measured"]
+    assert found.seconds == Gain(1.0, 0.0, 2)
+    assert found.verdicts == [
+        "psnr +0.8: met, within its standard error",
+        "ssim +0.02: missed",
+        "lpips +0: not measured",
+    ]
 
 
 @pytest.mark.parametrize(
     ("bar", "verdict"),
     [
-        (1.3, "psnr +1.3: missed, within 0.3 dB: needs 3 seeds"),
-        (1.2, "psnr +1.2: met, within 0.3 dB: needs 3 seeds"),
-        (0.9, "psnr +0.9: met"),
-        (1.6, "psnr +1.6: missed"),
+        (1.3, "psnr +1.3: missed, within its standard error, within 0.3 dB: needs 3 seeds"),
+        (1.2, "psnr +1.2: met, within its standard error, within 0.3 dB: needs 3 seeds"),
+        (0.9, "psnr +0.9: met, within its standard error"),
+        (-0.1, "psnr -0.1: met"),
+        (2.6, "psnr +2.6: missed"),
     ],
 )
 def test_two_seeds_decide_nothing_near_a_bar(bar: float, verdict: str, tmp_path: Path) -> None:
@@ -139,16 +176,17 @@ def test_less_flip_is_a_gain_and_the_worst_scene_is_named(tmp_path: Path) -> Non
     states = _states(tmp_path, parts)
     worse = {scene: {"ours": (seeds["plain"][0] - 1, seeds["plain"][1] - 0.5)} for scene, seeds in PSNR.items()}
     states += _states(tmp_path, {"fern": worse["fern"]}, flip=0.15, seconds=20.0)
-    states += _states(tmp_path, {"fox": PSNR["fox"]}, flip=0.25)[-2:]
+    states += _states(tmp_path, {"fox": PSNR["fox"]}, flip=0.26)[-2:]
     scores = gather(RECIPE, [state for state in states if "ours+" not in state["parts"] or state["scene"] == "fox"])
     found = compare(scores, Comparison("ours", "plain", {"flip": 0.0}, worst=-0.1, time=1.25))
     assert found is not None
     assert found.scenes["fern"]["flip"].mean == pytest.approx(0.05)
     assert found.scenes["fern"]["psnr"].mean == pytest.approx(-0.75)
     assert found.scenes["fern"]["psnr"].error == pytest.approx(0.25)
+    assert found.verdicts[0] == "flip +0: missed, within its standard error"  # 0.05 better and 0.06 worse
     assert found.verdicts[1] == "no scene below -0.1 dB beyond its standard error: missed on fern"
-    assert found.seconds == pytest.approx(1.5)
-    assert found.verdicts[2] == "at most 1.25x the time: missed"
+    assert found.seconds == Gain(1.5, 0.5, 2)  # 1 and 2
+    assert found.verdicts[2] == "at most 1.25x the time: missed, within its standard error"
 
 
 def test_nothing_to_compare(tmp_path: Path) -> None:

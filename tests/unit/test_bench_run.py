@@ -131,10 +131,37 @@ def test_another_scene_of_the_same_name_is_refused(finished: Path) -> None:
 
 
 def test_other_code_is_refused_unless_it_is_to_be_kept(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda: "another")
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda fixer="": "another")
     with pytest.raises(UserError, match=r"plain, seed 0: code: 0123456789, now .*\n(.*\n)*.*--changed keep"):
         _bench(finished)
     assert len(_bench(finished, changed="keep")["scene"]) == 3
+
+
+def test_a_further_seed_is_not_put_beside_runs_of_other_code(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda fixer="": "another")
+    arguments = {"recipe": finished / "recipe.yaml", "folder": finished / "record", "seeds": [5]}
+    with pytest.raises(UserError, match=r"2 finished runs .*\nscene, plain, seed 0: code"):
+        bench([finished / "scene"], finished / "out", **arguments)
+
+
+def test_runs_are_made_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def train(scene: Path, folder: Path, name: str, flags: list[str], log: Path) -> None:
+        made.append(f"{folder.parent.name} {name}")
+        raise UserError("no training in this test")
+
+    monkeypatch.setattr("difix3d_ns.evaluation.runs.train", train)
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job._warm", [True])
+    _bench(finished, changed="redo")
+    assert made == []  # nothing has changed
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda fixer="": "another")
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.LOADED", "another")
+    with pytest.raises(UserError, match=r"2 of 2 trainings failed .*no training in this test"):
+        _bench(finished, changed="redo")
+    assert made == ["plain training", "plain-dropout training"]
+    assert not list(finished.glob("out/runs/*/*/*/job.json"))
+    assert len((finished / "record" / "bench-recipe.jsonl").read_text().splitlines()) == 2  # the record keeps them
 
 
 def test_code_that_changes_meanwhile_ends_the_benchmark(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +201,24 @@ def test_scenes_are_told_apart_by_their_names(finished: Path) -> None:
         bench([], finished / "out", recipe=finished / "recipe.yaml")
 
 
-def test_where_a_number_comes_from() -> None:
-    assert provenance.code_digest() == provenance.code_digest()
-    assert len(provenance.code_digest()) == 16
-    assert provenance.commit()
+def test_where_a_number_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "difix3d_ns"
+    package.mkdir()
+    (package / "model.py").write_text("1")
+    monkeypatch.setattr(provenance, "_PACKAGE", package)
+    monkeypatch.chdir(tmp_path)
+    first = provenance.code_digest()
+    (package / "curation").mkdir()
+    (package / "curation" / "scenes.py").write_text("no training depends on it")
+    assert provenance.code_digest() == first
+    (package / "model.py").write_text("2")
+    assert provenance.code_digest() != first
+    known = provenance.code_digest("mine.fixer")  # not there: trainings will say so
+    assert known == provenance.code_digest("embedded")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "fixer.py").write_text("1")
+    assert provenance.code_digest("mine.fixer") != known == provenance.code_digest("embedded")
+    assert re.fullmatch(r"[0-9a-f]{10}\+?|version .*", provenance.commit())
     assert "CPU core" in provenance.hardware() or "NVIDIA" in provenance.hardware()
 
 

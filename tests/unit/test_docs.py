@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import json
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -206,6 +208,9 @@ def _script(name: str) -> types.ModuleType:
 
 
 def test_figures_are_those_on_record() -> None:
+    changed = ["git", "-C", str(ROOT), "status", "--porcelain", "--", "benchmarks/results"]
+    if subprocess.run(changed, capture_output=True, text=True, check=False).stdout.strip():
+        pytest.skip("benchmarks were run here; `make docs` takes their figures into the pages")
     quality = _script("quality")
     for path in quality.BLOCKS:
         assert path.read_text(encoding="utf-8") == quality.filled(path), "run `make docs`"
@@ -255,7 +260,35 @@ def test_figures_of_ablation_and_hard_scenes(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(quality, "RECORD", tmp_path / "record")
     (row,) = [line for line in quality.ablation().splitlines() if line.startswith("| one-round")]
     assert "| -0.10 |" in row and "| undecided | `--pipeline.rounds 1` |" in row
-    assert "| far | 20.00 | 19.50 | - | -0.50 |" in quality.hard()
+    assert "| far | 20.00 | - | 19.50 | - | -0.50, +0.000, +0.000 | - | - |" in quality.hard()
+
+
+def test_scenes_that_fixing_harms_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from difix3d_ns.evaluation.bench.job import Job, Scene
+    from difix3d_ns.evaluation.bench.recipe import load_recipe
+    from difix3d_ns.evaluation.bench.record import append
+    from tests.unit.bench_states import finish
+    from tests.unit.tiny_scene import write_scene
+
+    quality, recipe = _script("quality"), load_recipe("default")
+    monkeypatch.setattr(quality, "RECORD", tmp_path / "record")
+    assert quality.harm() == "Not measured yet."
+    for scene, psnr in {"fox": 20.0, "lund_door": 19.0}.items():
+        write_scene(tmp_path / scene)
+        for training, looks in {"plain": {"plain": 20.0}, "difix3d": {"difix3d": psnr, "difix3d+": 20.0}}.items():
+            job = Job(Scene(tmp_path / scene, scene), training, 0)
+            append([finish(job, recipe, tmp_path / "output", looks)], recipe, tmp_path / "record")
+    assert quality.harm() == "- **lund_door**: `difix3d` over `plain`: PSNR -1.00"
+
+
+def test_the_record_is_whole() -> None:
+    for path in (ROOT / "benchmarks" / "results").glob("bench-*.jsonl"):
+        keys = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            keys.append((entry["run"], json.dumps(entry["look"], sort_keys=True)))
+            assert entry["metrics"]["psnr"] > 0 and entry["commit"] and entry["flags"]
+        assert len(set(keys)) == len(keys), path.name
 
 
 def test_settings_page_is_up_to_date() -> None:

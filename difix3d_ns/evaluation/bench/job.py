@@ -110,7 +110,9 @@ class Job:
 
     def identity(self, recipe: Recipe) -> dict[str, Any]:
         """What its numbers depend on."""
-        return {"data": data_digest(self.scene.path), "flags": self.flags(recipe), "code": code_digest()}
+        flags = self.flags(recipe)
+        fixer = dict(zip(flags[::2], flags[1::2], strict=True)).get("--pipeline.fixer.name", "")
+        return {"data": data_digest(self.scene.path), "flags": flags, "code": code_digest(fixer)}
 
 
 def missing_parts(job: Job, recipe: Recipe, state: State | None) -> list[Method]:
@@ -184,6 +186,7 @@ def _train(job: Job, recipe: Recipe, output: Path) -> State:
         "identity": identity,
         "commit": made_with,
         "date": time.strftime("%Y-%m-%d"),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),  # when training began is this less its seconds
         "hardware": hardware(),
         "software": software(),
         "seconds": done.seconds,

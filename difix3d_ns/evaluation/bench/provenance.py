@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,28 @@ _NO_PART = ("curation", "training", "evaluation/bench", "evaluation/report", "co
 """Of the package, which no training and no metric depends on; a recipe is compared by what it says."""
 
 
-def code_digest() -> str:
-    """Of the files of the package that a result depends on as they are now, committed or not."""
+def code_digest(fixer: str = "") -> str:
+    """Of the files of the package that a result depends on as they are now, committed or not.
+
+    Args:
+        fixer: its name; of one that is no part of the package the module counts as well.
+    """
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*")):
         name = path.relative_to(_PACKAGE).as_posix()
         counts = path.suffix in (".py", ".safetensors", ".json") and not name.startswith(_NO_PART)
         if counts and name not in ("cli.py", "demo.py"):
             digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    if "." in fixer and (origin := _origin(fixer)) is not None:
+        digest.update(fixer.encode() + b"\0" + hashlib.sha256(origin.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def _origin(module: str) -> Path | None:
+    """Of a module as trainings find it: the checkout and the working folder come first."""
+    roots: list[str] = [str(_PACKAGE.parent), os.getcwd(), *sys.path]
+    places = (Path(root, *module.split(".")).with_suffix(".py") for root in roots)
+    return next((place for place in places if place.is_file()), None)
 
 
 def commit() -> str:

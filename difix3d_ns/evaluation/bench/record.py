@@ -20,6 +20,10 @@ def default_folder(output: Path) -> Path:
     return checkout / "benchmarks" / "results" if (checkout / "benchmarks").is_dir() else output
 
 
+_SHARED = ("scene", "seed", "date", "commit", "code", "data", "hardware", "software", "size")
+"""of a line, what is the run's; the first lines on record lack ``data`` and ``time``"""
+
+
 def append(states: Iterable[State], recipe: Recipe, folder: Path) -> int:
     """Add what is not there yet to ``folder/bench-RECIPE.jsonl``.
 
@@ -50,7 +54,7 @@ def append(states: Iterable[State], recipe: Recipe, folder: Path) -> int:
 def read(recipe: Recipe, folder: Path) -> list[State]:
     """What is on record of a recipe as it is now: of each training the newest run with its flags.
 
-    What nobody looked at in that run is taken from an earlier one, if the code was the same.
+    What nobody looked at in that run is taken from an earlier one, if code and scene files were the same.
 
     Args:
         recipe: whose lines.
@@ -68,16 +72,14 @@ def read(recipe: Recipe, folder: Path) -> list[State]:
         job = Job(Scene(Path(entry["scene"]), entry["scene"]), method.training, entry["seed"])
         if entry["flags"] != job.flags(recipe):
             continue
-        shared = {
-            key: entry[key] for key in ("scene", "seed", "date", "commit", "code", "hardware", "software", "size")
-        }
+        shared = {key: entry.get(key) for key in _SHARED}
         run = runs.setdefault(entry["run"].rpartition("/")[0], {**shared, "training": job.training, "parts": {}})
         run["parts"][entry["method"]] = {"look": entry["look"], "metrics": entry["metrics"]}
     newest: dict[tuple[str, str, int], State] = {}
     for run in runs.values():
         key = run["scene"], run["training"], run["seed"]
         before = newest.get(key)
-        if before is not None and before["code"] == run["code"]:
+        if before is not None and all(before[key] == run[key] for key in ("code", "data")):
             run["parts"] = before["parts"] | run["parts"]
         newest[key] = run
     return list(newest.values())
@@ -119,4 +121,6 @@ def _lines(state: State, recipe: Recipe) -> Iterable[dict[str, Any]]:
             "look": part["look"],
             "software": state["software"],
             "code": state["identity"]["code"],
+            "data": state["identity"]["data"],
+            "time": state.get("time"),
         }

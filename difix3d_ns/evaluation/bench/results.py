@@ -31,7 +31,7 @@ class Scores:
     chosen: dict[str, str] = field(default_factory=dict)
     """Of methods that are the best of several parts: which."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    """Parts such a choice could not consider: they lack scenes or seeds."""
+    """Parts such a choice could not consider: they lack scenes, or share no seed with the others."""
 
     @property
     def scenes(self) -> list[str]:
@@ -80,22 +80,37 @@ def gather(recipe: Recipe, states: Iterable[State]) -> Scores:
 
 
 def _choose(scores: Scores, method: Method, parts: Sequence[str]) -> None:
-    """The part of the best PSNR, as the mean over counted scenes of the mean over seeds: one for all scenes."""
-    found = {part: scores.parts[part] for part in parts if part in scores.parts}
-    keys = {key for rows in found.values() for key in rows if key[0] in scores.counted}
-    complete = {part: rows for part, rows in found.items() if keys and keys <= set(rows)}
+    """The part of the best PSNR, as the mean over counted scenes of the mean over seeds: one for all scenes.
+
+    In each scene over the seeds that all parts have which can be chosen: a further seed of one of them decides nothing.
+    """
+    seeds = {part: _seeds_by_scene(scores.parts.get(part, {}), scores.counted) for part in parts}
+    scenes = {scene for found in seeds.values() for scene in found}
+    shared: dict[str, set[int]] = {}
+    complete = []
+    for part, found in seeds.items():
+        common = {scene: shared.get(scene, found[scene]) & found[scene] for scene in scenes & found.keys()}
+        if scenes and len(common) == len(scenes) and all(common.values()):
+            shared = common
+            complete.append(part)
     if left_out := [part for part in parts if part not in complete]:
         scores.left_out[method.name] = left_out
     if complete:
-        scores.chosen[method.name] = max(complete, key=lambda part: _mean_psnr(complete[part], scores.counted))
+        means = {part: _mean_psnr(scores.parts[part], shared) for part in complete}
+        scores.chosen[method.name] = max(complete, key=lambda part: means[part])
 
 
-def _mean_psnr(rows: Mapping[Key, Metrics], scenes: Sequence[str]) -> float:
-    means = []
-    for scene in scenes:
-        values = [metrics["psnr"] for (name, _), metrics in rows.items() if name == scene]
-        means += [fmean(value for value in values if value is not None)] if values else []
-    return fmean(means)
+def _seeds_by_scene(rows: Mapping[Key, Metrics], scenes: Sequence[str]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for scene, seed in rows:
+        if scene in scenes:
+            found.setdefault(scene, set()).add(seed)
+    return found
+
+
+def _mean_psnr(rows: Mapping[Key, Metrics], seeds: Mapping[str, set[int]]) -> float:
+    by_scene = [[rows[scene, seed]["psnr"] for seed in sorted(chosen)] for scene, chosen in seeds.items()]
+    return fmean(fmean(value for value in values if value is not None) for values in by_scene)
 
 
 def results(scores: Scores) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -161,7 +176,7 @@ class Compared:
     comparison: Comparison
     scenes: dict[str, dict[str, Gain]]  # scene -> metric -> over its seeds
     whole: dict[str, Gain]  # metric -> over the counted scenes, each the mean of its seeds
-    seconds: float | None  # of training, in those of the other: mean over counted scenes
+    seconds: Gain | None  # of training, in those of the other: over the counted scenes, each the mean of its seeds
     verdicts: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -172,7 +187,7 @@ class Compared:
             "against": self.comparison.against,
             "scenes": told,
             "mean": {metric: vars(gain) for metric, gain in self.whole.items()},
-            "seconds_ratio": self.seconds,
+            "seconds_ratio": None if self.seconds is None else vars(self.seconds),
             "verdicts": self.verdicts,
         }
 
@@ -213,20 +228,20 @@ def _differences(pairs: Sequence[tuple[Metrics, Metrics]], metric: str) -> list[
     return values
 
 
-def _time_ratio(first: Mapping[Key, Metrics], second: Mapping[Key, Metrics], scenes: Sequence[str]) -> float | None:
-    ratios = []
-    for key in first.keys() & second.keys():
+def _time_ratio(first: Mapping[Key, Metrics], second: Mapping[Key, Metrics], scenes: Sequence[str]) -> Gain | None:
+    ratios: dict[str, list[float]] = {}
+    for key in sorted(first.keys() & second.keys()):
         a, b = first[key]["seconds"], second[key]["seconds"]
         if key[0] in scenes and a and b:
-            ratios.append(a / b)
-    return fmean(ratios) if ratios else None
+            ratios.setdefault(key[0], []).append(a / b)
+    return Gain.of([fmean(of_scene) for of_scene in ratios.values()]) if ratios else None
 
 
 def _verdicts(
     comparison: Comparison,
     scenes: Mapping[str, Mapping[str, Gain]],
     whole: Mapping[str, Gain],
-    seconds: float | None,
+    seconds: Gain | None,
     counted: Sequence[str],
 ) -> list[str]:
     told = []
@@ -240,6 +255,8 @@ def _verdicts(
         word = "met" if mean > bar or mean == bar != 0 else "missed"
         if seeds < 2:
             word += ", one seed"
+        if _is_near(whole[metric], bar):
+            word += ", within its standard error"
         told.append(f"{metric} {bar:+g}: {word}" + (f", within {_CLOSE} dB: needs {_ENOUGH_SEEDS} seeds" * close))
     if comparison.worst is not None:
         worse = [
@@ -250,6 +267,12 @@ def _verdicts(
         word = f"missed on {', '.join(worse)}" if worse else "met"
         told.append(f"no scene below {comparison.worst:+g} dB beyond its standard error: {word}")
     if comparison.time is not None:
-        known = "not measured" if seconds is None else "met" if seconds <= comparison.time else "missed"
+        known = "not measured" if seconds is None else "met" if seconds.mean <= comparison.time else "missed"
+        if seconds is not None and _is_near(seconds, comparison.time):
+            known += ", within its standard error"
         told.append(f"at most {comparison.time:g}x the time: {known}")
     return told
+
+
+def _is_near(gain: Gain, bar: float) -> bool:
+    return gain.error is not None and abs(gain.mean - bar) < gain.error

@@ -170,6 +170,11 @@ def _check_unchanged(jobs: Sequence[Job], recipe: Recipe, output: Path, changed:
     if changed == "redo":
         return
     found = {job: job.differences(output, recipe) for job in jobs}
+    for state in _finished(recipe, [job.scene for job in jobs], output):  # other seeds stand in the same table
+        scene = next((job.scene for job in jobs if job.scene.name == state["scene"]), None)
+        job = scene and Job(scene, state["training"], state["seed"])
+        if job and job not in found:
+            found[job] = job.differences(output, recipe)
     if changed == "keep":  # what another recipe made would stand in a wrong row
         found = {job: [why for why in reasons if not why.startswith("code:")] for job, reasons in found.items()}
     told = [f"{job}: {'; '.join(reasons)}" for job, reasons in found.items() if reasons]

@@ -93,7 +93,7 @@ def document(scores: Scores, compared: Sequence[Compared], states: Sequence[Stat
         parts.append(Part(f"Mean over {len(counted)} scenes", told, _means(scores)))
     for scene, methods in results(scores).items():
         note = " (not counted)" if scene in listed else ""
-        parts.append(Part(f"{scene}{note}", table=_table(methods, {}), scene=scene))
+        parts.append(Part(f"{scene}{note}", _seeds_told(scores, scene), _table(methods, {}), scene=scene))
     if compared:
         told = (
             "Gains of the first over the second on the same scene with the same seed, ± standard error: of a scene "
@@ -102,6 +102,17 @@ def document(scores: Scores, compared: Sequence[Compared], states: Sequence[Stat
         parts.append(Part("Paired differences", told))
         parts += [_differences(entry, scores) for entry in compared]
     return parts
+
+
+def _seeds_told(scores: Scores, scene: str) -> str:
+    counts = {method: len(scores.of_scene(method, scene)) for method in scores.recipe.methods}
+    by_count: dict[int, list[str]] = {}
+    for method, count in counts.items():
+        if count:
+            by_count.setdefault(count, []).append(f"`{method}`")
+    usual = max(by_count, key=lambda count: len(by_count[count]))
+    told = [f"{count} of {', '.join(names)}" for count, names in sorted(by_count.items()) if count != usual]
+    return f"{usual} seed{'s' * (usual > 1)}{''.join(f', {each}' for each in told)}."
 
 
 def each(values: Iterable[object]) -> str:
@@ -189,13 +200,18 @@ def _differences(entry: Compared, scores: Scores) -> Part:
     if abs(entry.whole["psnr"].mean) < scores.recipe.undecided:
         told.insert(0, f"PSNR is undecided: within {scores.recipe.undecided:g} dB")
     if entry.seconds is not None:
-        told.append(f"{entry.seconds:.2f} times the seconds")
+        told.append(f"{times_told(entry.seconds)} times the seconds")
     table = Table(["scene", *(_HEADINGS[metric].split()[0] for metric in columns)], rows)
     return Part(f"{names[0]} over {names[1]}", table=table, after="; ".join(told) + "." if told else "", level=3)
 
 
 def _row(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def times_told(ratio: Gain) -> str:
+    """How many times the seconds, with its standard error."""
+    return f"{ratio.mean:.2f}" + ("" if ratio.error is None else f" ± {ratio.error:.2f}")
 
 
 def gain_told(metric: str, gain: Gain | None) -> str:
