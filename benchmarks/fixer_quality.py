@@ -1,6 +1,6 @@
 """What the fixer is worth, link by link, on reconstructions it was not trained on.
 
-    difix3d curate ../shared/data/fountain --output pairs --strategies sparse underfit --steps 1000 --long-side 480 \
+    difix3d curate captures/fountain --output pairs --strategies sparse underfit --steps 1000 --long-side 480 \
         --max-gaussians 30000 --split validation
     python benchmarks/fixer_quality.py pairs [--weights FILE_OR_FOLDER]
 
