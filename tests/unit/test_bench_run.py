@@ -152,7 +152,7 @@ def test_runs_are_made_again(finished: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise UserError("no training in this test")
 
     monkeypatch.setattr("difix3d_ns.evaluation.runs.train", train)
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job._warm", [True])
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job._warm_up", lambda *_: None)
     _bench(finished, changed="redo")
     assert made == []  # nothing has changed
     monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda fixer="": "another")

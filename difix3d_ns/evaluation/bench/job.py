@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 import traceback
 import uuid
@@ -27,7 +28,7 @@ Changed = Literal["refuse", "redo", "keep"]
 State = dict[str, Any]
 """What is on disk of a job; ``parts`` holds the metrics of every look by its name."""
 
-_warm: list[bool] = []
+_warm = threading.Event()
 
 
 class CodeChanged(UserError):
@@ -201,13 +202,13 @@ def _warm_up(job: Job, recipe: Recipe, output: Path) -> None:
     """Compile what is compiled at the first use, once per process: no training's seconds shall hold it."""
     from difix3d_ns.evaluation.runs import train
 
-    if _warm:
+    if _warm.is_set():
         return
     flags = [word for name, value in recipe.flags.items() for word in _flag(name, value)]
     flags += ["--max-num-iterations", "10", "--pipeline.rounds", "0"]
     train(job.scene.path, job.folder(output), "warm-up", flags, log=job.log(output))
     shutil.rmtree(job.folder(output) / "warm-up")
-    _warm.append(True)
+    _warm.set()
 
 
 def _look(job: Job, recipe: Recipe, output: Path, state: State, methods: Sequence[Method]) -> None:
