@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import pytest
 import torch
 
 from difix3d_ns.methods import difix3d_splatfacto
@@ -35,6 +36,11 @@ def train(config: Difix3DTrainerConfig) -> Difix3DTrainer:
     trainer.setup()
     trainer.train()
     return trainer
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed since the last call, on one line."""
+    return " ".join(capsys.readouterr().out.split())
 
 
 def foreign_checkpoint(folder: Path, step: int) -> Path:

@@ -15,9 +15,9 @@ from difix3d_ns.model import Difix3DModel
 from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
 from difix3d_ns.pseudoviews.pool import Pool
 from difix3d_ns.pseudoviews.view import PseudoView
+from tests.unit.short_training import short_config, train
 from tests.unit.test_glue_model import _camera, _model
 from tests.unit.test_glue_rounds import _rounds, _train
-from tests.unit.test_glue_trainer import _config, _run
 from tests.unit.tiny_scene import write_scene
 
 
@@ -164,18 +164,18 @@ class TestTraining:
 
 def test_resumed_training_is_taught_the_same_depth(tmp_path: Path) -> None:
     def config(name: str) -> Any:
-        made = _config(tmp_path / "scene", steps=100, rounds=2, name=name)
+        made = short_config(tmp_path / "scene", steps=100, rounds=2, name=name)
         made.steps_per_save, made.pipeline.targets.count, made.pipeline.depth_weight = 50, 3, 0.5
         made.pipeline.fixer.name, made.pipeline.model.max_gaussians = "embedded", 200
         return made
 
     write_scene(tmp_path / "scene")
-    whole = _run(config("whole"))
+    whole = train(config("whole"))
     pool = whole.pipeline.rounds.pool
     assert all((pool.get(key).depth > 0).any() for key in pool) and len(pool) > 0
     half = config("half")
     half.load_checkpoint = whole.checkpoint_dir / "step-000000050.ckpt"
-    resumed = _run(half)
+    resumed = train(half)
     for name, parameter in whole.pipeline.model.gauss_params.items():
         assert torch.allclose(parameter, resumed.pipeline.model.gauss_params[name], atol=1e-5), name
 

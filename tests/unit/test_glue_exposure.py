@@ -14,8 +14,8 @@ from difix3d_ns import defaults
 from difix3d_ns.errors import UserError
 from difix3d_ns.exposure import Exposures
 from difix3d_ns.model import Difix3DModel
+from tests.unit.short_training import said, short_config, train
 from tests.unit.test_glue_model import _camera, _model
-from tests.unit.test_glue_trainer import _config, _run, _said
 from tests.unit.tiny_scene import look_at, write_scene
 
 GAINS = torch.tensor([[0.7, 0.75, 0.8], [1.3, 1.2, 1.25], [0.85, 0.9, 1.0], [1.2, 1.05, 1.0], [0.95, 1.1, 0.95]])
@@ -161,15 +161,15 @@ def scene(tmp_path: Path) -> Path:
 class TestTraining:
     def test_exposures_are_trained_and_resumed_exactly(self, scene: Path) -> None:
         def config(name: str) -> Any:
-            made = _config(scene, 12, name=name)
+            made = short_config(scene, 12, name=name)
             made.pipeline.model.exposure = True
             made.steps_per_save = 6
             return made
 
-        whole = _run(config("whole"))
+        whole = train(config("whole"))
         half = config("half")
         half.load_checkpoint = whole.checkpoint_dir / "step-000000006.ckpt"
-        resumed = _run(half)
+        resumed = train(half)
         assert resumed._start_step == 7
         learnt = [trainer.pipeline.model.exposures.residual for trainer in (whole, resumed)]
         assert learnt[0].abs().max() > 1e-3
@@ -180,22 +180,22 @@ class TestTraining:
     def test_the_flag_must_be_given_again(self, scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folders = {}
         for exposure in (False, True):
-            config = _config(scene, 2, name=f"first{exposure}")
+            config = short_config(scene, 2, name=f"first{exposure}")
             config.pipeline.model.exposure = exposure
-            _run(config)
+            train(config)
             folders[exposure] = config.get_checkpoint_dir()
-        more = _config(scene, 3, name="without")
+        more = short_config(scene, 3, name="without")
         more.load_dir = folders[True]
         with pytest.raises(UserError, match=r"--pipeline\.model\.exposure True"):
-            _run(more)
-        more = _config(scene, 3, name="with")
+            train(more)
+        more = short_config(scene, 3, name="with")
         more.load_dir, more.pipeline.model.exposure = folders[False], True
-        trainer = _run(more)
-        assert "start from no change" in _said(capsys)
+        trainer = train(more)
+        assert "start from no change" in said(capsys)
         assert trainer.pipeline.model.exposures.residual.abs().max() > 0
 
     def test_not_together_with_the_bilateral_grid(self, scene: Path) -> None:
-        config = _config(scene)
+        config = short_config(scene)
         config.pipeline.model.exposure = config.pipeline.model.use_bilateral_grid = True
         with pytest.raises(UserError, match="leave one out"):
             defaults.settle(config)

@@ -11,12 +11,8 @@ import torch
 from difix3d_ns import checkpoints
 from difix3d_ns.errors import UserError
 from difix3d_ns.trainer import STATE_KEY, Difix3DTrainer, Difix3DTrainerConfig
-from tests.unit.short_training import foreign_checkpoint, short_config, train
+from tests.unit.short_training import foreign_checkpoint, said, short_config, train
 from tests.unit.tiny_scene import write_scene
-
-
-def _said(capsys: pytest.CaptureFixture[str]) -> str:
-    return " ".join(capsys.readouterr().out.split())
 
 
 @pytest.fixture
@@ -62,7 +58,7 @@ def test_nothing_left_to_do(scene: Path, capsys: pytest.CaptureFixture[str]) -> 
     again = short_config(scene, name="again")
     again.load_dir = done.checkpoint_dir
     train(again)
-    assert "Already trained for 4 steps" in _said(capsys)
+    assert "Already trained for 4 steps" in said(capsys)
 
 
 def test_foreign_checkpoint_is_trained_on_for_as_many_steps(scene: Path, tmp_path: Path) -> None:

@@ -18,14 +18,10 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.model import Difix3DModel
 from difix3d_ns.pipeline import Difix3DPipeline
 from difix3d_ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
-from tests.unit.short_training import short_config, train
+from tests.unit.short_training import said, short_config, train
 from tests.unit.tiny_scene import write_scene
 
 Change = Callable[[Difix3DTrainerConfig], None]
-
-
-def _said(capsys: pytest.CaptureFixture[str]) -> str:
-    return " ".join(capsys.readouterr().out.split())
 
 
 @pytest.fixture
@@ -142,7 +138,7 @@ def test_evaluation_poses_as_targets_are_undistorted(tmp_path: Path, capsys: pyt
     config.pipeline.targets.kind = "eval"
     trainer = Difix3DTrainer(config)
     trainer.setup()
-    assert "Targets are the evaluation poses" in _said(capsys)
+    assert "Targets are the evaluation poses" in said(capsys)
     (target,) = trainer.pipeline._find_targets()
     image = trainer.pipeline.datamanager.cached_eval[0]["image"]
     assert (target.height, target.width) == tuple(image.shape[:2])
@@ -239,8 +235,8 @@ def test_full_disk_does_not_end_training(
     monkeypatch.setattr(checkpoints, "save", full)
     trainer = train(config)
     assert checkpoints.checkpoint_steps(trainer.checkpoint_dir) == [5, 2]
-    said = _said(capsys)
-    assert "step 4 could not be saved" in said and "No space left" in said and "Free some space" in said
+    printed = said(capsys)
+    assert "step 4 could not be saved" in printed and "No space left" in printed and "Free some space" in printed
 
 
 def test_full_disk_at_the_end_is_a_failure_that_keeps_the_rest(
@@ -261,7 +257,7 @@ def test_full_disk_at_the_end_is_a_failure_that_keeps_the_rest(
     assert ended.value.code == 1
     folder = config.get_checkpoint_dir()
     assert checkpoints.checkpoint_steps(folder) == [4, 2]
-    assert "step 5 could not be saved" in _said(capsys)
+    assert "step 5 could not be saved" in said(capsys)
 
 
 def test_curves_that_cannot_be_written_do_not_end_training(
