@@ -19,8 +19,8 @@ from difix3d_ns.evaluation.bench.results import (
     Scores,
     compare,
     gather,
-    mean_and_spread,
     mean_over_scenes,
+    results,
 )
 from difix3d_ns.evaluation.bench.tables import dates, document, each, gain_told, page, times_told
 
@@ -30,7 +30,7 @@ ORDER = ("fox", "castle", "fountain", "sceaux", "fern", "mary_rose", "lund_door"
 """real captures of the benchmark"""
 HARMFUL = (("difix3d", "plain"), ("difix3d", "no-pseudo-views"), ("fix-only", "plain"), ("difix3d+", "difix3d"))
 NOTICED = {"psnr": 0.05, "ssim": 0.005, "flip": 0.002}
-"""Losses that are worth a line."""
+"""Metrics that are shown, and how much of each a loss must be to be worth a line."""
 HEADLINES = ("plain", "plain-tuned", "difix3d", "difix3d+")
 
 
@@ -62,7 +62,7 @@ def headline() -> str:
         "difix3d+": "difix3d, enhanced",
     }
     for name in HEADLINES:
-        psnr, ssim, flip = (mean_over_scenes(scores, name, metric) for metric in ("psnr", "ssim", "flip"))
+        psnr, ssim, flip = (mean_over_scenes(scores, name, metric) for metric in NOTICED)
         lines.append(f"| {names[name]} | {psnr:.2f} | {ssim:.3f} | {flip:.3f} |")
     over = _entries(recipe, scores)
     plain, tuned = over["difix3d", "plain"], over["difix3d", "plain-tuned"]
@@ -119,7 +119,7 @@ def ablation() -> str:
         name = method if against == "difix3d" else f"{method} over {against}"
         whole = entry.whole
         cells = [gain_told("psnr", entry.scenes.get(scene, {}).get("psnr")) for scene in scenes]
-        cells += [gain_told(metric, whole[metric]) for metric in ("psnr", "ssim", "flip")]
+        cells += [gain_told(metric, whole[metric]) for metric in NOTICED]
         cells.append("-" if entry.seconds is None else f"x {times_told(entry.seconds)}")
         told = list(entry.verdicts)
         if abs(whole["psnr"].mean) < recipe.undecided:
@@ -146,12 +146,12 @@ def hard() -> str:
         "| scene | " + " | ".join([*shown, *(f"{method} over {against}" for method, against in pairs)]) + " |",
         "|---|" + "---:|" * (len(shown) + len(pairs)),
     ]
-    for scene in scores.scenes:
-        means = [mean_and_spread([seed["psnr"] for seed in scores.of_scene(name, scene)])[0] for name in shown]
+    for scene, measured in results(scores).items():
+        means = [measured.get(name, {}).get("psnr") for name in shown]
         cells = ["-" if mean is None else f"{mean:.2f}" for mean in means]
         for pair in pairs:
             gains = entries[pair].scenes.get(scene) if pair in entries else None
-            told = [gain_told(metric, gains.get(metric)) for metric in ("psnr", "ssim", "flip")] if gains else ["-"]
+            told = [gain_told(metric, gains.get(metric)) for metric in NOTICED] if gains else ["-"]
             cells.append(", ".join(told))
         lines.append(f"| {scene} | " + " | ".join(cells) + " |")
     return f"{_origin(states, recipe)} PSNR, dB; differences are of PSNR, SSIM, FLIP.\n\n" + "\n".join(lines)

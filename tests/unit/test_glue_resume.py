@@ -98,7 +98,7 @@ def test_a_finished_training_goes_on_with_rates_that_move_things(scene: Path) ->
     assert group["lr"] == pytest.approx(config.optimizers["means"]["scheduler"].lr_final)
 
 
-def test_resuming_what_began_from_aforeign_checkpoint(scene: Path) -> None:
+def test_resuming_what_began_from_a_foreign_checkpoint(scene: Path) -> None:
     plain = train(short_config(scene, steps=10, name="plain"))
     path = plain.checkpoint_dir / "step-000000009.ckpt"
     state = checkpoints.load(path)

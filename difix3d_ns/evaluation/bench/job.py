@@ -112,7 +112,7 @@ class Job:
     def identity(self, recipe: Recipe) -> dict[str, Any]:
         """What its numbers depend on."""
         flags = self.flags(recipe)
-        fixer = dict(zip(flags[::2], flags[1::2], strict=True)).get("--pipeline.fixer.name", "")
+        fixer = _by_name(flags).get("--pipeline.fixer.name", "")
         return {"data": data_digest(self.scene.path), "flags": flags, "code": code_digest(fixer)}
 
 
@@ -187,7 +187,7 @@ def _train(job: Job, recipe: Recipe, output: Path) -> State:
         "identity": identity,
         "commit": made_with,
         "date": time.strftime("%Y-%m-%d"),
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),  # when training began is this less its seconds
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),  # when it ended
         "hardware": hardware(),
         "software": software(),
         "seconds": done.seconds,
@@ -278,8 +278,12 @@ def _flag(name: str, value: Value) -> tuple[str, str]:
     return f"--{name}", str(value)
 
 
+def _by_name(flags: Sequence[str]) -> dict[str, str]:
+    return dict(zip(flags[::2], flags[1::2], strict=True))
+
+
 def _flags_told(before: Sequence[str], now: Sequence[str]) -> str:
-    old, new = (dict(zip(flags[::2], flags[1::2], strict=True)) for flags in (before, now))
+    old, new = _by_name(before), _by_name(now)
     names: Iterable[str] = dict.fromkeys([*old, *new])
     changes = [f"{name} {old.get(name, 'unset')}, now {new.get(name, 'unset')}" for name in names]
     return "recipe: " + "; ".join(c for c, name in zip(changes, names, strict=True) if old.get(name) != new.get(name))

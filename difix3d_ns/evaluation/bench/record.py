@@ -21,7 +21,7 @@ def default_folder(output: Path) -> Path:
 
 
 _SHARED = ("scene", "seed", "date", "commit", "code", "data", "hardware", "software", "size")
-"""of a line, what is the run's; the first lines on record lack ``data`` and ``time``"""
+"""of a line, what is the run's; the first lines on record lack ``data``"""
 
 
 def append(states: Iterable[State], recipe: Recipe, folder: Path) -> int:
@@ -79,7 +79,7 @@ def read(recipe: Recipe, folder: Path) -> list[State]:
     for run in runs.values():
         key = run["scene"], run["training"], run["seed"]
         before = newest.get(key)
-        if before is not None and all(before[key] == run[key] for key in ("code", "data")):
+        if before is not None and all(before[name] == run[name] for name in ("code", "data")):
             run["parts"] = before["parts"] | run["parts"]
         newest[key] = run
     return list(newest.values())

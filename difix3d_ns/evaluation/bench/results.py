@@ -53,7 +53,7 @@ class Scores:
 
     def shared_seeds(self, scene: str) -> list[int]:
         """Seeds that all methods known of the scene have; those that any has where they share none."""
-        seeds = [{seed for name, seed in self.rows(method) if name == scene} for method in self.recipe.methods]
+        seeds = [_seeds(self.rows(method), scene) for method in self.recipe.methods]
         known = [each for each in seeds if each]
         return sorted(set.intersection(*known) or set.union(*known)) if known else []
 
@@ -84,28 +84,24 @@ def _choose(scores: Scores, method: Method, parts: Sequence[str]) -> None:
 
     In each scene over the seeds that all parts have which can be chosen: a further seed of one of them decides nothing.
     """
-    seeds = {part: _seeds_by_scene(scores.parts.get(part, {}), scores.counted) for part in parts}
-    scenes = {scene for found in seeds.values() for scene in found}
-    shared: dict[str, set[int]] = {}
+    rows = {part: scores.parts.get(part, {}) for part in parts}
+    union = {scene: set.union(set(), *(_seeds(found, scene) for found in rows.values())) for scene in scores.counted}
+    shared = {scene: seeds for scene, seeds in union.items() if seeds}
     complete = []
-    for part, found in seeds.items():
-        common = {scene: shared.get(scene, found[scene]) & found[scene] for scene in scenes & found.keys()}
-        if scenes and len(common) == len(scenes) and all(common.values()):
+    for part, found in rows.items():
+        common = {scene: seeds & _seeds(found, scene) for scene, seeds in shared.items()}
+        if common and all(common.values()):
             shared = common
             complete.append(part)
     if left_out := [part for part in parts if part not in complete]:
         scores.left_out[method.name] = left_out
     if complete:
-        means = {part: _mean_psnr(scores.parts[part], shared) for part in complete}
+        means = {part: _mean_psnr(rows[part], shared) for part in complete}
         scores.chosen[method.name] = max(complete, key=lambda part: means[part])
 
 
-def _seeds_by_scene(rows: Mapping[Key, Metrics], scenes: Sequence[str]) -> dict[str, set[int]]:
-    found: dict[str, set[int]] = {}
-    for scene, seed in rows:
-        if scene in scenes:
-            found.setdefault(scene, set()).add(seed)
-    return found
+def _seeds(rows: Mapping[Key, Metrics], scene: str) -> set[int]:
+    return {seed for name, seed in rows if name == scene}
 
 
 def _mean_psnr(rows: Mapping[Key, Metrics], seeds: Mapping[str, set[int]]) -> float:
@@ -146,10 +142,9 @@ def mean_over_scenes(scores: Scores, method: str, metric: str) -> float | None:
 
     None where it is not known.
     """
-    means = []
+    rows, means = scores.rows(method), []
     for scene in scores.counted:
-        rows = {seed: metrics for (name, seed), metrics in scores.rows(method).items() if name == scene}
-        if shared := [rows[seed][metric] for seed in scores.shared_seeds(scene) if seed in rows]:
+        if shared := [rows[scene, seed][metric] for seed in scores.shared_seeds(scene) if (scene, seed) in rows]:
             means.append(mean_and_spread(shared)[0])
     return mean_and_spread(means)[0]
 

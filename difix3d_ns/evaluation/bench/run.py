@@ -169,12 +169,10 @@ def _finished(recipe: Recipe, scenes: Sequence[Scene], output: Path) -> list[Sta
 def _check_unchanged(jobs: Sequence[Job], recipe: Recipe, output: Path, changed: Changed) -> None:
     if changed == "redo":
         return
-    found = {job: job.differences(output, recipe) for job in jobs}
-    for state in _finished(recipe, [job.scene for job in jobs], output):  # other seeds stand in the same table
-        scene = next((job.scene for job in jobs if job.scene.name == state["scene"]), None)
-        job = scene and Job(scene, state["training"], state["seed"])
-        if job and job not in found:
-            found[job] = job.differences(output, recipe)
+    scenes = {job.scene.name: job.scene for job in jobs}
+    states = [state for state in _finished(recipe, list(scenes.values()), output) if state["scene"] in scenes]
+    others = [Job(scenes[state["scene"]], state["training"], state["seed"]) for state in states]  # in the same table
+    found = {job: job.differences(output, recipe) for job in dict.fromkeys([*jobs, *others])}
     if changed == "keep":  # what another recipe made would stand in a wrong row
         found = {job: [why for why in reasons if not why.startswith("code:")] for job, reasons in found.items()}
     told = [f"{job}: {'; '.join(reasons)}" for job, reasons in found.items() if reasons]

@@ -112,7 +112,7 @@ def _seeds_told(scores: Scores, scene: str) -> str:
             by_count.setdefault(count, []).append(f"`{method}`")
     usual = max(by_count, key=lambda count: len(by_count[count]))
     told = [f"{count} of {', '.join(names)}" for count, names in sorted(by_count.items()) if count != usual]
-    return f"{usual} seed{'s' * (usual > 1)}{''.join(f', {each}' for each in told)}."
+    return ", ".join([f"{usual} seed{'s' * (usual > 1)}", *told]) + "."
 
 
 def each(values: Iterable[object]) -> str:
