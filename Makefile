@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 system-check: $(VENV)/.installed
-	@$(BIN)/python -m difix3d_ns.system
+	@$(BIN)/python -m difix3d_ns.apps.doctor
 
 demo: setup
 	$(BIN)/difix3d demo --output demo

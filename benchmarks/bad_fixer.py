@@ -17,12 +17,12 @@ import torch
 import tyro
 from torch import Tensor
 
-from difix3d_ns.alignment.align import Aligned
-from difix3d_ns.evaluation.metrics import image_metrics, mean_metrics
 from difix3d_ns.evaluation.runs import look, train
 from difix3d_ns.evaluation.table import markdown_table
-from difix3d_ns.fixers import embedded
-from difix3d_ns.fixers.contract import FixRequest
+from difix3d_ns.metrics.image import image_metrics, mean_metrics
+from difix3d_ns.priors import embedded
+from difix3d_ns.priors.alignment.align import Aligned
+from difix3d_ns.priors.base import FixRequest
 
 ROOT = Path(__file__).resolve().parents[1]
 BOUND = 0.5  # dB

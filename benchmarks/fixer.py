@@ -32,10 +32,10 @@ import tyro
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from difix3d_ns.fixers.contract import FixRequest, Reference
-from difix3d_ns.fixers.difix import DifixFixer
-from difix3d_ns.fixers.networks.difix import TIMESTEP, DifixNet
-from difix3d_ns.fixers.networks.precision import fast_dtype
+from difix3d_ns.priors.base import FixRequest, Reference
+from difix3d_ns.priors.difix import DifixFixer
+from difix3d_ns.priors.networks.difix import TIMESTEP, DifixNet
+from difix3d_ns.priors.networks.precision import fast_dtype
 
 SIZES = ((576, 1024), (1088, 1920))
 UNET: dict[str, Any] = {  # stabilityai/sd-turbo, as Stable Diffusion 2.1

@@ -23,16 +23,16 @@ from nerfstudio.utils.eval_utils import eval_setup
 from rich.progress import track
 from torch import Tensor
 
-from difix3d_ns.continuity import CARRIED
-from difix3d_ns.curation.procedural import demo_scene, demo_world
-from difix3d_ns.curation.procedural.bounding_volumes import BoundingVolumes
-from difix3d_ns.curation.procedural.ray_caster import render, to_photograph
+from difix3d_ns.data.procedural import demo_scene, demo_world
+from difix3d_ns.data.procedural.bounding_volumes import BoundingVolumes
+from difix3d_ns.data.procedural.ray_caster import render, to_photograph
+from difix3d_ns.enhance.temporal import CARRIED
 from difix3d_ns.evaluation.runs import train
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.poses import assemble, pose_distances, slerp, spacing, stack_poses, with_poses
 from difix3d_ns.geometry.warp import warp_references
-from difix3d_ns.photographs import to_cameras, to_pinhole
-from difix3d_ns.pseudoviews.poses import assemble, pose_distances, slerp, spacing, stack_poses, with_poses
+from difix3d_ns.ns.reference_views import to_cameras, to_pinhole
 
 _SAME_SURFACE = 0.01  # relative depth error
 _ARRIVAL = 8  # frames before a held-out photograph

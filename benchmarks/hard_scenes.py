@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import tyro
 
-from difix3d_ns.curation.procedural import View, demo_world, photograph_world, write_views
+from difix3d_ns.data.procedural import View, demo_world, photograph_world, write_views
 
 MIDDLE = torch.tensor([2.3, 3.0, 0.5])
 BALL = 0.22  # metres

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from difix3d_ns.fixers import embedded
-from difix3d_ns.fixers.contract import FixRequest, FixResult
+from difix3d_ns.priors import embedded
+from difix3d_ns.priors.base import FixRequest, FixResult
 
 
 class Trusting(embedded.EmbeddedFixer):

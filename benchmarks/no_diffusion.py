@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from difix3d_ns.fixers import embedded
+from difix3d_ns.priors import embedded
 
 
 def load(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from difix3d_ns.alignment.align import Aligned, choose
-from difix3d_ns.fixers import embedded
-from difix3d_ns.fixers.contract import FixRequest
 from difix3d_ns.geometry.warp import warp_references
+from difix3d_ns.priors import embedded
+from difix3d_ns.priors.alignment.align import Aligned, choose
+from difix3d_ns.priors.base import FixRequest
 
 
 class SplatDepth(embedded.EmbeddedFixer):

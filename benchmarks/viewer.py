@@ -70,8 +70,8 @@ class Tab:
 
 
 def _first_camera(config: Path) -> dict[str, Any]:
-    from difix3d_ns.photographs import to_pinhole
-    from difix3d_ns.viewer.poses import placed
+    from difix3d_ns.ns.reference_views import to_pinhole
+    from difix3d_ns.ns.viewer.poses import placed
 
     settings = yaml.load(config.read_text(), Loader=yaml.Loader)
     manager = settings.pipeline.datamanager.setup(device="cpu", test_mode="inference")

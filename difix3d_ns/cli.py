@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from difix3d_ns.curation.options import CurationOptions
+from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.errors import UserError
 
 _CURATION = CurationOptions()
@@ -23,7 +23,7 @@ def demo(output: Path = Path("demo"), seed: int = 0, steps: int | None = None) -
         seed: of the scene.
         steps: training steps (unset: the defaults of the device).
     """
-    from difix3d_ns.demo import run_demo
+    from difix3d_ns.apps.demo import run_demo
 
     run_demo(output, seed, steps)
 
@@ -35,7 +35,7 @@ def demo_scene(output: Path, seed: int = 0) -> None:
         output: folder to write.
         seed: of the scene.
     """
-    from difix3d_ns.curation.procedural import demo_scene as write
+    from difix3d_ns.data.procedural import demo_scene as write
 
     write(output, seed=seed)
     print(f"Train on it: ns-train difix3d-splatfacto --data {output}")
@@ -49,7 +49,7 @@ def photographs(output: Path, seed: int = 0, count: int = 24) -> None:
         seed: of the scene.
         count: how many.
     """
-    from difix3d_ns.curation.procedural import photographs as write
+    from difix3d_ns.data.procedural import photographs as write
 
     write(output, seed=seed, count=count)
     print(f"Pose them: ns-process-data images --data {output} --output-dir SCENE --no-gpu --matching-method exhaustive")
@@ -85,7 +85,7 @@ def fix(
     """
     import torch
 
-    from difix3d_ns.fixing import fix_pictures
+    from difix3d_ns.apps.fix_images import fix_pictures
 
     precision = getattr(torch, dtype) if dtype else None
     fix_pictures(inputs, output, reference, weights, device, precision, force, nearest, compile)
@@ -109,7 +109,7 @@ def convert(
     """
     import torch
 
-    from difix3d_ns.fixers.published.checkpoint import convert as write
+    from difix3d_ns.priors.published.checkpoint import convert as write
 
     write(checkpoint, base, output, getattr(torch, dtype) if dtype else None)
     print(f"Use it: difix3d fix PICTURES --output FOLDER --weights {output}")
@@ -136,7 +136,7 @@ def curate(
         executor: local, or ray to spread the scenes over a cluster (pip install 'difix3d-ns[ray]').
         address: of a Ray cluster (unset: one is started on this machine).
     """
-    from difix3d_ns.curation.curate import curate as make
+    from difix3d_ns.data.curate import curate as make
 
     make(scenes, output, options, first_seed, executor, address)
     print(f"Samples are in {output}; in the official layout: difix3d export-pairs {output} --output FOLDER")
@@ -149,7 +149,7 @@ def export_pairs(shards: Annotated[Path, tyro.conf.Positional], output: Path) ->
         shards: folder that curate wrote.
         output: folder to write.
     """
-    from difix3d_ns.curation.official import export_pairs as export
+    from difix3d_ns.data.official import export_pairs as export
 
     counts = export(shards, output)
     print(f"{output / 'data.json'}: {counts['train']} training and {counts['test']} test samples")
@@ -166,7 +166,7 @@ def train_fixer(
     """Train a fixer.
 
     Started again with the same output, an interrupted training goes on where it stopped. On several processes:
-    accelerate launch -m difix3d_ns.training.train_fixer RECIPE --output DIR.
+    accelerate launch -m difix3d_ns.training.train_prior RECIPE --output DIR.
 
     Args:
         recipe: a recipe of configs/fixer by name (embedded, difix-finetune, smoke) or the path of a YAML file.
@@ -177,7 +177,7 @@ def train_fixer(
         max_time: end after so many minutes of training (unset: as the recipe says).
         device: cpu or cuda (unset: cuda if there is one).
     """
-    from difix3d_ns.training.train_fixer import train_fixer as train
+    from difix3d_ns.training.train_prior import train_fixer as train
 
     train(recipe, output, shards, start, max_time, device)
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from difix3d_ns.datamanager import Difix3DDatamanagerConfig
-from difix3d_ns.defaults import CPU_ITERATIONS, CUDA_ITERATIONS, settle
-from difix3d_ns.enhancer import FixerSettings
-from difix3d_ns.methods import difix3d_splatfacto
-from difix3d_ns.model import Difix3DModelConfig
-from difix3d_ns.pipeline import Difix3DPipelineConfig, TargetSettings
-from difix3d_ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.enhance.enhancer import FixerSettings
+from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.ns.datamanager import Difix3DDatamanagerConfig
+from difix3d_ns.ns.model import Difix3DModelConfig
+from difix3d_ns.ns.pipeline import Difix3DPipelineConfig, TargetSettings
+from difix3d_ns.ns.presets import CPU_ITERATIONS, CUDA_ITERATIONS, settle
+from difix3d_ns.ns.trainer import Difix3DTrainerConfig
 
 COLUMNS = "| flag | values | default | meaning |"
 PAGE = Path(__file__).with_name("configuration.md")
@@ -137,7 +137,7 @@ def _settled(device: str, steps: int | None) -> Any:
     config.machine.device_type = device  # type: ignore[assignment]
     if steps is not None:
         config.max_num_iterations = steps
-    with mock.patch("torch.cuda.is_available", return_value=True), mock.patch("difix3d_ns.defaults.CONSOLE"):
+    with mock.patch("torch.cuda.is_available", return_value=True), mock.patch("difix3d_ns.ns.presets.CONSOLE"):
         settle(config)  # type: ignore[arg-type]
     return config
 

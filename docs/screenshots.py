@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     scene = options.output / "scene"
     if not (scene / "transforms.json").exists():
-        from difix3d_ns.curation.procedural import demo_scene
+        from difix3d_ns.data.procedural import demo_scene
 
         demo_scene(scene, seed=0)
     shutil.rmtree(options.output / "outputs", ignore_errors=True)

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def tiny_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A procedural scene of 128 x 96 pixels: 6 training and 3 held-out views."""
-    from difix3d_ns.curation.procedural import demo_scene
+    from difix3d_ns.data.procedural import demo_scene
 
     return demo_scene(
         tmp_path_factory.mktemp("scenes") / "tiny", seed=3, width=128, height=96, train_views=6, test_views=3

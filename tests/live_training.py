@@ -161,8 +161,8 @@ class _Server:
         """Put every tab's camera where a held-out photograph was taken, turned by so many radians, and back so far."""
         import viser.transforms as vtf
 
-        from difix3d_ns.photographs import to_pinhole
-        from difix3d_ns.viewer.poses import placed
+        from difix3d_ns.ns.reference_views import to_pinhole
+        from difix3d_ns.ns.viewer.poses import placed
 
         dataset = self.trainer.pipeline.datamanager.eval_dataset
         where = placed(to_pinhole(dataset.cameras[eval_index : eval_index + 1]))
@@ -188,7 +188,7 @@ def _serve(server: _Server) -> None:
 
 
 def _remember_trainer(server: _Server) -> None:
-    from difix3d_ns.trainer import Difix3DTrainer
+    from difix3d_ns.ns.trainer import Difix3DTrainer
 
     begin = Difix3DTrainer.__init__
 
@@ -203,7 +203,7 @@ def _remember_trainer(server: _Server) -> None:
 def _remove_panel() -> None:
     from nerfstudio.viewer.viewer_elements import ViewerControl
 
-    from difix3d_ns.viewer.panel import Panel
+    from difix3d_ns.ns.viewer.panel import Panel
 
     setattr(Panel, "_setup", ViewerControl._setup)  # noqa: B010
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.geometry.posed_image import Reference
 
 _FEATHER = 0.02  # of the shorter image side: width of the soft border of a reference
 _NEAR = 1e-6

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from difix3d_ns.curation.shards import find_shards, read_sidecar
+from difix3d_ns.data.shards import find_shards, read_sidecar
 from difix3d_ns.training.files import replace_file
 from difix3d_ns.training.recipe import Recipe
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from difix3d_ns.disk import dump
+from difix3d_ns.io.atomic import dump
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

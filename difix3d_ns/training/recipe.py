@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from difix3d_ns import recipes
 from difix3d_ns.errors import UserError
+from difix3d_ns.io import recipes
 
 Crop = int | tuple[int, int]
 """Side of a square, or height and width, in pixels."""

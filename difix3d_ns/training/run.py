@@ -21,7 +21,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor, nn
 
-from difix3d_ns.curation.shards import Sample
+from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
 from difix3d_ns.training.files import read_state, replace_file, write_state
 from difix3d_ns.training.journal import Journal

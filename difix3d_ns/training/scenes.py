@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from difix3d_ns.curation.curate import curate
-from difix3d_ns.curation.options import CurationOptions
+from difix3d_ns.data.curate import curate
+from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.errors import UserError
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from difix3d_ns.fixers.contract import Fixer, FixRequest, FixResult
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 
 
 class Shown:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from difix3d_ns.curation.shards import Sample, read_shards, read_sidecar
-from difix3d_ns.evaluation.metrics import image_metrics, mean_metrics
-from difix3d_ns.fixers.contract import Fixer
+from difix3d_ns.data.shards import Sample, read_shards, read_sidecar
+from difix3d_ns.metrics.image import image_metrics, mean_metrics
+from difix3d_ns.priors.base import Fixer
 
 Metrics = dict[str, float]
 

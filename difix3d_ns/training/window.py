@@ -13,7 +13,7 @@ from accelerate.utils import recursively_apply
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from difix3d_ns.curation.shards import Sample, read_shards, read_sidecar
+from difix3d_ns.data.shards import Sample, read_shards, read_sidecar
 from difix3d_ns.errors import UserError
 from difix3d_ns.training.crops import integer
 

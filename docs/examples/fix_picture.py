@@ -2,8 +2,8 @@
 
 import sys
 
-from difix3d_ns.fixers import FixRequest, Reference, fixer_of, load_fixer
-from difix3d_ns.pictures import read_picture, write_picture
+from difix3d_ns.io.images import read_picture, write_picture
+from difix3d_ns.priors.registry import FixRequest, Reference, fixer_of, load_fixer
 
 render, photograph, result, weights = sys.argv[1:5] or ["docs/images/demo.png"] * 2 + ["fixed.png", "embedded"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from difix3d_ns.fixers import FixRequest, Reference
-from difix3d_ns.fixers.difix import load as load_difix
-from difix3d_ns.fixers.networks.strips import Strips
+from difix3d_ns.priors.difix import load as load_difix
+from difix3d_ns.priors.networks.strips import Strips
+from difix3d_ns.priors.registry import FixRequest, Reference
 from tests.unit.official_difix import Official
 from tests.unit.test_difix_published import picture, requests_of
 

@@ -16,11 +16,11 @@ from unittest import mock
 import torch
 from nerfstudio.scripts.train import entrypoint
 
-from difix3d_ns.photographs import Photographs
-from difix3d_ns.pipeline import Difix3DPipeline
-from difix3d_ns.pseudoviews import targets
-from difix3d_ns.pseudoviews.pool import Pool
-from difix3d_ns.trainer import Difix3DTrainer
+from difix3d_ns.ns.pipeline import Difix3DPipeline
+from difix3d_ns.ns.reference_views import Photographs
+from difix3d_ns.ns.trainer import Difix3DTrainer
+from difix3d_ns.views import targets
+from difix3d_ns.views.pool import Pool
 
 
 def bits(pose: torch.Tensor) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from difix3d_ns import checkpoints
+from difix3d_ns.io import checkpoints
 from tests.conftest import command_line, execute
 from tests.integration.conftest import SMALL
 

@@ -23,7 +23,7 @@ def _train(output: Path, scene: Path, *flags: object) -> list[object]:
 
 
 def _checkpoint(folder: Path, step: int) -> dict:
-    import difix3d_ns.methods  # noqa: F401  (registers what torch.load may read)
+    import difix3d_ns.methods.difix3d  # noqa: F401  (registers what torch.load may read)
 
     return torch.load(folder / f"step-{step:09d}.ckpt", weights_only=True)
 

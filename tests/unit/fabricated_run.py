@@ -11,8 +11,8 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from difix3d_ns.evaluation.runs import HeldOutView
-from difix3d_ns.methods import difix3d_splatfacto
-from difix3d_ns.pseudoviews.records import FixRecords, record_fix
+from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.views.records import FixRecords, record_fix
 
 HEIGHT, WIDTH = 48, 64
 RED, GREEN, BLUE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from difix3d_ns.methods import difix3d_splatfacto
-from difix3d_ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
+from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
 
 
 def short_config(scene: Path, steps: int = 4, rounds: int = 0, name: str = "run") -> Difix3DTrainerConfig:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from difix3d_ns.alignment.align import Aligned, align, choose
-from difix3d_ns.alignment.aligner import Aligner
-from difix3d_ns.curation.capture import Capture, procedural_capture
-from difix3d_ns.curation.reconstruct import Schedule, Splat, reconstruct
-from difix3d_ns.fixers.contract import FixRequest
-from difix3d_ns.fixers.embedded import load
-from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.data.capture import Capture, procedural_capture
+from difix3d_ns.data.reconstruct import Schedule, Splat, reconstruct
+from difix3d_ns.geometry.posed_image import Reference
 from difix3d_ns.geometry.warp import project, unproject, visibility, warp_references
+from difix3d_ns.priors.alignment.align import Aligned, align, choose
+from difix3d_ns.priors.alignment.aligner import Aligner
+from difix3d_ns.priors.base import FixRequest
+from difix3d_ns.priors.embedded import load
 
 SEED = 1004  # training never sees seeds from 1000 on
 

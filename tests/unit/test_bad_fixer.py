@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from difix3d_ns.fixers import load_fixer
-from difix3d_ns.fixers.contract import FixRequest, Reference
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.pipeline import LEAST_TRUST, Difix3DPipeline
-from difix3d_ns.pseudoviews.pool import Pool, PseudoView
+from difix3d_ns.ns.pipeline import LEAST_TRUST, Difix3DPipeline
+from difix3d_ns.priors.base import FixRequest, Reference
+from difix3d_ns.priors.registry import load_fixer
+from difix3d_ns.views.pool import Pool, PseudoView
 
 NOISE = "benchmarks.bad_fixer"
 

@@ -13,8 +13,8 @@ import yaml
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
-from difix3d_ns.methods import difix3d_splatfacto
-from difix3d_ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.ns.trainer import Difix3DTrainerConfig
 
 RECIPES = Path(__file__).parents[2] / "configs" / "bench"
 

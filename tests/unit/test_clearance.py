@@ -2,8 +2,8 @@
 
 import torch
 
-from difix3d_ns.geometry.clearance import floating_in_front, nearest_depths
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.splats.floaters import floating_in_front, nearest_depths
 
 CAMERA = Pinhole(torch.eye(4), torch.tensor([[100.0, 0, 50], [0, 100.0, 40], [0, 0, 1]]), 100, 80)
 

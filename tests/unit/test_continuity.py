@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from difix3d_ns.continuity import NEIGHBOURING, Continuity, motion
+from difix3d_ns.enhance.temporal import NEIGHBOURING, Continuity, motion
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import unproject
 from tests.unit.test_pseudoviews_targets import look_at, straight, wall_reference

@@ -16,10 +16,10 @@ import pytest
 from filelock import FileLock
 from rich.console import Console
 
-from difix3d_ns.curation.curate import CLAIMS, FINISHED, curate, curate_scene, finished, prepare, split_of
-from difix3d_ns.curation.options import CurationOptions
-from difix3d_ns.curation.scenes import Scene, expand
-from difix3d_ns.curation.shards import find_shards, read_shards, read_sidecar
+from difix3d_ns.data.curate import CLAIMS, FINISHED, curate, curate_scene, finished, prepare, split_of
+from difix3d_ns.data.options import CurationOptions
+from difix3d_ns.data.scenes import Scene, expand
+from difix3d_ns.data.shards import find_shards, read_shards, read_sidecar
 from difix3d_ns.errors import UserError
 
 OPTIONS = CurationOptions(long_side=64, steps=20, max_gaussians=600, references=2, samples=3, split="train")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from plyfile import PlyData
 
-from difix3d_ns.curation.procedural import (
+from difix3d_ns.data.procedural import (
     demo_scene,
     demo_world,
     photograph_world,
@@ -19,12 +19,12 @@ from difix3d_ns.curation.procedural import (
     training_world,
     write_views,
 )
-from difix3d_ns.curation.procedural.camera_path import arc, look_at, pinhole, views_along
-from difix3d_ns.curation.procedural.dataset import View, structure_points
-from difix3d_ns.curation.procedural.pictures import PICTURES, load_picture, picture_names
-from difix3d_ns.curation.procedural.ray_caster import render, to_photograph
-from difix3d_ns.curation.procedural.scene import SceneBuilder
-from difix3d_ns.curation.procedural.textures import DEMO_ONLY, SHARED, make_texture
+from difix3d_ns.data.procedural.camera_path import arc, look_at, pinhole, views_along
+from difix3d_ns.data.procedural.dataset import View, structure_points
+from difix3d_ns.data.procedural.pictures import PICTURES, load_picture, picture_names
+from difix3d_ns.data.procedural.ray_caster import render, to_photograph
+from difix3d_ns.data.procedural.scene import SceneBuilder
+from difix3d_ns.data.procedural.textures import DEMO_ONLY, SHARED, make_texture
 from difix3d_ns.geometry.warp import project, unproject
 
 
@@ -184,7 +184,7 @@ def test_training_never_uses_what_the_demo_shows():
 def test_training_worlds_open_no_reserved_picture(monkeypatch):
     opened = []
     monkeypatch.setattr(
-        "difix3d_ns.curation.procedural.textures.load_picture",
+        "difix3d_ns.data.procedural.textures.load_picture",
         lambda name, split: opened.append(name) or load_picture(name, split),
     )
     for seed in (1, 2, 3, 8):

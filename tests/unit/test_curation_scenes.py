@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from difix3d_ns.curation.capture import procedural_capture, spread, thinned
-from difix3d_ns.curation.options import CurationOptions
-from difix3d_ns.curation.procedural import photograph_world, training_world, write_views
-from difix3d_ns.curation.procedural.dataset import structure_points
-from difix3d_ns.curation.scenes import expand
+from difix3d_ns.data.capture import procedural_capture, spread, thinned
+from difix3d_ns.data.options import CurationOptions
+from difix3d_ns.data.procedural import photograph_world, training_world, write_views
+from difix3d_ns.data.procedural.dataset import structure_points
+from difix3d_ns.data.scenes import expand
 from difix3d_ns.errors import UserError
 
 LENS = {"k1": -0.2, "k2": 0.05, "p1": 0.002, "p2": -0.001}

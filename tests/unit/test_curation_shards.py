@@ -13,12 +13,12 @@ import torch
 import webdataset
 from PIL import Image
 
-from difix3d_ns.curation.official import PROMPT, export_pairs
-from difix3d_ns.curation.shards import Sample, find_shards, read_shards, write_shard
+from difix3d_ns.data.official import PROMPT, export_pairs
+from difix3d_ns.data.shards import Sample, find_shards, read_shards, write_shard
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers.contract import FixRequest
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.priors.base import FixRequest
 
 
 def camera(width: int, height: int, shift: float) -> Pinhole:

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from difix3d_ns.curation.capture import procedural_capture
-from difix3d_ns.curation.cycle import seen_from_beside
-from difix3d_ns.curation.options import STRATEGIES
-from difix3d_ns.curation.reconstruct import Schedule, _similarity, reconstruct
-from difix3d_ns.curation.samples import WORTHLESS, UnitSamples
-from difix3d_ns.curation.strategies import Plan, Unit, make_units, plans, steps_of
+from difix3d_ns.data.capture import procedural_capture
+from difix3d_ns.data.cycle import seen_from_beside
+from difix3d_ns.data.options import STRATEGIES
+from difix3d_ns.data.reconstruct import Schedule, _similarity, reconstruct
+from difix3d_ns.data.samples import WORTHLESS, UnitSamples
+from difix3d_ns.data.strategies import Plan, Unit, make_units, plans, steps_of
 
 SCHEDULE = Schedule(80, max_gaussians=800)
 

@@ -11,10 +11,10 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from difix3d_ns.fixers import FixRequest, Reference, difix, load_fixer
-from difix3d_ns.fixers.difix import DifixFixer
-from difix3d_ns.fixers.difix import load as load_difix
-from difix3d_ns.fixers.networks.strips import Strips
+from difix3d_ns.priors.difix import DifixFixer
+from difix3d_ns.priors.difix import load as load_difix
+from difix3d_ns.priors.networks.strips import Strips
+from difix3d_ns.priors.registry import FixRequest, Reference, difix, load_fixer
 from tests.unit.official_difix import COARSE_UNET, UNET, Official
 from tests.unit.test_difix_published import picture, requests_of
 

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 
 from difix3d_ns import cli
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers.difix import DifixFixer
-from difix3d_ns.fixers.difix import load as load_difix
-from difix3d_ns.fixers.published import hub
-from difix3d_ns.fixers.published.checkpoint import convert
+from difix3d_ns.priors.difix import DifixFixer
+from difix3d_ns.priors.difix import load as load_difix
+from difix3d_ns.priors.published import hub
+from difix3d_ns.priors.published.checkpoint import convert
 from tests.unit.official_difix import Official
 from tests.unit.test_difix_published import requests_of
 
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("difix3d_ns.fixers.published.prompt.save_file", refuse)
+    monkeypatch.setattr("difix3d_ns.priors.published.prompt.save_file", refuse)
     agrees(official, load(folder))
     assert not (folder / "prompt_embedding.safetensors").exists()
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from difix3d_ns.fixers import FixRequest, Reference, difix
-from difix3d_ns.fixers.difix import DifixFixer
-from difix3d_ns.fixers.difix import load as load_difix
+from difix3d_ns.priors.difix import DifixFixer
+from difix3d_ns.priors.difix import load as load_difix
+from difix3d_ns.priors.registry import FixRequest, Reference, difix
 from tests.unit.official_difix import COARSE_UNET, Official
 
 

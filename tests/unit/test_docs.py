@@ -69,7 +69,7 @@ def _options(command: str) -> frozenset[str]:
     if program == "difix3d":
         parser = tyro.extras.get_parser(COMMANDS[subcommand])
     elif program == "ns-train":
-        from difix3d_ns.methods import difix3d_splatfacto
+        from difix3d_ns.methods.difix3d import difix3d_splatfacto
 
         assert subcommand == difix3d_splatfacto.config.method_name
         parser = tyro.extras.get_parser(type(difix3d_splatfacto.config), default=difix3d_splatfacto.config)
@@ -193,7 +193,7 @@ def test_the_example_of_the_fixers_page_runs(tmp_path: Path, monkeypatch: pytest
 
 
 def test_fixers_page_lists_all_fixers() -> None:
-    from difix3d_ns.fixers import available_fixers
+    from difix3d_ns.priors.registry import available_fixers
 
     listed = re.findall(r"^\| `([a-z0-9-]+)` \|", _text(ROOT / "docs" / "fixers.md"), flags=re.M)
     assert sorted(listed) == sorted(available_fixers())

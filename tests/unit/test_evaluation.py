@@ -14,8 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from difix3d_ns.evaluation.comparison import write_comparison
-from difix3d_ns.evaluation.metrics import image_metrics, mean_metrics
 from difix3d_ns.evaluation.table import markdown_table, metrics_table
+from difix3d_ns.metrics.image import image_metrics, mean_metrics
 
 
 def picture(height=40, width=56) -> torch.Tensor:

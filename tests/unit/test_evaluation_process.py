@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from difix3d_ns.evaluation import process
-from difix3d_ns.evaluation.perceptual import fid, lpips
+from difix3d_ns.metrics.perceptual import fid, lpips
 from tests.conftest import execute
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from difix3d_ns.alignment.align import SLOTS
-from difix3d_ns.fixers.networks.blend import BlendNet
-from difix3d_ns.fixers.networks.chain import EmbeddedChain
-from difix3d_ns.fixers.networks.difix import DifixNet
+from difix3d_ns.priors.alignment.align import SLOTS
+from difix3d_ns.priors.networks.blend import BlendNet
+from difix3d_ns.priors.networks.difix import DifixNet
+from difix3d_ns.priors.networks.stages import EmbeddedChain
 
 UNET = {
     "in_channels": 4,

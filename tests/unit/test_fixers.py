@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from difix3d_ns.fixers import FixRequest, FixResult, Reference, available_fixers, embedded, load_fixer
-from difix3d_ns.fixers.embedded import load as load_embedded
-from difix3d_ns.fixers.networks.chain import EmbeddedChain
-from difix3d_ns.fixers.networks.difix import DifixNet
-from difix3d_ns.fixers.published.lora import merge_lora
+from difix3d_ns.priors.embedded import load as load_embedded
+from difix3d_ns.priors.networks.difix import DifixNet
+from difix3d_ns.priors.networks.stages import EmbeddedChain
+from difix3d_ns.priors.published.lora import merge_lora
+from difix3d_ns.priors.registry import FixRequest, FixResult, Reference, available_fixers, embedded, load_fixer
 from tests.unit.test_fixer_networks import CHAIN, SCHEDULER, UNET, VAE
 from tests.unit.test_geometry_warp import camera_at, photograph
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.geometry.posed_image import Reference
 from difix3d_ns.geometry.warp import project, unproject, visibility, warp_references
 
 WALL, BOX, HALF = 6.0, 3.0, 0.6  # a wall at z = 6 and a square card of half-width 0.6 at z = 3

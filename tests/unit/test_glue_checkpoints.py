@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from difix3d_ns import checkpoints
 from difix3d_ns.errors import UserError
+from difix3d_ns.io import checkpoints
 
 
 def _state(step: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from difix3d_ns.curation.procedural import demo_scene
-from difix3d_ns.trainer import Difix3DTrainer
+from difix3d_ns.data.procedural import demo_scene
+from difix3d_ns.ns.trainer import Difix3DTrainer
 from tests.unit.short_training import short_config, train
 from tests.unit.tiny_scene import write_scene
 
@@ -47,8 +47,8 @@ def test_what_floats_in_front_of_a_camera_is_removed(scene: Path, densification:
 
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_what_is_nearer_than_photographs_look_is_not_drawn(scene: Path, rounds: int) -> None:
-    from difix3d_ns.geometry.clearance import nearest_depths
-    from difix3d_ns.photographs import to_cameras
+    from difix3d_ns.ns.reference_views import to_cameras
+    from difix3d_ns.splats.floaters import nearest_depths
 
     config = short_config(scene, rounds=rounds)
     config.pipeline.stereo_points = 0

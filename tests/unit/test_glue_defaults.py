@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from difix3d_ns import defaults
 from difix3d_ns.errors import UserError
-from difix3d_ns.methods import difix3d_splatfacto
-from difix3d_ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.ns import presets as defaults
+from difix3d_ns.ns.trainer import Difix3DTrainerConfig
 
 STEP_SETTINGS = (
     "warmup_length",

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from difix3d_ns.depth_loss import depth_loss
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.model import Difix3DModel
-from difix3d_ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
-from difix3d_ns.pseudoviews.pool import Pool
-from difix3d_ns.pseudoviews.view import PseudoView
+from difix3d_ns.ns.model import Difix3DModel
+from difix3d_ns.ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
+from difix3d_ns.splats.losses.depth import depth_loss
+from difix3d_ns.views.pool import Pool
+from difix3d_ns.views.view import PseudoView
 from tests.unit.short_training import short_config, train
 from tests.unit.test_glue_model import _camera, _model
 from tests.unit.test_glue_rounds import _rounds, _train
@@ -184,7 +184,7 @@ class _Deep:
     """A fixer that finds the depth 2 everywhere."""
 
     def fix(self, requests: Any) -> Any:
-        from difix3d_ns.fixers.contract import FixResult
+        from difix3d_ns.priors.base import FixResult
 
         ones = [torch.ones_like(request.image[..., :1]) for request in requests]
         return [FixResult(r.image, o * 0, o * 2, o) for r, o in zip(requests, ones, strict=True)]

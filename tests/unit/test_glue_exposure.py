@@ -10,10 +10,10 @@ import pytest
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
-from difix3d_ns import defaults
 from difix3d_ns.errors import UserError
-from difix3d_ns.exposure import Exposures
-from difix3d_ns.model import Difix3DModel
+from difix3d_ns.ns import presets as defaults
+from difix3d_ns.ns.model import Difix3DModel
+from difix3d_ns.splats.exposure import Exposures
 from tests.unit.short_training import said, short_config, train
 from tests.unit.test_glue_model import _camera, _model
 from tests.unit.tiny_scene import look_at, write_scene

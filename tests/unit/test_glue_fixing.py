@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from difix3d_ns import cli, fixing
+from difix3d_ns import cli
+from difix3d_ns.apps import fix_images as fixing
+from difix3d_ns.apps.fix_images import RECORD, fix_pictures
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers import FixRequest, FixResult, Reference, fixer_of, load_fixer
-from difix3d_ns.fixers.none import IdentityFixer
-from difix3d_ns.fixing import RECORD, fix_pictures
-from difix3d_ns.pictures import READABLE, WRITABLE, read_picture
+from difix3d_ns.io.images import READABLE, WRITABLE, read_picture
+from difix3d_ns.priors.none import IdentityFixer
+from difix3d_ns.priors.registry import FixRequest, FixResult, Reference, fixer_of, load_fixer
 from tests.unit.official_difix import Official
 
 

@@ -19,16 +19,17 @@ def test_the_method_adds_nothing_heavy() -> None:
         "import nerfstudio.models.splatfacto, nerfstudio.engine.trainer, nerfstudio.plugins.types\n"
         "import nerfstudio.data.datamanagers.full_images_datamanager, nerfstudio.viewer.viewer_elements"
     )
-    ours = _modules("import difix3d_ns.methods")
+    ours = _modules("import difix3d_ns.methods.difix3d")
     heavy = {name for name in ours - upstream if name.split(".")[0] in HEAVY}
     assert heavy == set()
-    assert "difix3d_ns.methods" in ours
+    assert "difix3d_ns.methods.difix3d" in ours
     assert not {name for name in ours if name.startswith("gsplat.cuda._backend")}
 
 
 def test_every_module_of_the_glue_leaves_the_cuda_build_alone() -> None:
     ours = _modules(
-        "import difix3d_ns.methods, difix3d_ns.mcmc, difix3d_ns.rounds, difix3d_ns.fixing, difix3d_ns.cli\n"
+        "import difix3d_ns.methods.difix3d, difix3d_ns.splats.strategies.mcmc, difix3d_ns.guidance.rounds\n"
+        "import difix3d_ns.apps.fix_images, difix3d_ns.cli\n"
         "import difix3d_ns.rasterization.rasterize, difix3d_ns.rasterization.median"
     )
     assert not {name for name in ours if name.startswith("gsplat.cuda._backend")}

@@ -13,10 +13,10 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.scene_box import OrientedBox, SceneBox
 
-from difix3d_ns.cpu import keep_on_cpu
-from difix3d_ns.model import Difix3DModel, Difix3DModelConfig, LazyLpips, Outputs
-from difix3d_ns.overrides import Enhance
-from difix3d_ns.strategy import CappedStrategy
+from difix3d_ns.ns.environment import Enhance
+from difix3d_ns.ns.model import Difix3DModel, Difix3DModelConfig, LazyLpips, Outputs
+from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu
+from difix3d_ns.splats.strategies.capped import CappedStrategy
 
 STEPS = {
     "warmup_length": 10,

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from difix3d_ns.enhancer import FixerSettings
+from difix3d_ns.enhance.enhancer import FixerSettings
 from difix3d_ns.errors import UserError
-from difix3d_ns.methods import difix3d_splatfacto
-from difix3d_ns.overrides import Overrides
-from difix3d_ns.pipeline import Difix3DPipeline
-from difix3d_ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
+from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.ns.environment import Overrides
+from difix3d_ns.ns.pipeline import Difix3DPipeline
+from difix3d_ns.ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
 from tests.unit.tiny_scene import write_scene
 
 
@@ -98,7 +98,7 @@ def test_rgb_by_flag(enhance_rgb: bool, tmp_path: Path) -> None:
 
 
 def _uncaught(error: str) -> subprocess.CompletedProcess[str]:
-    code = f"import difix3d_ns.methods\nfrom difix3d_ns.errors import UserError\nraise {error}"
+    code = f"import difix3d_ns.methods.difix3d\nfrom difix3d_ns.errors import UserError\nraise {error}"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 

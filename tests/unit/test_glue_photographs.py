@@ -14,10 +14,10 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from difix3d_ns.datamanager import Difix3DDatamanager
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.reference import Reference
-from difix3d_ns.photographs import Photographs, to_cameras, to_pinhole
+from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.ns.datamanager import Difix3DDatamanager
+from difix3d_ns.ns.reference_views import Photographs, to_cameras, to_pinhole
 from tests.unit.tiny_scene import datamanager, write_scene
 
 STRONG = {"k1": -0.35, "k2": 0.12, "p1": 0.01, "p2": -0.02}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from plyfile import PlyData, PlyElement
 
-from difix3d_ns.dataparser import read_points
+from difix3d_ns.ns.dataparser import read_points
 
 POSITIONS = np.array([[0, 1, 2], [3.5, -4, 5], [6, 7, -8]], dtype=np.float32)
 COLOURS = np.array([[255, 0, 0], [0, 128, 0], [1, 2, 3]], dtype=np.uint8)

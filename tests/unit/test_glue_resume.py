@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from difix3d_ns import checkpoints
 from difix3d_ns.errors import UserError
-from difix3d_ns.trainer import STATE_KEY, Difix3DTrainer, Difix3DTrainerConfig
+from difix3d_ns.io import checkpoints
+from difix3d_ns.ns.trainer import STATE_KEY, Difix3DTrainer, Difix3DTrainerConfig
 from tests.unit.short_training import foreign_checkpoint, said, short_config, train
 from tests.unit.tiny_scene import write_scene
 
@@ -127,7 +127,7 @@ def test_foreign_checkpoint_of_another_shape_is_told_of(scene: Path, tmp_path: P
 
 
 def test_adam_is_fused_where_that_is_safe() -> None:
-    from difix3d_ns.trainer import FusedAdamConfig
+    from difix3d_ns.ns.trainer import FusedAdamConfig
 
     assert FusedAdamConfig().setup([torch.nn.Parameter(torch.zeros(4, 3))]).param_groups[0]["fused"]
     steps = []

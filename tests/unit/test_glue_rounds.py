@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from difix3d_ns.enhancer import FixerSettings
-from difix3d_ns.photographs import Photographs
-from difix3d_ns.pseudoviews.pool import Pool
-from difix3d_ns.pseudoviews.schedule import plan_rounds
-from difix3d_ns.rounds import FixRounds
+from difix3d_ns.enhance.enhancer import FixerSettings
+from difix3d_ns.guidance.rounds import FixRounds
+from difix3d_ns.guidance.schedule import plan_rounds
+from difix3d_ns.ns.reference_views import Photographs
+from difix3d_ns.views.pool import Pool
 from tests.unit.test_glue_photographs import _Model
 from tests.unit.tiny_scene import datamanager, write_scene
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from difix3d_ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
 from difix3d_ns.errors import UserError
+from difix3d_ns.ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
 from tests.unit.tiny_scene import datamanager, look_at, write_scene
 
 

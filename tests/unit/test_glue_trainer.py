@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from difix3d_ns import checkpoints
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.model import Difix3DModel
-from difix3d_ns.pipeline import Difix3DPipeline
-from difix3d_ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
+from difix3d_ns.io import checkpoints
+from difix3d_ns.ns.model import Difix3DModel
+from difix3d_ns.ns.pipeline import Difix3DPipeline
+from difix3d_ns.ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
 from tests.unit.short_training import said, short_config, train
 from tests.unit.tiny_scene import write_scene
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from difix3d_ns.mcmc import DeviceFreeMCMCStrategy, build_mcmc, regularisation, relocated
-from difix3d_ns.model import Difix3DModelConfig
+from difix3d_ns.ns.model import Difix3DModelConfig
 from difix3d_ns.rasterization import rasterization
+from difix3d_ns.splats.strategies.mcmc import DeviceFreeMCMCStrategy, build_mcmc, regularisation, relocated
 
 NAMES = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 

@@ -12,8 +12,8 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-from difix3d_ns.dataparser import PlyfileNerfstudio, TrainFramedNerfstudio
 from difix3d_ns.errors import UserError
+from difix3d_ns.ns.dataparser import PlyfileNerfstudio, TrainFramedNerfstudio
 from tests.unit.tiny_scene import datamanager, write_scene
 
 ALL = {"eval_mode": "all"}
@@ -76,7 +76,7 @@ def test_the_flag_chooses_the_frame(tmp_path: Path) -> None:
 
 
 def test_other_dataparsers_have_no_such_frame(tmp_path: Path) -> None:
-    from difix3d_ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
+    from difix3d_ns.ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
 
     config = Difix3DDatamanagerConfig(data=tmp_path, dataparser=ColmapDataParserConfig(), pose_frame="train")
     with pytest.raises(UserError, match="pose-frame train: only for scenes with a transforms"):

@@ -19,8 +19,8 @@ import safetensors.torch
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.pseudoviews.pool import Pool
-from difix3d_ns.pseudoviews.view import PseudoView, decode, encode, pack
+from difix3d_ns.views.pool import Pool
+from difix3d_ns.views.view import PseudoView, decode, encode, pack
 
 
 def camera(x=0.0, width=24, height=16) -> Pinhole:

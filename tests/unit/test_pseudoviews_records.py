@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from difix3d_ns.pseudoviews.records import LONG_SIDE, FixRecord, FixRecords, record_fix
+from difix3d_ns.views.records import LONG_SIDE, FixRecord, FixRecords, record_fix
 
 
 def _record(round: int = 1, target: int = 0, size: tuple[int, int] = (40, 60), seed: int = 0) -> FixRecord:

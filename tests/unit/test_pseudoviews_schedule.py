@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from difix3d_ns.pseudoviews.schedule import RoundSchedule, pause_refine_after_reset, plan_rounds
+from difix3d_ns.guidance.schedule import RoundSchedule, pause_refine_after_reset, plan_rounds
 
 
 def scaled(total: int, rounds: int, **changes) -> RoundSchedule:

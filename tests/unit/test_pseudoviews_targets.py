@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.reference import Reference
-from difix3d_ns.pseudoviews.poses import ANGLE_UNIT, pose_distances, rotation_angles, slerp, spacing, stack_poses
-from difix3d_ns.pseudoviews.progress import advance
-from difix3d_ns.pseudoviews.references import choose_references
-from difix3d_ns.pseudoviews.targets import auto_targets, camera_path_targets
+from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.poses import ANGLE_UNIT, pose_distances, rotation_angles, slerp, spacing, stack_poses
+from difix3d_ns.guidance.progressive import advance
+from difix3d_ns.views.references import choose_references
+from difix3d_ns.views.targets import auto_targets, camera_path_targets
 
 
 def look_at(position, target=(0.0, 0.0, 0.0), width=96, height=64, focal=80.0, roll=0.0) -> Pinhole:

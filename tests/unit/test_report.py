@@ -15,9 +15,8 @@ import torch
 from markupsafe import Markup
 from PIL import Image
 
-from difix3d_ns.curation.procedural.textures import bricks
+from difix3d_ns.data.procedural.textures import bricks
 from difix3d_ns.errors import UserError
-from difix3d_ns.evaluation.metrics import image_metrics
 from difix3d_ns.evaluation.report import (
     Curve,
     Figure,
@@ -35,6 +34,7 @@ from difix3d_ns.evaluation.report import (
 )
 from difix3d_ns.evaluation.report.settings import settings
 from difix3d_ns.evaluation.report.training import duration, loss_by_kind, read_curves, read_training
+from difix3d_ns.metrics.image import image_metrics
 from tests.unit.fabricated_run import plain_picture, views, write_config, write_curves, write_fixes
 
 
@@ -261,7 +261,7 @@ def test_a_config_that_is_half_written_or_of_another_method_is_told(run: Path) -
 
 
 def test_settings_that_were_given_come_first_and_fitted_ones_are_defaults(run: Path) -> None:
-    from difix3d_ns.defaults import settle
+    from difix3d_ns.ns.presets import settle
 
     write_config(run, pipeline__pseudo_weight=0.5, pipeline__rounds=4)
     config = read_training(run).config

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from difix3d_ns.geometry.reference import Reference
-from difix3d_ns.photographs import Photographs
-from difix3d_ns.pseudoviews.references import choose_references
-from difix3d_ns.pseudoviews.shared_references import share_references
+from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.ns.reference_views import Photographs
+from difix3d_ns.views.references import choose_references
+from difix3d_ns.views.shared_references import share_references
 from tests.unit.test_glue_photographs import _Model
 from tests.unit.test_pseudoviews_targets import straight, wall_reference
 from tests.unit.tiny_scene import datamanager, write_scene

@@ -7,8 +7,8 @@ import pytest
 import torch
 from pytorch_msssim import SSIM
 
-from difix3d_ns import ssim
-from difix3d_ns.ssim import FusedSSIM
+from difix3d_ns.splats.losses import ssim
+from difix3d_ns.splats.losses.ssim import FusedSSIM
 
 LIBRARY = SSIM(data_range=1.0, size_average=True, channel=3)
 

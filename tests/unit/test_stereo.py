@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from difix3d_ns.curation.procedural import demo_world
-from difix3d_ns.curation.procedural.dataset import photograph_world, structure_points
+from difix3d_ns.data.procedural import demo_world
+from difix3d_ns.data.procedural.dataset import photograph_world, structure_points
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.stereo import Photograph, stereo_depths, stereo_points
 

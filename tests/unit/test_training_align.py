@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers.contract import FixRequest
-from difix3d_ns.fixers.embedded import load
+from difix3d_ns.priors.base import FixRequest
+from difix3d_ns.priors.embedded import load
 from difix3d_ns.training.recipe import Phase, load_recipe
 from difix3d_ns.training.systems.align import Align, alignment_loss, holds_aligner_alone, load_aligner
-from difix3d_ns.training.train_fixer import train_fixer
+from difix3d_ns.training.train_prior import train_fixer
 from tests.unit.training_samples import RECIPE, sample, write_shards
 
 ALIGN = replace(

@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from difix3d_ns.curation.shards import find_shards, read_shards
+from difix3d_ns.data.shards import find_shards, read_shards
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers import load_fixer
-from difix3d_ns.fixers.published.folder import read_network
+from difix3d_ns.priors.published.folder import read_network
+from difix3d_ns.priors.registry import load_fixer
 from difix3d_ns.training.recipe import Phase, Recipe, load_recipe
 from difix3d_ns.training.systems.difix import Difix
-from difix3d_ns.training.train_fixer import train_fixer
+from difix3d_ns.training.train_prior import train_fixer
 from tests.unit.official_difix import Official
 from tests.unit.training_samples import write_shards
 

@@ -15,13 +15,13 @@ import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from difix3d_ns.curation.shards import find_shards, read_shards
+from difix3d_ns.data.shards import find_shards, read_shards
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers import load_fixer
+from difix3d_ns.priors.registry import load_fixer
 from difix3d_ns.training.recipe import Phase, load_recipe
 from difix3d_ns.training.run import CHECKPOINT
 from difix3d_ns.training.systems.embedded import Embedded
-from difix3d_ns.training.train_fixer import train_fixer
+from difix3d_ns.training.train_prior import train_fixer
 from difix3d_ns.training.validate import choose_samples
 from tests.conftest import Command, command_line, execute
 from tests.unit.training_samples import RECIPE, write_shards
@@ -145,7 +145,7 @@ def test_a_killed_run_goes_on_exactly(trained: Path, shards: Path, tmp_path: Pat
         "    return step(self, *a)\n"
         "run.Run._one_step = die\n"
         "from pathlib import Path\n"
-        "from difix3d_ns.training.train_fixer import train_fixer\n"
+        "from difix3d_ns.training.train_prior import train_fixer\n"
         f"train_fixer({str(recipe)!r}, Path({str(output)!r}), Path({str(shards)!r}))\n"
     )
     assert execute([sys.executable, "-c", code]).returncode == -9
@@ -214,7 +214,7 @@ def test_two_processes_share_gradients(shards: Path, tmp_path: Path):
         f"    torch.save({{'keys': keys, 'state': self.module.state_dict()}}, f'{tmp_path}/rank{{rank}}.pt')\n"
         "    return measure(self)\n"
         "run.Run.measure = dump\n"
-        "from difix3d_ns.training.train_fixer import main\n"
+        "from difix3d_ns.training.train_prior import main\n"
         "main()\n"
     )
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]

@@ -14,7 +14,7 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from torch import Tensor
 
-from difix3d_ns.viewer.live import LiveEnhancer
+from difix3d_ns.ns.viewer.live import LiveEnhancer
 
 
 class _Tab(RenderStateMachine):

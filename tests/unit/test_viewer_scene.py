@@ -19,14 +19,14 @@ from viser import _messages as messages
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.photographs import to_pinhole
-from difix3d_ns.pseudoviews.poses import assemble
-from difix3d_ns.pseudoviews.records import record_fix
-from difix3d_ns.viewer.camera_path import path_cameras, remember_camera_paths
-from difix3d_ns.viewer.frusta import Frusta, ShownView, thumbnail
-from difix3d_ns.viewer.gallery import MOST, Gallery, describe
-from difix3d_ns.viewer.markdown import plain
-from difix3d_ns.viewer.poses import client_pinhole, pinhole_of, placed
+from difix3d_ns.geometry.poses import assemble
+from difix3d_ns.ns.reference_views import to_pinhole
+from difix3d_ns.ns.viewer.camera_path import path_cameras, remember_camera_paths
+from difix3d_ns.ns.viewer.frusta import Frusta, ShownView, thumbnail
+from difix3d_ns.ns.viewer.gallery import MOST, Gallery, describe
+from difix3d_ns.ns.viewer.markdown import plain
+from difix3d_ns.ns.viewer.poses import client_pinhole, pinhole_of, placed
+from difix3d_ns.views.records import record_fix
 
 PORT = 7451
 

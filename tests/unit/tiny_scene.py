@@ -13,7 +13,7 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
-from difix3d_ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
+from difix3d_ns.ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
 
 
 def look_at(position: Sequence[float]) -> np.ndarray:  # [4, 4] camera-to-world, OpenGL axes

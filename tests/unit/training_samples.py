@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from difix3d_ns.curation.shards import Sample, write_shard
-from difix3d_ns.fixers.contract import FixRequest
-from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.data.shards import Sample, write_shard
+from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.training.recipe import Phase, Recipe
 from tests.unit.test_fixer_networks import CHAIN
 from tests.unit.test_geometry_warp import camera_at, photograph

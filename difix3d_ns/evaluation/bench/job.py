@@ -17,12 +17,12 @@ from typing import Any, Literal
 from filelock import FileLock
 from torch import Tensor
 
-from difix3d_ns.checkpoints import checkpoint_steps
-from difix3d_ns.disk import write_json
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.pictures import keep_pictures
 from difix3d_ns.evaluation.bench.provenance import LOADED, code_digest, commit, data_digest, hardware, software
 from difix3d_ns.evaluation.bench.recipe import Method, Recipe, Value
+from difix3d_ns.io.atomic import write_json
+from difix3d_ns.io.checkpoints import checkpoint_steps
 
 Changed = Literal["refuse", "redo", "keep"]
 State = dict[str, Any]
@@ -257,8 +257,8 @@ def _look(job: Job, recipe: Recipe, output: Path, state: State, methods: Sequenc
 
 
 def _metrics(pictures: Sequence[Tensor], truths: Sequence[Tensor]) -> dict[str, float | None]:
-    from difix3d_ns.evaluation.metrics import image_metrics, mean_metrics
-    from difix3d_ns.evaluation.perceptual import fid, lpips
+    from difix3d_ns.metrics.image import image_metrics, mean_metrics
+    from difix3d_ns.metrics.perceptual import fid, lpips
 
     means = mean_metrics([image_metrics(p, t) for p, t in zip(pictures, truths, strict=True)])
     return {**means, "lpips": lpips(pictures, truths), "fid": fid(pictures, truths)}

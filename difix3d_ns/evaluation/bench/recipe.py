@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from difix3d_ns import recipes
 from difix3d_ns.errors import UserError
+from difix3d_ns.io import recipes
 
 Value = str | int | float | bool
 _EXAMPLE = "configs/bench/default.yaml"

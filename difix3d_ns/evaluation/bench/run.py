@@ -13,8 +13,6 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from difix3d_ns.defaults import CPU_ITERATIONS, CUDA_ITERATIONS
-from difix3d_ns.disk import write_json, write_text
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench import record
 from difix3d_ns.evaluation.bench.html import report
@@ -23,7 +21,9 @@ from difix3d_ns.evaluation.bench.pictures import write_scene_comparison
 from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.results import Scores, compare, gather, results
 from difix3d_ns.evaluation.bench.tables import document, page
-from difix3d_ns.scene import check_transforms
+from difix3d_ns.io.atomic import write_json, write_text
+from difix3d_ns.ns.presets import CPU_ITERATIONS, CUDA_ITERATIONS
+from difix3d_ns.ns.scene_checks import check_transforms
 
 _SHOWN = ("plain", "plain-tuned", "fix-only", "difix3d", "difix3d+")
 """Columns of the pictures, where a recipe has them; else all its methods."""
@@ -83,7 +83,7 @@ def bench(
 
     failures = []
     if executor == "ray":
-        from difix3d_ns.cluster import spread
+        from difix3d_ns.io.ray_jobs import spread
 
         arguments = (plan, output, changed)
         for result in spread(run_scene, scenes, arguments, plan.cpus, address, console, gpus=1):

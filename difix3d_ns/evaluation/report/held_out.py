@@ -9,11 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from difix3d_ns.evaluation.metrics import image_metrics, mean_metrics
 from difix3d_ns.evaluation.report.parts import Cell, Figure, gallery, slider, table
 from difix3d_ns.evaluation.report.pictures import error_map, long_side_for, picture
 from difix3d_ns.evaluation.report.training import duration
 from difix3d_ns.evaluation.runs import HeldOutView
+from difix3d_ns.metrics.image import image_metrics, mean_metrics
 
 PLAIN, RENDER, ENHANCED, TRUTH = "Plain", "Render", "Enhanced", "Truth"
 RENDER_ERROR, ENHANCED_ERROR = "Error of render", "Error of enhanced"

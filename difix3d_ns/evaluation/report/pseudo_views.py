@@ -10,8 +10,8 @@ from markupsafe import Markup
 from difix3d_ns.evaluation.report.parts import Section, fold, gallery, slider
 from difix3d_ns.evaluation.report.pictures import Picture, long_side_for, picture
 from difix3d_ns.evaluation.report.training import Training, duration
-from difix3d_ns.pseudoviews.folders import POOL_FOLDER
-from difix3d_ns.pseudoviews.records import FixRecord
+from difix3d_ns.views.folders import POOL_FOLDER
+from difix3d_ns.views.records import FixRecord
 
 BEFORE, AFTER, REFERENCE, CONFIDENCE = "Before", "Fixed", "Reference", "Confidence"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from difix3d_ns.defaults import settle
 from difix3d_ns.errors import UserError
-from difix3d_ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.ns.presets import settle
+from difix3d_ns.ns.trainer import Difix3DTrainerConfig
 
 _BOOKKEEPING = ("--timestamp", "--pipeline.datamanager.data", "--pipeline.datamanager.dataparser.data")
 """and copies of --data"""
@@ -61,7 +61,7 @@ def said(value: Any) -> str:
 
 
 def _defaults(config: Difix3DTrainerConfig) -> dict[str, Any]:
-    from difix3d_ns.methods import difix3d_splatfacto
+    from difix3d_ns.methods.difix3d import difix3d_splatfacto
 
     plain = copy.deepcopy(difix3d_splatfacto.config)
     assert isinstance(plain, Difix3DTrainerConfig)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from difix3d_ns.checkpoints import checkpoint_steps
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.chart import Curve
-from difix3d_ns.pseudoviews.folders import RECORDS_FOLDER
-from difix3d_ns.pseudoviews.records import FixRecord, FixRecords
-from difix3d_ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.io.checkpoints import checkpoint_steps
+from difix3d_ns.ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.views.folders import RECORDS_FOLDER
+from difix3d_ns.views.records import FixRecord, FixRecords
 
 EVENT_FILES = "events.out.tfevents.*"
 _DEPTH = 4

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from torch import Generator, Tensor, nn
 
-from difix3d_ns.curation.shards import Sample
+from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers.contract import Fixer
+from difix3d_ns.priors.base import Fixer
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.recipe import Phase, Recipe
 

@@ -15,18 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
-from difix3d_ns.alignment.align import Aligned, align, choose
-from difix3d_ns.alignment.aligner import Aligner, Corrected, Stage, View
-from difix3d_ns.alignment.matcher import COARSE, FINE, reliance
-from difix3d_ns.alignment.sampling import sample_reference
-from difix3d_ns.curation.shards import Sample
+from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers.blend import BlendFixer, seen_at_all
-from difix3d_ns.fixers.contract import Fixer, FixRequest, FixResult, finite
-from difix3d_ns.fixers.none import IdentityFixer
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.reference import Reference
+from difix3d_ns.geometry.posed_image import Reference
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.priors.alignment.align import Aligned, align, choose
+from difix3d_ns.priors.alignment.aligner import Aligner, Corrected, Stage, View
+from difix3d_ns.priors.alignment.matcher import COARSE, FINE, reliance
+from difix3d_ns.priors.alignment.sampling import sample_reference
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, finite
+from difix3d_ns.priors.blend import BlendFixer, seen_at_all
+from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.training.crops import integer, to_bytes, to_unit
 from difix3d_ns.training.files import write_json, write_weights
 from difix3d_ns.training.losses import Loss

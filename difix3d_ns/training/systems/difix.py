@@ -15,18 +15,18 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
-from difix3d_ns.curation.shards import Sample
+from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers.blend import BlendFixer
-from difix3d_ns.fixers.contract import Fixer
-from difix3d_ns.fixers.difix import DifixFixer, fit
-from difix3d_ns.fixers.networks.difix import DifixNet
-from difix3d_ns.fixers.networks.precision import fast_dtype
-from difix3d_ns.fixers.none import IdentityFixer
-from difix3d_ns.fixers.published import hub
-from difix3d_ns.fixers.published.folder import WEIGHTS, read_json, read_network
-from difix3d_ns.fixers.published.lora import ALPHA
-from difix3d_ns.fixers.published.prompt import write_prompt
+from difix3d_ns.priors.base import Fixer
+from difix3d_ns.priors.blend import BlendFixer
+from difix3d_ns.priors.difix import DifixFixer, fit
+from difix3d_ns.priors.networks.difix import DifixNet
+from difix3d_ns.priors.networks.precision import fast_dtype
+from difix3d_ns.priors.none import IdentityFixer
+from difix3d_ns.priors.published import hub
+from difix3d_ns.priors.published.folder import WEIGHTS, read_json, read_network
+from difix3d_ns.priors.published.lora import ALPHA
+from difix3d_ns.priors.published.prompt import write_prompt
 from difix3d_ns.training.crops import integer, size_of, to_bytes, to_unit
 from difix3d_ns.training.files import replace_file, write_json
 from difix3d_ns.training.losses import Loss

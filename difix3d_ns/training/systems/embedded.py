@@ -11,16 +11,16 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from difix3d_ns.alignment.align import SLOTS, align
-from difix3d_ns.alignment.aligner import Aligner
-from difix3d_ns.curation.shards import Sample
+from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.fixers.blend import BlendFixer
-from difix3d_ns.fixers.contract import Fixer
-from difix3d_ns.fixers.embedded import WEIGHTS, EmbeddedFixer, load
-from difix3d_ns.fixers.networks.chain import EmbeddedChain
-from difix3d_ns.fixers.networks.precision import fast_dtype
-from difix3d_ns.fixers.none import IdentityFixer
+from difix3d_ns.priors.alignment.align import SLOTS, align
+from difix3d_ns.priors.alignment.aligner import Aligner
+from difix3d_ns.priors.base import Fixer
+from difix3d_ns.priors.blend import BlendFixer
+from difix3d_ns.priors.embedded import WEIGHTS, EmbeddedFixer, load
+from difix3d_ns.priors.networks.precision import fast_dtype
+from difix3d_ns.priors.networks.stages import EmbeddedChain
+from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.training.crops import Crop, integer, size_of, to_bytes, to_unit
 from difix3d_ns.training.files import write_json, write_weights
 from difix3d_ns.training.losses import Loss

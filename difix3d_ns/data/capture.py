@@ -1,0 +1,76 @@
+"""Photographs with known cameras: what a reconstruction starts from, and what it is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difix3d_ns.data.procedural import photograph_world, training_world
+from difix3d_ns.data.procedural.dataset import structure_points
+from difix3d_ns.geometry.pinhole import Pinhole
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A scene. Pictures may differ in size; lists are in the order of ``cameras``."""
+
+    name: str
+    cameras: list[Pinhole]
+    images: list[Tensor]  # [H, W, 3] float32 in [0, 1]
+    points: Tensor  # [P, 3] world
+    colours: Tensor  # [P, 3] in [0, 1]
+    train: list[int]
+    test: list[int]
+    masks: list[Tensor] | None = None  # [H, W, 1] in [0, 1], 0 = not to be used
+    background: tuple[float, float, float] | None = None  # solid, behind a masked object; None: a scene all around
+    depths: list[Tensor] | None = None  # [H, W, 1] truth along z, where known; 0 for sky
+    devices: list[int] | None = None  # which physical camera took each picture
+    notes: tuple[str, ...] = ()  # what was decided while reading, for the user
+
+
+def thinned(capture: Capture, views: int) -> Capture:
+    """At most so many training views, evenly spread; the others are held out."""
+    if len(capture.train) <= views:
+        return capture
+    kept = [capture.train[i] for i in spread(len(capture.train), views)]
+    held_out = sorted({*capture.test, *capture.train} - {*kept})
+    note = f"{len(kept)} of {len(capture.train)} training views are trained on, the others are held out (--views)"
+    return replace(capture, train=kept, test=held_out, notes=(*capture.notes, note))
+
+
+def spread(total: int, count: int) -> list[int]:
+    """At most ``count`` of the numbers below ``total``, evenly spread."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
+
+
+def procedural_capture(seed: int, long_side: int) -> Capture:
+    """Photograph the training world of a seed: 6 to 12 training views, shape and exposure as they come."""
+    world = training_world(seed)
+    rng = np.random.default_rng([5, seed])
+    ratio = rng.choice([2 / 3, 3 / 4, 9 / 16])
+    short = round(long_side * ratio / 16) * 16
+    width, height = (short, long_side) if rng.random() < 0.2 else (long_side, short)
+    views = photograph_world(
+        world,
+        rng,
+        width=width,
+        height=height,
+        train_views=int(rng.integers(6, 13)) + (5 if world.path.closed else 0),  # a full circle needs more
+        test_views=int(rng.integers(9, 13)),
+        exposure_change=float(rng.choice([0.0, 0.0, 0.08, 0.2])),
+        label=None,
+    )
+    xyz, rgb = structure_points(views, rng, int(rng.integers(1000, 2500)))
+    return Capture(
+        name=f"procedural_{seed:05d}",
+        cameras=[v.camera for v in views],
+        images=[v.image for v in views],
+        points=torch.from_numpy(xyz),
+        colours=torch.from_numpy(rgb).float() / 255,
+        train=[i for i, v in enumerate(views) if v.training],
+        test=[i for i, v in enumerate(views) if not v.training],
+        depths=[v.depth for v in views],
+    )

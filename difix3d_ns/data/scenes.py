@@ -1,0 +1,74 @@
+"""What people name as scenes: folders, and procedural ones by number or seed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from difix3d_ns.data.capture import Capture, procedural_capture, thinned
+from difix3d_ns.data.options import CurationOptions
+from difix3d_ns.errors import UserError
+from difix3d_ns.ns.capture_reader import read_dataset
+
+
+class Scene(NamedTuple):
+    """A scene that has not been read yet."""
+
+    name: str  # unique in a curation; a folder's name
+    source: str  # "procedural-seed:7", an absolute path, or "dataparser:path"
+
+    def load(self, options: CurationOptions) -> Capture:
+        """Read or photograph it; at most ``options.views`` views are for training.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        kind, _, rest = self.source.partition(":")
+        if kind == "procedural-seed":
+            capture = procedural_capture(int(rest), options.long_side)
+        else:
+            parser = None if Path(self.source).is_absolute() else kind
+            capture = read_dataset(
+                Path(rest if parser else self.source),
+                self.name,
+                options.long_side,
+                parser=parser,
+                hold_out=options.hold_out,
+                white_background=options.white_background,
+            )
+        return thinned(capture, options.views)
+
+
+def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
+    """Scenes as people write them.
+
+    Args:
+        texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, a folder that nerfstudio reads
+            (``transforms.json`` or a COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
+        first_seed: of ``procedural:N``.
+
+    Raises:
+        UserError: there is none, a number is missing, or two scenes would have one name.
+    """
+    if not texts:
+        raise UserError("no scene given: name procedural:8 or a folder that nerfstudio reads")
+    scenes: dict[str, Scene] = {}
+    for scene in (scene for text in texts for scene in _expand(text, first_seed)):
+        if scene.name in scenes:
+            raise UserError(f"{scene.source} and {scenes[scene.name].source} would both be {scene.name}: rename one")
+        scenes[scene.name] = scene
+    return list(scenes.values())
+
+
+def _expand(text: str, first_seed: int) -> list[Scene]:
+    kind, _, number = text.partition(":")
+    if kind in ("procedural", "procedural-seed"):
+        if not number.isdigit():
+            raise UserError(f"{text}: write procedural:8 for eight scenes, or procedural-seed:7 for that of seed 7")
+        first, count = (first_seed, int(number)) if kind == "procedural" else (int(number), 1)
+        return [Scene(f"procedural_{seed:05d}", f"procedural-seed:{seed}") for seed in range(first, first + count)]
+    parser, path = ("", Path(text)) if Path(text).exists() or not number else (f"{kind}:", Path(number))
+    folder = path.resolve().parent if path.suffix == ".json" else path.resolve()
+    return [Scene(re.sub(r"[^\w.-]", "_", folder.name) or "scene", f"{parser}{path.resolve()}")]

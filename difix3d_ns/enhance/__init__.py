@@ -1,0 +1,1 @@
+"""A prior applied to finished renders."""

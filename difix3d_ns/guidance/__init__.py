@@ -1,0 +1,1 @@
+"""How a prior teaches a splat."""

@@ -1,0 +1,1 @@
+"""Every seam of nerfstudio, and nothing else."""

@@ -1,0 +1,127 @@
+"""Photographs for training, with pseudo-views drawn in between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.ns.dataparser import PlyfileNerfstudio, TrainFramedNerfstudio
+from difix3d_ns.ns.scene_checks import check_transforms, check_views, explain_unreadable
+
+CPU_LONG_SIDE = 480
+"""pixels: on two CPU cores a training step at this size takes a few hundredths of a second"""
+
+
+@dataclass
+class Difix3DDatamanagerConfig(FullImageDatamanagerConfig):
+    """nerfstudio's full-image datamanager; images are brought to a size the device can train on."""
+
+    _target: type = field(default_factory=lambda: Difix3DDatamanager)
+    camera_res_scale_factor: float | None = None  # type: ignore[assignment]
+    """factor on the image size (unset: 1 with CUDA; on a CPU such that the long side is about 480 px)"""
+    pose_frame: Literal["all", "train"] = "all"
+    """poses by which up, centre and scale are found: all, those of evaluation included, as nerfstudio does; or those
+    of training, so that nothing depends on where evaluation cameras are. Checkpoints and camera paths fit one frame"""
+
+
+class Difix3DDatamanager(FullImageDatamanager[InputDataset]):
+    """Draws a photograph, or with some probability a pseudo-view.
+
+    Pseudo-views never enter the dataset: they have no camera index, so camera optimizer, bilateral grid, viewer and
+    evaluation never see them.
+    """
+
+    config: Difix3DDatamanagerConfig
+    draw_pseudo_view: Callable[[int, torch.Generator], tuple[Cameras, dict[str, Any]] | None] | None
+    """called before each step's photograph is drawn; set by the pipeline"""
+
+    def __init__(self, config: Difix3DDatamanagerConfig, device: torch.device | str = "cpu", **kwargs: Any) -> None:
+        self.draw_pseudo_view = None
+        self.pseudo_random = torch.Generator().manual_seed(config.train_cameras_sampling_seed + 1)
+        data = config.data or getattr(config.dataparser, "data", None)
+        if getattr(config.dataparser, "_target", None) is Nerfstudio:
+            config.dataparser._target = PlyfileNerfstudio
+        if config.pose_frame == "train":
+            if not issubclass(config.dataparser._target, PlyfileNerfstudio):
+                raise UserError("--pipeline.datamanager.pose-frame train: only for scenes with a transforms.json")
+            config.dataparser._target = TrainFramedNerfstudio
+        if issubclass(config.dataparser._target, PlyfileNerfstudio):
+            parser = cast(NerfstudioDataParserConfig, config.dataparser)
+            opens = kwargs.get("test_mode") != "inference" and parser.downscale_factor is None
+            check_transforms(Path(data) if data is not None else None, parser.auto_scale_poses, opens)
+        try:
+            super().__init__(config, device=device, **kwargs)
+        except (AssertionError, RuntimeError, LookupError, OSError, ValueError, ArithmeticError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"{data} cannot be read as a scene: {reason}; mend transforms.json or make it anew with ns-process-data"
+            ) from error
+        if str(device) == "cpu":
+            self.config.cache_images = "gpu"  # "gpu" means the device; "cpu" would pin memory, which needs a driver
+
+    def create_train_dataset(self) -> InputDataset:
+        outputs = self.train_dataparser_outputs
+        check_views(outputs, self.get_datapath(), "train", opened=self.test_mode != "inference")
+        if self.config.camera_res_scale_factor is None:
+            self.config.camera_res_scale_factor = _scale_factor(outputs.cameras, str(self.device))
+        return super().create_train_dataset()
+
+    def create_eval_dataset(self) -> InputDataset:
+        dataset = super().create_eval_dataset()
+        opened = self.test_mode != "inference"
+        check_views(dataset._dataparser_outputs, self.get_datapath(), "eval", opened)
+        return dataset
+
+    def _load_images(self, split: Literal["train", "eval"], cache_images_device: Any) -> list[dict[str, Any]]:
+        try:
+            return super()._load_images(split, cache_images_device)
+        except (AssertionError, OSError, ValueError, RuntimeError, SyntaxError) as error:
+            dataset = self.train_dataset if split == "train" else self.eval_dataset
+            raise UserError(explain_unreadable(dataset, error)) from error
+
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        pseudo = self.draw_pseudo_view(step, self.pseudo_random) if self.draw_pseudo_view is not None else None
+        return pseudo if pseudo is not None else super().next_train(step)
+
+    def sampling_state(self) -> dict[str, Any]:
+        """What drawing depends on, as plain values."""
+        state: dict[str, Any] = {
+            "unseen": list(self.train_unseen_cameras),
+            "unseen_eval": list(self.eval_unseen_cameras),
+            "pseudo": self.pseudo_random.get_state(),
+        }
+        if hasattr(self, "random_generator"):
+            state["photographs"] = self.random_generator.getstate()
+        return state
+
+    def restore_sampling(self, state: dict[str, Any]) -> None:
+        """Go on drawing where ``sampling_state`` was taken."""
+        if all(index < len(self.train_dataset) for index in state["unseen"]):
+            self.train_unseen_cameras = list(state["unseen"])
+        if all(index < len(self.eval_dataset) for index in state["unseen_eval"]):
+            self.eval_unseen_cameras = list(state["unseen_eval"])
+        self.pseudo_random.set_state(state["pseudo"])
+        if "photographs" in state and hasattr(self, "random_generator"):
+            version, words, gauss = state["photographs"]
+            self.random_generator.setstate((version, tuple(words), gauss))
+
+
+def _scale_factor(cameras: Cameras, device: str) -> float:
+    long_side = int(torch.maximum(cameras.width, cameras.height).max())
+    if device != "cpu" or long_side <= CPU_LONG_SIDE:
+        return 1.0
+    # A multiple of 2^-12 is exact in float32, so that pictures (sized in float64) and cameras (in float32) agree.
+    factor = math.ceil(CPU_LONG_SIDE / long_side * 4096) / 4096
+    CONSOLE.log(f"No CUDA: images are scaled by {factor:.4f} (set --pipeline.datamanager.camera-res-scale-factor)")
+    return factor

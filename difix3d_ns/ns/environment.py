@@ -1,0 +1,57 @@
+"""Environment variables that change how a finished training is shown, without training again."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, cast
+
+from difix3d_ns.errors import UserError
+
+if TYPE_CHECKING:
+    from difix3d_ns.enhance.enhancer import FixerSettings
+
+Enhance = Literal["off", "key", "rgb"]
+"""off: no enhanced output; key: an output ``enhanced``; rgb: ``rgb`` itself is enhanced and ``raw`` is the render."""
+
+VARIABLES = ("DIFIX3D_ENHANCE", "DIFIX3D_WEIGHTS", "DIFIX3D_STRENGTH")
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the environment asks for; None leaves the trained config as it is."""
+
+    enhance: Enhance | None = None
+    weights: str | None = None
+    strength: float | None = None
+
+    @classmethod
+    def from_environment(cls) -> Overrides:
+        """Read the variables; an empty one counts as unset.
+
+        Raises:
+            UserError: a value is unusable; the message names the variable.
+        """
+        enhance, weights, strength = (os.environ.get(name) or None for name in VARIABLES)
+        if enhance not in (None, "off", "key", "rgb"):
+            raise UserError(f"DIFIX3D_ENHANCE={enhance}: use off, key or rgb")
+        try:
+            number = None if strength is None else float(strength)
+        except ValueError:
+            number = float("nan")
+        if number is not None and not 0 <= number <= 1:
+            raise UserError(f"DIFIX3D_STRENGTH={strength}: use a number from 0 (the render) to 1 (the fixer's picture)")
+        return cls(cast("Enhance | None", enhance), weights, number)
+
+    def of(self, fixer: FixerSettings) -> FixerSettings:
+        """The settings with weights and strength replaced where they are asked for."""
+        return replace(
+            fixer,
+            weights=fixer.weights if self.weights is None else self.weights,
+            strength=fixer.strength if self.strength is None else self.strength,
+        )
+
+
+def ignored_in_training() -> list[str]:
+    """Names of the variables that are set although a training follows its flags alone."""
+    return [name for name in VARIABLES if os.environ.get(name)]

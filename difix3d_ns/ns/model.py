@@ -1,0 +1,349 @@
+"""Splatfacto on any device, with resume that works and an output that is computed only when asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+from gsplat.strategy.ops import remove
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+
+from difix3d_ns.ns.environment import Enhance
+from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane
+from difix3d_ns.ns.viewer.render_thread import render_thread
+from difix3d_ns.splats.exposure import Exposures
+from difix3d_ns.splats.strategies.capped import CappedStrategy
+
+EXPOSURE_PULL = 0.01
+"""toward no change: decides only where a photograph shows what no other does"""
+
+
+@dataclass
+class Difix3DModelConfig(SplatfactoModelConfig):
+    """Splatfacto's settings; those in steps follow ``--max-num-iterations`` unless given.
+
+    The fractions are those of splatfacto's own 30,000 steps wherever a short run allows (see ``defaults.py``).
+    """
+
+    _target: type = field(default_factory=lambda: Difix3DModel)
+    warmup_length: int | None = None  # type: ignore[assignment]
+    """steps before the first densification (unset: fitted to --max-num-iterations)"""
+    refine_every: int | None = None  # type: ignore[assignment]
+    """steps between densifications (unset: fitted to --max-num-iterations)"""
+    resolution_schedule: int | None = None  # type: ignore[assignment]
+    """steps after which the training resolution doubles (unset: fitted to --max-num-iterations)"""
+    reset_alpha_every: int | None = None  # type: ignore[assignment]
+    """densifications between opacity resets (unset: fitted to --max-num-iterations)"""
+    sh_degree_interval: int | None = None  # type: ignore[assignment]
+    """steps after which the next degree of spherical harmonics is added (unset: fitted to --max-num-iterations)"""
+    stop_screen_size_at: int | None = None  # type: ignore[assignment]
+    """step at which screen-size culling and splitting stops (unset: fitted to --max-num-iterations)"""
+    stop_split_at: int | None = None  # type: ignore[assignment]
+    """step at which densification stops (unset: fitted to --max-num-iterations)"""
+    max_gaussians: int | None = None
+    """most Gaussians densification may reach; 0 = no bound (unset: no bound with CUDA, a bound on a CPU)"""
+    densification: Literal["default", "mcmc"] = "default"
+    """default: splatfacto's; mcmc: 3DGS as Markov chain Monte Carlo (Kheradmand et al. 2024), up to max_gaussians"""
+    regularization: bool = False
+    """pull opacities and sizes of Gaussians down with the two loss terms of MCMC, whatever the densification"""
+    gaussian_dropout: float = 0.0
+    """probability with which a Gaussian is left out of a training step (DropGaussian, Park et al. 2025)"""
+    exposure: bool = False
+    """learn an affine colour change per training photograph, for captures whose exposure or white balance varies;
+    the splat, its renders and pseudo-views keep the mean of all"""
+
+
+class Outputs(dict):
+    """Outputs of a render of which some are computed when somebody asks for them.
+
+    nerfstudio reads outputs by key, so an output nobody looks at costs nothing.
+    """
+
+    def __init__(self, ready: Mapping[str, Any], lazy: Mapping[str, Callable[[], Tensor]]) -> None:
+        super().__init__(ready)
+        self._lazy = dict(lazy)
+        for key in lazy:
+            super().__setitem__(key, None)
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._lazy:
+            super().__setitem__(key, self._lazy[key]())
+            del self._lazy[key]  # only now: what failed is tried again
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def items(self) -> Iterator[tuple[str, Any]]:  # type: ignore[override]
+        return ((key, self[key]) for key in self)
+
+    def values(self) -> Iterator[Any]:  # type: ignore[override]
+        return (self[key] for key in self)
+
+
+def _as_rendered(camera: Cameras, outputs: dict[str, Any]) -> Tensor:
+    return outputs["rgb"]
+
+
+class LazyLpips(nn.Module):
+    """LPIPS whose weights are fetched at the first use; absent, with one notice, where they cannot be had."""
+
+    def __init__(self, build: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self._build = build
+        self._metric: list[nn.Module | None] = []  # a list hides the network from checkpoints
+
+    def forward(self, truth: Tensor, prediction: Tensor) -> Tensor:
+        if not self._metric:
+            try:
+                with torch.random.fork_rng():  # a network is initialised at random before it is loaded
+                    self._metric.append(self._build().to(truth.device))
+            except (OSError, RuntimeError) as error:
+                CONSOLE.log(f"[yellow]LPIPS is left out: its weights could not be downloaded ({error}).")
+                self._metric.append(None)
+        metric = self._metric[0]
+        return metric(truth, prediction) if metric is not None else truth.new_tensor(float("nan"))
+
+
+class Difix3DModel(SplatfactoModel):
+    """Splatfacto with the gaps closed that diffusion-fixed training needs."""
+
+    config: Difix3DModelConfig
+    enhancer: Callable[[Cameras, dict[str, Any]], Tensor] | None = None
+    """turns a render into the enhanced picture [H, W, 3]; set by the pipeline"""
+    enhance: Enhance = "key"
+    """how it is shown; set by the pipeline"""
+    near_plane: float = 0.01
+    """nothing nearer to a camera is drawn, scene units; splatfacto's, until the pipeline knows the scene"""
+    _viewer_background: Tensor | None = None
+    exposures: Exposures | None
+
+    def populate_modules(self) -> None:
+        colours = None
+        if self.seed_points is not None and not self.config.random_init:
+            positions, colours = self.seed_points
+            # splatfacto puts seed colours on CUDA; and it trains on the very tensor it is given
+            self.seed_points = (positions.clone(), colours[:0])
+
+        from torchmetrics.image import lpip
+
+        build = lpip.LearnedPerceptualImagePatchSimilarity
+        with mock.patch.object(
+            lpip, "LearnedPerceptualImagePatchSimilarity", lambda **options: LazyLpips(lambda: build(**options))
+        ):
+            super().populate_modules()
+        from difix3d_ns.splats.losses.ssim import FusedSSIM
+
+        self.ssim = FusedSSIM()
+        if colours is not None and colours.shape[0] > 0:
+            rgb = colours.float() / 255
+            sh = RGB2SH(rgb) if self.config.sh_degree > 0 else torch.logit(rgb, eps=1e-10)
+            self.gauss_params["features_dc"] = nn.Parameter(sh)
+        if colours is not None:
+            self.seed_points = (positions, colours)
+        if self.config.densification == "mcmc":
+            from difix3d_ns.splats.strategies.mcmc import INITIAL_OPACITY, INITIAL_SCALE
+
+            self.gauss_params["scales"].data += math.log(INITIAL_SCALE)
+            self.gauss_params["opacities"].data[:] = math.log(INITIAL_OPACITY / (1 - INITIAL_OPACITY))
+        self._build_strategy()
+        self.exposures = Exposures(self.num_train_data) if self.config.exposure else None
+
+    def get_param_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups: dict[str, list[nn.Parameter]] = super().get_param_groups()
+        return groups | {"exposure": list(self.exposures.parameters())} if self.exposures is not None else groups
+
+    def add_initial_points(self, positions: Tensor, colours: Tensor) -> None:
+        """Start from more points, anew; only before optimizers hold the parameters.
+
+        Args:
+            positions: [N, 3] world.
+            colours: [N, 3] uint8.
+        """
+        if self.seed_points is not None and not self.config.random_init:
+            old_positions, old_colours = self.seed_points
+            positions = torch.cat([old_positions.to(positions), positions])
+            colours = torch.cat([old_colours.to(colours), colours])
+        device = self.device
+        self.seed_points = (positions.cpu(), colours.cpu())
+        self.populate_modules()
+        self.to(device)
+
+    def set_background(self, background_color: Tensor) -> None:
+        """The colour chosen in the viewer [3]: for its pictures alone, not for pseudo-views, references and metrics."""
+        self._viewer_background = background_color
+
+    def _get_background_color(self) -> Tensor:  # [3]
+        own: Tensor = super()._get_background_color()
+        chosen = self._viewer_background
+        if self.config.background_color != "random" or self.training or chosen is None or render_thread() is None:
+            return own
+        return chosen.to(own)
+
+    def get_empty_outputs(self, width: int, height: int, background: Tensor) -> dict[str, Any]:  # type: ignore[override]
+        return SplatfactoModel.get_empty_outputs(width, height, self._get_background_color())
+
+    def _build_strategy(self) -> None:
+        cap = self.config.max_gaussians or None
+        if self.config.densification == "mcmc":
+            from difix3d_ns.splats.strategies.mcmc import build_mcmc
+
+            self.strategy = build_mcmc(self.config, cap)
+            self.strategy_state = self.strategy.initialize_state()
+            return
+        upstream = self.strategy
+        settings = {name: getattr(upstream, name) for name in upstream.__dataclass_fields__}
+        settings["verbose"] = False  # one line per densification drowns the progress display
+        self.strategy = CappedStrategy(**settings, max_gaussians=cap)
+        self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
+
+    @property
+    def opacities(self) -> Tensor:  # [N, 1], logits
+        logits = self.gauss_params["opacities"]
+        p = self.config.gaussian_dropout
+        if not (self.training and p > 0):
+            return logits
+        kept = (torch.rand_like(logits) >= p).to(logits.dtype)
+        return torch.logit(torch.sigmoid(logits) * kept / (1 - p), eps=1e-6)
+
+    def step_post_backward(self, step: int) -> None:
+        if self.config.densification != "mcmc":
+            super().step_post_backward(step)
+            return
+        self.strategy.step_post_backward(
+            params=self.gauss_params,
+            optimizers=self.optimizers,
+            state=self.strategy_state,
+            step=step,
+            info=self.info,
+            lr=self.optimizers["means"].param_groups[0]["lr"],
+        )
+
+    def remove_gaussians(self, removed: Tensor) -> None:
+        """Take Gaussians out, with their optimizer state; between training steps.
+
+        Args:
+            removed: [N] bool.
+        """
+        state = self.strategy_state if self.config.densification == "default" else {}  # MCMC's has no row per Gaussian
+        remove(params=self.gauss_params, optimizers=self.optimizers, state=state, mask=removed)
+
+    def get_loss_dict(
+        self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        if self.training and (self.config.regularization or self.config.densification == "mcmc"):
+            from difix3d_ns.splats.strategies.mcmc import regularisation
+
+            losses |= regularisation(self.gauss_params["opacities"], self.gauss_params["scales"])
+        if self.training and self.exposures is not None and "image_idx" in batch:  # of a photograph
+            losses["exposure_reg"] = EXPOSURE_PULL * self.exposures.deviation()
+        return losses
+
+    def load_state_dict(self, dict: Mapping[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Load a checkpoint of this method or of plain splatfacto, into the Parameters the optimizers hold.
+
+        splatfacto replaces them, after which resumed steps train nothing (facts: its ``load_state_dict``).
+        """
+        state = {key: value for key, value in dict.items() if not key.startswith("lpips.")}
+        if self.exposures is not None:  # a checkpoint made without: none is known yet
+            state.setdefault("exposures.residual", torch.zeros_like(self.exposures.residual))
+        for name, parameter in self.gauss_params.items():
+            if name in state:  # checkpoints of the first splatfacto
+                state[f"gauss_params.{name}"] = state.pop(name)
+            saved = state[f"gauss_params.{name}"]
+            parameter.data = torch.zeros(saved.shape, dtype=parameter.dtype, device=self.device)
+        self.step = max(30000, (self.config.sh_degree_interval or 1000) * self.config.sh_degree)  # all SH degrees on
+        return super(SplatfactoModel, self).load_state_dict(state, **kwargs)
+
+    def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
+        if not isinstance(camera, Cameras):
+            return super().get_outputs(camera)
+        with near_plane(self.near_plane):
+            outputs = super().get_outputs(keep_on_cpu(camera) if self.device.type == "cpu" else camera)
+        if not self.training:
+            return self._with_enhanced(camera, outputs)
+        photograph = (camera.metadata or {}).get("cam_idx")  # pseudo-views have none
+        if self.exposures is not None and photograph is not None:
+            outputs["rgb"] = self.exposures(outputs["rgb"], photograph)
+        return outputs
+
+    @contextmanager
+    def depth_in_training(self, wanted: bool) -> Iterator[None]:
+        """Meanwhile training renders have an expected depth [H, W, 1] too; it takes gradients."""
+        before = self.config.output_depth_during_training
+        self.config.output_depth_during_training = before or wanted
+        try:
+            yield
+        finally:
+            self.config.output_depth_during_training = before
+
+    def _with_enhanced(self, camera: Cameras, outputs: dict[str, Any]) -> dict[str, Any]:
+        enhancer = self.enhancer
+        if enhancer is None or self.enhance == "off":
+            return outputs
+        if self.crop_box is not None:  # photographs show what was cropped away as well
+            enhancer = _as_rendered
+        if self.enhance == "key":
+            return Outputs(outputs, {"enhanced": lambda: enhancer(camera, outputs)})
+        rest = {key: value for key, value in outputs.items() if key != "rgb"}
+        plain = dict(outputs)
+        return Outputs(rest | {"raw": outputs["rgb"]}, {"rgb": lambda: enhancer(camera, plain)})
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Splatfacto's metrics, FLIP, and the same of the enhanced picture as ``enhanced_*``."""
+        from difix3d_ns.metrics.image import image_metrics
+
+        metrics, images = super().get_image_metrics_and_images(outputs, batch)
+        metrics = {key: value for key, value in metrics.items() if value == value}  # NaN: LPIPS without weights
+        truth = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
+        metrics["flip"] = image_metrics(outputs["rgb"], truth)["flip"]
+        if "enhanced" in outputs and not self.is_being_trained:
+            enhanced = outputs["enhanced"]
+            metrics |= {f"enhanced_{key}": value for key, value in image_metrics(enhanced, truth).items()}
+            images["enhanced"] = torch.cat([truth, enhanced], dim=1)
+        return metrics, images
+
+    @property
+    def is_being_trained(self) -> bool:
+        """Whether a trainer steps this model; evaluation in between leaves the enhancer out for speed."""
+        return hasattr(self, "optimizers")
+
+    @torch.no_grad()
+    def median_depth(
+        self, camera_to_world: Tensor, intrinsics: Tensor, width: int, height: int
+    ) -> tuple[Tensor, Tensor]:
+        """Depth where transmittance falls below one half.
+
+        Args:
+            camera_to_world: [4, 4], OpenCV axes, scene units.
+            intrinsics: [3, 3], pixels.
+
+        Returns:
+            (depth [H, W, 1] along z, 0 where nothing is; accumulated opacity [H, W, 1]).
+        """
+        from difix3d_ns.rasterization import median_depth
+
+        depth, alpha = median_depth(
+            self.means,
+            self.quats,
+            torch.exp(self.scales),
+            torch.sigmoid(self.gauss_params["opacities"]).squeeze(-1),
+            torch.linalg.inv(camera_to_world.to(self.device))[None],
+            intrinsics.to(self.device)[None],
+            width,
+            height,
+            near_plane=self.near_plane,
+            rasterize_mode=self.config.rasterize_mode,
+        )
+        return depth[0], alpha[0]

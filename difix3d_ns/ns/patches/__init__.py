@@ -1,0 +1,1 @@
+"""Force applied to nerfstudio, torch and Python."""

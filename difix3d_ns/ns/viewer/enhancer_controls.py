@@ -1,0 +1,155 @@
+"""The enhancer's switches in the control panel."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nerfstudio.viewer.render_state_machine import RenderAction
+
+from difix3d_ns.ns.environment import Enhance
+from difix3d_ns.ns.viewer.markdown import plain
+from difix3d_ns.priors.registry import available_fixers, fixer_of
+
+if TYPE_CHECKING:
+    from nerfstudio.viewer.viewer import Viewer
+
+    from difix3d_ns.enhance.enhancer import Enhancer, FixerSettings
+
+MOST_REFERENCES = 8
+_STILL, _ALWAYS = "when still", "always"
+
+
+class EnhancerControls:
+    """Enhancer on or off, how strong, with what, when, and how long the last frame took.
+
+    On means that nerfstudio's output type is the enhanced one, so its own controls and split view go on working.
+
+    Args:
+        viewer: nerfstudio's, in whose current container the controls are made.
+        enhancer: what they control.
+        mode: which outputs there are.
+    """
+
+    def __init__(self, viewer: Viewer, enhancer: Enhancer, mode: Enhance) -> None:
+        self._viewer = viewer
+        self._enhancer = enhancer
+        self._raw, self._enhanced = ("raw", "rgb") if mode == "rgb" else ("rgb", "enhanced")
+        settings, gui = enhancer.settings, viewer.viser_server.gui
+        self._on = gui.add_checkbox("Enhance", mode == "rgb", hint=f"Show the output '{self._enhanced}'")
+        self._split = gui.add_checkbox("Split", False, hint="Render on the left, enhanced on the right")
+        self._strength = gui.add_slider("Strength", 0.0, 1.0, 0.05, settings.strength, hint="0: the render")
+        self._when = gui.add_dropdown(
+            "When", (_STILL, _ALWAYS), hint="always: moving views wait for the fixer, which makes them slow"
+        )
+        self._status = gui.add_markdown("No frame was enhanced yet.")
+        with gui.add_folder("Fixer", expand_by_default=False):
+            most = max(MOST_REFERENCES, settings.references)
+            self._references = gui.add_slider(
+                "References", 0, most, 1, settings.references, hint="Photographs shown to the fixer"
+            )
+            names = tuple(dict.fromkeys((settings.name, *available_fixers())))
+            self._fixer = gui.add_dropdown("Name", names, settings.name, hint="With its own weights")
+            self._weights = gui.add_text(
+                "Weights", settings.weights or "", hint="A file, a folder or a hub id; empty: the fixer's own"
+            )
+            self._use = gui.add_button("Use these weights", hint="A hub id such as nvidia/difix_ref downloads 5 GB")
+        self._lock = threading.Lock()  # viser calls back in threads of its own
+        self._on.on_update(lambda _: self._show())
+        self._split.on_update(lambda _: self._set_split())
+        self._strength.on_update(lambda _: self._change(strength=float(self._strength.value)))
+        self._references.on_update(lambda _: self._change(references=int(self._references.value)))
+        self._fixer.on_update(lambda _: self._choose_fixer())
+        self._when.on_update(lambda _: self._set_when())
+        self._use.on_click(lambda _: self._load())
+        enhancer.live.on_frame = self._tell_frame
+        enhancer.live.on_error = self._tell_error
+        viewer.viser_server.on_client_disconnect(lambda client: enhancer.live.forget_closed())  # after nerfstudio's own
+        self._follow(viewer.control_panel)
+
+    def _show(self) -> None:
+        """Choose nerfstudio's output accordingly."""
+        output = self._viewer.control_panel._output_render
+        if self._enhanced in output.options:  # else no frame yet: comes here again with one
+            wanted = bool(self._on.value and not self._split.value)
+            if wanted != (output.value == self._enhanced):  # any other output stays, if it is not to be enhanced
+                output.value = self._enhanced if wanted else self._raw
+        self._render_again()
+
+    def _set_split(self) -> None:
+        panel = self._viewer.control_panel
+        if self._split.value and self._enhanced in panel._split_output_render.options:
+            panel._split_output_render.value = self._enhanced
+        if panel._split.value != self._split.value:
+            panel._split.value = self._split.value
+        self._show()
+
+    def _render_again(self) -> None:
+        for machine in list(self._viewer.render_statemachines.values()):
+            machine.action(RenderAction("move", self._viewer.get_camera_state(machine.client)))
+
+    def _follow(self, panel: Any) -> None:
+        """Keep the switches true when somebody uses nerfstudio's own, and choose an output when there are any."""
+        output, split = panel._output_render, panel._split
+        chosen_before, split_before, offer = output.cb_hook, split.cb_hook, output.set_options
+
+        def chosen(element: Any) -> None:
+            chosen_before(element)
+            on = element.value == self._enhanced
+            if not self._split.value and self._on.value != on:
+                self._on.value = on
+
+        def split_changed(element: Any) -> None:
+            split_before(element)
+            if self._split.value and not element.value:
+                self._split.value = False
+
+        def set_options(options: list[str]) -> None:
+            first = self._enhanced not in output.options
+            offer(options)
+            if first:  # else a tab was opened, and what others look at stays
+                self._show()
+
+        output.cb_hook, output.set_options, split.cb_hook = chosen, set_options, split_changed
+
+    def _change(self, **settings: Any) -> None:
+        with self._lock:
+            changed: FixerSettings = replace(self._enhancer.settings, **settings)
+            if changed == self._enhancer.settings:
+                return
+            self._enhancer.settings = changed
+        if self._fixer.value != changed.name and changed.name in self._fixer.options:
+            self._fixer.value = changed.name
+        if "weights" in settings and self._weights.value != (changed.weights or ""):
+            self._weights.value = changed.weights or ""
+        self._again()
+
+    def _choose_fixer(self) -> None:
+        if self._fixer.value != self._enhancer.settings.name:
+            self._change(name=self._fixer.value, weights=None)
+
+    def _again(self) -> None:
+        self._enhancer.live.settings_changed()
+        self._render_again()
+
+    def _set_when(self) -> None:
+        self._enhancer.live.always = self._when.value == _ALWAYS
+        self._again()
+
+    def _load(self) -> None:
+        word = str(self._weights.value).strip()
+        try:
+            name, weights = fixer_of(word) if word else (str(self._fixer.value), None)
+        except OSError as error:
+            self._tell_error(error)
+            return
+        self._change(name=name, weights=weights)
+
+    def _tell_frame(self, seconds: float, width: int, height: int) -> None:
+        self._status.content = f"Last enhanced frame: **{1000 * seconds:.0f} ms**, {width} x {height} px"
+
+    def _tell_error(self, error: Exception) -> None:
+        self._status.content = (
+            f"**The enhancer failed, this is the render.** {plain(type(error).__name__)}: {plain(error)}"
+        )

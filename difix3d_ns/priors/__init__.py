@@ -1,0 +1,1 @@
+"""2D knowledge, usable alone: one file is one prior."""

@@ -1,0 +1,244 @@
+"""Correcting a splat's depth by its references, and saying which of them show each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.resize import resized
+from difix3d_ns.geometry.warp import displaced
+from difix3d_ns.priors.alignment.hypotheses import candidates, depth_range
+from difix3d_ns.priors.alignment.matcher import (
+    COARSE,
+    FINE,
+    GROUPS,
+    Encoder,
+    Scorer,
+    Shifter,
+    agreement,
+    evidence,
+    judged,
+    reliance,
+)
+from difix3d_ns.priors.alignment.sampling import Sampled, sample_reference
+
+_FINE_OFFSETS = tuple(0.007 * step for step in range(-3, 4))
+_PEAK = 0.03  # log depth: hypotheses so near to the best one share in the estimate
+_LEAST_VISIBLE = 0.02
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture and what the splat shows there, with sides of whole pixels of the coarse volume."""
+
+    image: Tensor  # [H, W, 3] in [0, 1], its edge repeated
+    camera: Pinhole
+    depth: Tensor  # [H, W] 0 where there is nothing, or not enough, or beyond the edge
+    alpha: Tensor  # [H, W] in [0, 1]
+    mask: Tensor  # [H, W] in [0, 1]
+
+    @classmethod
+    def of(cls, view: Reference) -> View:
+        """``view`` padded right and bottom.
+
+        Raises:
+            ValueError: it has no camera, depth or alpha.
+        """
+        if view.camera is None or view.depth is None or view.alpha is None:
+            raise ValueError("alignment needs camera, depth and alpha of every picture")
+        height, width = view.image.shape[:2]
+        edge = (0, -width % COARSE, 0, -height % COARSE)
+        image = F.pad(view.image.permute(2, 0, 1)[None], edge, mode="replicate")[0].permute(1, 2, 0)
+        alpha = view.alpha.to(image)[..., 0]
+        mask = torch.ones_like(alpha) if view.mask is None else view.mask.to(image)[..., 0]
+        depth = view.depth.to(image)[..., 0].where(alpha > 0.5, 0.0)
+        camera = Pinhole(view.camera.camera_to_world, view.camera.intrinsics, image.shape[1], image.shape[0])
+        return cls(image, camera, F.pad(depth, edge), F.pad(alpha, edge), F.pad(mask, edge))
+
+    def surface(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Depth and opacity at another size; no opacity where there is no depth."""
+        depth = _resized(self.depth, size, "nearest")
+        return depth, _resized(self.alpha, size, "area") * (depth > 0)
+
+
+class Stage(NamedTuple):
+    """One volume and what was read off it."""
+
+    depths: Tensor  # [D, h, w] hypotheses
+    scores: Tensor  # [D, h, w]
+    found: list[Sampled]
+    best: Tensor  # [h, w] depth
+    sharpness: Tensor  # [h, w] probability around the best
+
+
+class Corrected(NamedTuple):
+    """Depth that the references agree on, at the picture's size."""
+
+    depth: Tensor  # [H, W, 1]
+    matched: Tensor  # [H, W, 1] in [0, 1], how surely
+    visibility: Tensor  # [K, H, W, 1] in [0, 1], exactly 0 where a reference does not show the surface
+    shift: Tensor  # [K, H, W, 2] pixels: the colour of a reference at x + shift belongs to x
+    stages: tuple[Stage, Stage]
+    logits: Tensor  # [K, h, w] of visibility, at half the size
+    inside: Tensor  # [K, h, w] in [0, 1], 0 outside of the reference's picture or masked
+    features: Tensor  # [K, C, h, w] of the aligned references, colour first, at half the size
+
+
+class Aligner(nn.Module):
+    """Coarse-to-fine matching of the references around a splat's depth."""
+
+    def __init__(self, fine: int = 4, coarse: int = 8, width: int = 16):
+        super().__init__()
+        self.encoder = Encoder(fine, coarse)
+        self.coarse = Scorer(width, 2)
+        self.fine = Scorer(width // 2, 1)
+        self.shift = Shifter()
+        inputs = 2 * GROUPS + 9
+        self.see = nn.Sequential(
+            nn.Conv2d(inputs, 16, 1),
+            nn.SiLU(),
+            nn.Conv2d(16, 16, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(16, 1, 3, padding=1),
+        )
+
+    def in_precision(self, dtype: torch.dtype) -> Aligner:
+        """The judging networks in another precision; the features they compare need the digits and stay float32."""
+        self.encoder.float()
+        for network in (self.coarse, self.fine, self.shift, self.see):
+            network.to(dtype)
+        return self
+
+    def forward(
+        self, camera: Pinhole, image: Tensor, depth: Tensor, alpha: Tensor, references: Sequence[Reference]
+    ) -> Corrected:
+        """Correct the depth of one view.
+
+        Args:
+            camera: of the render.
+            image: [H, W, 3] the render in [0, 1].
+            depth: [H, W, 1] the splat's median depth, 0 where there is nothing.
+            alpha: [H, W, 1] opacity in [0, 1].
+            references: at least one, with camera, depth and alpha, brought to the exposure of the render.
+        """
+        height, width = image.shape[:2]
+        target = View.of(Reference(image, camera, depth, alpha))
+        views = [View.of(reference) for reference in references]
+        render = self.encoder(target.image.permute(2, 0, 1))
+        pyramids = [self.encoder(view.image.permute(2, 0, 1)) for view in views]
+        near, far = depth_range(camera, depth, alpha, references)
+
+        def look(depths: Tensor, level: int) -> list[Sampled]:
+            return [
+                sample_reference(
+                    depths,
+                    target.camera,
+                    pyramid[level],
+                    _resized(view.mask, _size(pyramid[level]), "area"),
+                    view.depth,
+                    view.camera,
+                )
+                for pyramid, view in zip(pyramids, views, strict=True)
+            ]
+
+        size = _size(render.coarse)
+        splat, solid = target.surface(size)
+        known = solid > 0.5
+        depths = candidates(splat, known, near, far)
+        found = look(depths, 1)
+        offsets = torch.where(known, (depths / splat.clamp_min(1e-9)).log().clamp(-0.4, 0.4), 0.0)
+        scores = self.coarse(evidence(render.coarse, solid, found, offsets))
+        coarse = _read(depths, scores, found)
+        change = torch.where(known, (coarse.best / splat.clamp_min(1e-9)).log(), 0.0)
+
+        size = _size(render.fine)
+        splat, solid = target.surface(size)
+        same = (solid > 0.5) & (_resized(known.float(), size, "nearest") > 0)
+        start = torch.where(
+            same, splat * _resized(change, size, "nearest").exp(), _resized(coarse.best, size, "bilinear")
+        )
+        steps = torch.tensor(_FINE_OFFSETS, device=depth.device)[:, None, None]
+        depths = start * steps.exp()
+        found = look(depths, 0)
+        scores = self.fine(evidence(render.fine, solid, found, (steps * 10).expand_as(depths)))
+        fine = _read(depths, scores, found)
+        confidence = fine.sharpness * _resized(coarse.sharpness, size, "bilinear")
+        change = torch.where(solid > 0.5, (fine.best / splat.clamp_min(1e-9)).log(), 0.0)
+
+        at = look(fine.best[None].detach(), 0)
+        features = torch.stack([sampled.features[0] for sampled in at])  # [K, C, h, w]
+        inside = torch.stack([sampled.inside[0] for sampled in at])
+        mismatch = torch.stack([sampled.mismatch[0] for sampled in at])
+        weight = reliance(inside, mismatch)
+        shift = self.shift(render.fine, solid, features, weight, confidence.detach())
+        features = displaced(features, shift)
+        logits = self._visibility(render.fine, solid, features, inside, mismatch, confidence.detach())
+        visible = ((logits.sigmoid() - _LEAST_VISIBLE) / (1 - _LEAST_VISIBLE)).clamp_min(0) * inside
+
+        size = (target.camera.height, target.camera.width)
+        splat, solid = target.surface(size)
+        result = torch.where(
+            solid > 0.5, splat * _resized(change, size, "bilinear").exp(), _resized(fine.best, size, "bilinear")
+        )
+        seen = torch.stack([_resized(v, size, "bilinear") for v in visible])
+        shifts = F.interpolate(shift * FINE, size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
+        matched = _resized(confidence, size, "bilinear")
+        crop = (..., slice(height), slice(width), None)
+        return Corrected(
+            result[crop],
+            matched[crop],
+            seen[crop],
+            shifts[:, :height, :width],
+            (coarse, fine),
+            logits,
+            inside,
+            features,
+        )
+
+    def _visibility(
+        self, render: Tensor, alpha: Tensor, features: Tensor, inside: Tensor, mismatch: Tensor, confidence: Tensor
+    ) -> Tensor:
+        inside, mismatch = inside[:, None], mismatch[:, None]
+        near, wide = agreement(mismatch, 0.04), agreement(mismatch, 0.16)
+        weight = reliance(inside, mismatch)
+        mean = (weight * features).sum(0) / weight.sum(0).clamp_min(1e-3)
+        apart = (features - mean).abs()
+        levels = [
+            apart[:, 3:].unflatten(1, (GROUPS, -1)).mean(2),
+            (features[:, 3:] - render[3:]).abs().unflatten(1, (GROUPS, -1)).mean(2) * alpha,
+            apart[:, :3].mean(1, keepdim=True) * 4,
+            (features[:, :3] - render[:3]).abs().mean(1, keepdim=True) * alpha * 4,
+            near,
+            wide,
+            (mismatch / 0.1).clamp(-2, 2),
+            inside,
+            weight.sum(0).expand_as(inside) / 3,
+            alpha.expand_as(inside),
+            confidence.expand_as(inside),
+        ]
+        return judged(self.see, torch.cat(levels, 1))[:, 0]
+
+
+def _read(depths: Tensor, scores: Tensor, found: list[Sampled]) -> Stage:
+    chance = scores.softmax(0)
+    logs = depths.clamp_min(1e-9).log()
+    best = logs.gather(0, scores.argmax(0, keepdim=True))
+    close = chance * ((logs - best).abs() < _PEAK)
+    sharpness = close.sum(0)
+    mean = (close * logs).sum(0) / sharpness.clamp_min(1e-9)
+    return Stage(depths, scores, found, mean.exp(), sharpness)
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return maps.shape[-2], maps.shape[-1]
+
+
+def _resized(plane: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    return resized(plane[..., None], *size, mode)[..., 0]

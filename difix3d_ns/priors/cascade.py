@@ -1,0 +1,46 @@
+"""Any fixer, then ``detail``: what the first makes up gives way to what the photographs show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
+from difix3d_ns.priors.registry import fixer_of, load_fixer
+
+
+class ChainFixer:
+    """Fixers in a row, each repairing the picture of the one before."""
+
+    def __init__(self, first: Fixer, second: Fixer):
+        self.first, self.second = first, second
+
+    def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
+        """Repair a batch (contract of ``Fixer``); a pixel is trusted as far as either of them is."""
+        before = self.first.fix(requests)
+        after = self.second.fix(
+            [replace(request, image=result.image) for request, result in zip(requests, before, strict=True)]
+        )
+        return [
+            replace(last, confidence=torch.maximum(last.confidence, result.confidence))
+            for result, last in zip(before, after, strict=True)
+        ]
+
+
+def load(
+    weights: str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> ChainFixer:
+    """``weights`` says what runs first: the folder or hub id of Difix weights, or the name of a fixer.
+
+    Raises:
+        ValueError: it is not given, or is ``chain`` itself.
+    """
+    if weights in (None, "chain"):
+        raise ValueError(
+            "the fixer chain needs --pipeline.fixer.weights (or --weights): what runs before detail, such as "
+            "nvidia/difix_ref"
+        )
+    name, inner = fixer_of(str(weights))
+    return ChainFixer(load_fixer(name, inner, device, dtype), load_fixer("detail", None, device, dtype))

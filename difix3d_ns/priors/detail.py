@@ -1,0 +1,18 @@
+"""Detail of the references carried over by alignment alone: the embedded fixer without its diffusion model.
+
+Feature matching, residual correspondence and attention-based fusion in the target view, as optical flow does for video
+frame interpolation; after another fixer (see ``chain``) it gives back the detail that diffusion made up.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from difix3d_ns.priors import embedded
+
+
+def load(
+    weights: str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> embedded.EmbeddedFixer:
+    """Arguments and errors as in ``difix3d_ns.priors.embedded.load``."""
+    return embedded.load(weights, device, dtype, diffusion=False)

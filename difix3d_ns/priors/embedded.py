@@ -1,0 +1,141 @@
+"""The default fixer: align, blend, one step of diffusion; small, permissively licensed and part of the package."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from difix3d_ns.priors.alignment.align import Aligned, align
+from difix3d_ns.priors.base import FixRequest, FixResult, finite
+from difix3d_ns.priors.blend import seen_at_all
+from difix3d_ns.priors.networks.precision import fast_dtype
+from difix3d_ns.priors.networks.stages import EmbeddedChain
+
+WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
+
+
+def confidence(result: Tensor, aligned: Aligned) -> Tensor:
+    """How surely at least one reference shows a pixel and agrees with what became of it.
+
+    Args:
+        result: [3, H, W] in [0, 1].
+        aligned: the references it leans on.
+
+    Returns:
+        [1, H, W] in [0, 1], 0 where nothing is visible.
+    """
+    error = (aligned.warps - result).abs().mean(1, keepdim=True)
+    error = F.avg_pool2d(error, 5, stride=1, padding=2, count_include_pad=False)
+    agreement = (1.5 - error / 0.15).clamp(0, 1)
+    return seen_at_all(aligned.visibility * agreement)
+
+
+class EmbeddedFixer:
+    """The chain of ``EmbeddedChain`` behind the contract of ``Fixer``.
+
+    Args:
+        chain: the networks.
+        diffusion: False leaves out the diffusion model: to measure what it is worth, or to save most of the time.
+    """
+
+    def __init__(self, chain: EmbeddedChain, diffusion: bool = True):
+        self.chain = chain.eval().requires_grad_(False)
+        self.diffusion = diffusion
+
+    @torch.no_grad()
+    def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
+        """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together."""
+        requests = [finite(request) for request in requests]
+        aligned = [self._align(request) for request in requests]
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, (request, found) in enumerate(zip(requests, aligned, strict=True)):
+            groups.setdefault((*request.image.shape[:2], len(found.warps)), []).append(index)
+        results: dict[int, FixResult] = {}
+        for members in groups.values():
+            pictures = self._run([requests[i] for i in members], [aligned[i] for i in members])
+            for i, picture in zip(members, pictures, strict=True):
+                trust = confidence(picture, aligned[i]) if len(aligned[i].warps) else torch.zeros_like(picture[:1])
+                # Where no reference shows the surface, references cannot have found its depth.
+                sure = aligned[i].matched * seen_at_all(aligned[i].visibility)
+                picture, trust, sure = (values.permute(1, 2, 0).contiguous() for values in (picture, trust, sure))
+                results[i] = FixResult(picture, trust, aligned[i].depth, sure)
+        return [results[i] for i in range(len(requests))]
+
+    def _align(self, request: FixRequest) -> Aligned:
+        known = (request.camera, request.image, request.depth, request.alpha)
+        return align(self.chain.align, *known, request.references)
+
+    def _run(self, requests: list[FixRequest], aligned: list[Aligned]) -> list[Tensor]:
+        """[3, H, W] float32 each, on the device of its request."""
+        images = torch.stack([request.image.permute(2, 0, 1) for request in requests])
+        if len(aligned[0].warps) == 0:  # nothing to lean on: nothing is changed
+            return list(images.float().clamp(0, 1))
+        alphas = torch.stack([request.alpha.permute(2, 0, 1) for request in requests if request.alpha is not None])
+        device = next(self.chain.parameters()).device
+        out = self.chain(
+            images.to(device, torch.float32),
+            alphas.to(device, torch.float32),
+            torch.stack([found.warps for found in aligned]).to(device, torch.float32),
+            torch.stack([found.visibility for found in aligned]).to(device, torch.float32),
+            diffusion=self.diffusion,
+        )
+        return list(out.image.clamp(0, 1).to(images.device))
+
+
+def load(
+    weights: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    diffusion: bool = True,
+) -> EmbeddedFixer:
+    """Read the chain from a .safetensors file with its .json beside it.
+
+    Args:
+        weights: such a file, a folder with one ("weights.safetensors", as ``difix3d train-fixer`` writes), or None or
+            "embedded" for the package's own.
+        device: where the networks live.
+        dtype: their precision; None for ``fast_dtype``: bfloat16 halves the time where the processor has it.
+        diffusion: see ``EmbeddedFixer``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        RuntimeError: it cannot be read or does not fit.
+    """
+    path = _locate(weights)
+    try:
+        config = json.loads(path.with_suffix(".json").read_text())
+        if missing := sorted({"align", "blend", "difix"} - set(config)):
+            raise ValueError(f"it lacks {', '.join(missing)}: an aligner alone, or made by an earlier version")
+        tensors = load_file(path)
+        chain = EmbeddedChain(config)
+        chain.load_state_dict(tensors, strict=True)
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise RuntimeError(
+            f"cannot read fixer weights {path} (with {path.with_suffix('.json').name}): {error}. "
+            "Reinstall the package, or give --pipeline.fixer.weights a folder written by `difix3d train-fixer`."
+        ) from error
+    chain = chain.to(device).in_precision(dtype or fast_dtype(torch.device(device).type))
+    return EmbeddedFixer(chain.to(memory_format=torch.channels_last), diffusion)
+
+
+def _locate(weights: str | None) -> Path:
+    path = WEIGHTS if weights in (None, "embedded") else Path(str(weights)).expanduser()
+    if path.is_dir():
+        inside = [path / name for name in ("weights.safetensors", "embedded.safetensors")]
+        path = next((file for file in inside if file.exists()), inside[0])
+    for file in (path.with_suffix(".safetensors"), path.with_suffix(".json")):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"fixer weights not found: {file}. --pipeline.fixer.weights takes a .safetensors file with its .json "
+                "beside it, or a folder written by `difix3d train-fixer`."
+            )
+    return path.with_suffix(".safetensors")

@@ -1,0 +1,111 @@
+"""Training checkpoints of the official code (``model_N.pkl``), turned into a folder of JSON and safetensors."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+from torch import Tensor
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.priors.published import hub
+from difix3d_ns.priors.published.folder import WEIGHTS, check_folder, read_json, read_network, read_tensors
+from difix3d_ns.priors.published.lora import merge_lora
+from difix3d_ns.priors.published.prompt import prompt_embedding, write_prompt
+
+_PARTS = ("state_dict_unet", "state_dict_vae")
+
+
+def convert(checkpoint: Path, base: str, output: Path, dtype: torch.dtype | None = None) -> Path:
+    """Write a folder that ``--weights`` takes.
+
+    Args:
+        checkpoint: of the official training. Read by ``torch.load(weights_only=True)``: nothing in it can run.
+        base: what was trained from, stabilityai/sd-turbo, as a folder or a hub id: its autoencoder, configurations and
+            text encoder are used, its UNet is not. A folder of Difix weights does as well.
+        output: folder to write; must not exist or be empty.
+        dtype: of the weights written (None: as they are).
+
+    Returns:
+        ``output``.
+
+    Raises:
+        UserError: something is missing, damaged or in the way.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output} exists and is not an empty folder; choose another name")
+    states = _read(checkpoint)
+    try:
+        folder = hub.download(base, hub.BASE) if hub.is_hub_id(base) else Path(base).expanduser()
+        check_folder(folder)
+        configs = {part: read_json(folder / part / "config.json") for part in ("unet", "vae")}
+        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+        plain = read_tensors(folder / "vae")
+        fetch = (lambda: hub.download(base, hub.TEXT)) if hub.is_hub_id(base) else (lambda: None)
+        prompt = prompt_embedding(folder, fetch)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"--base {base}: {error}") from error
+    vae = merge_lora(_base_of(plain) | states["state_dict_vae"])
+    configs["vae"] = {**configs["vae"], "gamma": 1.0, "ignore_skip": False}
+    part = output.with_name(output.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with Console(stderr=True).status("Merging and writing the weights"):
+            for name, state in (("unet", states["state_dict_unet"]), ("vae", vae)):
+                (part / name).mkdir(parents=True)
+                (part / name / "config.json").write_text(json.dumps(configs[name], indent=2))
+                tensors = {key: value.to(dtype or value.dtype).contiguous() for key, value in state.items()}
+                save_file(tensors, part / name / WEIGHTS)
+            (part / "scheduler").mkdir()
+            (part / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2))
+            write_prompt(part, prompt)
+            origin = {"checkpoint": checkpoint.name, "base": base, "format": 1}
+            (part / "difix3d.json").write_text(json.dumps(origin, indent=2))
+            read_network(part)  # it has to fit before it gets its name
+    except RuntimeError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise UserError(f"{checkpoint} does not fit --base {base}: {error}") from error
+    if output.exists():
+        output.rmdir()
+    part.rename(output)
+    return output
+
+
+def _read(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint}: no such file; a checkpoint model_N.pkl of the official training is expected")
+    try:
+        # The optimizer's state is twice as large as the weights, and not wanted: it stays on the disk where it can.
+        mapped = zipfile.is_zipfile(checkpoint)
+        content: Any = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=mapped)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{checkpoint} is no checkpoint that can be read safely: it is damaged, half copied, or holds more than "
+            f"tensors and plain values, which is never run ({str(error).splitlines()[0]})"
+        ) from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{checkpoint} is no checkpoint of the official training: it holds no dictionary")
+    missing = [name for name in _PARTS if not isinstance(content.get(name), Mapping)]
+    if missing:
+        raise UserError(
+            f"{checkpoint} is no checkpoint of the official training: {', '.join(missing)} missing "
+            f"(found {', '.join(sorted(map(str, content))) or 'nothing'})"
+        )
+    return {name: {str(key): value for key, value in content[name].items()} for name in _PARTS}
+
+
+def _base_of(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The autoencoder before it was trained: a Difix folder's adapters and skips are left out."""
+    return {
+        key.replace(".base_layer.", "."): value
+        for key, value in vae.items()
+        if ".lora_" not in key and not key.startswith("decoder.skip_conv_")
+    }

@@ -1,0 +1,162 @@
+"""Folders of weights in diffusers' layout: ``unet/``, ``vae/``, ``scheduler/`` and the prompt's embedding.
+
+Read are JSON and safetensors. Names of classes, ``.py`` files and pickles in a folder mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from difix3d_ns.priors.networks.difix import DifixNet
+from difix3d_ns.priors.networks.skip_vae import skip_convolutions
+from difix3d_ns.priors.published.hub import PICKLES
+from difix3d_ns.priors.published.lora import merge_lora
+from difix3d_ns.priors.published.prompt import prompt_embedding
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: None, new_skips: bool = False) -> DifixNet:
+    """The network of a folder, on the CPU, in the precision of its files.
+
+    Args:
+        folder: with everything but, possibly, the text encoder.
+        fetch_encoder: see ``prompt_embedding``.
+        new_skips: an autoencoder without skips, such as SD-Turbo's, gets untrained ones.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        RuntimeError: keys are missing or left over, or a file is damaged; the message names them.
+    """
+    check_folder(folder)
+    unet_config, vae_config = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    unet, vae = read_tensors(folder / "unet"), merge_lora(read_tensors(folder / "vae"))
+    prompt = prompt_embedding(folder, fetch_encoder)
+    width = unet_config.get("cross_attention_dim")
+    if prompt.dim() != 2 or prompt.shape[1] != width:
+        raise RuntimeError(f"{folder}: the prompt's embedding is {list(prompt.shape)}, the UNet wants [n, {width}]")
+    try:
+        with torch.device("meta"):  # no time and memory for random weights
+            network = DifixNet(unet_config, vae_config, scheduler, prompt)
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise RuntimeError(f"{folder}: unet/, vae/ or scheduler/ has an unusable configuration: {error}") from error
+    fill(network.unet, unet, folder / "unet")
+    vae, skips = split_skips(vae)
+    if new_skips and not skips:
+        skips = skip_convolutions(network.vae.config.block_out_channels).state_dict()
+    if network.autoencoder.gamma or skips:
+        fill(network.skips, skips, folder / "vae", "decoder.skip_conv_")
+    else:
+        network.skips = network.autoencoder.skips = nn.ModuleList()  # never used with ignore_skip
+    fill(network.vae, vae, folder / "vae")
+    return network
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse what is no folder of Difix weights, with a remedy."""
+    if folder.is_file():
+        remedy = (
+            "convert it: difix3d convert FILE --base stabilityai/sd-turbo --output DIR"
+            if folder.suffix in PICKLES
+            else "give the folder that has unet/, vae/ and scheduler/"
+        )
+        raise FileNotFoundError(f"{folder} is a file, not a folder of Difix weights; {remedy}")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    if not (folder / "unet").is_dir():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"{folder} holds no Difix weights: unet/ is missing (found {found}). Give the folder that has unet/, vae/ "
+            "and scheduler/, a copy of nvidia/difix_ref for example"
+        )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        FileNotFoundError, RuntimeError: missing or damaged.
+    """
+    try:
+        content = json.loads(_existing(file).read_text())
+    except ValueError as error:
+        raise RuntimeError(f"{file} is damaged or half downloaded: {error}") from error
+    if not isinstance(content, dict):
+        raise RuntimeError(f"{file} is no configuration: a JSON object is expected")
+    return content
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The weights of one part: its ``diffusion_pytorch_model.safetensors``, or another precision's if that is alone.
+
+    Raises:
+        FileNotFoundError, RuntimeError: missing or damaged.
+    """
+    file = folder / WEIGHTS
+    others = sorted(folder.glob("diffusion_pytorch_model.*.safetensors"))
+    if not file.is_file() and len(others) == 1:
+        file = others[0]
+    try:
+        return load_file(_existing(file))
+    except (SafetensorError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        with file.open("rb") as opened:
+            pointer = opened.read(64).startswith(b"version https://git-lfs")
+        remedy = "it is a Git LFS pointer: run git lfs pull there" if pointer else "download it again"
+        raise RuntimeError(f"{file} is damaged or half downloaded ({error}); {remedy}") from error
+
+
+def split_skips(vae: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Plain autoencoder and skip convolutions, these with ``DifixNet``'s names."""
+    prefix = "decoder.skip_conv_"
+    skips = {}
+    for key, value in vae.items():
+        number, _, rest = key.removeprefix(prefix).partition(".")
+        if key.startswith(prefix) and number.isdigit():
+            skips[f"{int(number) - 1}.{rest}"] = value
+    return {key: value for key, value in vae.items() if not key.startswith(prefix)}, skips
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], place: Path, prefix: str = "") -> None:
+    """Load strictly.
+
+    Raises:
+        RuntimeError: names of missing, surplus and misshapen tensors.
+    """
+    wanted = module.state_dict()
+    wrong = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
+    problems = []
+    for what, keys in (
+        ("missing", wanted.keys() - state.keys()),
+        ("not known", state.keys() - wanted.keys()),
+        ("of another shape than config.json says", wrong),
+    ):
+        if keys:
+            named = ", ".join(f"{prefix}{_official(key) if prefix else key}" for key in sorted(keys)[:6])
+            problems.append(f"{len(keys)} {what}: {named}{', ...' if len(keys) > 6 else ''}")
+    if problems:
+        raise RuntimeError(f"{place}: the weights do not fit the Difix architecture; {'; '.join(problems)}")
+    module.load_state_dict(state, strict=True, assign=True)
+
+
+def _official(key: str) -> str:
+    number, _, rest = key.partition(".")
+    return f"{int(number) + 1}.{rest}"
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        pickled = sorted(path.name for path in file.parent.glob("*") if path.suffix in PICKLES)
+        hint = f" ({', '.join(pickled)} there is a pickle, which is never read)" if pickled else ""
+        raise FileNotFoundError(f"{file} is missing{hint}: not a complete folder of Difix weights")
+    return file

@@ -1,0 +1,75 @@
+"""The embedding of the one prompt Difix knows, computed once and kept beside the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from difix3d_ns.priors.published.hub import CACHE
+
+PROMPT = "remove degradation"
+
+
+def prompt_embedding(folder: Path, fetch_encoder: Callable[[], object] = lambda: None) -> Tensor:
+    """[77, d], from the cache if there is one: the text encoder is read at most once and then forgotten.
+
+    Args:
+        folder: of the weights, with the cache or with ``text_encoder/`` and ``tokenizer/``.
+        fetch_encoder: called before those two are read.
+
+    Raises:
+        FileNotFoundError: neither is there.
+        RuntimeError: a file is damaged.
+    """
+    cache = folder / CACHE
+    if cache.is_file():
+        try:
+            return load_file(cache)["prompt"]
+        except (SafetensorError, KeyError) as error:
+            raise RuntimeError(f"{cache} is damaged ({error}); delete it, and it is made anew") from error
+    fetch_encoder()
+    prompt = _compute(folder)
+    write_prompt(folder, prompt)
+    return prompt
+
+
+def write_prompt(folder: Path, prompt: Tensor) -> None:
+    """Put the cache there, whole or not at all; a folder that cannot be written to stays without."""
+    part = folder / f"{CACHE}.{os.getpid()}"
+    with contextlib.suppress(OSError, SafetensorError):
+        save_file({"prompt": prompt.contiguous()}, part)
+        part.replace(folder / CACHE)
+
+
+def _compute(folder: Path) -> Tensor:
+    needed = (
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+    )
+    for name in needed:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing: without {CACHE} the text encoder and the tokenizer are needed once"
+            )
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+        encoder = CLIPTextModel.from_pretrained(
+            str(folder / "text_encoder"), local_files_only=True, use_safetensors=True
+        )
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise RuntimeError(f"{folder}: text_encoder/ or tokenizer/ is damaged or half downloaded: {error}") from error
+    length = encoder.config.max_position_embeddings
+    tokens = tokenizer(PROMPT, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        return encoder.float()(tokens.input_ids)[0][0].contiguous()

@@ -1,0 +1,118 @@
+"""Fixers, usable alone: ``from difix3d_ns.priors.registry import load_fixer``.
+
+A fixer is one file in this folder with a function ``load(weights, device, dtype) -> Fixer``; the file's name is the
+fixer's name (dashes for underscores). One of another package is named as it is imported: ``mine.sharpen``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, Reference
+from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
+
+_FOLDER = Path(__file__).parent
+_NO_PRIORS = ("base", "registry")
+
+__all__ = ["FixRequest", "FixResult", "Fixer", "Reference", "available_fixers", "fixer_of", "load_fixer"]
+
+
+def available_fixers() -> tuple[str, ...]:
+    """Names ``load_fixer`` accepts."""
+    files = (m.name for m in pkgutil.iter_modules([str(_FOLDER)]) if not m.ispkg and m.name not in _NO_PRIORS)
+    return tuple(sorted(name.replace("_", "-") for name in files))
+
+
+@functools.lru_cache(maxsize=4)
+def load_fixer(
+    name: str = "embedded",
+    weights: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    compile: bool = False,
+) -> Fixer:
+    """Load a fixer, once per process. It may be asked from several threads, one of which it serves at a time.
+
+    Loading leaves torch's random generators as they were.
+
+    Args:
+        name: one of ``available_fixers()``, or a module with a ``load`` like theirs, as "package.module".
+        weights: a file, a folder or a hub id, as the fixer understands it; None for its own.
+        device: where its networks live.
+        dtype: their precision; None for the fastest that the device handles well (see ``fast_dtype``).
+        compile: compile the networks with ``torch.compile`` for each size of pictures that comes.
+
+    Raises:
+        ValueError: no such fixer, or it cannot be compiled.
+        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
+    """
+    module = _module(name)
+    options: dict[str, Any] = {"weights": weights, "device": torch.device(device), "dtype": dtype}
+    if compile:
+        if "compile" not in inspect.signature(module.load).parameters:
+            raise ValueError(f"the fixer {name!r} cannot be compiled; leave out --compile or --pipeline.fixer.compile")
+        options["compile"] = True
+    with torch.random.fork_rng():  # a network is initialised at random before it is loaded
+        return _OneAtATime(module.load(**options))
+
+
+class _OneAtATime:
+    """A fixer whose callers wait for each other: training and a viewer share one, with its caches and its memory."""
+
+    def __init__(self, fixer: Fixer) -> None:
+        self._fixer = fixer
+        self._lock = threading.Lock()
+
+    def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
+        with self._lock:
+            return self._fixer.fix(requests)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._fixer, name)
+
+
+def _module(name: str) -> Any:
+    if "." in name:
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"the fixer {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
+            ) from error
+        if not callable(getattr(module, "load", None)):
+            raise ValueError(f"the fixer {name!r} has no function load(weights, device, dtype)")
+        return module
+    if name not in available_fixers():
+        raise ValueError(
+            f"unknown fixer {name!r}; --pipeline.fixer.name takes one of {', '.join(available_fixers())}, "
+            "or package.module of yours"
+        )
+    return importlib.import_module(f"difix3d_ns.priors.{name.replace('-', '_')}")
+
+
+def fixer_of(weights: str) -> tuple[str, str | None]:
+    """Name and weights for ``load_fixer`` from one word: a fixer's name, a file, a folder or a hub id.
+
+    Raises:
+        FileNotFoundError: a folder without weights.
+    """
+    if weights in available_fixers():
+        return weights, None
+    path = Path(weights).expanduser()
+    if is_hub_id(weights) or (path / "unet").is_dir() or path.suffix in PICKLES:
+        return "difix", weights
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"{path} holds no weights: neither unet/, vae/ and scheduler/ (published Difix, or from difix3d convert) "
+            "nor weights.safetensors (from difix3d train-fixer)"
+        )
+    return "embedded", weights

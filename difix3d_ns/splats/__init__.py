@@ -1,0 +1,1 @@
+"""What splatfacto lacks, without nerfstudio."""

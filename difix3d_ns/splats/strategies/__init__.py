@@ -1,0 +1,1 @@
+"""How Gaussians multiply."""
