@@ -32,7 +32,7 @@ import tyro
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from difix3d_ns.priors.base import FixRequest, Reference
+from difix3d_ns.priors.base import FixRequest, PosedImage
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.networks.difix import TIMESTEP, DifixNet
 from difix3d_ns.priors.networks.precision import fast_dtype
@@ -219,7 +219,7 @@ def time_ours(
     photograph = torch.rand(*size, 3, device=device)
 
     def run() -> None:
-        shown = {"none": [], "new": [Reference(photograph.clone())], "cached": [Reference(photograph)]}[reference]
+        shown = {"none": [], "new": [PosedImage(photograph.clone())], "cached": [PosedImage(photograph)]}[reference]
         fixer.fix([FixRequest(picture, shown) for picture in pictures])
 
     whole = measure(run, repeats, torch.device(device))

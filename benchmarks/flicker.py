@@ -29,7 +29,7 @@ from difix3d_ns.data.procedural.ray_caster import render, to_photograph
 from difix3d_ns.enhance.temporal import CARRIED
 from difix3d_ns.evaluation.runs import train
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.poses import assemble, pose_distances, slerp, spacing, stack_poses, with_poses
 from difix3d_ns.geometry.warp import warp_references
 from difix3d_ns.ns.reference_views import to_cameras, to_pinhole
@@ -167,7 +167,7 @@ def _flicker(pictures: Sequence[Tensor], frames: Sequence[_Frame]) -> _Flicker:
     """Errors of each picture against the one before, where both show the same surface."""
     errors, levels = [], []
     for before, after, old, new in zip(frames, frames[1:], pictures, pictures[1:], strict=False):
-        reference = Reference(old, before.camera, before.depth, before.alpha)
+        reference = PosedImage(old, before.camera, before.depth, before.alpha)
         warps = warp_references(after.camera, after.depth, after.alpha, [reference], _SAME_SURFACE)
         seen = warps.visibility[0].expand_as(new)
         difference = warps.images[0] - new

@@ -17,22 +17,22 @@ from unittest import mock
 
 from difix3d_ns.enhance.enhancer import FixerSettings
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
-from difix3d_ns.ns.datamanager import Difix3DDatamanagerConfig
-from difix3d_ns.ns.model import Difix3DModelConfig
-from difix3d_ns.ns.pipeline import Difix3DPipelineConfig, TargetSettings
+from difix3d_ns.ns.datamanager import SceneDatamanagerConfig
+from difix3d_ns.ns.model import SplatModelConfig
+from difix3d_ns.ns.pipeline import GuidedPipelineConfig, TargetSettings
 from difix3d_ns.ns.presets import CPU_ITERATIONS, CUDA_ITERATIONS, settle
-from difix3d_ns.ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 COLUMNS = "| flag | values | default | meaning |"
 PAGE = Path(__file__).with_name("configuration.md")
 
 SECTIONS: list[tuple[str, str, type]] = [
-    ("Training", "", Difix3DTrainerConfig),
-    ("Pseudo-views", "pipeline", Difix3DPipelineConfig),
+    ("Training", "", GuidedTrainerConfig),
+    ("Pseudo-views", "pipeline", GuidedPipelineConfig),
     ("Targets: where pseudo-views are wanted", "pipeline.targets", TargetSettings),
     ("Fixer", "pipeline.fixer", FixerSettings),
-    ("Photographs", "pipeline.datamanager", Difix3DDatamanagerConfig),
-    ("Splat", "pipeline.model", Difix3DModelConfig),
+    ("Photographs", "pipeline.datamanager", SceneDatamanagerConfig),
+    ("Splat", "pipeline.model", SplatModelConfig),
 ]
 """Heading, where the flags hang, the dataclass that defines them."""
 

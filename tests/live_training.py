@@ -188,16 +188,16 @@ def _serve(server: _Server) -> None:
 
 
 def _remember_trainer(server: _Server) -> None:
-    from difix3d_ns.ns.trainer import Difix3DTrainer
+    from difix3d_ns.ns.trainer import GuidedTrainer
 
-    begin = Difix3DTrainer.__init__
+    begin = GuidedTrainer.__init__
 
     def remembered(trainer: Any, *arguments: Any, **options: Any) -> None:
         server.trainer = trainer
         begin(trainer, *arguments, **options)
         server.watch_steps()
 
-    setattr(Difix3DTrainer, "__init__", remembered)  # noqa: B010
+    setattr(GuidedTrainer, "__init__", remembered)  # noqa: B010
 
 
 def _remove_panel() -> None:

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.images import READABLE, WRITABLE, Picture, read_picture, write_picture
-from difix3d_ns.priors.base import Fixer, FixRequest, Reference
+from difix3d_ns.priors.base import Fixer, FixRequest, PosedImage
 from difix3d_ns.priors.registry import fixer_of, load_fixer
 
 RECORD = ".difix3d_fix.json"
@@ -70,7 +70,7 @@ def fix_pictures(
         else None
     )
     left = _left_to_do(tasks, output, record, force)
-    read_reference = functools.lru_cache(maxsize=64)(lambda path: Reference(read_picture(path).image.to(where)))
+    read_reference = functools.lru_cache(maxsize=64)(lambda path: PosedImage(read_picture(path).image.to(where)))
     where = _device(device)
     for path in references:
         if path.is_file():
@@ -103,7 +103,7 @@ def fix_pictures(
 
 
 def _fix(
-    tasks: Sequence[_Task], fixer: Fixer, read_reference: functools._lru_cache_wrapper[Reference], where: str
+    tasks: Sequence[_Task], fixer: Fixer, read_reference: functools._lru_cache_wrapper[PosedImage], where: str
 ) -> list[tuple[_Task, str | None]]:
     """Each task with what went wrong, if anything did."""
     ready: list[tuple[_Task, Picture, FixRequest]] = []

@@ -11,7 +11,7 @@ from torch import Tensor
 from difix3d_ns.data.capture import Capture, spread
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.data.strategies import Unit
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.views.references import choose_references
 
@@ -46,7 +46,7 @@ class UnitSamples:
         """PSNR of the renders that became samples."""
         return [score for score in self.scores.values() if score >= WORTHLESS]
 
-    def _sample(self, index: int, candidates: dict[int, Reference]) -> Sample | None:
+    def _sample(self, index: int, candidates: dict[int, PosedImage]) -> Sample | None:
         camera, truth = self.capture.cameras[index], self.capture.images[index]
         image, depth, alpha = self.unit.splat.render(camera)
         if self.capture.masks is not None and self.capture.background is None:
@@ -68,10 +68,10 @@ class UnitSamples:
             self.provenance,
         )
 
-    def _reference(self, index: int) -> Reference:
+    def _reference(self, index: int) -> PosedImage:
         _, depth, alpha = self.unit.splat.render(self.capture.cameras[index])
         mask = None if self.capture.masks is None else self.capture.masks[index]
-        return Reference(self.capture.images[index], self.capture.cameras[index], depth, alpha, mask)
+        return PosedImage(self.capture.images[index], self.capture.cameras[index], depth, alpha, mask)
 
 
 def _psnr(image: Tensor, truth: Tensor) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import FixRequest
 
 FORMAT = 1
@@ -174,7 +174,7 @@ def _encode(sample: Sample) -> dict[str, Any]:
 def _decode(entry: Mapping[str, Any]) -> Sample:
     content = json.loads(entry["json"])
     references = [
-        Reference(
+        PosedImage(
             _picture(entry[f"reference{k}.png"]),
             _camera_from_json(camera),
             _depth(entry.get(f"reference{k}.depth.npy")),

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from difix3d_ns.enhance.temporal import Continuity
 from difix3d_ns.errors import UserError
-from difix3d_ns.ns.reference_views import Photographs, to_pinhole
+from difix3d_ns.ns.reference_views import ReferenceViews, to_pinhole
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.render_thread import render_thread
 from difix3d_ns.priors.base import Fixer, FixRequest
 from difix3d_ns.priors.registry import load_fixer
 
 if TYPE_CHECKING:
-    from difix3d_ns.ns.model import Difix3DModel
+    from difix3d_ns.ns.model import SplatModel
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Enhancer:
         model: the splat that is looked at.
     """
 
-    def __init__(self, settings: FixerSettings, photographs: Photographs, model: Difix3DModel) -> None:
+    def __init__(self, settings: FixerSettings, photographs: ReferenceViews, model: SplatModel) -> None:
         self.settings = settings
         """replaced as a whole in the viewer"""
         self._photographs = photographs

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import opaque, project, unproject, warp_references
 
 CARRIED = 0.5
@@ -107,7 +107,7 @@ class Frame:
         """
         change = fixed - render
         if self.last is not None and self.continuity.carried > 0:
-            former = Reference(self.last.change, self.last.camera, self.last.depth, self.last.alpha)
+            former = PosedImage(self.last.change, self.last.camera, self.last.depth, self.last.alpha)
             warps = warp_references(self.camera, self.depth, self.alpha, [former], _SAME_SURFACE)
             share = self.continuity.carried * warps.visibility[0].to(change)
             change = torch.lerp(change, warps.images[0].to(change), share)

@@ -1,4 +1,4 @@
-"""A photograph of the scene, with what the splat knows about its pose."""
+"""A picture with its camera, and what a splat shows there."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.resize import resized
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A photograph and, where known, the splat seen from its pose.
+class PosedImage:
+    """A photograph and, where known, its camera and the splat seen from there.
 
-    ``camera``, ``depth`` and ``alpha`` come together or not at all: without them the photograph can be shown to a
-    network but not warped.
+    Without ``camera`` it can be shown to a network but not warped; ``depth`` and ``alpha`` come together or not at all.
     """
 
     image: Tensor  # [H_k, W_k, 3] in [0, 1]
@@ -22,3 +22,25 @@ class Reference:
     depth: Tensor | None = None  # [H_k, W_k, 1] median depth of the splat along z, 0 where there is nothing
     alpha: Tensor | None = None  # [H_k, W_k, 1] accumulated opacity in [0, 1]
     mask: Tensor | None = None  # [H_k, W_k, 1] in [0, 1]; 0 = these pixels of the photograph are not to be used
+
+    @property
+    def pose(self) -> Pinhole:
+        """Its camera.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.camera is None:
+            raise ValueError("a picture without a camera cannot be placed in the scene")
+        return self.camera
+
+    def within(self, long_side: int) -> PosedImage:
+        """Picture, mask and camera shrunk to at most ``long_side`` pixels, without what a splat shows there.
+
+        Raises:
+            ValueError: it has no camera.
+        """
+        camera = self.pose.within(long_side)
+        size = (camera.height, camera.width)
+        mask = None if self.mask is None else resized(self.mask, *size)
+        return PosedImage(resized(self.image, *size), camera, mask=mask)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.resize import resized
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import in_view, project, reproject, unproject
 
 LONG_SIDE = 480
@@ -40,21 +40,6 @@ _MOST_VIEWS = 64  # photographs that get a depth: time grows with them, and thei
 
 
 @dataclass(frozen=True)
-class Photograph:
-    """A posed picture."""
-
-    image: Tensor  # [H, W, 3] in [0, 1]
-    camera: Pinhole
-    mask: Tensor | None = None  # [H, W, 1] in [0, 1]; 0 = not to be used
-
-    def within(self, long_side: int) -> Photograph:
-        """The same, shrunk to at most ``long_side`` pixels."""
-        camera = self.camera.within(long_side)
-        size = (camera.height, camera.width)
-        return Photograph(resized(self.image, *size), camera, None if self.mask is None else resized(self.mask, *size))
-
-
-@dataclass(frozen=True)
 class StereoDepth:
     """Depth of a photograph, at half a thousand pixels at most."""
 
@@ -64,7 +49,7 @@ class StereoDepth:
 
 
 def stereo_depths(
-    photographs: Sequence[Photograph],
+    photographs: Sequence[PosedImage],
     points: Tensor | None = None,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> dict[int, StereoDepth]:
@@ -86,7 +71,7 @@ def stereo_depths(
         points = points[:: max(1, len(points) // _POINTS)]
     fine = [_grey(photograph, LONG_SIDE) for photograph in photographs]
     coarse = [_grey(photograph, _COARSE) for photograph in photographs]
-    seen = None if points is None else [in_view(points, photograph.camera)[0] for photograph in photographs]
+    seen = None if points is None else [in_view(points, photograph.pose)[0] for photograph in photographs]
     raw: dict[int, _Swept] = {}
     for index in track(chosen):
         others = _neighbours(index, photographs, points, seen) or _neighbours(index, photographs, None, None)
@@ -98,7 +83,7 @@ def stereo_depths(
 
 
 def stereo_points(
-    photographs: Sequence[Photograph],
+    photographs: Sequence[PosedImage],
     depths: dict[int, StereoDepth],
     count: int,
     seed: int = 0,
@@ -141,23 +126,23 @@ class _Swept:
     camera: Pinhole
 
 
-def _grey(photograph: Photograph, long_side: int) -> _Grey:
+def _grey(photograph: PosedImage, long_side: int) -> _Grey:
     photograph = photograph.within(long_side)
     image = photograph.image
     usable = torch.ones_like(image[..., :1]) if photograph.mask is None else (photograph.mask > 0.99).to(image)
-    return _Grey(image.mean(-1)[None, None], usable.permute(2, 0, 1)[None], photograph.camera)
+    return _Grey(image.mean(-1)[None, None], usable.permute(2, 0, 1)[None], photograph.pose)
 
 
 def _neighbours(
-    index: int, photographs: Sequence[Photograph], points: Tensor | None, seen: list[Tensor] | None
+    index: int, photographs: Sequence[PosedImage], points: Tensor | None, seen: list[Tensor] | None
 ) -> list[int]:
     """Photographs to compare with, best first: they show the same, from a good angle."""
-    here = photographs[index].camera
+    here = photographs[index].pose
     scores = []
     for other, photograph in enumerate(photographs):
         if other == index:
             continue
-        there = photograph.camera
+        there = photograph.pose
         if points is not None and seen is not None:
             both = seen[index] & seen[other]
             shared = points[both]
@@ -181,14 +166,14 @@ def _neighbours(
 
 
 def _range(
-    index: int, photographs: Sequence[Photograph], points: Tensor | None, seen: list[Tensor] | None
+    index: int, photographs: Sequence[PosedImage], points: Tensor | None, seen: list[Tensor] | None
 ) -> tuple[float, float]:
     """Nearest and farthest depth of the sweep."""
-    camera = photographs[index].camera
+    camera = photographs[index].pose
     if points is not None and seen is not None and seen[index].any():
         z = project(points[seen[index]], camera)[1]
         return 0.7 * float(z.quantile(0.01)), 1.5 * float(z.quantile(0.99))
-    positions = torch.stack([p.camera.position for p in photographs])
+    positions = torch.stack([p.pose.position for p in photographs])
     distances = (positions - camera.position).norm(dim=1)
     spacing = float(distances[distances > 0].min()) if (distances > 0).any() else 1.0
     return spacing, 100 * spacing

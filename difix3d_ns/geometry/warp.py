@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 
 _FEATHER = 0.02  # of the shorter image side: width of the soft border of a reference
 _NEAR = 1e-6
@@ -134,7 +134,7 @@ def warp_references(
     camera: Pinhole,
     depth: Tensor,
     alpha: Tensor,
-    references: Sequence[Reference],
+    references: Sequence[PosedImage],
     tolerance: float = 0.05,
 ) -> Warps:
     """Fetch from every reference the colour of the surface each target pixel shows.

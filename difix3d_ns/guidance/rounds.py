@@ -18,13 +18,13 @@ from difix3d_ns.enhance.enhancer import FixerSettings
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.progressive import advance
 from difix3d_ns.guidance.schedule import RoundSchedule
-from difix3d_ns.ns.reference_views import Photographs, to_cameras
+from difix3d_ns.ns.reference_views import ReferenceViews, to_cameras
 from difix3d_ns.priors.base import Fixer, FixRequest
 from difix3d_ns.views.pool import Pool, PseudoView
 from difix3d_ns.views.records import FixRecord, record_fix
 
 if TYPE_CHECKING:
-    from difix3d_ns.ns.model import Difix3DModel
+    from difix3d_ns.ns.model import SplatModel
 
 _STRIP = "before, after, reference, confidence of target"
 _PHOTOGRAPHS_PER_VIEW = 8
@@ -69,8 +69,8 @@ class FixRounds:
         self,
         schedule: RoundSchedule,
         targets: Sequence[Pinhole],
-        photographs: Photographs,
-        model: Difix3DModel,
+        photographs: ReferenceViews,
+        model: SplatModel,
         fixer: FixerSettings,
         pool: Pool,
         keep_depth: bool = False,

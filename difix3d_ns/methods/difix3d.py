@@ -10,10 +10,10 @@ from nerfstudio.plugins.types import MethodSpecification
 from difix3d_ns.apps.doctor import explain_missing_ffmpeg
 from difix3d_ns.errors import tell_user_errors_plainly
 from difix3d_ns.io.checkpoints import allow_numpy_scalars
-from difix3d_ns.ns.datamanager import Difix3DDatamanagerConfig
-from difix3d_ns.ns.model import Difix3DModelConfig
-from difix3d_ns.ns.pipeline import Difix3DPipelineConfig
-from difix3d_ns.ns.trainer import Difix3DTrainerConfig, FittedAdamConfig, FittedDecayConfig, FusedAdamConfig
+from difix3d_ns.ns.datamanager import SceneDatamanagerConfig
+from difix3d_ns.ns.model import SplatModelConfig
+from difix3d_ns.ns.pipeline import GuidedPipelineConfig
+from difix3d_ns.ns.trainer import FittedAdamConfig, FittedDecayConfig, FusedAdamConfig, GuidedTrainerConfig
 
 allow_numpy_scalars()
 tell_user_errors_plainly()
@@ -25,16 +25,16 @@ def _adam(lr: float) -> FusedAdamConfig:
 
 
 difix3d_splatfacto = MethodSpecification(
-    config=Difix3DTrainerConfig(
+    config=GuidedTrainerConfig(
         method_name="difix3d-splatfacto",
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
         steps_per_eval_batch=0,
         mixed_precision=False,
-        pipeline=Difix3DPipelineConfig(
-            datamanager=Difix3DDatamanagerConfig(
+        pipeline=GuidedPipelineConfig(
+            datamanager=SceneDatamanagerConfig(
                 dataparser=NerfstudioDataParserConfig(load_3D_points=True), cache_images_type="uint8"
             ),
-            model=Difix3DModelConfig(),
+            model=SplatModelConfig(),
         ),
         # splatfacto's learning rates, and one of our own
         optimizers={

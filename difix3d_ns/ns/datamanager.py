@@ -24,10 +24,10 @@ CPU_LONG_SIDE = 480
 
 
 @dataclass
-class Difix3DDatamanagerConfig(FullImageDatamanagerConfig):
+class SceneDatamanagerConfig(FullImageDatamanagerConfig):
     """nerfstudio's full-image datamanager; images are brought to a size the device can train on."""
 
-    _target: type = field(default_factory=lambda: Difix3DDatamanager)
+    _target: type = field(default_factory=lambda: SceneDatamanager)
     camera_res_scale_factor: float | None = None  # type: ignore[assignment]
     """factor on the image size (unset: 1 with CUDA; on a CPU such that the long side is about 480 px)"""
     pose_frame: Literal["all", "train"] = "all"
@@ -35,18 +35,18 @@ class Difix3DDatamanagerConfig(FullImageDatamanagerConfig):
     of training, so that nothing depends on where evaluation cameras are. Checkpoints and camera paths fit one frame"""
 
 
-class Difix3DDatamanager(FullImageDatamanager[InputDataset]):
+class SceneDatamanager(FullImageDatamanager[InputDataset]):
     """Draws a photograph, or with some probability a pseudo-view.
 
     Pseudo-views never enter the dataset: they have no camera index, so camera optimizer, bilateral grid, viewer and
     evaluation never see them.
     """
 
-    config: Difix3DDatamanagerConfig
+    config: SceneDatamanagerConfig
     draw_pseudo_view: Callable[[int, torch.Generator], tuple[Cameras, dict[str, Any]] | None] | None
     """called before each step's photograph is drawn; set by the pipeline"""
 
-    def __init__(self, config: Difix3DDatamanagerConfig, device: torch.device | str = "cpu", **kwargs: Any) -> None:
+    def __init__(self, config: SceneDatamanagerConfig, device: torch.device | str = "cpu", **kwargs: Any) -> None:
         self.draw_pseudo_view = None
         self.pseudo_random = torch.Generator().manual_seed(config.train_cameras_sampling_seed + 1)
         data = config.data or getattr(config.dataparser, "data", None)

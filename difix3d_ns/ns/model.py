@@ -27,13 +27,13 @@ EXPOSURE_PULL = 0.01
 
 
 @dataclass
-class Difix3DModelConfig(SplatfactoModelConfig):
+class SplatModelConfig(SplatfactoModelConfig):
     """Splatfacto's settings; those in steps follow ``--max-num-iterations`` unless given.
 
     The fractions are those of splatfacto's own 30,000 steps wherever a short run allows (see ``defaults.py``).
     """
 
-    _target: type = field(default_factory=lambda: Difix3DModel)
+    _target: type = field(default_factory=lambda: SplatModel)
     warmup_length: int | None = None  # type: ignore[assignment]
     """steps before the first densification (unset: fitted to --max-num-iterations)"""
     refine_every: int | None = None  # type: ignore[assignment]
@@ -113,10 +113,10 @@ class LazyLpips(nn.Module):
         return metric(truth, prediction) if metric is not None else truth.new_tensor(float("nan"))
 
 
-class Difix3DModel(SplatfactoModel):
+class SplatModel(SplatfactoModel):
     """Splatfacto with the gaps closed that diffusion-fixed training needs."""
 
-    config: Difix3DModelConfig
+    config: SplatModelConfig
     enhancer: Callable[[Cameras, dict[str, Any]], Tensor] | None = None
     """turns a render into the enhanced picture [H, W, 3]; set by the pipeline"""
     enhance: Enhance = "key"

@@ -18,10 +18,10 @@ from difix3d_ns.enhance.enhancer import Enhancer, FixerSettings
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.schedule import pause_refine_after_reset
-from difix3d_ns.ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
+from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 from difix3d_ns.ns.environment import Overrides, ignored_in_training
-from difix3d_ns.ns.model import Difix3DModel, Difix3DModelConfig
-from difix3d_ns.ns.reference_views import Photographs, to_cameras, to_pinhole
+from difix3d_ns.ns.model import SplatModel, SplatModelConfig
+from difix3d_ns.ns.reference_views import ReferenceViews, to_cameras, to_pinhole
 from difix3d_ns.ns.viewer.panel import Panel
 from difix3d_ns.splats.losses.depth import depth_loss
 from difix3d_ns.splats.strategies.capped import CappedStrategy
@@ -60,12 +60,12 @@ class TargetSettings:
 
 
 @dataclass
-class Difix3DPipelineConfig(VanillaPipelineConfig):
+class GuidedPipelineConfig(VanillaPipelineConfig):
     """What diffusion-fixed training adds to splatfacto."""
 
-    _target: type = field(default_factory=lambda: Difix3DPipeline)
-    datamanager: Difix3DDatamanagerConfig = field(default_factory=Difix3DDatamanagerConfig)
-    model: Difix3DModelConfig = field(default_factory=Difix3DModelConfig)
+    _target: type = field(default_factory=lambda: GuidedPipeline)
+    datamanager: SceneDatamanagerConfig = field(default_factory=SceneDatamanagerConfig)
+    model: SplatModelConfig = field(default_factory=SplatModelConfig)
     rounds: int | None = None
     """how often new pseudo-views are made; 0 = plain splatfacto (unset: 8 with CUDA, 2 on a CPU)"""
     stereo_points: int | None = None
@@ -93,14 +93,14 @@ class Difix3DPipelineConfig(VanillaPipelineConfig):
     """most pseudo-views kept; at 960 x 640 one takes about 5 MB of memory"""
 
 
-class Difix3DPipeline(VanillaPipeline):
+class GuidedPipeline(VanillaPipeline):
     """Draws photographs and pseudo-views, makes the latter in rounds, and enhances renders on demand."""
 
-    config: Difix3DPipelineConfig
-    datamanager: Difix3DDatamanager
-    model: Difix3DModel
+    config: GuidedPipelineConfig
+    datamanager: SceneDatamanager
+    model: SplatModel
 
-    def __init__(self, config: Difix3DPipelineConfig, device: str, **kwargs: Any) -> None:
+    def __init__(self, config: GuidedPipelineConfig, device: str, **kwargs: Any) -> None:
         overrides = Overrides()
         if kwargs.get("grad_scaler") is None:  # only a trainer hands one in, and a training follows its flags alone
             overrides = Overrides.from_environment()
@@ -110,9 +110,9 @@ class Difix3DPipeline(VanillaPipeline):
         super().__init__(config, device, **kwargs)
         self.rounds: Any = None  # FixRounds while training with pseudo-views
         self._nearest: tuple[list[Pinhole], list[float]] | None = None
-        self._photographs = Photographs(self.datamanager, self.model)
+        self._photographs = ReferenceViews(self.datamanager, self.model)
         # its own: what somebody looks at must not change what is trained
-        self._enhancer = Enhancer(config.fixer, Photographs(self.datamanager, self.model), self.model)
+        self._enhancer = Enhancer(config.fixer, ReferenceViews(self.datamanager, self.model), self.model)
         self.model.enhancer = self._enhancer
         self.model.enhance = overrides.enhance or ("rgb" if config.enhance_rgb else "key")
         self.panel = Panel(self._enhancer, self.model.enhance, self._photographs)

@@ -14,7 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from difix3d_ns.errors import UserError
 
 if TYPE_CHECKING:
-    from difix3d_ns.ns.trainer import Difix3DTrainerConfig
+    from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 CUDA_ITERATIONS = 30_000
 MEANS_RATE = 1.6e-4
@@ -29,7 +29,7 @@ CUDA_ROUNDS = 8
 CPU_ROUNDS = 2  # a third one brought 0.01 to 0.06 dB on three captures, for a fifth of the time
 
 
-def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
+def settle(config: GuidedTrainerConfig, start: int = 0) -> None:
     """Fill in every setting that is still None.
 
     Args:
@@ -102,7 +102,7 @@ def settle(config: Difix3DTrainerConfig, start: int = 0) -> None:
         )
 
 
-def _check_given(config: Difix3DTrainerConfig) -> None:
+def _check_given(config: GuidedTrainerConfig) -> None:
     pipeline, model = config.pipeline, config.pipeline.model
     least: dict[str, tuple[float | None, float]] = {
         "--pipeline.rounds": (pipeline.rounds, 0),

@@ -14,14 +14,13 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.poses import pose_distances, spacing, stack_poses
-from difix3d_ns.geometry.stereo import Photograph
 from difix3d_ns.views.shared_references import share_references
 
 if TYPE_CHECKING:
-    from difix3d_ns.ns.datamanager import Difix3DDatamanager
-    from difix3d_ns.ns.model import Difix3DModel
+    from difix3d_ns.ns.datamanager import SceneDatamanager
+    from difix3d_ns.ns.model import SplatModel
 
 _FLIP = torch.tensor([1.0, -1.0, -1.0])  # OpenGL camera axes to OpenCV
 
@@ -70,7 +69,7 @@ class _Seen:
     mask: Tensor | None  # [H, W, 1] float16
 
 
-class Photographs:
+class ReferenceViews:
     """Training photographs as references; what the splat shows at their poses is rendered anew when it has changed.
 
     Pictures stay as the datamanager caches them (8 bits) until they are chosen; four bytes a pixel are added.
@@ -84,9 +83,7 @@ class Photographs:
             of 32 nearer ones shows as well, and large captures cost no more than small ones.
     """
 
-    def __init__(
-        self, datamanager: Difix3DDatamanager, model: Difix3DModel, max_age: int = 200, nearest: int = 32
-    ) -> None:
+    def __init__(self, datamanager: SceneDatamanager, model: SplatModel, max_age: int = 200, nearest: int = 32) -> None:
         self._datamanager = datamanager
         self._model = model
         self._max_age = max_age
@@ -109,12 +106,12 @@ class Photographs:
         assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
         return [self._given_camera(index) for index in range(len(self._datamanager.train_dataset))]
 
-    def pictures(self, long_side: int) -> list[Photograph]:
+    def pictures(self, long_side: int) -> list[PosedImage]:
         """All photographs as they were taken, undistorted, at most ``long_side`` pixels; nothing is rendered."""
         pictures = []
         for index, camera in enumerate(self.cameras()):
             image, mask = self._image(index)
-            pictures.append(Photograph(image, camera, mask).within(long_side))
+            pictures.append(PosedImage(image, camera, mask=mask).within(long_side))
         return pictures
 
     def prepare(self, cameras: Sequence[Pinhole], most: int) -> bool:
@@ -140,7 +137,7 @@ class Photographs:
         alpha: Tensor,
         count: int,
         rendering: AbstractContextManager[Any] | None = None,
-    ) -> list[Reference]:
+    ) -> list[PosedImage]:
         """The photographs that together show most of what is seen from ``camera``, most useful first.
 
         Args:
@@ -189,13 +186,13 @@ class Photographs:
         shared = Path(os.path.commonpath(files)) if len(files) > 1 else Path(files[0]).parent
         return [Path(file).relative_to(shared).as_posix() for file in files]
 
-    def reference(self, index: int) -> Reference:
+    def reference(self, index: int) -> PosedImage:
         """One photograph, with the splat's median depth and opacity at its pose, as they were last rendered."""
         if index not in self._seen:
             self._look(index)
         seen = self._seen[index]
         image, mask = self._image(index)
-        return Reference(image, seen.camera, seen.depth.float(), seen.alpha.float(), mask)
+        return PosedImage(image, seen.camera, seen.depth.float(), seen.alpha.float(), mask)
 
     def forget(self) -> None:
         """Render anew at the next use."""

@@ -20,7 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
 from difix3d_ns.ns.patches.event_writers import survive_a_full_disk
-from difix3d_ns.ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
+from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
 from difix3d_ns.ns.presets import settle
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -58,11 +58,11 @@ class FittedDecayConfig(ExponentialDecaySchedulerConfig):
 
 
 @dataclass
-class Difix3DTrainerConfig(TrainerConfig):
+class GuidedTrainerConfig(TrainerConfig):
     """Trainer settings; those that are unset are fitted to the device and to --max-num-iterations."""
 
-    _target: type = field(default_factory=lambda: Difix3DTrainer)
-    pipeline: Difix3DPipelineConfig = field(default_factory=Difix3DPipelineConfig)
+    _target: type = field(default_factory=lambda: GuidedTrainer)
+    pipeline: GuidedPipelineConfig = field(default_factory=GuidedPipelineConfig)
     """pipeline settings"""
     max_num_iterations: int | None = None  # type: ignore[assignment]
     """steps in all, resumed ones included (unset: 30000 with CUDA, 2000 without)"""
@@ -82,13 +82,13 @@ class Difix3DTrainerConfig(TrainerConfig):
             ) from error
 
 
-class Difix3DTrainer(Trainer):
+class GuidedTrainer(Trainer):
     """Splatfacto's training loop with fitted settings and exact resume."""
 
-    config: Difix3DTrainerConfig
-    pipeline: Difix3DPipeline
+    config: GuidedTrainerConfig
+    pipeline: GuidedPipeline
 
-    def __init__(self, config: Difix3DTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, config: GuidedTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         self._loaded = self._read_checkpoint(config)
         path, state = self._loaded if self._loaded else (None, {})
         foreign = self._loaded is not None and STATE_KEY not in state
@@ -102,7 +102,7 @@ class Difix3DTrainer(Trainer):
         super().__init__(config, local_rank, world_size)
 
     @staticmethod
-    def _adopt(config: Difix3DTrainerConfig, ours: dict[str, Any]) -> None:
+    def _adopt(config: GuidedTrainerConfig, ours: dict[str, Any]) -> None:
         """Length, rounds and clearance of the training that is resumed, unless given."""
         if config.max_num_iterations is None:
             config.max_num_iterations = ours.get("steps")
@@ -112,7 +112,7 @@ class Difix3DTrainer(Trainer):
             config.pipeline.clearance = ours.get("clearance", 0.0)
 
     @staticmethod
-    def _read_checkpoint(config: Difix3DTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
+    def _read_checkpoint(config: GuidedTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
         if config.load_dir is not None:
             if config.load_step is None:
                 return checkpoints.load_newest(config.load_dir)

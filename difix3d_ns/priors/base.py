@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 
-__all__ = ["FixRequest", "FixResult", "Fixer", "Reference", "finite"]
+__all__ = ["FixRequest", "FixResult", "Fixer", "PosedImage", "finite"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class FixRequest:
     """A rendered picture to repair, what the splat knows about it, and photographs to lean on."""
 
     image: Tensor  # [H, W, 3] in [0, 1]
-    references: Sequence[Reference] = ()
+    references: Sequence[PosedImage] = ()
     camera: Pinhole | None = None
     depth: Tensor | None = None  # [H, W, 1] median depth of the splat along z, 0 where there is nothing
     alpha: Tensor | None = None  # [H, W, 1] accumulated opacity in [0, 1]
@@ -56,7 +56,7 @@ def finite(request: FixRequest) -> FixRequest:
     return replace(request, references=[_finite(reference) for reference in request.references])
 
 
-def _finite(reference: Reference) -> Reference:
+def _finite(reference: PosedImage) -> PosedImage:
     gaps = ~reference.image.isfinite().all(-1, keepdim=True)
     mask = torch.ones_like(reference.image[..., :1]) if reference.mask is None else reference.mask
     return replace(reference, image=reference.image.masked_fill(gaps, 0), mask=mask.masked_fill(gaps, 0))

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 
-from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, Reference
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, PosedImage
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
 _FOLDER = Path(__file__).parent
 _NO_PRIORS = ("base", "registry")
 
-__all__ = ["FixRequest", "FixResult", "Fixer", "Reference", "available_fixers", "fixer_of", "load_fixer"]
+__all__ = ["FixRequest", "FixResult", "Fixer", "PosedImage", "available_fixers", "fixer_of", "load_fixer"]
 
 
 def available_fixers() -> tuple[str, ...]:

@@ -20,7 +20,7 @@ _TIE = 1e-3  # of the visible pixels: what the whole range of pose distances may
 
 
 class Candidate(Protocol):
-    """What choosing needs to know of a ``Reference``: everything but its picture."""
+    """What choosing needs to know of a ``PosedImage``: everything but its picture."""
 
     @property
     def camera(self) -> Pinhole | None: ...

@@ -12,7 +12,7 @@ import torch
 
 from difix3d_ns.priors.difix import load as load_difix
 from difix3d_ns.priors.networks.strips import Strips
-from difix3d_ns.priors.registry import FixRequest, Reference
+from difix3d_ns.priors.registry import FixRequest, PosedImage
 from tests.unit.official_difix import Official
 from tests.unit.test_difix_published import picture, requests_of
 
@@ -69,7 +69,7 @@ def test_strips_equal_the_whole_and_save_memory(folder: str):
 def test_out_of_memory_for_real(folder: str, capsys: pytest.CaptureFixture[str]):
     """With hardly any memory left, the second attempt in pieces succeeds."""
     fixer = load_difix(folder, "cuda")
-    request = FixRequest(picture(1024, 1536, 0).cuda(), [Reference(picture(1024, 1536, 1).cuda())])
+    request = FixRequest(picture(1024, 1536, 0).cuda(), [PosedImage(picture(1024, 1536, 1).cuda())])
     (expected,) = fixer.fix([request])
     fixer._latents.clear()
     torch.cuda.empty_cache()

@@ -16,9 +16,9 @@ from unittest import mock
 import torch
 from nerfstudio.scripts.train import entrypoint
 
-from difix3d_ns.ns.pipeline import Difix3DPipeline
-from difix3d_ns.ns.reference_views import Photographs
-from difix3d_ns.ns.trainer import Difix3DTrainer
+from difix3d_ns.ns.pipeline import GuidedPipeline
+from difix3d_ns.ns.reference_views import ReferenceViews
+from difix3d_ns.ns.trainer import GuidedTrainer
 from difix3d_ns.views import targets
 from difix3d_ns.views.pool import Pool
 
@@ -47,7 +47,7 @@ def main() -> None:
 
         return watched
 
-    def evaluate(trainer: Difix3DTrainer, step: int) -> None:
+    def evaluate(trainer: GuidedTrainer, step: int) -> None:
         nonlocal evaluating
         evaluating = True
         try:
@@ -55,20 +55,20 @@ def main() -> None:
         finally:
             evaluating = False
 
-    plain_evaluation = Difix3DTrainer.eval_iteration
+    plain_evaluation = GuidedTrainer.eval_iteration
     patches = [
         (targets, "auto_targets", lambda found, *_: told["targets"].extend(bits(t.camera_to_world) for t in found)),
         (Pool, "put", lambda _, pool, view: told["pool"].append(bits(view.camera.camera_to_world))),
-        (Photographs, "choose_indices", lambda chosen, *_: told["references"].append(list(chosen))),
+        (ReferenceViews, "choose_indices", lambda chosen, *_: told["references"].append(list(chosen))),
         (
-            Difix3DPipeline,
+            GuidedPipeline,
             "get_train_loss_dict",
             lambda result, *_: told["losses"].append(float(sum(result[1].values())).hex()),
         ),
     ]
     for owner, name, look in patches:
         mock.patch.object(owner, name, after(getattr(owner, name), look)).start()
-    mock.patch.object(Difix3DTrainer, "eval_iteration", evaluate).start()
+    mock.patch.object(GuidedTrainer, "eval_iteration", evaluate).start()
     sys.addaudithook(on_event)
     entrypoint()
     path.write_text(json.dumps({**told, "opened": {when: sorted(names) for when, names in opened.items()}}))

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
-from difix3d_ns.ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
+from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 
 
-def short_config(scene: Path, steps: int = 4, rounds: int = 0, name: str = "run") -> Difix3DTrainerConfig:
+def short_config(scene: Path, steps: int = 4, rounds: int = 0, name: str = "run") -> GuidedTrainerConfig:
     """The method's own settings on the CPU, for a few steps, with renders as pseudo-views."""
     config = copy.deepcopy(difix3d_splatfacto.config)
-    assert isinstance(config, Difix3DTrainerConfig)
+    assert isinstance(config, GuidedTrainerConfig)
     config.machine.device_type = "cpu"
     config.data = scene
     config.pipeline.datamanager.data = scene
@@ -29,10 +29,10 @@ def short_config(scene: Path, steps: int = 4, rounds: int = 0, name: str = "run"
     return config
 
 
-def train(config: Difix3DTrainerConfig) -> Difix3DTrainer:
+def train(config: GuidedTrainerConfig) -> GuidedTrainer:
     """A training from its start to its end."""
     config.save_config()
-    trainer = Difix3DTrainer(config)
+    trainer = GuidedTrainer(config)
     trainer.setup()
     trainer.train()
     return trainer

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from difix3d_ns.data.capture import Capture, procedural_capture
 from difix3d_ns.data.reconstruct import Schedule, Splat, reconstruct
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import project, unproject, visibility, warp_references
 from difix3d_ns.priors.alignment.align import Aligned, align, choose
 from difix3d_ns.priors.alignment.aligner import Aligner
@@ -32,7 +32,7 @@ class Scene:
         camera = self.capture.cameras[index]
         image, depth, alpha = self.splat.render(camera)
         references = [
-            Reference(self.capture.images[i], self.capture.cameras[i], *self.splat.render(self.capture.cameras[i])[1:])
+            PosedImage(self.capture.images[i], self.capture.cameras[i], *self.splat.render(self.capture.cameras[i])[1:])
             for i in self.capture.train
         ]
         return FixRequest(image, references, camera, depth, alpha)

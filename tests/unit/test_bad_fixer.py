@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.ns.pipeline import LEAST_TRUST, Difix3DPipeline
-from difix3d_ns.priors.base import FixRequest, Reference
+from difix3d_ns.ns.pipeline import LEAST_TRUST, GuidedPipeline
+from difix3d_ns.priors.base import FixRequest, PosedImage
 from difix3d_ns.priors.registry import load_fixer
 from difix3d_ns.views.pool import Pool, PseudoView
 
@@ -29,7 +29,7 @@ def _request() -> FixRequest:
     y, x = torch.meshgrid(torch.linspace(0, 1, 48), torch.linspace(0, 1, 64), indexing="ij")
     image = torch.stack([x, y, 0.5 * (x + y)], -1)
     depth, alpha = torch.full((48, 64, 1), 2.0), torch.ones(48, 64, 1)
-    reference = Reference(image, _camera(0.05), depth, alpha)
+    reference = PosedImage(image, _camera(0.05), depth, alpha)
     return FixRequest(image, [reference], _camera(), depth, alpha, seed=5)
 
 
@@ -65,7 +65,7 @@ def test_a_view_that_nobody_trusts_takes_no_step(tmp_path: Path) -> None:
             model=SimpleNamespace(device=torch.device("cpu")),
             config=SimpleNamespace(depth_weight=0.0),
         )
-        assert (Difix3DPipeline._draw(pipeline, 100, torch.Generator().manual_seed(0)) is not None) == drawn
+        assert (GuidedPipeline._draw(pipeline, 100, torch.Generator().manual_seed(0)) is not None) == drawn
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,16 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
-from difix3d_ns.ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 RECIPES = Path(__file__).parents[2] / "configs" / "bench"
 
 
-def _settings(recipe: Recipe, training: str, seed: int) -> Difix3DTrainerConfig:
+def _settings(recipe: Recipe, training: str, seed: int) -> GuidedTrainerConfig:
     """What ns-train makes of a training's flags."""
     flags = Job(Scene(Path("/scene"), "scene"), training, seed).flags(recipe)
     default: Any = copy.deepcopy(difix3d_splatfacto.config)
-    return tyro.cli(tyro.conf.FlagConversionOff[Difix3DTrainerConfig], default=default, args=flags)
+    return tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=flags)
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))

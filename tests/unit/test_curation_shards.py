@@ -17,7 +17,7 @@ from difix3d_ns.data.official import PROMPT, export_pairs
 from difix3d_ns.data.shards import Sample, find_shards, read_shards, write_shard
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import FixRequest
 
 
@@ -37,7 +37,7 @@ def sample(index: int, scene: str = "yard", references: int = 2, known: bool = T
         return (1 + 5 * torch.rand(height, width, 1, generator=g)).half().float()
 
     shown = [
-        Reference(picture(16, 20), camera(20, 16, k), depth(16, 20), picture(16, 20, 1), picture(16, 20, 1))
+        PosedImage(picture(16, 20), camera(20, 16, k), depth(16, 20), picture(16, 20, 1), picture(16, 20, 1))
         for k in range(references)
     ]
     request = FixRequest(picture(12, 18), shown, camera(18, 12, -1.0), depth(12, 18), picture(12, 18, 1))
@@ -60,7 +60,7 @@ def same(first, second) -> bool:
         return torch.equal(first, second)
     if isinstance(first, list | tuple):
         return len(first) == len(second) and all(map(same, first, second))
-    if isinstance(first, Pinhole | Reference | FixRequest):
+    if isinstance(first, Pinhole | PosedImage | FixRequest):
         return all(same(value, getattr(second, name)) for name, value in vars(first).items())
     return first == second
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
 from difix3d_ns.priors.networks.strips import Strips
-from difix3d_ns.priors.registry import FixRequest, Reference, difix, load_fixer
+from difix3d_ns.priors.registry import FixRequest, PosedImage, difix, load_fixer
 from tests.unit.official_difix import COARSE_UNET, UNET, Official
 from tests.unit.test_difix_published import picture, requests_of
 
@@ -146,11 +146,11 @@ def test_references_are_encoded_once_for_all_frames(fixer: DifixFixer, monkeypat
         return encode(pictures, keep, tiles)
 
     monkeypatch.setattr(fixer.network.autoencoder, "encode", count)
-    shared = [Reference(picture(64, 80, 5)), Reference(picture(80, 64, 6))]
+    shared = [PosedImage(picture(64, 80, 5)), PosedImage(picture(80, 64, 6))]
     frames = [FixRequest(picture(64, 80, seed), shared) for seed in range(6)]
     first = images(fixer, frames)
     assert encoded == 2
-    again = FixRequest(frames[0].image, [Reference(r.image) for r in shared])  # other objects around the same pictures
+    again = FixRequest(frames[0].image, [PosedImage(r.image) for r in shared])  # other objects around the same pictures
     torch.testing.assert_close(images(fixer, [again])[0], first[0], atol=1e-5, rtol=0)
     assert encoded == 2
     images(fixer, [FixRequest(picture(72, 80, 0), shared)])  # another size of frames: fitted anew
@@ -158,12 +158,12 @@ def test_references_are_encoded_once_for_all_frames(fixer: DifixFixer, monkeypat
     shared[0].image.mul_(0.5)  # changed in place
     assert (images(fixer, frames[:1])[0] - first[0]).abs().max() > 1e-4
     assert encoded == 5
-    again = FixRequest(frames[0].image, [Reference(r.image.clone()) for r in shared])  # as a scene gives them
+    again = FixRequest(frames[0].image, [PosedImage(r.image.clone()) for r in shared])  # as a scene gives them
     images(fixer, [again])
     assert encoded == 5
     monkeypatch.setattr(difix, "KEPT", 2)
     for seed in range(4):
-        images(fixer, [FixRequest(frames[0].image, [Reference(picture(64, 80, 100 + seed))])])
+        images(fixer, [FixRequest(frames[0].image, [PosedImage(picture(64, 80, 100 + seed))])])
     assert encoded == 9 and len(fixer._latents) <= 6
 
 
@@ -272,7 +272,7 @@ def test_awkward_pictures(name: str, case: str, folder: Path):
         image[3:5, 6:9] = float(case)
     if case == "all nan":
         image[:] = torch.nan
-    for references in ([], [Reference(picture(24, 32, 1))], [Reference(torch.full((40, 8, 3), torch.nan))]):
+    for references in ([], [PosedImage(picture(24, 32, 1))], [PosedImage(torch.full((40, 8, 3), torch.nan))]):
         (result,) = fixer.fix([FixRequest(image, references)])
         assert result.image.shape == (height, width, 3)
         assert result.image.isfinite().all() and result.confidence.isfinite().all()
@@ -288,7 +288,9 @@ def test_awkward_pictures(name: str, case: str, folder: Path):
 
 @pytest.mark.parametrize("shape", [(10, 200), (200, 10), (1, 1), (64, 80)])
 def test_references_of_any_aspect(fixer: DifixFixer, shape: tuple[int, int]):
-    request = FixRequest(picture(64, 80, 0), [Reference(picture(*shape, 1) if min(shape) > 1 else torch.rand(1, 1, 3))])
+    request = FixRequest(
+        picture(64, 80, 0), [PosedImage(picture(*shape, 1) if min(shape) > 1 else torch.rand(1, 1, 3))]
+    )
     alone = fixer.fix([FixRequest(request.image)])[0].image
     result = fixer.fix([request])[0].image
     assert result.isfinite().all()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
-from difix3d_ns.priors.registry import FixRequest, Reference, difix
+from difix3d_ns.priors.registry import FixRequest, PosedImage, difix
 from tests.unit.official_difix import COARSE_UNET, Official
 
 
@@ -30,7 +30,7 @@ def requests_of(height: int, width: int, references: int, batch: int = 1) -> lis
     return [
         FixRequest(
             picture(height, width, 10 * b),
-            [Reference(picture(*size, 10 * b + k + 1)) for k, size in enumerate(sizes)],
+            [PosedImage(picture(*size, 10 * b + k + 1)) for k, size in enumerate(sizes)],
         )
         for b in range(batch)
     ]
@@ -84,7 +84,7 @@ def test_equal_sizes_need_no_padding(official: Official, tmp_path: Path, with_re
     """Multiples of 8, all alike: the rule for sizes does nothing, and what is left is the official arithmetic."""
     fixer = load_difix(str(official.write(tmp_path / "w", with_reference)), dtype=torch.float32)
     pictures = [picture(64, 80, seed) for seed in range(3)]
-    request = FixRequest(pictures[0], [Reference(image) for image in pictures[1:] if with_reference])
+    request = FixRequest(pictures[0], [PosedImage(image) for image in pictures[1:] if with_reference])
     assert fixer.network.masks(torch.full((1, 3, 2), 8), (8, 8)) is None
     assert_agreement(official, fixer, [request])
 

@@ -18,7 +18,7 @@ from difix3d_ns.priors.embedded import load as load_embedded
 from difix3d_ns.priors.networks.difix import DifixNet
 from difix3d_ns.priors.networks.stages import EmbeddedChain
 from difix3d_ns.priors.published.lora import merge_lora
-from difix3d_ns.priors.registry import FixRequest, FixResult, Reference, available_fixers, embedded, load_fixer
+from difix3d_ns.priors.registry import FixRequest, FixResult, PosedImage, available_fixers, embedded, load_fixer
 from tests.unit.test_fixer_networks import CHAIN, SCHEDULER, UNET, VAE
 from tests.unit.test_geometry_warp import camera_at, photograph
 
@@ -118,7 +118,7 @@ def test_deterministic_without_touching_the_global_generator(fixer):
 
 def test_requests_without_geometry(fixer):
     full = make_request(2)
-    bare = FixRequest(full.image, [Reference(r.image) for r in full.references])
+    bare = FixRequest(full.image, [PosedImage(r.image) for r in full.references])
     (result,) = fixer.fix([bare])
     assert result.image.shape == full.image.shape
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import project, unproject, visibility, warp_references
 
 WALL, BOX, HALF = 6.0, 3.0, 0.6  # a wall at z = 6 and a square card of half-width 0.6 at z = 3
@@ -29,14 +29,14 @@ def colour(points: torch.Tensor) -> torch.Tensor:
     )
 
 
-def photograph(camera: Pinhole) -> tuple[Reference, torch.Tensor]:
-    """Reference with analytic depth, and its world points."""
+def photograph(camera: Pinhole) -> tuple[PosedImage, torch.Tensor]:
+    """PosedImage with analytic depth, and its world points."""
     ray = unproject(torch.ones(camera.height, camera.width, 1), camera) - camera.position
     to_card = BOX / ray[..., 2]
     on_card = ((camera.position + ray * to_card[..., None])[..., :2].abs() < HALF).all(-1)
     depth = torch.where(on_card, to_card, WALL / ray[..., 2])[..., None]
     points = camera.position + ray * depth
-    return Reference(colour(points), camera, depth, torch.ones_like(depth)), points
+    return PosedImage(colour(points), camera, depth, torch.ones_like(depth)), points
 
 
 def test_project_inverts_unproject():
@@ -115,7 +115,7 @@ def test_dtypes_and_bad_values(dtype: torch.dtype):
 
 def test_reference_without_geometry_and_no_reference():
     target, _ = photograph(camera_at(0.0))
-    bare = Reference(target.image)
+    bare = PosedImage(target.image)
     assert warp_references(target.camera, target.depth, target.alpha, [bare]).visibility.max() == 0
     assert warp_references(target.camera, target.depth, target.alpha, []).images.shape == (0, 120, 160, 3)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from difix3d_ns.data.procedural import demo_scene
-from difix3d_ns.ns.trainer import Difix3DTrainer
+from difix3d_ns.ns.trainer import GuidedTrainer
 from tests.unit.short_training import short_config, train
 from tests.unit.tiny_scene import write_scene
 
@@ -29,7 +29,7 @@ def test_what_floats_in_front_of_a_camera_is_removed(scene: Path, densification:
     config.pipeline.model.densification = densification  # type: ignore[assignment]
     config.pipeline.model.max_gaussians = 200
     config.save_config()
-    trainer = Difix3DTrainer(config)
+    trainer = GuidedTrainer(config)
     trainer.setup()
     model = trainer.pipeline.model
     before = len(model.means)
@@ -52,7 +52,7 @@ def test_what_is_nearer_than_photographs_look_is_not_drawn(scene: Path, rounds: 
 
     config = short_config(scene, rounds=rounds)
     config.pipeline.stereo_points = 0
-    trainer = Difix3DTrainer(config)
+    trainer = GuidedTrainer(config)
     trainer.setup()
     model, photographs = trainer.pipeline.model.eval(), trainer.pipeline._photographs
     camera = photographs.given_cameras()[0]

@@ -10,7 +10,7 @@ import torch
 from difix3d_ns.errors import UserError
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.ns import presets as defaults
-from difix3d_ns.ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 STEP_SETTINGS = (
     "warmup_length",
@@ -24,9 +24,9 @@ STEP_SETTINGS = (
 SPLATFACTO = dict(zip(STEP_SETTINGS, (500, 100, 3000, 30, 1000, 4000, 15_000), strict=True))
 
 
-def _config(device: str = "cpu", steps: int | None = None) -> Difix3DTrainerConfig:
+def _config(device: str = "cpu", steps: int | None = None) -> GuidedTrainerConfig:
     config = copy.deepcopy(difix3d_splatfacto.config)
-    assert isinstance(config, Difix3DTrainerConfig)
+    assert isinstance(config, GuidedTrainerConfig)
     config.machine.device_type = device  # type: ignore[assignment]
     config.max_num_iterations = steps
     return config

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.ns.model import Difix3DModel
-from difix3d_ns.ns.pipeline import Difix3DPipeline, Difix3DPipelineConfig
+from difix3d_ns.ns.model import SplatModel
+from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
 from difix3d_ns.splats.losses.depth import depth_loss
 from difix3d_ns.views.pool import Pool
 from difix3d_ns.views.view import PseudoView
@@ -99,12 +99,12 @@ class TestModel:
         assert before > 0.05
         assert self._error(model, target) < before / 3
 
-    def _depth(self, model: Difix3DModel, camera: Any) -> torch.Tensor:
+    def _depth(self, model: SplatModel, camera: Any) -> torch.Tensor:
         outputs = model.eval().get_outputs_for_camera(camera)
         model.train()
         return torch.where(outputs["accumulation"] > 0.3, outputs["depth"], 0)
 
-    def _error(self, model: Difix3DModel, target: torch.Tensor) -> float:
+    def _error(self, model: SplatModel, target: torch.Tensor) -> float:
         depth = self._depth(model, _camera())
         both = (target > 0) & (depth > 0)
         return float((depth[both] / target[both]).log().abs().mean())
@@ -112,9 +112,9 @@ class TestModel:
 
 def _pipeline(depth_weight: float, depth: torch.Tensor | None, trust: torch.Tensor | None = None) -> Any:
     """A pipeline that has a splat, one pseudo-view and no scene."""
-    pipeline = Difix3DPipeline.__new__(Difix3DPipeline)
+    pipeline = GuidedPipeline.__new__(GuidedPipeline)
     torch.nn.Module.__init__(pipeline)
-    pipeline.config = Difix3DPipelineConfig(depth_weight=depth_weight)
+    pipeline.config = GuidedPipelineConfig(depth_weight=depth_weight)
     pipeline._model = _model(count=100).train()
     pose = torch.eye(4)
     pose[:3, :3] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))

@@ -12,7 +12,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns import presets as defaults
-from difix3d_ns.ns.model import Difix3DModel
+from difix3d_ns.ns.model import SplatModel
 from difix3d_ns.splats.exposure import Exposures
 from tests.unit.short_training import said, short_config, train
 from tests.unit.test_glue_model import _camera, _model
@@ -98,7 +98,7 @@ def _around(angle: float) -> Cameras:
     return Cameras(pose[None], 40.0, 40.0, 20.0, 15.0, 40, 30, camera_type=CameraType.PERSPECTIVE)
 
 
-def _world(exposure: bool) -> Difix3DModel:
+def _world(exposure: bool) -> SplatModel:
     """Some hundred small and opaque Gaussians of all colours but dark ones, which tell nothing about gains."""
     model = _model(count=300, background_color="black", exposure=exposure, sh_degree_interval=1)
     model.gauss_params["opacities"].data[:] = 2.0
@@ -114,7 +114,7 @@ def captured() -> list[torch.Tensor]:
     return [world.get_outputs_for_camera(_around(24.0 * i))["rgb"] * 0.6 for i in (0, 1, 2, 3, 4, 2.5)]
 
 
-def _learn(photographs: list[torch.Tensor], exposure: bool) -> Difix3DModel:
+def _learn(photographs: list[torch.Tensor], exposure: bool) -> SplatModel:
     """Colours and exposures of a splat whose geometry is known."""
     model = _world(exposure)
     model.gauss_params["features_dc"].data.zero_()

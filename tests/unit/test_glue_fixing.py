@@ -18,7 +18,7 @@ from difix3d_ns.apps.fix_images import RECORD, fix_pictures
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.images import READABLE, WRITABLE, read_picture
 from difix3d_ns.priors.none import IdentityFixer
-from difix3d_ns.priors.registry import FixRequest, FixResult, Reference, fixer_of, load_fixer
+from difix3d_ns.priors.registry import FixRequest, FixResult, PosedImage, fixer_of, load_fixer
 from tests.unit.official_difix import Official
 
 
@@ -368,7 +368,7 @@ def test_published_weights_from_the_command_line(tmp_path: Path, monkeypatch: py
     arguments = [str(folder), "--output", str(tmp_path / "out"), "--weights", str(weights), "--reference", reference]
     monkeypatch.setattr(sys, "argv", ["difix3d", "fix", *arguments, "--dtype", "float32"])
     cli.main()
-    shown = [Reference(read_picture(reference).image)]
+    shown = [PosedImage(read_picture(reference).image)]
     fixer = load_fixer("difix", str(weights), dtype=torch.float32)
     for name in ("a.png", "bb.png"):
         source = read_picture(folder / name).image

@@ -14,7 +14,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.scene_box import OrientedBox, SceneBox
 
 from difix3d_ns.ns.environment import Enhance
-from difix3d_ns.ns.model import Difix3DModel, Difix3DModelConfig, LazyLpips, Outputs
+from difix3d_ns.ns.model import LazyLpips, Outputs, SplatModel, SplatModelConfig
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 
@@ -30,12 +30,12 @@ STEPS = {
 }
 
 
-def _model(count: int = 30, seed: int = 0, colours: bool = True, **settings: Any) -> Difix3DModel:
+def _model(count: int = 30, seed: int = 0, colours: bool = True, **settings: Any) -> SplatModel:
     random = torch.Generator().manual_seed(seed)
     points = torch.randn(count, 3, generator=random) * 0.4
     rgb = torch.randint(0, 256, (count if colours else 0, 3), generator=random)
-    model = Difix3DModel(
-        Difix3DModelConfig(**{**STEPS, **settings}),
+    model = SplatModel(
+        SplatModelConfig(**{**STEPS, **settings}),
         scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])),
         num_train_data=3,
         seed_points=(points, rgb),
@@ -143,7 +143,7 @@ class TestBackground:
         thread.join()
         return thread.result
 
-    def _far_away(self, model: Difix3DModel) -> Difix3DModel:
+    def _far_away(self, model: SplatModel) -> SplatModel:
         model.gauss_params["means"].data[:] = 1000.0
         return model.eval()
 

@@ -15,8 +15,8 @@ from difix3d_ns.enhance.enhancer import FixerSettings
 from difix3d_ns.errors import UserError
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.ns.environment import Overrides
-from difix3d_ns.ns.pipeline import Difix3DPipeline
-from difix3d_ns.ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
+from difix3d_ns.ns.pipeline import GuidedPipeline
+from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 from tests.unit.tiny_scene import write_scene
 
 
@@ -50,9 +50,9 @@ def _set_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFIX3D_STRENGTH", "0.5")
 
 
-def _config(folder: Path, **fixer: Any) -> Difix3DTrainerConfig:
+def _config(folder: Path, **fixer: Any) -> GuidedTrainerConfig:
     config = copy.deepcopy(difix3d_splatfacto.config)
-    assert isinstance(config, Difix3DTrainerConfig)
+    assert isinstance(config, GuidedTrainerConfig)
     config.machine.device_type = "cpu"
     config.data = config.pipeline.datamanager.data = write_scene(folder / "scene")
     config.output_dir, config.experiment_name, config.timestamp = folder / "outputs", "tiny", "run"
@@ -66,7 +66,7 @@ def test_a_training_follows_its_flags(
 ) -> None:
     _set_all(monkeypatch)
     config = _config(tmp_path, weights="given.safetensors", strength=0.8)
-    trainer = Difix3DTrainer(config)
+    trainer = GuidedTrainer(config)
     trainer.setup()
     assert config.pipeline.fixer == FixerSettings(weights="given.safetensors", strength=0.8)
     assert trainer.pipeline._enhancer.settings == config.pipeline.fixer
@@ -80,10 +80,10 @@ def test_a_finished_training_follows_the_environment(
     test_mode: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = _config(tmp_path, weights="trained.safetensors", strength=0.8)
-    Difix3DTrainer(config)  # fills in what is unset
+    GuidedTrainer(config)  # fills in what is unset
     _set_all(monkeypatch)
     pipeline = config.pipeline.setup(device=torch.device("cpu"), test_mode=test_mode)
-    assert isinstance(pipeline, Difix3DPipeline)
+    assert isinstance(pipeline, GuidedPipeline)
     assert pipeline._enhancer.settings == FixerSettings(weights="/from/the/environment", strength=0.5)
     assert pipeline.model.enhance == "off"
 
@@ -92,7 +92,7 @@ def test_a_finished_training_follows_the_environment(
 def test_rgb_by_flag(enhance_rgb: bool, tmp_path: Path) -> None:
     config = _config(tmp_path)
     config.pipeline.enhance_rgb = enhance_rgb
-    Difix3DTrainer(config)
+    GuidedTrainer(config)
     pipeline = config.pipeline.setup(device=torch.device("cpu"), test_mode="test")
     assert pipeline.model.enhance == ("rgb" if enhance_rgb else "key")
 

@@ -15,9 +15,9 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
-from difix3d_ns.ns.datamanager import Difix3DDatamanager
-from difix3d_ns.ns.reference_views import Photographs, to_cameras, to_pinhole
+from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.ns.datamanager import SceneDatamanager
+from difix3d_ns.ns.reference_views import ReferenceViews, to_cameras, to_pinhole
 from tests.unit.tiny_scene import datamanager, write_scene
 
 STRONG = {"k1": -0.35, "k2": 0.12, "p1": 0.01, "p2": -0.02}
@@ -43,12 +43,12 @@ class _Model:
         return image[..., 3:] * image[..., :3] + (1 - image[..., 3:]) * background
 
 
-def _photographs(manager: Difix3DDatamanager, mode: str = "off") -> tuple[Photographs, _Model]:
+def _photographs(manager: SceneDatamanager, mode: str = "off") -> tuple[ReferenceViews, _Model]:
     model = _Model(len(manager.train_dataset), mode)
-    return Photographs(manager, model), model  # type: ignore[arg-type]
+    return ReferenceViews(manager, model), model  # type: ignore[arg-type]
 
 
-def _all(photographs: Photographs) -> list[Reference]:
+def _all(photographs: ReferenceViews) -> list[PosedImage]:
     photographs.prepare(photographs.cameras(), 1000)
     return [photographs.reference(index) for index in range(len(photographs.cameras()))]
 
@@ -239,7 +239,7 @@ def test_rendering_is_spread_over_steps(tmp_path: Path) -> None:
 def test_only_near_photographs_are_looked_at(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene", count=9))
     model = _Model(8)
-    photographs = Photographs(manager, model, nearest=4)  # type: ignore[arg-type]
+    photographs = ReferenceViews(manager, model, nearest=4)  # type: ignore[arg-type]
     view = photographs.cameras()[6]
     held: list[int] = []
 

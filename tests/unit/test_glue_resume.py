@@ -10,7 +10,7 @@ import torch
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
-from difix3d_ns.ns.trainer import STATE_KEY, Difix3DTrainer, Difix3DTrainerConfig
+from difix3d_ns.ns.trainer import STATE_KEY, GuidedTrainer, GuidedTrainerConfig
 from tests.unit.short_training import foreign_checkpoint, said, short_config, train
 from tests.unit.tiny_scene import write_scene
 
@@ -24,7 +24,7 @@ def scene(tmp_path: Path) -> Path:
 def test_resumed_training_equals_an_uninterrupted_one(scene: Path, densification: str, rounds: int) -> None:
     steps = 100 if rounds else 40
 
-    def config(name: str) -> Difix3DTrainerConfig:
+    def config(name: str) -> GuidedTrainerConfig:
         made = short_config(scene, steps=steps, rounds=rounds, name=name)
         made.steps_per_save = steps // 2
         made.pipeline.targets.count = 3
@@ -32,7 +32,7 @@ def test_resumed_training_equals_an_uninterrupted_one(scene: Path, densification
         made.pipeline.model.max_gaussians = 200
         return made
 
-    def seeded(made: Difix3DTrainerConfig) -> Difix3DTrainer:
+    def seeded(made: GuidedTrainerConfig) -> GuidedTrainer:
         torch.manual_seed(0)
         np.random.seed(0)
         return train(made)
@@ -64,7 +64,7 @@ def test_nothing_left_to_do(scene: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_foreign_checkpoint_is_trained_on_for_as_many_steps(scene: Path, tmp_path: Path) -> None:
     config = short_config(scene, steps=300)
     config.load_checkpoint = foreign_checkpoint(tmp_path / "foreign", 29_999)
-    trainer = Difix3DTrainer(config)
+    trainer = GuidedTrainer(config)
     assert (trainer._offset, trainer._last_step) == (30_000, 30_300)
     assert config.pipeline.model.warmup_length is not None and config.pipeline.model.warmup_length > 30_000
     assert config.optimizers["means"]["scheduler"].max_steps == 300  # schedulers begin anew
@@ -83,7 +83,7 @@ def test_a_finished_training_goes_on_with_rates_that_move_things(scene: Path) ->
     config = short_config(scene, steps=12, name="on")
     config.load_checkpoint = path
     config.pipeline.model.warmup_length = 1000  # no densification: the same Gaussians are compared
-    trainer = Difix3DTrainer(config)
+    trainer = GuidedTrainer(config)
     trainer.setup()
     rates = {name: o.param_groups[0]["lr"] for name, o in trainer.optimizers.optimizers.items()}
     assert rates["means"] == pytest.approx(config.optimizers["means"]["optimizer"].lr)
@@ -111,7 +111,7 @@ def test_resuming_what_began_from_a_foreign_checkpoint(scene: Path) -> None:
     (trained.checkpoint_dir / "step-000000021.ckpt").write_bytes(b"damaged")
     resumed = short_config(scene, steps=12, name="resumed")
     resumed.load_dir = trained.checkpoint_dir
-    again = Difix3DTrainer(resumed)
+    again = GuidedTrainer(resumed)
     assert (again._offset, again._last_step) == (10, 22)
     again.setup()
     assert again._start_step == 21
@@ -122,7 +122,7 @@ def test_foreign_checkpoint_of_another_shape_is_told_of(scene: Path, tmp_path: P
     config = short_config(scene)
     config.load_checkpoint = foreign_checkpoint(tmp_path / "foreign", 10)
     with pytest.raises(UserError) as told:
-        Difix3DTrainer(config).setup()
+        GuidedTrainer(config).setup()
     assert "does not fit this method" in str(told.value)
 
 

@@ -12,7 +12,7 @@ import torch
 from difix3d_ns.enhance.enhancer import FixerSettings
 from difix3d_ns.guidance.rounds import FixRounds
 from difix3d_ns.guidance.schedule import plan_rounds
-from difix3d_ns.ns.reference_views import Photographs
+from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.views.pool import Pool
 from tests.unit.test_glue_photographs import _Model
 from tests.unit.tiny_scene import datamanager, write_scene
@@ -39,7 +39,7 @@ def _rounds(
 ) -> tuple[FixRounds, _Splat]:
     manager = datamanager(write_scene(folder / "scene", count=21))
     splat = _Splat(len(manager.train_dataset))
-    photographs = Photographs(manager, splat)  # type: ignore[arg-type]
+    photographs = ReferenceViews(manager, splat)  # type: ignore[arg-type]
     schedule = plan_rounds(400, 1, first_densification=10, reset_every=0, refine_stop=200)
     return (
         FixRounds(

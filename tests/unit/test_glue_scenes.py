@@ -12,11 +12,11 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
+from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 from tests.unit.tiny_scene import datamanager, look_at, write_scene
 
 
-def _load(folder: Path) -> Difix3DDatamanager:
+def _load(folder: Path) -> SceneDatamanager:
     manager = datamanager(folder)
     assert manager.cached_train and manager.cached_eval is not None
     return manager
@@ -132,9 +132,9 @@ def test_bad_scene_is_told_of_plainly(name: str, tmp_path: Path) -> None:
 
 
 def test_no_data_flag() -> None:
-    config = Difix3DDatamanagerConfig(dataparser=NerfstudioDataParserConfig(data=None))  # type: ignore[arg-type]
+    config = SceneDatamanagerConfig(dataparser=NerfstudioDataParserConfig(data=None))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="--data FOLDER"):
-        Difix3DDatamanager(config, device="cpu")
+        SceneDatamanager(config, device="cpu")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
@@ -215,10 +215,8 @@ def test_export_needs_no_pictures(tmp_path: Path) -> None:
     write_scene(tmp_path / "scene")
     for path in (tmp_path / "scene/images").iterdir():
         path.unlink()
-    config = Difix3DDatamanagerConfig(
-        data=tmp_path / "scene", dataparser=NerfstudioDataParserConfig(load_3D_points=True)
-    )
-    manager = Difix3DDatamanager(config, device="cpu", test_mode="inference")
+    config = SceneDatamanagerConfig(data=tmp_path / "scene", dataparser=NerfstudioDataParserConfig(load_3D_points=True))
+    manager = SceneDatamanager(config, device="cpu", test_mode="inference")
     assert len(manager.train_dataset) == 5
 
 

@@ -15,13 +15,13 @@ import torch
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.io import checkpoints
-from difix3d_ns.ns.model import Difix3DModel
-from difix3d_ns.ns.pipeline import Difix3DPipeline
-from difix3d_ns.ns.trainer import Difix3DTrainer, Difix3DTrainerConfig
+from difix3d_ns.ns.model import SplatModel
+from difix3d_ns.ns.pipeline import GuidedPipeline
+from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 from tests.unit.short_training import said, short_config, train
 from tests.unit.tiny_scene import write_scene
 
-Change = Callable[[Difix3DTrainerConfig], None]
+Change = Callable[[GuidedTrainerConfig], None]
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def scene(tmp_path: Path) -> Path:
 
 
 def _set(path: str, value: Any) -> Change:
-    def change(config: Difix3DTrainerConfig) -> None:
+    def change(config: GuidedTrainerConfig) -> None:
         *owners, name = path.split(".")
         owner: Any = config
         for part in owners:
@@ -60,7 +60,7 @@ def test_mistakes_end_with_one_line(
     config = short_config(scene, steps=300, rounds=1)
     change(config)
     with pytest.raises(UserError) as told:
-        Difix3DTrainer(config).setup()
+        GuidedTrainer(config).setup()
     for word in words:
         assert word in str(told.value)
 
@@ -72,7 +72,7 @@ def test_unreadable_weights_are_told_of_before_training(scene: Path) -> None:
         config = short_config(scene, steps=300, rounds=1)
         config.pipeline.fixer.name, config.pipeline.fixer.weights = "embedded", str(scene / name)
         with pytest.raises(UserError) as told:
-            Difix3DTrainer(config).setup()
+            GuidedTrainer(config).setup()
         said = str(told.value)
         assert "--pipeline.fixer.weights" in said and name.split(".")[0] in said
 
@@ -83,7 +83,7 @@ def test_unreadable_camera_path(scene: Path) -> None:
         config = short_config(scene, steps=300, rounds=1)
         config.pipeline.targets.kind, config.pipeline.targets.camera_path = "camera-path", scene / name
         with pytest.raises(UserError) as told:
-            Difix3DTrainer(config).setup()
+            GuidedTrainer(config).setup()
         assert name in str(told.value).replace(" ", "")
 
 
@@ -95,7 +95,7 @@ def test_camera_path_is_no_larger_than_the_photographs(scene: Path) -> None:
     (scene / "path.json").write_text(json.dumps(path))
     config = short_config(scene, steps=300, rounds=1)
     config.pipeline.targets.kind, config.pipeline.targets.camera_path = "camera-path", scene / "path.json"
-    trainer = Difix3DTrainer(config)
+    trainer = GuidedTrainer(config)
     trainer.setup()
     targets = trainer.pipeline._find_targets()
     assert [(t.width, t.height) for t in targets] == [(40, 20)] * 2
@@ -106,25 +106,25 @@ def test_camera_path_is_no_larger_than_the_photographs(scene: Path) -> None:
 def test_a_gpu_makes_views_in_batches(
     device: str, views: int, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = Difix3DTrainer(short_config(scene, steps=1000))
+    trainer = GuidedTrainer(short_config(scene, steps=1000))
     trainer.setup()
     pipeline = trainer.pipeline
     pipeline.config.rounds, pipeline.config.targets.count = 2, 3
     with monkeypatch.context() as patch:
-        patch.setattr(Difix3DModel, "device", property(lambda self: torch.device(device)))
+        patch.setattr(SplatModel, "device", property(lambda self: torch.device(device)))
         pipeline.plan_rounds(0, 1000, tmp_path)
     assert pipeline.rounds.schedule.views_per_step == views
 
 
 def test_targets_are_sought_once(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sought: list[int] = []
-    find = Difix3DPipeline._find_targets
+    find = GuidedPipeline._find_targets
 
-    def count(pipeline: Difix3DPipeline) -> list[Pinhole]:
+    def count(pipeline: GuidedPipeline) -> list[Pinhole]:
         sought.append(pipeline.model.step)
         return find(pipeline)
 
-    monkeypatch.setattr(Difix3DPipeline, "_find_targets", count)
+    monkeypatch.setattr(GuidedPipeline, "_find_targets", count)
     config = short_config(scene, steps=100, rounds=1)
     config.pipeline.targets.count = 3
     trainer = train(config)
@@ -136,7 +136,7 @@ def test_evaluation_poses_as_targets_are_undistorted(tmp_path: Path, capsys: pyt
     scene = write_scene(tmp_path / "scene", size=(120, 90), k1=-0.35, k2=0.12)
     config = short_config(scene, steps=300, rounds=1)
     config.pipeline.targets.kind = "eval"
-    trainer = Difix3DTrainer(config)
+    trainer = GuidedTrainer(config)
     trainer.setup()
     assert "Targets are the evaluation poses" in said(capsys)
     (target,) = trainer.pipeline._find_targets()
@@ -152,14 +152,14 @@ def test_no_evaluation_poses(tmp_path: Path) -> None:
     config = short_config(scene, steps=300, rounds=1)
     config.pipeline.targets.kind = "eval"
     with pytest.raises(UserError) as told:
-        Difix3DTrainer(config).setup()
+        GuidedTrainer(config).setup()
     assert "--pipeline.targets.kind eval" in str(told.value)
 
 
 def test_bad_scene(scene: Path) -> None:
     (scene / "transforms.json").unlink()
     with pytest.raises(UserError) as told:
-        Difix3DTrainer(short_config(scene)).setup()
+        GuidedTrainer(short_config(scene)).setup()
     assert "transforms.json is missing" in str(told.value)
 
 
@@ -176,7 +176,7 @@ def test_output_folder_that_cannot_be_written(scene: Path, where: str, tmp_path:
 def test_one_training_image(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene", count=2)
     with pytest.raises(UserError) as told:
-        Difix3DTrainer(short_config(scene, steps=300, rounds=1)).setup()
+        GuidedTrainer(short_config(scene, steps=300, rounds=1)).setup()
     said = str(told.value)
     assert "at least two training images" in said and "--pipeline.rounds 0" in said
     assert len(train(short_config(scene)).pipeline.datamanager.train_dataset) == 1
@@ -188,13 +188,13 @@ def test_training_cameras_at_one_place(tmp_path: Path) -> None:
     poses = [look_at((2, 0, 0.5))] * 4 + [look_at((0, 2, 0.5)), look_at((2, 0, 0.5))]  # the held-out one elsewhere
     scene = write_scene(tmp_path / "scene", poses=poses)
     with pytest.raises(UserError) as told:
-        Difix3DTrainer(short_config(scene, steps=300, rounds=1)).setup()
+        GuidedTrainer(short_config(scene, steps=300, rounds=1)).setup()
     said = str(told.value)
     assert "no poses for pseudo-views" in said and "--pipeline.rounds 0" in said
 
 
 def test_a_picture_that_goes_bad_during_training_is_told_of(scene: Path) -> None:
-    trainer = Difix3DTrainer(short_config(scene))
+    trainer = GuidedTrainer(short_config(scene))
     trainer.setup()
     path = scene / "images/frame_001.png"
     path.write_bytes(path.read_bytes()[:50])
@@ -270,7 +270,7 @@ def test_curves_that_cannot_be_written_do_not_end_training(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("nerfstudio.utils.writer.EVENT_WRITERS", [])
-    trainer = Difix3DTrainer(short_config(scene, steps=30))
+    trainer = GuidedTrainer(short_config(scene, steps=30))
     trainer.setup()
     monkeypatch.setattr(LocalFileSystem, "append", full)
     trainer.train()
@@ -283,7 +283,7 @@ def test_curves_that_cannot_be_written_do_not_end_training(
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 def test_what_else_cannot_be_written_is_told(scene: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Difix3DTrainer(short_config(scene))
+    trainer = GuidedTrainer(short_config(scene))
     trainer.setup()
 
     def fail(*_: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from difix3d_ns.ns.model import Difix3DModelConfig
+from difix3d_ns.ns.model import SplatModelConfig
 from difix3d_ns.rasterization import rasterization
 from difix3d_ns.splats.strategies.mcmc import DeviceFreeMCMCStrategy, build_mcmc, regularisation, relocated
 
@@ -216,12 +216,12 @@ def test_fifty_steps_on_a_cpu_lower_the_loss() -> None:
 
 
 def test_built_from_the_models_settings() -> None:
-    config = Difix3DModelConfig(warmup_length=100, stop_split_at=1600, refine_every=50, densification="mcmc")
+    config = SplatModelConfig(warmup_length=100, stop_split_at=1600, refine_every=50, densification="mcmc")
     strategy = build_mcmc(config, cap=40_000)
     assert strategy.cap_max == 40_000 and strategy.absgrad is False and strategy.initialize_state() == {}
     assert (strategy.refine_start_iter, strategy.refine_stop_iter, strategy.refine_every) == (100, 1600, 50)
     assert (1 + strategy.growth) ** 30 == pytest.approx(30, rel=1e-3)
-    paper = build_mcmc(Difix3DModelConfig(warmup_length=500, stop_split_at=25_000, refine_every=100), cap=None)
+    paper = build_mcmc(SplatModelConfig(warmup_length=500, stop_split_at=25_000, refine_every=100), cap=None)
     assert paper.cap_max == 1_000_000 and paper.growth == 0.05
 
 

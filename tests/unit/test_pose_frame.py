@@ -76,11 +76,11 @@ def test_the_flag_chooses_the_frame(tmp_path: Path) -> None:
 
 
 def test_other_dataparsers_have_no_such_frame(tmp_path: Path) -> None:
-    from difix3d_ns.ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
+    from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 
-    config = Difix3DDatamanagerConfig(data=tmp_path, dataparser=ColmapDataParserConfig(), pose_frame="train")
+    config = SceneDatamanagerConfig(data=tmp_path, dataparser=ColmapDataParserConfig(), pose_frame="train")
     with pytest.raises(UserError, match="pose-frame train: only for scenes with a transforms"):
-        Difix3DDatamanager(config)
+        SceneDatamanager(config)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.poses import ANGLE_UNIT, pose_distances, rotation_angles, slerp, spacing, stack_poses
 from difix3d_ns.guidance.progressive import advance
 from difix3d_ns.views.references import choose_references
@@ -281,7 +281,7 @@ def test_rotations_at_every_angle_even_half_a_turn():
     assert same.max() < 2e-3
 
 
-def wall_reference(camera: Pinhole, y: float = 0.0, **changes) -> Reference:
+def wall_reference(camera: Pinhole, y: float = 0.0, **changes) -> PosedImage:
     """A photograph of the plane at the given y, with its exact depth."""
     rows, columns = torch.meshgrid(torch.arange(camera.height) + 0.5, torch.arange(camera.width) + 0.5, indexing="ij")
     pixels = torch.stack([columns, rows, torch.ones_like(rows)], -1)
@@ -289,7 +289,7 @@ def wall_reference(camera: Pinhole, y: float = 0.0, **changes) -> Reference:
     depth = ((y - camera.position[1]) / rays[..., 1])[..., None]
     depth = depth.where(depth > 0, 0)
     values = {"image": torch.rand(camera.height, camera.width, 3), "camera": camera, "depth": depth}
-    return Reference(**{**values, "alpha": (depth > 0).float(), **changes})
+    return PosedImage(**{**values, "alpha": (depth > 0).float(), **changes})
 
 
 def straight(x, **options) -> Pinhole:
@@ -315,8 +315,8 @@ def test_each_reference_adds_what_the_ones_before_do_not_show():
 def test_pose_distance_decides_among_equals_and_without_depth():
     target = wall_reference(straight(0.0))
     known = [wall_reference(straight(x)) for x in (0.0, 0.0)]
-    unknown = [Reference(torch.rand(64, 96, 3), straight(x)) for x in (2.0, 0.5, 1.0)]
-    nowhere = Reference(torch.rand(64, 96, 3))
+    unknown = [PosedImage(torch.rand(64, 96, 3), straight(x)) for x in (2.0, 0.5, 1.0)]
+    nowhere = PosedImage(torch.rand(64, 96, 3))
     assert choose_references(target.camera, target.depth, target.alpha, unknown, 3) == [1, 2, 0]
     assert choose_references(target.camera, target.depth, target.alpha, [nowhere, *unknown], 4) == [2, 3, 1, 0]
     assert choose_references(target.camera, target.depth, target.alpha, [*unknown, known[0]], 2) == [3, 1]

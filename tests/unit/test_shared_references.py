@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from difix3d_ns.geometry.posed_image import Reference
-from difix3d_ns.ns.reference_views import Photographs
+from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.views.references import choose_references
 from difix3d_ns.views.shared_references import share_references
 from tests.unit.test_glue_photographs import _Model
@@ -19,7 +19,7 @@ from tests.unit.tiny_scene import datamanager, write_scene
 WALL = [wall_reference(straight(x)) for x in (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)]
 
 
-def _choose(x: float, former: list[int], count: int = 3, candidates: list[Reference] = WALL) -> list[int]:
+def _choose(x: float, former: list[int], count: int = 3, candidates: list[PosedImage] = WALL) -> list[int]:
     view = wall_reference(straight(x))
     return share_references(view.camera, view.depth, view.alpha, candidates, count, former)
 
@@ -100,7 +100,7 @@ def test_where_nothing_is_to_be_seen_the_nearest_are_chosen() -> None:
 
 def test_photographs_know_former_ones_by_their_place_in_the_dataset(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene", count=9))
-    photographs = Photographs(manager, _Model(8), nearest=4)  # type: ignore[arg-type]
+    photographs = ReferenceViews(manager, _Model(8), nearest=4)  # type: ignore[arg-type]
     view = photographs.cameras()[6]
     depth, alpha = torch.full((30, 40, 1), 2.0), torch.ones(30, 40, 1)
     assert photographs.choose_indices(view, depth, alpha, 1) == [6]

@@ -9,7 +9,8 @@ import torch
 from difix3d_ns.data.procedural import demo_world
 from difix3d_ns.data.procedural.dataset import photograph_world, structure_points
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.stereo import Photograph, stereo_depths, stereo_points
+from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.geometry.stereo import stereo_depths, stereo_points
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def capture():
         demo_world(0), rng, width=240, height=160, train_views=5, test_views=0, beyond=0.0, label=None
     )
     points, _ = structure_points(views, rng, 500)
-    return views, [Photograph(view.image, view.camera) for view in views], torch.from_numpy(points)
+    return views, [PosedImage(view.image, view.camera) for view in views], torch.from_numpy(points)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_portrait_beside_landscape(capture):
     intrinsics = camera.intrinsics.clone()
     intrinsics[0, 2] -= x
     upright = Pinhole(camera.camera_to_world, intrinsics, 80, 160)
-    mixed = [*photographs[:2], Photograph(photographs[2].image[:, x : x + 80], upright), *photographs[3:]]
+    mixed = [*photographs[:2], PosedImage(photographs[2].image[:, x : x + 80], upright), *photographs[3:]]
     depths = stereo_depths(mixed, points)
     truth = views[2].depth[:, x : x + 80]
     error = (depths[2].depth / truth - 1).abs()[depths[2].kept]

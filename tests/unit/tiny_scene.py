@@ -13,7 +13,7 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
-from difix3d_ns.ns.datamanager import Difix3DDatamanager, Difix3DDatamanagerConfig
+from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 
 
 def look_at(position: Sequence[float]) -> np.ndarray:  # [4, 4] camera-to-world, OpenGL axes
@@ -103,12 +103,12 @@ def write_scene(
     return folder
 
 
-def datamanager(folder: Path, **settings: Any) -> Difix3DDatamanager:
+def datamanager(folder: Path, **settings: Any) -> SceneDatamanager:
     """The method's datamanager on a CPU."""
-    config = Difix3DDatamanagerConfig(
+    config = SceneDatamanagerConfig(
         data=folder,
         dataparser=NerfstudioDataParserConfig(load_3D_points=True),
         cache_images_type="uint8",
         **settings,
     )
-    return Difix3DDatamanager(config, device=torch.device("cpu"))
+    return SceneDatamanager(config, device=torch.device("cpu"))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from difix3d_ns.data.shards import Sample, write_shard
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.training.recipe import Phase, Recipe
 from tests.unit.test_fixer_networks import CHAIN
@@ -35,10 +35,10 @@ def sample(
     """Striped scene; the render lacks the stripes that the references show."""
     height, width = size
 
-    def textured(x: float, y: float) -> Reference:
+    def textured(x: float, y: float) -> PosedImage:
         reference, points = photograph(camera_at(x, y, width=width, height=height))
         image = (reference.image + 0.2 * torch.sin(stripes * points[..., :1])).clamp(0, 1)
-        return Reference(image, reference.camera, reference.depth, reference.alpha)
+        return PosedImage(image, reference.camera, reference.depth, reference.alpha)
 
     target = textured(x, y)
     render = F.avg_pool2d(target.image.permute(2, 0, 1), 5, 1, 2, count_include_pad=False).permute(1, 2, 0)

@@ -14,7 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.presets import settle
-from difix3d_ns.ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 _BOOKKEEPING = ("--timestamp", "--pipeline.datamanager.data", "--pipeline.datamanager.dataparser.data")
 """and copies of --data"""
@@ -29,7 +29,7 @@ class Setting:
     default: str | None  # what it would be by default; None if it is that
 
 
-def settings(config: Difix3DTrainerConfig) -> list[Setting]:
+def settings(config: GuidedTrainerConfig) -> list[Setting]:
     """All settings, those that differ from the method's defaults first.
 
     Defaults that are fitted to the device and to the length of the training are taken as fitted to this one.
@@ -60,11 +60,11 @@ def said(value: Any) -> str:
     return str(value)
 
 
-def _defaults(config: Difix3DTrainerConfig) -> dict[str, Any]:
+def _defaults(config: GuidedTrainerConfig) -> dict[str, Any]:
     from difix3d_ns.methods.difix3d import difix3d_splatfacto
 
     plain = copy.deepcopy(difix3d_splatfacto.config)
-    assert isinstance(plain, Difix3DTrainerConfig)
+    assert isinstance(plain, GuidedTrainerConfig)
     plain.machine.device_type = config.machine.device_type
     unset, fitted = dict(_flat(plain)), copy.deepcopy(plain)
     longer = copy.deepcopy(plain)
@@ -75,7 +75,7 @@ def _defaults(config: Difix3DTrainerConfig) -> dict[str, Any]:
     return dict(_flat(longer)) | {flag: own[flag] for flag in ("--max-num-iterations", "--pipeline.rounds")}
 
 
-def _settled(config: Difix3DTrainerConfig) -> bool:
+def _settled(config: GuidedTrainerConfig) -> bool:
     try:
         with CONSOLE.capture():
             settle(config)

@@ -13,7 +13,7 @@ import yaml
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.chart import Curve
 from difix3d_ns.io.checkpoints import checkpoint_steps
-from difix3d_ns.ns.trainer import Difix3DTrainerConfig
+from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from difix3d_ns.views.folders import RECORDS_FOLDER
 from difix3d_ns.views.records import FixRecord, FixRecords
 
@@ -27,7 +27,7 @@ class Training:
     """A training, finished or not."""
 
     path: Path  # its config.yml
-    config: Difix3DTrainerConfig
+    config: GuidedTrainerConfig
     curves: Mapping[str, Curve]  # TensorBoard's name -> curve; empty without event files
     seconds: float | None  # of wall clock while it ran; None without event files
     fixes: list[FixRecord]
@@ -153,13 +153,13 @@ def _find(path: Path) -> Path:
     raise UserError(f"{path} holds {len(found)} trainings; give one of them (newest first):{listed}")
 
 
-def _load(path: Path) -> Difix3DTrainerConfig:
+def _load(path: Path) -> GuidedTrainerConfig:
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.Loader)  # as nerfstudio's own commands do
     except (OSError, ValueError, yaml.YAMLError, ImportError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read: {reason} (of a training that just began: try again)") from error
-    if not isinstance(config, Difix3DTrainerConfig):
+    if not isinstance(config, GuidedTrainerConfig):
         name = getattr(config, "method_name", None)
         raise UserError(f"{path} is " + (f"of the method {name}, not difix3d-splatfacto" if name else "no training"))
     if "vis" not in vars(config):  # the last line: the file is sorted

@@ -11,7 +11,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from difix3d_ns.geometry.poses import spacing, stack_poses
 from difix3d_ns.ns.environment import Enhance
-from difix3d_ns.ns.reference_views import Photographs
+from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.records import FixRecord, FixRecords
 
@@ -37,7 +37,7 @@ class Panel(ViewerControl):
         photographs: whose cameras references are.
     """
 
-    def __init__(self, enhancer: Enhancer, mode: Enhance, photographs: Photographs) -> None:
+    def __init__(self, enhancer: Enhancer, mode: Enhance, photographs: ReferenceViews) -> None:
         from difix3d_ns.ns.viewer.camera_path import remember_camera_paths
 
         self._enhancer = enhancer

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from difix3d_ns.geometry.exposure import exposure_gains
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import fetch, warp_references
 from difix3d_ns.priors.alignment.aligner import Aligner
 
@@ -22,7 +22,7 @@ class Chosen(NamedTuple):
     """References worth aligning, the most useful first."""
 
     numbers: list[int]  # among those given
-    references: list[Reference]  # at the exposure of the render
+    references: list[PosedImage]  # at the exposure of the render
 
 
 class Aligned(NamedTuple):
@@ -35,7 +35,7 @@ class Aligned(NamedTuple):
 
 
 def choose(
-    camera: Pinhole, image: Tensor, depth: Tensor, alpha: Tensor, references: Sequence[Reference], count: int = SLOTS
+    camera: Pinhole, image: Tensor, depth: Tensor, alpha: Tensor, references: Sequence[PosedImage], count: int = SLOTS
 ) -> Chosen:
     """The references that show most of the view by the splat's own depth, brought to the exposure of the render.
 
@@ -61,7 +61,7 @@ def align(
     image: Tensor,
     depth: Tensor | None,
     alpha: Tensor | None,
-    references: Sequence[Reference],
+    references: Sequence[PosedImage],
 ) -> Aligned:
     """Choose references, correct the depth by them, and fetch their colours.
 

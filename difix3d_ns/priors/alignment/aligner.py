@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.geometry.warp import displaced
 from difix3d_ns.priors.alignment.hypotheses import candidates, depth_range
@@ -45,7 +45,7 @@ class View:
     mask: Tensor  # [H, W] in [0, 1]
 
     @classmethod
-    def of(cls, view: Reference) -> View:
+    def of(cls, view: PosedImage) -> View:
         """``view`` padded right and bottom.
 
         Raises:
@@ -117,7 +117,7 @@ class Aligner(nn.Module):
         return self
 
     def forward(
-        self, camera: Pinhole, image: Tensor, depth: Tensor, alpha: Tensor, references: Sequence[Reference]
+        self, camera: Pinhole, image: Tensor, depth: Tensor, alpha: Tensor, references: Sequence[PosedImage]
     ) -> Corrected:
         """Correct the depth of one view.
 
@@ -129,7 +129,7 @@ class Aligner(nn.Module):
             references: at least one, with camera, depth and alpha, brought to the exposure of the render.
         """
         height, width = image.shape[:2]
-        target = View.of(Reference(image, camera, depth, alpha))
+        target = View.of(PosedImage(image, camera, depth, alpha))
         views = [View.of(reference) for reference in references]
         render = self.encoder(target.image.permute(2, 0, 1))
         pyramids = [self.encoder(view.image.permute(2, 0, 1)) for view in views]

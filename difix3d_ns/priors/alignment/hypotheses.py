@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import in_view, unproject
 
 _STEPS = (0.0, 0.012, 0.025, 0.04, 0.06, 0.085, 0.12, 0.17, 0.24)
@@ -20,7 +20,7 @@ COUNT = len(OFFSETS) + 2 * len(_WINDOWS) + _SWEEP
 _STRIDE = 8
 
 
-def depth_range(camera: Pinhole, depth: Tensor, alpha: Tensor, references: Sequence[Reference]) -> tuple[float, float]:
+def depth_range(camera: Pinhole, depth: Tensor, alpha: Tensor, references: Sequence[PosedImage]) -> tuple[float, float]:
     """Nearest and farthest depth worth trying, from all that the splat shows in this view and at the references.
 
     Args:

@@ -18,7 +18,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from difix3d_ns.ns.model import Difix3DModelConfig
+    from difix3d_ns.ns.model import SplatModelConfig
 
 OPACITY_WEIGHT = 0.01
 SCALE_WEIGHT = 0.01
@@ -162,7 +162,7 @@ def _draw(weights: Tensor, count: int) -> Tensor:
     return torch.searchsorted(total, torch.rand(count, device=weights.device, dtype=total.dtype) * total[-1])
 
 
-def build_mcmc(config: Difix3DModelConfig, cap: int | None) -> DeviceFreeMCMCStrategy:
+def build_mcmc(config: SplatModelConfig, cap: int | None) -> DeviceFreeMCMCStrategy:
     """The strategy for a model's settings.
 
     Args:

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.posed_image import Reference
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.priors.alignment.align import Aligned, align, choose
 from difix3d_ns.priors.alignment.aligner import Aligner, Corrected, Stage, View
@@ -56,9 +56,9 @@ class Picture(NamedTuple):
     camera_to_world: Tensor  # [4, 4]
     intrinsics: Tensor  # [3, 3]
 
-    def reference(self) -> Reference:
+    def reference(self) -> PosedImage:
         """As the aligner wants it."""
-        return Reference(self.image, self.camera(), self.depth, self.alpha, self.mask)
+        return PosedImage(self.image, self.camera(), self.depth, self.alpha, self.mask)
 
     def camera(self) -> Pinhole:
         """Where it was taken."""
@@ -128,7 +128,7 @@ class Align:
         request = sample.request
         assert request.camera is not None and request.depth is not None and request.alpha is not None
         chosen = choose(request.camera, request.image, request.depth, request.alpha, request.references, _KEPT)
-        render = Reference(request.image, request.camera, request.depth, request.alpha)
+        render = PosedImage(request.image, request.camera, request.depth, request.alpha)
         truths = sample.reference_true_depths
         return Prepared(
             _picture(render, None if truths is None else sample.true_depth),  # occlusion needs the truth of both
@@ -262,7 +262,7 @@ def _cross_entropy(stage: Stage, true: Tensor, seen: Tensor, level: int) -> Tens
     return (entropy * taught).sum() / taught.sum().clamp_min(1)
 
 
-def _picture(view: Reference, true_depth: Tensor | None) -> Picture:
+def _picture(view: PosedImage, true_depth: Tensor | None) -> Picture:
     assert view.camera is not None and view.depth is not None and view.alpha is not None
     mask = torch.ones_like(view.image[..., :1]) if view.mask is None else view.mask
     return Picture(
