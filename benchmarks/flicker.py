@@ -32,7 +32,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.poses import assemble, pose_distances, slerp, spacing, stack_poses, with_poses
 from difix3d_ns.geometry.warp import warp_references
-from difix3d_ns.ns.reference_views import to_cameras, to_pinhole
+from difix3d_ns.ns.cameras import to_cameras, to_pinhole
 
 _SAME_SURFACE = 0.01  # relative depth error
 _ARRIVAL = 8  # frames before a held-out photograph

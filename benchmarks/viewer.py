@@ -70,7 +70,7 @@ class Tab:
 
 
 def _first_camera(config: Path) -> dict[str, Any]:
-    from difix3d_ns.ns.reference_views import to_pinhole
+    from difix3d_ns.ns.cameras import to_pinhole
     from difix3d_ns.ns.viewer.poses import placed
 
     settings = yaml.load(config.read_text(), Loader=yaml.Loader)

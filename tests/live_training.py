@@ -161,7 +161,7 @@ class _Server:
         """Put every tab's camera where a held-out photograph was taken, turned by so many radians, and back so far."""
         import viser.transforms as vtf
 
-        from difix3d_ns.ns.reference_views import to_pinhole
+        from difix3d_ns.ns.cameras import to_pinhole
         from difix3d_ns.ns.viewer.poses import placed
 
         dataset = self.trainer.pipeline.datamanager.eval_dataset

@@ -101,7 +101,7 @@ def reconstruct(
             1, int((schedule.refine_stop - schedule.refine_start) * schedule.steps / schedule.refinements)
         ),
         reset_every=schedule.steps + 1,
-        max_gaussians=schedule.max_gaussians,
+        max_gs_num=schedule.max_gaussians,
     )
     state = strategy.initialize_state(scene_scale=scale)
     kept: dict[float, Splat] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,9 +22,6 @@ _RAMP = 0.05
 """Of training, in which the weight grows to its full value: the first fixed views disagree most with the splat, and a
 sudden second loss upsets Adam's moments."""
 
-_LEAST_RECOVERY = 100
-"""Steps; see ``plan_rounds``."""
-
 _QUEUE = 0.5
 """Of the steps between rounds: by then a round's queue is to be worked off, so that its views are trained on before
 the next poses are rendered from the result."""
@@ -35,50 +33,39 @@ takes it a second; one picture does not fill a GPU, and four are still done befo
 
 @dataclass(frozen=True)
 class RoundSchedule:
-    """Pure function of the training step, so a resumed run needs no state for it.
+    """Rounds of a training; a pure function of the step, so a resumed run needs no state for it.
 
     Steps count from 0 as nerfstudio's do; rendering is meant *before* the training iteration of a step.
     """
 
-    total_steps: int
     starts: tuple[int, ...]  # step at which each round's rendering may start, strictly increasing
-    asked: int  # rounds asked for; fewer starts mean that training is too short for them
-    fit_from: int  # nothing is rendered before: first densification and full resolution
-    end_step: int  # nor from here on
-    reset_every: int  # opacity resets at its multiples; 0 = never
-    refine_stop: int  # no reset from here on
-    recovery: int
+    requested: int  # rounds wanted; fewer starts mean that training is too short for them
+    end_step: int  # nothing is rendered from here on
     views_per_step: int  # most views rendered and fixed per training step, so that the viewer stays alive
-    probability: float  # that a training step draws a pseudo-view instead of a photograph, if the pool has any
     full_weight: float
     ramp_steps: int
+    fit_at: Callable[[int], bool]  # whether the splat is worth rendering at a step
 
     @property
     def rounds(self) -> int:
-        """How many are planned; ``asked`` or fewer."""
+        """How many are planned; ``requested`` or fewer."""
         return len(self.starts)
 
     def may_render(self, step: int, late: bool = False) -> bool:
-        """Whether the splat is fit to be rendered for fixing: densified once, at full resolution, recovered.
+        """Whether views are made at this step.
 
         Args:
             step: of training.
             late: also shortly before the end of training, for views somebody asked for.
         """
-        if step < self.fit_from or (step >= self.end_step and not late):
-            return False
-        if self.reset_every <= 0 or self.refine_stop <= 0:
-            return True
-        latest = min(step, self.refine_stop - 1) // self.reset_every * self.reset_every
-        # The reset comes after its step's iteration: one more step makes the recovery complete.
-        return step - latest > self.recovery
+        return (late or step < self.end_step) and self.fit_at(step)
 
     def round_at(self, step: int) -> int:
         """The round that is due at this step, from 1; 0 before the first."""
         return int(np.searchsorted(self.starts, step, side="right"))
 
     def weight(self, step: int, first_view: int | None = None) -> float:
-        """Of the loss on a pseudo-view relative to a photograph's: 0 until the first round, then a linear ramp.
+        """Weight of the loss on a made view relative to a photograph's: 0 until the first round, then a linear ramp.
 
         Args:
             step: of training.
@@ -92,65 +79,44 @@ class RoundSchedule:
 
 
 def plan_rounds(
-    total_steps: int,
+    last_step: int,
     rounds: int,
-    first_densification: int,
-    reset_every: int,
-    refine_stop: int,
-    recovery: int | None = None,
-    resolution_full_step: int = 0,
+    fit_at: Callable[[int], bool],
     views_per_round: int = 16,
     weight: float = 1.0,
-    probability: float = 0.5,
     first_step: int = 0,
     views_at_once: int = 1,
 ) -> RoundSchedule:
     """Spread rounds over the steps at which the splat may be rendered for fixing.
 
-    Rounds lie evenly among the allowed steps between 37.5 % and 75 % of training. A step is allowed from the first
-    densification and full training resolution on, and later than ``recovery`` steps after an opacity reset, when the
-    splat is a fog. Where training is too short for all rounds, fewer are planned (``starts`` against ``asked``).
+    Rounds lie evenly among the fit steps between 37.5 % and 75 % of training. Where training is too short for all
+    rounds, fewer are planned (``starts`` against ``requested``).
 
     Args:
-        total_steps: of training, also what a resumed run will have reached in the end.
-        rounds: how many; 0 trains plainly.
-        first_densification: step of it.
-        reset_every: steps between opacity resets (gsplat's DefaultStrategy resets at the multiples below
-            ``refine_stop``); 0 without resets, as with MCMC.
-        refine_stop: step at which densification and resets end.
-        recovery: steps of training after a reset until renders are sound again. None: a sixth of ``reset_every`` (500
-            of splatfacto's 3000), at least 100, since Adam at splatfacto's 0.05 lifts an opacity from its reset value
-            to 0.9 in some 75 steps at best, and at most half of ``reset_every``.
-        resolution_full_step: first step at full training resolution; 0 if it is never reduced.
+        last_step: the step at which training ends, also what a resumed run will have reached in the end.
+        rounds: how many; 0 plans none.
+        fit_at: whether the splat is worth rendering at a step.
         views_per_round: most that are made in one, those made again included.
-        weight: of the loss on a pseudo-view, 1 for a photograph; the reason is with ``--pipeline.pseudo-weight``.
-        probability: that a step draws a pseudo-view; the reason is with ``--pipeline.pseudo-probability``.
-        first_step: of this training; above 0 if it starts from a model trained without pseudo-views.
+        weight: of the loss on a made view, 1 for a photograph; the reason is with ``--pipeline.guidance.weight``.
+        first_step: of this training; above 0 if it starts from a model trained without made views.
         views_at_once: least number of views made in a step, see ``VIEWS_AT_ONCE``.
 
     Raises:
         ValueError: no steps, or a negative number of rounds; the message names the flag.
     """
-    if total_steps < 1:
-        raise ValueError(f"training needs at least one step, got {total_steps}: set --max-num-iterations")
+    if last_step < 1:
+        raise ValueError(f"training needs at least one step, got {last_step}: set --max-num-iterations")
     if rounds < 0:
-        raise ValueError(f"the number of rounds cannot be negative, got {rounds}: set --pipeline.rounds")
-    if recovery is None:
-        recovery = min(max(_LEAST_RECOVERY, reset_every // 6), reset_every // 2)
-    length = max(0, total_steps - first_step)
+        raise ValueError(f"the number of rounds cannot be negative, got {rounds}: set --pipeline.guidance.rounds")
+    length = max(0, last_step - first_step)
     schedule = RoundSchedule(
-        total_steps=total_steps,
         starts=(),
-        asked=rounds,
-        fit_from=max(0, first_densification, resolution_full_step),
+        requested=rounds,
         end_step=first_step + int(_END * length),
-        reset_every=max(0, reset_every),
-        refine_stop=max(0, refine_stop),
-        recovery=max(0, recovery),
         views_per_step=1,
-        probability=probability,
         full_weight=weight,
         ramp_steps=max(1, round(_RAMP * length)),
+        fit_at=fit_at,
     )
     window = range(first_step + math.ceil(_FIRST * length), first_step + int(_LAST * length) + 1)
     allowed = [step for step in window if schedule.may_render(step)]
@@ -161,23 +127,6 @@ def plan_rounds(
         return replace(schedule, views_per_step=least)
     steps = _shortest_round(schedule, starts)
     return replace(schedule, starts=starts, views_per_step=max(least, -(-views_per_round // steps)))
-
-
-def pause_refine_after_reset(photographs: int, pool: int, refine_every: int, reset_every: int) -> int:
-    """gsplat's pause of densification after an opacity reset, with the pool counted in.
-
-    splatfacto pauses for ``photographs + refine_every`` steps, so that every photograph is seen once before Gaussians
-    are judged; with pseudo-views among the steps that takes longer. At most half of the interval, or a large pool
-    would end densification altogether.
-
-    Args:
-        photographs: number of training images.
-        pool: capacity of the pool, 0 without rounds.
-        refine_every: steps between densifications.
-        reset_every: steps between resets; 0 without.
-    """
-    pause = photographs + pool + refine_every
-    return min(pause, reset_every // 2) if reset_every > 0 else pause
 
 
 def _shortest_round(schedule: RoundSchedule, starts: tuple[int, ...]) -> int:

@@ -22,8 +22,8 @@ from difix3d_ns.data.capture import Capture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.dataparser import PlyfileNerfstudio
-from difix3d_ns.ns.reference_views import to_pinhole
 from difix3d_ns.ns.scene_checks import check_transforms, check_views, explain_unreadable
 
 _WHITE = (1.0, 1.0, 1.0)

@@ -1,9 +1,8 @@
-"""Photographs for training, with pseudo-views drawn in between."""
+"""Photographs for training, at a size the device can train on, with clear words for what cannot be read."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -34,21 +33,22 @@ class SceneDatamanagerConfig(FullImageDatamanagerConfig):
     """poses by which up, centre and scale are found: all, those of evaluation included, as nerfstudio does; or those
     of training, so that nothing depends on where evaluation cameras are. Checkpoints and camera paths fit one frame"""
 
+    def check(self, flag: str) -> None:
+        """Raise a UserError that names the flag if a setting cannot work."""
+        factor = self.camera_res_scale_factor
+        if factor is not None and factor <= 0:
+            raise UserError(f"{flag}.camera-res-scale-factor {factor}: above 0 is needed")
+
 
 class SceneDatamanager(FullImageDatamanager[InputDataset]):
-    """Draws a photograph, or with some probability a pseudo-view.
+    """Draws photographs.
 
-    Pseudo-views never enter the dataset: they have no camera index, so camera optimizer, bilateral grid, viewer and
-    evaluation never see them.
+    Made views never enter the dataset: viewer and evaluation never see them.
     """
 
     config: SceneDatamanagerConfig
-    draw_pseudo_view: Callable[[int, torch.Generator], tuple[Cameras, dict[str, Any]] | None] | None
-    """called before each step's photograph is drawn; set by the pipeline"""
 
     def __init__(self, config: SceneDatamanagerConfig, device: torch.device | str = "cpu", **kwargs: Any) -> None:
-        self.draw_pseudo_view = None
-        self.pseudo_random = torch.Generator().manual_seed(config.train_cameras_sampling_seed + 1)
         data = config.data or getattr(config.dataparser, "data", None)
         if getattr(config.dataparser, "_target", None) is Nerfstudio:
             config.dataparser._target = PlyfileNerfstudio
@@ -90,16 +90,11 @@ class SceneDatamanager(FullImageDatamanager[InputDataset]):
             dataset = self.train_dataset if split == "train" else self.eval_dataset
             raise UserError(explain_unreadable(dataset, error)) from error
 
-    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
-        pseudo = self.draw_pseudo_view(step, self.pseudo_random) if self.draw_pseudo_view is not None else None
-        return pseudo if pseudo is not None else super().next_train(step)
-
     def sampling_state(self) -> dict[str, Any]:
         """What drawing depends on, as plain values."""
         state: dict[str, Any] = {
             "unseen": list(self.train_unseen_cameras),
             "unseen_eval": list(self.eval_unseen_cameras),
-            "pseudo": self.pseudo_random.get_state(),
         }
         if hasattr(self, "random_generator"):
             state["photographs"] = self.random_generator.getstate()
@@ -111,7 +106,6 @@ class SceneDatamanager(FullImageDatamanager[InputDataset]):
             self.train_unseen_cameras = list(state["unseen"])
         if all(index < len(self.eval_dataset) for index in state["unseen_eval"]):
             self.eval_unseen_cameras = list(state["unseen_eval"])
-        self.pseudo_random.set_state(state["pseudo"])
         if "photographs" in state and hasattr(self, "random_generator"):
             version, words, gauss = state["photographs"]
             self.random_generator.setstate((version, tuple(words), gauss))

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from dataclasses import dataclass
+from typing import cast
 
+from difix3d_ns.enhance.settings import Enhance, EnhancerConfig
 from difix3d_ns.errors import UserError
-
-if TYPE_CHECKING:
-    from difix3d_ns.enhance.enhancer import FixerSettings
-
-Enhance = Literal["off", "key", "rgb"]
-"""off: no enhanced output; key: an output ``enhanced``; rgb: ``rgb`` itself is enhanced and ``raw`` is the render."""
 
 VARIABLES = ("DIFIX3D_ENHANCE", "DIFIX3D_WEIGHTS", "DIFIX3D_STRENGTH")
 
@@ -43,13 +38,11 @@ class Overrides:
             raise UserError(f"DIFIX3D_STRENGTH={strength}: use a number from 0 (the render) to 1 (the fixer's picture)")
         return cls(cast("Enhance | None", enhance), weights, number)
 
-    def of(self, fixer: FixerSettings) -> FixerSettings:
-        """The settings with weights and strength replaced where they are asked for."""
-        return replace(
-            fixer,
-            weights=fixer.weights if self.weights is None else self.weights,
-            strength=fixer.strength if self.strength is None else self.strength,
-        )
+    def apply_to(self, enhancer: EnhancerConfig) -> None:
+        """Replace what is asked for."""
+        enhancer.mode = self.enhance or enhancer.mode
+        enhancer.weights = self.weights or enhancer.weights
+        enhancer.strength = enhancer.strength if self.strength is None else self.strength
 
 
 def ignored_in_training() -> list[str]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from unittest import mock
 
 import torch
@@ -16,12 +16,21 @@ from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoMode
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from difix3d_ns.ns.environment import Enhance
+from difix3d_ns.enhance.settings import Enhance
+from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.guidance.base import Window
+from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane
 from difix3d_ns.ns.viewer.render_thread import render_thread
 from difix3d_ns.splats.exposure import Exposures
 from difix3d_ns.splats.strategies.capped import CappedStrategy
+from difix3d_ns.splats.strategies.fitness import Fitness
 
+CPU_GAUSSIANS = 40_000
+"""Enough for about a dozen photographs of 480 px; twice as many overfit them and cost twice the time."""
+NEVER = 10**9
+"""steps between resets where there are none"""
 EXPOSURE_PULL = 0.01
 """toward no change: decides only where a photograph shows what no other does"""
 
@@ -30,10 +39,11 @@ EXPOSURE_PULL = 0.01
 class SplatModelConfig(SplatfactoModelConfig):
     """Splatfacto's settings; those in steps follow ``--max-num-iterations`` unless given.
 
-    The fractions are those of splatfacto's own 30,000 steps wherever a short run allows (see ``defaults.py``).
+    The fractions are those of splatfacto's own 30,000 steps wherever a short run allows.
     """
 
     _target: type = field(default_factory=lambda: SplatModel)
+    announced: ClassVar[dict[str, str]] = {"max_gs_num": "at most {} Gaussians"}
     warmup_length: int | None = None  # type: ignore[assignment]
     """steps before the first densification (unset: fitted to --max-num-iterations)"""
     refine_every: int | None = None  # type: ignore[assignment]
@@ -48,17 +58,71 @@ class SplatModelConfig(SplatfactoModelConfig):
     """step at which screen-size culling and splitting stops (unset: fitted to --max-num-iterations)"""
     stop_split_at: int | None = None  # type: ignore[assignment]
     """step at which densification stops (unset: fitted to --max-num-iterations)"""
-    max_gaussians: int | None = None
+    max_gs_num: int | None = None
     """most Gaussians densification may reach; 0 = no bound (unset: no bound with CUDA, a bound on a CPU)"""
-    densification: Literal["default", "mcmc"] = "default"
-    """default: splatfacto's; mcmc: 3DGS as Markov chain Monte Carlo (Kheradmand et al. 2024), up to max_gaussians"""
+    strategy: Literal["default", "mcmc"] = "default"
+    """how Gaussians multiply. default: splatfacto's; mcmc: 3DGS as Markov chain Monte Carlo (Kheradmand et al. 2024),
+    up to max_gs_num"""
     regularization: bool = False
     """pull opacities and sizes of Gaussians down with the two loss terms of MCMC, whatever the densification"""
     gaussian_dropout: float = 0.0
     """probability with which a Gaussian is left out of a training step (DropGaussian, Park et al. 2025)"""
     exposure: bool = False
     """learn an affine colour change per training photograph, for captures whose exposure or white balance varies;
-    the splat, its renders and pseudo-views keep the mean of all"""
+    the splat, its renders and made views keep the mean of all"""
+
+    def fit(self, run: Run) -> None:
+        """Fill in splatfacto's own numbers for its 30,000 steps, shrunk with the training where it is shorter."""
+        start, steps = run.first_step, run.steps
+        if self.max_gs_num is None:
+            self.max_gs_num = CPU_GAUSSIANS if run.on_cpu else 0
+        if self.refine_every is None:
+            self.refine_every = at_most(steps / 40, 100)
+        if self.warmup_length is None:
+            self.warmup_length = start + at_most(steps / 12, 500)
+        if self.stop_split_at is None:
+            self.stop_split_at = start + max(1, steps * 5 // 6 if self.strategy == "mcmc" else steps // 2)
+        if self.stop_screen_size_at is None:
+            self.stop_screen_size_at = start + at_most(steps * 4 / 30, 4000)
+        if self.sh_degree_interval is None:
+            self.sh_degree_interval = at_most(steps / 30, 1000)
+        if self.resolution_schedule is None:
+            self.resolution_schedule = at_most(steps / 10, 3000)
+        if self.reset_alpha_every is None:
+            if start:  # Gaussians trained elsewhere: resets would undo that
+                self.reset_alpha_every = max(1, run.last_step // self.refine_every + 1)
+            else:  # every reset costs hundreds of steps until opacities are back: a short training has one
+                self.reset_alpha_every = max(2, round(at_most(steps * 0.3, 3000) / self.refine_every))
+
+    def check(self, flag: str) -> None:
+        """Raise a UserError that names the flag if a setting cannot work."""
+        at_least = {
+            "max-gs-num": (self.max_gs_num, 0),
+            "refine-every": (self.refine_every, 1),
+            "reset-alpha-every": (self.reset_alpha_every, 1),
+            "sh-degree-interval": (self.sh_degree_interval, 1),
+            "resolution-schedule": (self.resolution_schedule, 1),
+        }
+        for name, (number, bound) in at_least.items():
+            if number is not None and not bound <= number < math.inf:
+                raise UserError(f"{flag}.{name} {number}: at least {bound} is needed")
+        if not 0 <= self.gaussian_dropout < 1:
+            raise UserError(f"{flag}.gaussian-dropout {self.gaussian_dropout}: at least 0 and below 1 is needed")
+        if self.exposure and self.use_bilateral_grid:
+            raise UserError(f"{flag}.exposure and {flag}.use-bilateral-grid explain the same: leave one out")
+
+    def fitness(self, last_step: int) -> Fitness:
+        """When the splat is worth rendering, once the settings in steps are filled in."""
+        assert self.refine_every and self.reset_alpha_every and self.warmup_length is not None
+        assert self.stop_split_at is not None and self.resolution_schedule
+        reset_every = self.reset_alpha_every * self.refine_every
+        resets = reset_every < last_step and self.strategy == "default"
+        full_resolution = self.resolution_schedule * self.num_downscales
+        return Fitness(
+            fit_from=max(0, self.warmup_length + self.refine_every, full_resolution),
+            reset_every=reset_every if resets else 0,
+            refine_stop=max(0, self.stop_split_at),
+        )
 
 
 class Outputs(dict):
@@ -124,6 +188,7 @@ class SplatModel(SplatfactoModel):
     near_plane: float = 0.01
     """nothing nearer to a camera is drawn, scene units; splatfacto's, until the pipeline knows the scene"""
     _viewer_background: Tensor | None = None
+    _windows: Sequence[Window] = ()
     exposures: Exposures | None
 
     def populate_modules(self) -> None:
@@ -149,7 +214,7 @@ class SplatModel(SplatfactoModel):
             self.gauss_params["features_dc"] = nn.Parameter(sh)
         if colours is not None:
             self.seed_points = (positions, colours)
-        if self.config.densification == "mcmc":
+        if self.config.strategy == "mcmc":
             from difix3d_ns.splats.strategies.mcmc import INITIAL_OPACITY, INITIAL_SCALE
 
             self.gauss_params["scales"].data += math.log(INITIAL_SCALE)
@@ -161,17 +226,13 @@ class SplatModel(SplatfactoModel):
         groups: dict[str, list[nn.Parameter]] = super().get_param_groups()
         return groups | {"exposure": list(self.exposures.parameters())} if self.exposures is not None else groups
 
-    def add_initial_points(self, positions: Tensor, colours: Tensor) -> None:
-        """Start from more points, anew; only before optimizers hold the parameters.
+    def set_initial_points(self, positions: Tensor, colours: Tensor) -> None:
+        """Start from these points, anew; only before optimizers hold the parameters.
 
         Args:
             positions: [N, 3] world.
             colours: [N, 3] uint8.
         """
-        if self.seed_points is not None and not self.config.random_init:
-            old_positions, old_colours = self.seed_points
-            positions = torch.cat([old_positions.to(positions), positions])
-            colours = torch.cat([old_colours.to(colours), colours])
         device = self.device
         self.seed_points = (positions.cpu(), colours.cpu())
         self.populate_modules()
@@ -192,8 +253,8 @@ class SplatModel(SplatfactoModel):
         return SplatfactoModel.get_empty_outputs(width, height, self._get_background_color())
 
     def _build_strategy(self) -> None:
-        cap = self.config.max_gaussians or None
-        if self.config.densification == "mcmc":
+        cap = self.config.max_gs_num or None
+        if self.config.strategy == "mcmc":
             from difix3d_ns.splats.strategies.mcmc import build_mcmc
 
             self.strategy = build_mcmc(self.config, cap)
@@ -202,7 +263,7 @@ class SplatModel(SplatfactoModel):
         upstream = self.strategy
         settings = {name: getattr(upstream, name) for name in upstream.__dataclass_fields__}
         settings["verbose"] = False  # one line per densification drowns the progress display
-        self.strategy = CappedStrategy(**settings, max_gaussians=cap)
+        self.strategy = CappedStrategy(**settings, max_gs_num=cap)
         self.strategy_state = self.strategy.initialize_state(scene_scale=1.0)
 
     @property
@@ -214,8 +275,27 @@ class SplatModel(SplatfactoModel):
         kept = (torch.rand_like(logits) >= p).to(logits.dtype)
         return torch.logit(torch.sigmoid(logits) * kept / (1 - p), eps=1e-6)
 
+    def follow_windows(self, windows: Sequence[Window]) -> None:
+        """Let Gaussians multiply in these windows instead of splatfacto's own.
+
+        Args:
+            windows: in order; none: splatfacto's own.
+        """
+        self._windows = sorted(windows, key=lambda window: window.start)
+
+    def _enter_window(self, step: int) -> None:
+        window = next((window for window in reversed(self._windows) if window.start <= step), None)
+        if window is None:
+            return
+        self.strategy.refine_start_iter = window.densify_from
+        self.strategy.refine_stop_iter = window.densify_to
+        if hasattr(self.strategy, "reset_every"):
+            refine_every, own = self.config.refine_every or 1, self.config.reset_alpha_every or 1
+            self.strategy.reset_every = own * refine_every if window.reset else NEVER
+
     def step_post_backward(self, step: int) -> None:
-        if self.config.densification != "mcmc":
+        self._enter_window(step)
+        if self.config.strategy != "mcmc":
             super().step_post_backward(step)
             return
         self.strategy.step_post_backward(
@@ -233,14 +313,14 @@ class SplatModel(SplatfactoModel):
         Args:
             removed: [N] bool.
         """
-        state = self.strategy_state if self.config.densification == "default" else {}  # MCMC's has no row per Gaussian
+        state = self.strategy_state if self.config.strategy == "default" else {}  # MCMC's has no row per Gaussian
         remove(params=self.gauss_params, optimizers=self.optimizers, state=state, mask=removed)
 
     def get_loss_dict(
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
-        if self.training and (self.config.regularization or self.config.densification == "mcmc"):
+        if self.training and (self.config.regularization or self.config.strategy == "mcmc"):
             from difix3d_ns.splats.strategies.mcmc import regularisation
 
             losses |= regularisation(self.gauss_params["opacities"], self.gauss_params["scales"])
@@ -290,7 +370,8 @@ class SplatModel(SplatfactoModel):
         enhancer = self.enhancer
         if enhancer is None or self.enhance == "off":
             return outputs
-        if self.crop_box is not None:  # photographs show what was cropped away as well
+        if self.crop_box is not None or self.is_being_trained:
+            # photographs show what was cropped away as well; evaluation between steps holds a lock others wait for
             enhancer = _as_rendered
         if self.enhance == "key":
             return Outputs(outputs, {"enhanced": lambda: enhancer(camera, outputs)})
@@ -320,14 +401,11 @@ class SplatModel(SplatfactoModel):
         return hasattr(self, "optimizers")
 
     @torch.no_grad()
-    def median_depth(
-        self, camera_to_world: Tensor, intrinsics: Tensor, width: int, height: int
-    ) -> tuple[Tensor, Tensor]:
+    def median_depth(self, camera: Pinhole) -> tuple[Tensor, Tensor]:
         """Depth where transmittance falls below one half.
 
         Args:
-            camera_to_world: [4, 4], OpenCV axes, scene units.
-            intrinsics: [3, 3], pixels.
+            camera: OpenCV axes, scene units.
 
         Returns:
             (depth [H, W, 1] along z, 0 where nothing is; accumulated opacity [H, W, 1]).
@@ -339,10 +417,10 @@ class SplatModel(SplatfactoModel):
             self.quats,
             torch.exp(self.scales),
             torch.sigmoid(self.gauss_params["opacities"]).squeeze(-1),
-            torch.linalg.inv(camera_to_world.to(self.device))[None],
-            intrinsics.to(self.device)[None],
-            width,
-            height,
+            torch.linalg.inv(camera.camera_to_world.to(self.device))[None],
+            camera.intrinsics.to(self.device)[None],
+            camera.width,
+            camera.height,
             near_plane=self.near_plane,
             rasterize_mode=self.config.rasterize_mode,
         )

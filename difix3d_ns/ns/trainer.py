@@ -6,9 +6,10 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
@@ -19,14 +20,23 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
+from difix3d_ns.io.run import Run, at_most
+from difix3d_ns.ns import presets
+from difix3d_ns.ns.log_tracker import LogTracker
 from difix3d_ns.ns.patches.event_writers import survive_a_full_disk
 from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
-from difix3d_ns.ns.presets import settle
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
-STATE_KEY = "difix3d"
-"""Where a checkpoint keeps what plain nerfstudio does not: random generators, densification, pool, rounds."""
+STATE_KEY = "difix3d_ns"
+"""Where a checkpoint keeps what plain nerfstudio does not, the state of each part under a key of its own."""
+FORMER_STATE_KEY = "difix3d"
+"""Where earlier versions kept it."""
+
+CUDA_ITERATIONS = 30_000
+CPU_ITERATIONS = 2_000
+MEANS_RATE = 1.6e-4
+"""splatfacto's learning rate of the means, for 30,000 steps"""
 
 
 @dataclass
@@ -61,6 +71,8 @@ class FittedDecayConfig(ExponentialDecaySchedulerConfig):
 class GuidedTrainerConfig(TrainerConfig):
     """Trainer settings; those that are unset are fitted to the device and to --max-num-iterations."""
 
+    kept: ClassVar[tuple[str, ...]] = ("max_num_iterations",)
+    announced: ClassVar[dict[str, str]] = {"max_num_iterations": "{} steps"}
     _target: type = field(default_factory=lambda: GuidedTrainer)
     pipeline: GuidedPipelineConfig = field(default_factory=GuidedPipelineConfig)
     """pipeline settings"""
@@ -72,6 +84,54 @@ class GuidedTrainerConfig(TrainerConfig):
     """steps between evaluations of one image (unset: a fifth of the training, at most 1000)"""
     steps_per_eval_all_images: int | None = None  # type: ignore[assignment]
     """steps between evaluations of all images (unset: the whole training, at most 10000)"""
+
+    def fit(self, run: Run) -> None:
+        """Fill in how often things are saved and evaluated, and learning rates for the length of the training."""
+        steps = run.steps
+        if self.max_num_iterations is None:
+            self.max_num_iterations = steps
+        if self.steps_per_save is None:
+            self.steps_per_save = at_most(steps / 5, 2000)
+        if self.steps_per_eval_image is None:
+            self.steps_per_eval_image = at_most(steps / 5, 1000)
+        if self.steps_per_eval_all_images is None:
+            self.steps_per_eval_all_images = at_most(steps, 10_000)
+        # Adam moves a Gaussian by about the learning rate per step, so with splatfacto's own rate a short training
+        # could not move them as far; the square root, since shorter trainings also have less to follow. The decay is
+        # gentler, or the geometry would be frozen before the last rounds.
+        shorter = max(1.0, CUDA_ITERATIONS / steps)
+        means = self.optimizers["means"]
+        if means["optimizer"].lr is None:
+            means["optimizer"].lr = MEANS_RATE * shorter**0.5
+        if means["scheduler"].lr_final is None:
+            means["scheduler"].lr_final = means["optimizer"].lr / (100 if shorter == 1 else 20)
+        for group in self.optimizers.values():
+            scheduler = group.get("scheduler")
+            if scheduler is not None:  # they count from the first step of this training
+                scheduler.max_steps = steps if scheduler.max_steps is None else scheduler.max_steps
+                scheduler.warmup_steps = steps // 30 if scheduler.warmup_steps is None else scheduler.warmup_steps
+
+    def check(self, flag: str) -> None:
+        """Raise a UserError that names the flag if a setting cannot work on this machine."""
+        device = self.machine.device_type
+        if device not in ("cpu", "cuda"):
+            raise UserError(f"--machine.device-type {device}: Gaussians are rasterized on cpu or cuda only")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                "--machine.device-type cuda: no CUDA device is usable here; leave the flag out to use the CPU"
+            )
+        if self.max_num_iterations is not None and self.max_num_iterations < 1:
+            raise UserError(f"--max-num-iterations {self.max_num_iterations}: at least 1 is needed")
+
+    def run(self, first_step: int = 0) -> Run:
+        """The training these settings describe, before anything is unset of them.
+
+        Args:
+            first_step: 0, or one more than the step of a foreign checkpoint that is trained on.
+        """
+        device = self.machine.device_type
+        default = CPU_ITERATIONS if device == "cpu" else CUDA_ITERATIONS
+        return Run(self.max_num_iterations or default, device, first_step)
 
     def save_config(self) -> None:
         try:
@@ -91,25 +151,28 @@ class GuidedTrainer(Trainer):
     def __init__(self, config: GuidedTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         self._loaded = self._read_checkpoint(config)
         path, state = self._loaded if self._loaded else (None, {})
-        foreign = self._loaded is not None and STATE_KEY not in state
-        self._offset = state["step"] + 1 if foreign else state.get(STATE_KEY, {}).get("offset", 0)
-        self._adopt(config, state.get(STATE_KEY, {}))
-        settle(config, start=self._offset)
+        if FORMER_STATE_KEY in state:
+            raise UserError(
+                f"{path} was written by an earlier version of difix3d_ns, which this one cannot go on from: train anew"
+            )
+        self._ours = state.get(STATE_KEY, {})
+        if self._ours.get("method") != config.method_name:
+            self._ours = {}
+        foreign = self._loaded is not None and not self._ours
+        first_step = state["step"] + 1 if foreign else self._ours.get("first_step", 0)
+        presets.check(config)
+        presets.adopt(config, self._ours.get("kept", {}))
+        self._run = config.run(first_step)
+        told = presets.fit(config, self._run)
+        if told and self._run.on_cpu:
+            CONSOLE.print(
+                "[bold]No CUDA in use: CPU-sized defaults:[/bold] "
+                + ", ".join(told)
+                + ", images of about 480 px (--pipeline.datamanager.camera-res-scale-factor); any flag you give wins."
+            )
         if foreign:
             CONSOLE.print(f"{path} comes from another method: training goes on for {config.max_num_iterations} steps.")
-        assert config.max_num_iterations is not None
-        self._last_step = self._offset + config.max_num_iterations
         super().__init__(config, local_rank, world_size)
-
-    @staticmethod
-    def _adopt(config: GuidedTrainerConfig, ours: dict[str, Any]) -> None:
-        """Length, rounds and clearance of the training that is resumed, unless given."""
-        if config.max_num_iterations is None:
-            config.max_num_iterations = ours.get("steps")
-        if config.pipeline.rounds is None:
-            config.pipeline.rounds = ours.get("rounds")
-        if ours and config.pipeline.clearance is None:
-            config.pipeline.clearance = ours.get("clearance", 0.0)
 
     @staticmethod
     def _read_checkpoint(config: GuidedTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
@@ -128,16 +191,37 @@ class GuidedTrainer(Trainer):
         with self._writing():
             super().setup(test_mode)
             survive_a_full_disk()
-            self.pipeline.plan_rounds(self._offset, self._last_step, self.base_dir)
-        if self._loaded is not None and STATE_KEY in self._loaded[1]:
-            self._restore(*self._loaded)
-        self._loaded = None
+        if self._loaded is not None and self._ours:
+            path, state = self._loaded
+            self.pipeline.restore_training_state(self._ours["parts"], path.parent.parent, state["step"] + 1)
+            checkpoints.restore_random_state(self._ours["random"])
+        self._loaded, self._ours = None, {}
+        self.pipeline.panel.attach(self.pipeline.guidance, self._start_step)
         self.config.save_config()  # with everything filled in, so that evaluation rebuilds the same
 
     def setup_optimizers(self) -> Optimizers:
-        if self._loaded is None:
-            self.pipeline.add_stereo_points()
-        return super().setup_optimizers()
+        images = len(self.pipeline.datamanager.train_dataset)
+        run = replace(self._run, images=images, folder=self.base_dir, resumed=bool(self._ours), tracker=LogTracker())
+        presets.fit(self.config, run)
+        self.pipeline.begin(run, with_points=self._loaded is None)
+        optimizers = super().setup_optimizers()
+        self._restart_rates(optimizers, run)
+        return optimizers
+
+    def _restart_rates(self, optimizers: Optimizers, run: Run) -> None:
+        """Let the learning rate of the means begin anew in windows that ask for it, each with a decay of its own."""
+        restarts = [w.start for w in self.pipeline.guidance.windows(run) if w.restart_rate]
+        scheduler = optimizers.schedulers.get("means")
+        if not restarts or not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            return
+        edges = sorted({0, *restarts, run.last_step})
+        decay = scheduler.lr_lambdas[0]
+
+        def restarted(step: int) -> float:
+            start, end = next((a, b) for a, b in reversed(list(pairwise(edges))) if a <= step or a == 0)
+            return float(decay(round((step - start) * run.steps / (end - start))))
+
+        scheduler.lr_lambdas[0] = restarted
 
     def _load_checkpoint(self) -> None:
         if self._loaded is None:
@@ -147,7 +231,7 @@ class GuidedTrainer(Trainer):
         self._check_exposures(path, state)
         try:
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
-            if STATE_KEY not in state:  # its finished schedulers stay behind as well
+            if not self._ours:  # its finished schedulers stay behind as well
                 self._load_moments(state["optimizers"], with_rates=False)
             else:
                 self._load_moments(state["optimizers"], with_rates=True)
@@ -180,20 +264,17 @@ class GuidedTrainer(Trainer):
                 kept = {"fused"} if with_rates else fresh.keys() - {"params"}
                 group.update({key: fresh[key] for key in kept})
 
-    def _restore(self, path: Path, state: dict[str, Any]) -> None:
-        ours = state[STATE_KEY]
-        self.pipeline.restore_training_state(ours["pipeline"], path.parent.parent, state["step"] + 1)
-        checkpoints.restore_random_state(ours["random"])
-
     def train(self) -> None:
-        if self._start_step >= self._last_step:
+        if self._start_step >= self._run.last_step:
             CONSOLE.print(
                 f"Already trained for {self._start_step} steps: nothing to do. "
                 f"Give --max-num-iterations more than {self._start_step} to go on."
             )
             return
         total = self.config.max_num_iterations
-        self.config.max_num_iterations = self._last_step - self._start_step  # nerfstudio counts from the resumed step
+        self.config.max_num_iterations = (
+            self._run.last_step - self._start_step
+        )  # nerfstudio counts from the resumed step
         try:
             with self._writing():
                 super().train()
@@ -222,11 +303,10 @@ class GuidedTrainer(Trainer):
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
             STATE_KEY: {
-                "steps": self._last_step - self._offset,
-                "rounds": self.config.pipeline.rounds,
-                "clearance": self.config.pipeline.clearance,
-                "offset": self._offset,
-                "pipeline": self.pipeline.training_state(step),
+                "method": self.config.method_name,
+                "first_step": self._run.first_step,
+                "kept": presets.kept(self.config),
+                "parts": self.pipeline.training_state(step),
                 "random": checkpoints.random_state(),
             },
         }
@@ -247,7 +327,7 @@ class GuidedTrainer(Trainer):
         if self.config.save_only_latest_checkpoint:
             kept = kept[:2]  # two, so that one damaged later does not lose everything
             checkpoints.remove_older(self.checkpoint_dir, kept)
-        self.pipeline.forget_before(kept)
+        self.pipeline.guidance.keep(kept)
 
     def _update_viewer_state(self, step: int) -> None:
         with suppress(KeyError):  # nerfstudio looks up a browser tab that was closed this very moment

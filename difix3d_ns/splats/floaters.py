@@ -1,18 +1,81 @@
-"""Free space in front of cameras: what few photographs see from one side only tends to float there."""
+"""Floater pruning: what few photographs see from one side only tends to float in front of their cameras."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import in_view
+from difix3d_ns.io.run import Run
 
+CLEARANCE = 0.5
+"""share of the nearest depth; it took away 0, 3 and some 100 Gaussians of finished captures (fox, demo scene,
+fountain), the last worth 1 dB; 0.9 takes surfaces away"""
+MAX_IMAGES = 64
+"""photographs, up to which floaters are pruned by default: more do not need it, and more cameras could err"""
 _NEAREST = 0.01  # quantile of the depths of points: a false match is no surface
-_FEWEST = 20  # points a camera must see for its nearest to mean something
+_MIN_POINTS = 20  # points a camera must see for its nearest to mean something
 _MARGIN = 0.1  # of the picture, around it: a Gaussian's extent reaches further than its centre
+
+
+@dataclass
+class FloatersConfig:
+    """What is done against Gaussians that float in front of the cameras."""
+
+    kept: ClassVar[tuple[str, ...]] = ("clearance",)
+    clearance: float | None = None
+    """share of the nearest given points' depth up to which the space in front of a training camera is taken to be free
+    (unset: 0.5 with up to 64 photographs, else 0; 0 = nothing is known to be free)"""
+    prune: bool = True
+    """remove Gaussians from free space throughout training: few photographs cannot tell them from what is behind"""
+    near_plane: bool = True
+    """draw nothing, in any view, that is nearer than free space of the nearest photograph reaches"""
+
+    def fit(self, run: Run) -> None:
+        """Fill in the clearance once the number of photographs is known."""
+        if self.clearance is None and run.images is not None:
+            self.clearance = CLEARANCE if run.images <= MAX_IMAGES else 0.0
+
+    def check(self, flag: str) -> None:
+        """Raise a UserError that names the flag if the clearance is no share."""
+        if self.clearance is not None and not 0 <= self.clearance <= 1:
+            raise UserError(f"{flag}.clearance {self.clearance}: a number in [0, 1] is needed")
+
+
+@dataclass(frozen=True)
+class FreeSpace:
+    """Cameras, and how deep the space in front of each is taken to be free."""
+
+    cameras: Sequence[Pinhole]
+    depths: Sequence[float]  # scene units; 0: not known
+
+    @classmethod
+    def of(cls, points: Tensor | None, cameras: Sequence[Pinhole], clearance: float) -> FreeSpace:
+        """Free space by what each camera sees of the points.
+
+        Args:
+            points: [P, 3] world points on surfaces; None: nothing is known.
+            cameras: of the photographs.
+            clearance: share of the nearest depth that is free.
+        """
+        if points is None or clearance <= 0:
+            return cls([], [])
+        return cls(cameras, [clearance * depth for depth in nearest_depths(points, cameras)])
+
+    @property
+    def nearest(self) -> float | None:
+        """The smallest known depth: a near plane for any view; None if none is known."""
+        return min((depth for depth in self.depths if depth > 0), default=None)
+
+    def floating(self, means: Tensor) -> Tensor:
+        """Gaussians in free space [N] bool; see ``floating_in_front``."""
+        return floating_in_front(means, self.cameras, self.depths)
 
 
 def nearest_depths(points: Tensor, cameras: Sequence[Pinhole]) -> list[float]:
@@ -29,7 +92,7 @@ def nearest_depths(points: Tensor, cameras: Sequence[Pinhole]) -> list[float]:
     for camera in cameras:
         inside, _, z = in_view(points, camera)
         seen = z[inside]
-        depths.append(float(seen.quantile(_NEAREST)) if len(seen) >= _FEWEST else 0.0)
+        depths.append(float(seen.quantile(_NEAREST)) if len(seen) >= _MIN_POINTS else 0.0)
     return depths
 
 

@@ -1,10 +1,9 @@
-"""The pool: all pseudo-views of all rounds up to a bound, in memory and on disk, safe against interruption."""
+"""The pool: training views up to a bound, in memory and on disk, safe against interruption."""
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import pose_distances, spacing, stack_poses
 from difix3d_ns.views.store import Store
-from difix3d_ns.views.view import PackedView, PseudoView, pack
+from difix3d_ns.views.view import PackedView, TrainView, pack
 
 _RAM_BYTES = 2**30
 """1 GiB: some 800 views of 480 x 320 pixels or 64 of 1920 x 1080, small beside what training itself needs."""
@@ -25,50 +24,77 @@ _RAM_BYTES = 2**30
 class Entry:
     """What the pool knows of a view without reading its picture."""
 
+    key: str
     camera: Pinhole
-    round: int
-    target: int  # position in the list of targets
     generation: int  # when the pool took the view
     packed: PackedView | None  # None: on the disk alone
 
     @classmethod
     def of(cls, view: PackedView) -> Entry:
         """The entry of a view in memory."""
-        return cls(view.camera, view.round, view.target, view.generation, view)
+        return cls(view.key, view.camera, view.generation, view)
+
+
+Evict = Callable[[Sequence[Entry]], str]
+"""Which view a full pool gives up, by key; the guidance's rule."""
+
+
+def most_redundant(entries: Sequence[Entry], among: Sequence[Entry] | None = None) -> str:
+    """Key of the view whose pose is most like another's.
+
+    Args:
+        entries: all views.
+        among: those of them one of which is wanted; None: any.
+    """
+    among = entries if among is None else among
+    places = {entry.key: place for place, entry in enumerate(entries)}
+    rows = [places[entry.key] for entry in among]
+    poses = stack_poses([entry.camera for entry in entries])
+    distances = pose_distances(poses[rows], poses, spacing(poses))
+    distances[torch.arange(len(rows)), rows] = torch.inf
+    return among[int(distances.amin(1).argmin())].key
 
 
 class Pool:
-    """Pseudo-views to train on.
+    """Views to train on, by key.
 
-    A view has a key that stays when the view is replaced by a refreshed one, and a generation, counted up with every
-    view taken. Files are immutable and named by generation; ``state()`` goes into a checkpoint and ``restore``
-    brings back exactly that pool, whatever was written after it. Not thread-safe: call it where training runs.
+    A view put under a key that is taken replaces the old one in its place. Each view taken gets a generation, counted
+    up. Files are immutable and named by generation; ``state()`` goes into a checkpoint and ``restore`` brings back
+    exactly that pool, whatever was written after it. Not thread-safe: call it where training runs.
     """
 
-    def __init__(self, capacity: int, folder: Path | None = None, ram_bytes: int = _RAM_BYTES) -> None:
+    def __init__(
+        self,
+        capacity: int | None,
+        folder: Path | None = None,
+        evict: Evict = most_redundant,
+        ram_bytes: int = _RAM_BYTES,
+    ) -> None:
         """Make an empty pool.
 
         Args:
-            capacity: most views held; the bound of the disk too, beside views that kept checkpoints still need.
+            capacity: most views held; the bound of the disk too, beside views that kept checkpoints still need. None:
+                no view is ever given up.
             folder: beside, never inside, ``nerfstudio_models``; None keeps everything in memory, without resume.
                 What lies in it already stays until ``prune``; see ``restore``.
+            evict: which view a full pool gives up before it takes another.
             ram_bytes: views beyond this are read from the disk again when drawn (least recently used leave first).
 
         Raises:
             ValueError: no capacity.
             OSError: the folder cannot be written; the message names it.
         """
-        if capacity < 1:
-            raise ValueError(f"the pool of pseudo-views needs a capacity of at least 1, got {capacity}")
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"the pool of training views needs a capacity of at least 1, got {capacity}")
         self.capacity = capacity
+        self._evict = evict
         self._ram_bytes = ram_bytes
         self._store = Store(folder) if folder is not None else None
         if self._store:
             self._store.prepare()
-        self._entries: dict[int, Entry] = {}  # by key, in the order of adding
-        self._ram: OrderedDict[int, None] = OrderedDict()  # keys in memory, least recently used first
-        self._unsaved: set[int] = set()  # keys whose file could not be written
-        self._next_key = 0
+        self._entries: dict[str, Entry] = {}  # by key, in the order in which keys first came
+        self._ram: OrderedDict[str, None] = OrderedDict()  # keys in memory, least recently used first
+        self._unsaved: set[str] = set()  # keys whose file could not be written
         kept = self._store.kept() if self._store else {}
         on_disk = self._store.generations() if self._store else set()
         self._needed: set[int] = set().union(*kept.values())  # generations checkpoints need
@@ -78,59 +104,33 @@ class Pool:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
     @property
     def generation(self) -> int:
-        """Of the newest view taken; -1 before the first."""
+        """Generation of the newest view taken; -1 before the first."""
         return self._generation
 
-    def __iter__(self) -> Iterator[int]:
-        """Keys, in the order in which the views were first added."""
+    def __iter__(self) -> Iterator[str]:
+        """Keys, in the order in which they first came."""
         return iter(list(self._entries))
 
-    def add(self, view: PseudoView) -> int:
-        """Take a view; a full pool gives one up first: of the oldest round, the one most like another view.
-
-        Returns:
-            Its key.
+    def put(self, view: TrainView) -> None:
+        """Take a view, in the place of one with its key; else a full pool gives one up first.
 
         Raises:
-            ValueError: picture, confidence and camera differ in size.
+            ValueError: picture, maps and camera differ in size.
         """
         packed = pack(view)
-        evicted = [self._forget(self._most_redundant())] if len(self) >= self.capacity else []
-        key = self._next_key
-        self._next_key += 1
-        self._take(key, packed, evicted)
-        return key
+        gone = []
+        if view.key in self._entries:
+            gone.append(self._forget(view.key, keep_place=True))
+        elif self.capacity is not None and len(self) >= self.capacity:
+            gone.append(self._forget(self._evict(self.entries())))
+        self._take(packed, gone)
 
-    def put(self, view: PseudoView) -> int:
-        """Take a view; it replaces the one of the same round and target, if there is one.
-
-        Returns:
-            Its key.
-
-        Raises:
-            ValueError: picture, confidence and camera differ in size.
-        """
-        for key, entry in self._entries.items():
-            if (entry.round, entry.target) == (view.round, view.target):
-                self.replace(key, view)
-                return key
-        return self.add(view)
-
-    def replace(self, key: int, view: PseudoView) -> None:
-        """Put a refreshed view in the place of another.
-
-        Raises:
-            KeyError: no such view.
-            ValueError: picture, confidence and camera differ in size.
-        """
-        if key not in self._entries:
-            raise KeyError(f"no pseudo-view {key} in the pool")
-        packed = pack(view)
-        self._take(key, packed, [self._forget(key, keep_place=True)])
-
-    def get(self, key: int) -> PseudoView:
+    def get(self, key: str) -> TrainView:
         """The view, float32 on the CPU.
 
         Raises:
@@ -147,43 +147,28 @@ class Pool:
         self._trim()
         return packed.unpack()
 
-    def sample(self, generator: torch.Generator | random.Random | None = None) -> PseudoView:
+    def sample(self, generator: torch.Generator | None = None) -> TrainView:
         """A view drawn uniformly; unreadable ones are dropped with a notice.
 
         Args:
-            generator: torch's on the CPU or Python's; None draws from torch's global one.
+            generator: torch's on the CPU; None draws from torch's global one.
 
         Raises:
             LookupError: the pool is empty.
         """
         while self._entries:
             keys = list(self._entries)
-            if isinstance(generator, random.Random):
-                key = generator.choice(keys)
-            else:
-                key = keys[int(torch.randint(len(keys), (), generator=generator))]
+            key = keys[int(torch.randint(len(keys), (), generator=generator))]
             try:
                 return self.get(key)
             except ValueError as error:
                 self._forget(key)
-                _notice(f"a pseudo-view became unreadable and is left out: {error}")
-        raise LookupError("the pool of pseudo-views is empty")
+                _notice(f"a training view became unreadable and is left out: {error}")
+        raise LookupError("the pool of training views is empty")
 
-    def oldest(self) -> int | None:
-        """Key of the view that was rendered longest ago, the next to refresh; None if the pool is empty."""
-        return min(self._entries, key=lambda key: self._entries[key].generation, default=None)
-
-    def views(self) -> list[Entry]:
-        """Camera, round, target and generation of all views, in the order of their keys."""
+    def entries(self) -> list[Entry]:
+        """Key, camera and generation of all views, in the order of their keys."""
         return list(self._entries.values())
-
-    def entry(self, key: int) -> Entry:
-        """Camera, round, target and generation of a view, without reading its picture.
-
-        Raises:
-            KeyError: no such view.
-        """
-        return self._entries[key]
 
     def state(self, checkpoint: int | None = None) -> dict[str, Any]:
         """What a checkpoint has to hold: generation and views. Plain numbers and lists.
@@ -235,7 +220,7 @@ class Pool:
         """
         source = Store(folder)
         own = self._store is not None and source.folder.resolve() == self._store.folder.resolve()
-        entries, next_key = _listed(source, state)
+        entries = _listed(source, state)
         self._entries, self._ram, self._unsaved = {}, OrderedDict(), set()
         lost = []
         for key, generation in sorted(entries, key=lambda entry: entry[1]):  # what was oldest stays oldest
@@ -244,29 +229,30 @@ class Pool:
             except ValueError as error:
                 lost.append(str(error))
                 continue
+            key = packed.key
             if own:
                 self._entries[key] = Entry.of(packed)
                 self._ram[key] = None
                 self._trim()
             else:
-                self._take(key, packed, [])
+                self._take(packed, [])
         self._entries = {key: self._entries[key] for key, _ in entries if key in self._entries}
-        self._next_key = max([next_key, *(key + 1 for key in self._entries)])
         if lost:
             _notice(
-                f"{len(lost)} of {len(entries)} pseudo-views cannot be read and are left out; training goes on with "
+                f"{len(lost)} of {len(entries)} training views cannot be read and are left out; training goes on with "
                 "the others:\n  " + "\n  ".join(lost)
             )
-        while len(self) > self.capacity:
-            self._forget(self._most_redundant())
+        while self.capacity is not None and len(self) > self.capacity:
+            self._forget(self._evict(self.entries()))
         if own and state is not None and self._generation > int(state["generation"]):
             self._generation += 1  # another branch: its checkpoints keep their own lists
 
     def _snapshot(self) -> dict[str, Any]:
-        views = [[key, e.generation, e.round, e.target] for key, e in self._entries.items() if key not in self._unsaved]
-        return {"generation": self._generation, "next_key": self._next_key, "views": views}
+        views = [[key, entry.generation] for key, entry in self._entries.items() if key not in self._unsaved]
+        return {"generation": self._generation, "views": views}
 
-    def _take(self, key: int, packed: PackedView, gone: list[int]) -> None:
+    def _take(self, packed: PackedView, gone: list[int]) -> None:
+        key = packed.key
         self._generation += 1
         self._entries[key] = Entry.of(replace(packed, generation=self._generation))
         self._ram[key] = None
@@ -278,7 +264,7 @@ class Pool:
                 self._store.delete_view(generation)
         self._trim()
 
-    def _save(self, key: int) -> None:
+    def _save(self, key: str) -> None:
         if not self._store:
             return
         packed = self._entries[key].packed
@@ -291,7 +277,7 @@ class Pool:
         except OSError as error:
             self._notice_unsaved(error)
 
-    def _forget(self, key: int, keep_place: bool = False) -> int:
+    def _forget(self, key: str, keep_place: bool = False) -> int:
         generation = self._entries[key].generation
         if not keep_place:
             del self._entries[key]
@@ -312,37 +298,38 @@ class Pool:
             self._entries[key].packed = None
             del self._ram[key]
 
-    def _most_redundant(self) -> int:
-        """Of the oldest round, the key of the view whose pose is most like another's."""
-        keys = list(self._entries)
-        first = min(entry.round for entry in self._entries.values())
-        old = [i for i, key in enumerate(keys) if self._entries[key].round == first]
-        poses = stack_poses([self._entries[key].camera for key in keys])
-        distances = pose_distances(poses[old], poses, spacing(poses))
-        distances[torch.arange(len(old)), old] = torch.inf
-        return keys[old[int(distances.amin(1).argmin())]]
-
     def _notice_unsaved(self, error: OSError) -> None:
         if not self._noticed:
             self._noticed = True
             assert self._store is not None
             _notice(
-                f"{self._store.folder}: pseudo-views cannot be saved ({error.strerror or error}); they stay in memory "
-                "and training goes on, but a resumed run will miss them: make room on the disk"
+                f"{self._store.folder}: training views cannot be saved ({error.strerror or error}); they stay in "
+                "memory and training goes on, but a resumed run will miss them: make room on the disk"
             )
 
 
-def _listed(source: Store, state: dict[str, Any] | None) -> tuple[list[tuple[int, int]], int]:
-    """Keys and generations of the views to restore, and the next key."""
+def _listed(source: Store, state: dict[str, Any] | None) -> list[tuple[str, int]]:
+    """Keys and generations of the views to restore; keys of unlisted files are read with them."""
     if state is None:
         try:
             state = source.read_index()
         except ValueError as error:
             found = sorted(source.generations())
             if found:
-                _notice(f"the index of the pseudo-views is unreadable, taking all {len(found)} views: {error}")
-            return list(enumerate(found)), len(found)
-    return [(int(entry[0]), int(entry[1])) for entry in state["views"]], int(state.get("next_key", 0))
+                _notice(f"the index of the training views is unreadable, taking all {len(found)} views: {error}")
+            return _newest(source, found)
+    return [(str(entry[0]), int(entry[1])) for entry in state["views"]]
+
+
+def _newest(source: Store, generations: Sequence[int]) -> list[tuple[str, int]]:
+    """Keys of view files, each with its newest generation; what cannot be read keeps a name of its own."""
+    newest: dict[str, int] = {}
+    for generation in generations:
+        try:
+            newest[source.read_view(generation).key] = generation
+        except ValueError:
+            newest[f"unreadable/{generation}"] = generation
+    return list(newest.items())
 
 
 def _notice(text: str) -> None:

@@ -22,6 +22,7 @@ LONG_SIDE = 640
 """pixels of a recorded picture, at most: enough to judge a fix; 64 views take some 15 MB"""
 
 _QUALITY = 88
+_THUMBNAIL = 100  # pixels on the long side
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class FixRecord:
     after: np.ndarray  # [H, W, 3] the fixer's picture
     reference: np.ndarray  # [H, W, 3] the most useful photograph, fitted in; black without one
     confidence: np.ndarray  # [H, W, 3] grey
+
+    @property
+    def key(self) -> str:
+        """Key of the view in the pool."""
+        return _key(self.round, self.target)
 
     @property
     def strip(self) -> np.ndarray:
@@ -75,6 +81,12 @@ def record_fix(
         reference=_pixels(shown),
         confidence=_pixels(resized(confidence, height, width).expand(-1, -1, 3)),
     )
+
+
+def thumbnail(image: np.ndarray) -> np.ndarray:
+    """A picture [H, W, 3] as small as a frustum shows it."""
+    step = -(-max(image.shape[:2]) // _THUMBNAIL)
+    return image[::step, ::step].copy()
 
 
 class FixRecords:
@@ -115,9 +127,9 @@ class FixRecords:
         newest = sorted(self._numbers(), key=lambda found: found[1]["step"])[-count:]
         return [record for path, _ in newest if (record := _read(path)) is not None]
 
-    def references(self) -> dict[tuple[int, int], tuple[str, ...]]:
-        """(round, target) -> names of the photographs that were shown."""
-        return {(n["round"], n["target"]): tuple(n["references"]) for _, n in self._numbers()}
+    def references(self) -> dict[str, tuple[str, ...]]:
+        """Key of a view -> names of the photographs that were shown."""
+        return {_key(n["round"], n["target"]): tuple(n["references"]) for _, n in self._numbers()}
 
     def adopt(self, other: Path, step: int) -> None:
         """Hold the records of the training this one goes on from, as far as that is what it goes on from.
@@ -158,6 +170,10 @@ def _read(path: Path) -> FixRecord | None:
 
 
 _NUMBERS = ("round", "target", "step", "references", "change", "trust", "seconds")
+
+
+def _key(number: int, target: int) -> str:
+    return f"target/{target:03d}@{number}"
 
 
 def _pixels(values: Tensor) -> np.ndarray:

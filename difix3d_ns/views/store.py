@@ -40,8 +40,8 @@ class Store:
                 return  # views stay in memory until there is room
             raise OSError(
                 error.errno,
-                f"the folder for pseudo-views cannot be written ({error.strerror}); make it writable or choose another "
-                "--output-dir",
+                f"the folder for training views cannot be written ({error.strerror}); make it writable or choose "
+                "another --output-dir",
                 str(self.folder),
             ) from error
 
@@ -73,7 +73,7 @@ class Store:
         path = self.folder / name
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
-            [[int(n) for n in entry] for entry in state["views"]]
+            [(str(key), int(number)) for key, number in state["views"]]
             int(state["generation"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from error

@@ -1,110 +1,129 @@
-"""A pseudo-view: a repaired picture, how far to trust it, and where it was seen from."""
+"""A training view: what one step of training learns from, photographed or made."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 
 _LEVELS = 65535  # 16 bits: the error of rounding is far below an 8-bit step, and half the memory of float32
-_LEAST_DEPTH = 6.2e-5  # below, float16 loses digits
-_FORMAT = "1"
+_MIN_DEPTH = 6.2e-5  # below, float16 loses digits
+_FORMAT = "2"
+_EXTRA = "extra."  # before the names of what is kept exactly
+_SHARES = ("confidence", "valid", "alpha", "depth_weight")  # maps [H, W, 1] in [0, 1]
 
 
 @dataclass(frozen=True)
-class PseudoView:
-    """What the pool holds."""
+class TrainView:
+    """What one step learns from. Photographs are training views too.
 
+    A new view with the same ``key`` takes the place of the old one: "photo/0012", "target/003@2", "orbit/07".
+    """
+
+    key: str
+    camera: Pinhole  # any size
     image: Tensor  # [H, W, 3] in [0, 1]
-    confidence: Tensor  # [H, W, 1] in [0, 1]; 0 where nothing is taught
-    camera: Pinhole
-    round: int = 0
-    target: int = 0  # position in the list of targets
-    generation: int = -1  # when the pool took it; set by the pool
-    depth: Tensor | None = None  # [H, W, 1] along z, scene units, 0 where not known; None: no depth is taught
-    depth_confidence: Tensor | None = None  # [H, W, 1] in [0, 1]; None: as the picture's
+    photo: int | None = None  # the photograph it is or stands for, whose exposure and pose correction apply
+    weight: float = 1.0  # of the step's picture loss; may differ from draw to draw
+    confidence: Tensor | None = None  # [H, W, 1] in [0, 1]; where it is 0 the render is its own target
+    valid: Tensor | None = None  # [H, W, 1] in [0, 1]; outside, nothing is taught
+    alpha: Tensor | None = None  # [H, W, 1] in [0, 1] silhouette; outside, nothing may be
+    depth: Tensor | None = None  # [H, W, 1] along z, scene units, 0 where it is not known
+    depth_weight: Tensor | float = 0.0  # [H, W, 1] in [0, 1], or a number, which counts times the confidence
+    extra: Mapping[str, Tensor] = field(default_factory=dict)  # kept with it exactly, never trained on
+
+    def to(self, device: torch.device | str) -> TrainView:
+        """The same with its maps on ``device``; its camera stays where it is."""
+        names = ("image", "confidence", "valid", "alpha", "depth", "depth_weight")
+        maps: dict[str, Any] = {name: v.to(device) for name in names if isinstance(v := getattr(self, name), Tensor)}
+        return replace(self, **maps, extra={name: values.to(device) for name, values in self.extra.items()})
 
 
 @dataclass(frozen=True)
 class PackedView:
-    """A pseudo-view as it is stored: picture, depth and confidences in 16 bits, rounded, on the CPU."""
+    """A training view as it is stored: pictures, depth and weights in 16 bits, rounded, on the CPU."""
 
-    image: Tensor  # [H, W, 3] uint16
-    confidence: Tensor  # [H, W, 1] uint16
+    key: str
     camera: Pinhole
-    round: int
-    target: int
-    generation: int
-    depth: Tensor | None = None  # [H, W, 1] float16, in units of ``depth_unit``
+    maps: Mapping[str, Tensor]  # uint16 [H, W, C] by field; depth is float16 in ``depth_unit``; "extra.*" as given
+    generation: int = -1  # when the pool took it
+    photo: int | None = None
+    weight: float = 1.0
+    depth_weight: float = 0.0  # where there is no map of it
     depth_unit: float = 1.0  # scene units: float16 has a range, scenes have any scale
-    depth_confidence: Tensor | None = None  # [H, W, 1] uint16
 
     @property
     def nbytes(self) -> int:
-        """Of all its pictures."""
-        return sum(values.nbytes for values in self.pictures().values())
+        """Bytes of all its maps."""
+        return sum(values.nbytes for values in self.maps.values())
 
-    def pictures(self) -> dict[str, Tensor]:
-        """What it holds per pixel, by name."""
-        names = ("image", "confidence", "depth", "depth_confidence")
-        return {name: values for name in names if (values := getattr(self, name)) is not None}
-
-    def unpack(self) -> PseudoView:
+    def unpack(self) -> TrainView:
         """The view in float32 on the CPU."""
-        return PseudoView(
-            self.image.float() / _LEVELS,
-            self.confidence.float() / _LEVELS,
+        shares = {name: self.maps[name].float() / _LEVELS for name in _SHARES if name in self.maps}
+        depth = self.maps.get("depth")
+        return TrainView(
+            self.key,
             self.camera,
-            self.round,
-            self.target,
-            self.generation,
-            self.depth.float() * self.depth_unit if self.depth is not None else None,
-            self.depth_confidence.float() / _LEVELS if self.depth_confidence is not None else None,
+            self.maps["image"].float() / _LEVELS,
+            photo=self.photo,
+            weight=self.weight,
+            depth=None if depth is None else depth.float() * self.depth_unit,
+            extra={name.removeprefix(_EXTRA): m for name, m in self.maps.items() if name.startswith(_EXTRA)},
+            **{"depth_weight": self.depth_weight, **shares},  # type: ignore[arg-type]
         )
 
 
-def pack(view: PseudoView) -> PackedView:
+def pack(view: TrainView) -> PackedView:
     """Store a view. Pixels that are not finite get confidence 0 and depth 0, so that they teach nothing.
 
     Raises:
-        ValueError: picture, confidence, depth and camera differ in size.
+        ValueError: picture, maps and camera differ in size.
     """
     _check(view)
-    image, confidence = view.image.detach().float().cpu(), view.confidence.detach().float().cpu()
-    finite = image.isfinite().all(-1, keepdim=True) & confidence.isfinite()
-    depth, unit = _pack_depth(view.depth) if view.depth is not None else (None, 1.0)
-    trust = view.depth_confidence if depth is not None else None
+    image = view.image.detach().float().cpu()
+    finite = image.isfinite().all(-1, keepdim=True)
+    maps = {"image": _quantise(image)}
+    if view.confidence is not None:
+        confidence = view.confidence.detach().float().cpu()
+        maps["confidence"] = _quantise(confidence.where(finite & confidence.isfinite(), 0))
+    elif not finite.all():
+        maps["confidence"] = _quantise(finite.float())
+    for name in ("valid", "alpha"):
+        if (values := getattr(view, name)) is not None:
+            maps[name] = _quantise(values.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0))
+    unit = 1.0
+    if view.depth is not None:
+        maps["depth"], unit = _pack_depth(view.depth)
+        if isinstance(view.depth_weight, Tensor):
+            maps["depth_weight"] = _quantise(view.depth_weight.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0))
+    maps |= {_EXTRA + name: values.detach().cpu().clone() for name, values in view.extra.items()}
     return PackedView(
-        _quantise(image),
-        _quantise(confidence.where(finite, 0)),
+        view.key,
         view.camera.to("cpu"),
-        view.round,
-        view.target,
-        view.generation,
-        depth,
-        unit,
-        _quantise(trust.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0)) if trust is not None else None,
+        maps,
+        photo=view.photo,
+        weight=view.weight,
+        depth_weight=0.0 if isinstance(view.depth_weight, Tensor) else view.depth_weight,
+        depth_unit=unit,
     )
 
 
-def _check(view: PseudoView) -> None:
+def _check(view: TrainView) -> None:
     height, width = view.camera.height, view.camera.width
-    wanted = {"an image": (view.image, 3), "a confidence": (view.confidence, 1)}
-    if view.depth is not None:
-        wanted["a depth"] = view.depth, 1
-    if view.depth_confidence is not None:
-        wanted["a confidence of depth"] = view.depth_confidence, 1
+    wanted: dict[str, tuple[Tensor | float | None, int]] = {"image": (view.image, 3), "depth": (view.depth, 1)}
+    wanted |= {name: (getattr(view, name), 1) for name in _SHARES}
     for name, (values, channels) in wanted.items():
-        if tuple(values.shape) != (height, width, channels):
+        if isinstance(values, Tensor) and tuple(values.shape) != (height, width, channels):
             raise ValueError(
-                f"a pseudo-view of {width} x {height} pixels needs {name} [{height}, {width}, {channels}], "
-                f"got {list(values.shape)}"
+                f"the training view {view.key} of {width} x {height} pixels needs {name} "
+                f"[{height}, {width}, {channels}], got {list(values.shape)}"
             )
 
 
@@ -115,19 +134,26 @@ def _pack_depth(depth: Tensor) -> tuple[Tensor, float]:
     known = depth[depth > 0]
     unit = float(known.median()) if len(known) else 1.0
     packed = (depth / unit).to(torch.float16)
-    return packed.where(packed.isfinite() & (packed > _LEAST_DEPTH), 0), unit
+    return packed.where(packed.isfinite() & (packed > _MIN_DEPTH), 0), unit
 
 
 def encode(view: PackedView) -> bytes:
-    """safetensors bytes of a stored view, with a checksum of its pictures."""
-    tensors = {name: values.contiguous() for name, values in view.pictures().items()} | {
+    """safetensors bytes of a stored view, with a checksum of its maps."""
+    from safetensors.torch import save
+
+    tensors = {name: values.contiguous() for name, values in view.maps.items()} | {
         "camera_to_world": view.camera.camera_to_world.contiguous(),
         "intrinsics": view.camera.intrinsics.contiguous(),
     }
-    facts: dict[str, float] = {"round": view.round, "target": view.target, "generation": view.generation}
-    facts["checksum"] = _checksum(view)
-    if view.depth is not None:
-        facts["depth_unit"] = view.depth_unit
+    facts = {
+        "key": view.key,
+        "generation": view.generation,
+        "photo": view.photo,
+        "weight": view.weight,
+        "depth_weight": view.depth_weight,
+        "depth_unit": view.depth_unit,
+        "checksum": _checksum(view),
+    }
     return save(tensors, {"format": _FORMAT, "view": json.dumps(facts)})
 
 
@@ -135,31 +161,24 @@ def decode(content: bytes) -> PackedView:
     """A stored view from the bytes of its file.
 
     Raises:
-        ValueError: the bytes are damaged or no pseudo-view.
+        ValueError: the bytes are damaged or no training view.
     """
+    from safetensors.torch import load
+
     try:
-        tensors = load(content)
+        maps = load(content)
         length = int.from_bytes(content[:8], "little")
         facts = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["view"])
-        image, confidence = tensors["image"], tensors["confidence"]
-        camera = Pinhole(tensors["camera_to_world"], tensors["intrinsics"], image.shape[1], image.shape[0])
-        view = PackedView(
-            image,
-            confidence,
-            camera,
-            facts["round"],
-            facts["target"],
-            facts["generation"],
-            tensors.get("depth"),
-            facts.get("depth_unit", 1.0),
-            tensors.get("depth_confidence"),
-        )
-        sizes = {values.shape[:2] for values in view.pictures().values()}
-        complete = _checksum(view) == facts["checksum"] and len(sizes) == 1
+        pose, intrinsics = maps.pop("camera_to_world"), maps.pop("intrinsics")
+        height, width = maps["image"].shape[:2]
+        checksum = facts.pop("checksum")
+        view = PackedView(camera=Pinhole(pose, intrinsics, width, height), maps=maps, **facts)
+        sizes = {values.shape[:2] for name, values in maps.items() if not name.startswith(_EXTRA)}
+        complete = _checksum(view) == checksum and len(sizes) == 1
     except Exception as error:  # safetensors, JSON and shapes fail in many ways; all mean the same here
-        raise ValueError(f"no readable pseudo-view: {type(error).__name__}: {error}") from error
+        raise ValueError(f"no readable training view: {type(error).__name__}: {error}") from error
     if not complete:
-        raise ValueError("no readable pseudo-view: the checksum does not match")
+        raise ValueError("no readable training view: the checksum does not match")
     return view
 
 
@@ -170,6 +189,6 @@ def _quantise(values: Tensor) -> Tensor:
 
 def _checksum(view: PackedView) -> int:
     checksum = 0
-    for values in view.pictures().values():
-        checksum = zlib.crc32(values.numpy().tobytes(), checksum)
+    for name in sorted(view.maps):
+        checksum = zlib.crc32(view.maps[name].contiguous().view(torch.uint8).numpy().tobytes(), checksum)
     return checksum

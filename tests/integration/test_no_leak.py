@@ -136,7 +136,7 @@ def test_no_default_target_depends_on_an_evaluation_pose(
 
 
 def _targets(data: Path, frame: str, folder: Path) -> torch.Tensor:  # [T, 3] positions, coordinates of transforms.json
-    from difix3d_ns.ns.reference_views import to_pinhole
+    from difix3d_ns.ns.cameras import to_pinhole
     from difix3d_ns.views.targets import auto_targets
     from tests.unit.tiny_scene import datamanager
 

@@ -21,7 +21,7 @@ from PIL import Image
 from viser.transforms import SO3
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.ns.reference_views import to_pinhole
+from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.views.targets import camera_path_targets
 from difix3d_ns.views.view import decode
 from tests.conftest import Command, command_line, execute

@@ -35,7 +35,7 @@ def _camera_of_a_photograph(config: Path) -> dict[str, Any]:
     import yaml
     from viser.transforms import SO3
 
-    from difix3d_ns.ns.reference_views import to_pinhole
+    from difix3d_ns.ns.cameras import to_pinhole
 
     settings = yaml.load(config.read_text(), Loader=yaml.Loader)
     manager = settings.pipeline.datamanager.setup(device="cpu", test_mode="inference")

@@ -47,7 +47,7 @@ def test_what_floats_in_front_of_a_camera_is_removed(scene: Path, densification:
 
 @pytest.mark.parametrize("rounds", [0, 1])
 def test_what_is_nearer_than_photographs_look_is_not_drawn(scene: Path, rounds: int) -> None:
-    from difix3d_ns.ns.reference_views import to_cameras
+    from difix3d_ns.ns.cameras import to_cameras
     from difix3d_ns.splats.floaters import nearest_depths
 
     config = short_config(scene, rounds=rounds)

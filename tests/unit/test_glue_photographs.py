@@ -17,7 +17,8 @@ from scipy.spatial.transform import Rotation
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.ns.datamanager import SceneDatamanager
-from difix3d_ns.ns.reference_views import ReferenceViews, to_cameras, to_pinhole
+from difix3d_ns.ns.cameras import to_cameras, to_pinhole
+from difix3d_ns.ns.reference_views import ReferenceViews
 from tests.unit.tiny_scene import datamanager, write_scene
 
 STRONG = {"k1": -0.35, "k2": 0.12, "p1": 0.01, "p2": -0.02}

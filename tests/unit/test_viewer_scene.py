@@ -20,7 +20,7 @@ from viser import _messages as messages
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import assemble
-from difix3d_ns.ns.reference_views import to_pinhole
+from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.viewer.camera_path import path_cameras, remember_camera_paths
 from difix3d_ns.ns.viewer.frusta import Frusta, ShownView, thumbnail
 from difix3d_ns.ns.viewer.gallery import MOST, Gallery, describe

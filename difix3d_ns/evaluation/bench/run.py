@@ -22,8 +22,8 @@ from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.results import Scores, compare, gather, results
 from difix3d_ns.evaluation.bench.tables import document, page
 from difix3d_ns.io.atomic import write_json, write_text
-from difix3d_ns.ns.presets import CPU_ITERATIONS, CUDA_ITERATIONS
 from difix3d_ns.ns.scene_checks import check_transforms
+from difix3d_ns.ns.trainer import CPU_ITERATIONS, CUDA_ITERATIONS
 
 _SHOWN = ("plain", "plain-tuned", "fix-only", "difix3d", "difix3d+")
 """Columns of the pictures, where a recipe has them; else all its methods."""

@@ -1,40 +1,21 @@
-"""Pseudo-views, their references and targets in the viewer's scene."""
+"""Made views, their references and targets in the viewer's scene."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import viser
 
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.guidance.status import ShownView
 from difix3d_ns.ns.viewer.poses import placed
 
 PSEUDO_VIEW = (255, 140, 0)
 TARGET = (70, 200, 120)
 LINK = (255, 190, 110)
 _ROOT = "/difix3d"
-_IMAGE = 100  # pixels on the long side
 _ALL = "all"
-
-
-@dataclass(frozen=True)
-class ShownView:
-    """A pseudo-view as the scene shows it."""
-
-    round: int
-    target: int
-    version: int  # changes when it is repaired again
-    camera: Pinhole
-    image: np.ndarray  # [H, W, 3] uint8, see ``thumbnail``
-    references: tuple[Pinhole, ...] = ()
-
-
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """A picture [H, W, 3] as small as a frustum shows it."""
-    step = -(-max(image.shape[:2]) // _IMAGE)
-    return image[::step, ::step].copy()
 
 
 class Frusta:
@@ -48,34 +29,34 @@ class Frusta:
     def __init__(self, server: viser.ViserServer, scale: float) -> None:
         self._server = server
         self._scale = scale
-        self._shown: dict[tuple[int, int], tuple[int, list[viser.SceneNodeHandle]]] = {}
+        self._shown: dict[str, tuple[int, list[viser.SceneNodeHandle]]] = {}
         self._targets: list[Pinhole] = []
         gui, scene = server.gui, server.scene
         self._views_on = gui.add_checkbox("Show pseudo-views", True, hint="Frusta with the repaired picture inside")
-        self._round = gui.add_dropdown("Round", (_ALL,), hint="Pseudo-views of one round alone")
+        self._round = gui.add_dropdown("Round", (_ALL,), hint="Views of one round alone", visible=False)
         self._links_on = gui.add_checkbox("Show references", False, hint="Lines to the photographs each leans on")
         self._targets_on = gui.add_checkbox("Show targets", False, hint="Poses the rounds lead to")
         self._views = scene.add_frame(f"{_ROOT}/pseudo_views", show_axes=False)
         self._links = scene.add_frame(f"{_ROOT}/references", show_axes=False, visible=False)
         self._target_root = scene.add_frame(f"{_ROOT}/targets", show_axes=False, visible=False)
-        self._rounds: dict[int, tuple[viser.FrameHandle, viser.FrameHandle]] = {}
+        self._rounds: dict[str, tuple[viser.FrameHandle, viser.FrameHandle]] = {}
         self._target_handles: list[viser.CameraFrustumHandle] = []
         for switch in (self._views_on, self._links_on, self._targets_on):
             switch.on_update(lambda _: self._switch())
         self._round.on_update(lambda _: self._switch())
 
-    def versions(self) -> Mapping[tuple[int, int], int]:
-        """(round, target) -> version of what is shown."""
+    def versions(self) -> Mapping[str, int]:
+        """Key of a view -> version of what is shown."""
         return {key: version for key, (version, _) in self._shown.items()}
 
-    def show(self, views: Iterable[ShownView], gone: Iterable[tuple[int, int]] = ()) -> None:
-        """Add or replace views, and take away those at ``gone``."""
+    def show(self, views: Iterable[tuple[ShownView, Sequence[Pinhole]]], gone: Iterable[str] = ()) -> None:
+        """Add or replace views, each with the cameras of its references, and take away those of the keys ``gone``."""
         for key in gone:
             for handle in self._shown.pop(key, (0, []))[1]:
                 handle.remove()
-        for view in views:
+        for view, references in views:
             self._add_round(view.round)
-            self._add(view)
+            self._add(view, references)
 
     def show_targets(self, targets: Sequence[Pinhole]) -> None:
         """Show these poses in the place of earlier ones."""
@@ -90,24 +71,25 @@ class Frusta:
             for i, camera in enumerate(targets)
         ]
 
-    def _add_round(self, number: int) -> None:
+    def _add_round(self, number: str) -> None:
         if number in self._rounds:
             return
         scene = self._server.scene
         self._rounds[number] = (
-            scene.add_frame(f"{_ROOT}/pseudo_views/round_{number:02d}", show_axes=False),
-            scene.add_frame(f"{_ROOT}/references/round_{number:02d}", show_axes=False),
+            scene.add_frame(f"{_ROOT}/pseudo_views/round_{number}", show_axes=False),
+            scene.add_frame(f"{_ROOT}/references/round_{number}", show_axes=False),
         )
-        self._round.options = (_ALL, *map(str, sorted(self._rounds)))
+        self._round.options = (_ALL, *sorted(filter(None, self._rounds), key=lambda text: (len(text), text)))
+        self._round.visible = len(self._round.options) > 1
         self._switch()
 
-    def _add(self, view: ShownView) -> None:
-        name = f"round_{view.round:02d}/{view.target:03d}"
+    def _add(self, view: ShownView, references: Sequence[Pinhole]) -> None:
+        name = f"round_{view.round}/{view.key.partition('@')[0].replace('/', '_')}"
         frustum = self._server.scene.add_camera_frustum(
             f"{_ROOT}/pseudo_views/{name}",
             scale=self._scale,
             color=PSEUDO_VIEW,
-            image=view.image,
+            image=view.image(),
             **placed(view.camera),
         )
 
@@ -118,17 +100,17 @@ class Frusta:
                 event.client.camera.wxyz = event.target.wxyz
 
         handles: list[viser.SceneNodeHandle] = [frustum]
-        if view.references:
-            handles.append(self._link(f"{_ROOT}/references/{name}", view))
-        for handle in self._shown.get((view.round, view.target), (0, []))[1][len(handles) :]:
+        if references:
+            handles.append(self._link(f"{_ROOT}/references/{name}", view, references))
+        for handle in self._shown.get(view.key, (0, []))[1][len(handles) :]:
             handle.remove()  # a line; what has a successor of the same name is gone already
-        self._shown[view.round, view.target] = view.version, handles
+        self._shown[view.key] = view.version, handles
 
-    def _link(self, name: str, view: ShownView) -> viser.SceneNodeHandle:
+    def _link(self, name: str, view: ShownView, references: Sequence[Pinhole]) -> viser.SceneNodeHandle:
         """Straight lines to all references, as one spline that goes there and back."""
         here = placed(view.camera)["position"]
         corners = [here]
-        for reference in view.references:
+        for reference in references:
             corners += [placed(reference)["position"], here]
         points = np.stack(corners)
         thirds = [points[:-1] + (points[1:] - points[:-1]) * share for share in (1 / 3, 2 / 3)]
@@ -141,4 +123,4 @@ class Frusta:
         self._target_root.visible = bool(self._targets_on.value)
         for number, frames in list(self._rounds.items()):  # viser calls back in threads of its own
             for frame in frames:
-                frame.visible = self._round.value in (_ALL, str(number))
+                frame.visible = self._round.value in (_ALL, number)

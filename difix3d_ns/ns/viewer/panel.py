@@ -1,29 +1,36 @@
-"""The folder "Difix3D" in the viewer's control panel."""
+"""The plugin's folder in the viewer's control panel."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
+from difix3d_ns.enhance.enhancer import Enhancer
+from difix3d_ns.enhance.settings import Enhance
 from difix3d_ns.geometry.poses import spacing, stack_poses
-from difix3d_ns.ns.environment import Enhance
-from difix3d_ns.ns.reference_views import ReferenceViews
+from difix3d_ns.guidance.base import Guidance
+from difix3d_ns.guidance.status import ShownView, Status
+from difix3d_ns.ns.rendering import SplatRenderer
+from difix3d_ns.ns.scene import TrainingScene
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
-from difix3d_ns.views.records import FixRecord, FixRecords
+from difix3d_ns.views.records import FixRecords, thumbnail
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
-    from difix3d_ns.enhance.enhancer import Enhancer
-    from difix3d_ns.guidance.rounds import FixRounds
-    from difix3d_ns.ns.viewer.loop_controls import LoopControls
+    from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
+    from difix3d_ns.views.view import PackedView
 
+_TITLE = "Difix3D"
 _FRUSTUM = 0.15
 """size of a frustum in spacings of the training cameras: its picture can be seen, and it hides no other"""
+_SAVED_RECORDS = 12
 
 
 class Panel(ViewerControl):
@@ -32,18 +39,21 @@ class Panel(ViewerControl):
     nerfstudio finds it as an attribute of the pipeline and hands it the viewer.
 
     Args:
+        scene: whose cameras references are.
+        renderer: of the enhancer, which has to wait for the viewer's lock.
         enhancer: to be controlled.
         mode: how its outputs are called.
-        photographs: whose cameras references are.
     """
 
-    def __init__(self, enhancer: Enhancer, mode: Enhance, photographs: ReferenceViews) -> None:
+    def __init__(self, scene: TrainingScene, renderer: SplatRenderer, enhancer: Enhancer, mode: Enhance) -> None:
         from difix3d_ns.ns.viewer.camera_path import remember_camera_paths
 
+        self._scene = scene
+        self._renderer = renderer
         self._enhancer = enhancer
         self._mode = mode
-        self._photographs = photographs
-        self._loop: LoopControls | None = None
+        self._guidance: Guidance | None = None
+        self._controls: GuidanceControls | None = None
         self._viewer: Viewer | None = None
         remember_camera_paths()
 
@@ -52,10 +62,10 @@ class Panel(ViewerControl):
 
         super()._setup(viewer)
         self._viewer = viewer
-        self._enhancer.training_lock = viewer.train_lock or nullcontext()  # in ns-viewer it is the viewer's own
+        self._renderer.lock = viewer.train_lock or nullcontext()  # in ns-viewer it is the viewer's own
         gui = viewer.viser_server.gui
         # above nerfstudio's tabs, so that it is there whichever tab is open
-        self._folder = gui.add_folder("Difix3D", order=viewer.stats_markdown.order + 0.5)
+        self._folder = gui.add_folder(_TITLE, order=viewer.stats_markdown.order + 0.5)
         with self._folder:
             if self._mode == "off":
                 gui.add_markdown("The enhancer is off (DIFIX3D_ENHANCE=off).")
@@ -64,76 +74,62 @@ class Panel(ViewerControl):
         if viewer.trainer is None:
             self._show_saved(viewer)
 
-    def attach(self, rounds: FixRounds, count: int) -> None:
-        """Show a training's loop.
+    def attach(self, guidance: Guidance, step: int) -> None:
+        """Show a training's guidance, if it has something to show."""
+        status = guidance.status(step)
+        self._guidance = guidance
+        if self._controls is None and status.title:
+            self._controls = self._make_controls(status)
 
-        Args:
-            rounds: the loop.
-            count: of targets along a camera path.
-        """
-        self._loop = self._loop_controls(rounds, count)
-
-    def remember(self, record: FixRecord) -> None:
-        """Of a view that was repaired."""
-        if self._loop is not None:
-            self._loop.remember(record)
-
-    def recall(self, records: FixRecords) -> None:
-        """Of the views that a training goes on with."""
-        if self._loop is not None:
-            self._loop.recall(records)
-
-    @property
-    def has_news(self) -> bool:
-        """Whether views were repaired that are not shown yet."""
-        return self._loop is not None and self._loop.has_news
-
-    def update(self, step: int, losses: Mapping[str, float], force: bool = False) -> None:
-        """See ``LoopControls.update``; what fails there is told, and training goes on without."""
-        if self._loop is None:
+    def update(self, step: int, losses: Callable[[], Mapping[str, float]], force: bool = False) -> None:
+        """See ``GuidanceControls.update``; what fails there is told, and training goes on without."""
+        if self._controls is None or self._guidance is None:
             return
         try:
-            self._loop.update(step, losses, force)
+            self._controls.update(self._guidance, step, losses, force)
         except Exception as error:
-            CONSOLE.log(f"[yellow]The viewer's folder Difix3D stands still: {type(error).__name__}: {error}")
-            self._loop = None
+            CONSOLE.log(f"[yellow]The viewer's folder {_TITLE} stands still: {type(error).__name__}: {error}")
+            self._controls = None
 
     def finish(self) -> None:
         """Training has ended."""
-        if self._loop is not None:
-            self._loop.finish()
+        if self._controls is not None:
+            self._controls.finish()
 
-    def _loop_controls(self, rounds: FixRounds | None, count: int) -> LoopControls | None:
+    def _make_controls(self, status: Status) -> GuidanceControls | None:
         if self._viewer is None:
             return None
         from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
-        from difix3d_ns.ns.viewer.loop_controls import LoopControls
+        from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
 
-        cameras = self._photographs.standpoints()
+        cameras = self._scene.dataset_cameras()
         apart = spacing(stack_poses(list(cameras.values()))) * VISER_NERFSTUDIO_SCALE_RATIO
         long_side = max(max(camera.width, camera.height) for camera in cameras.values())
+        scale = max(self._viewer.config.camera_frustum_scale, _FRUSTUM * apart)
         with self._folder:
-            return LoopControls(
-                *(self._viewer.viser_server, rounds, cameras, long_side),
-                scale=max(self._viewer.config.camera_frustum_scale, _FRUSTUM * apart),
-                count=count,
-            )
+            return GuidanceControls(self._viewer.viser_server, status, cameras, long_side, scale)
 
     def _show_saved(self, viewer: Viewer) -> None:
-        from difix3d_ns.ns.viewer.frusta import ShownView, thumbnail
         from difix3d_ns.views.store import Store
 
         folder = viewer.log_filename.parent
         store, records = Store(folder / POOL_FOLDER), FixRecords(folder / RECORDS_FOLDER)
+        names = records.references()
         views = []
-        with suppress(ValueError):  # a training without pseudo-views, or whose pool was deleted
-            for entry in store.read_index()["views"]:
+
+        with suppress(ValueError):  # a training without made views, or whose pool was deleted
+            for _, generation in store.read_index()["views"]:
                 with suppress(ValueError):  # a damaged file
-                    view = store.read_view(int(entry[1])).unpack()
-                    picture = thumbnail((view.image * 255).byte().numpy())
-                    views.append(ShownView(view.round, view.target, view.generation, view.camera, picture))
-        if views or records.references():
-            loop = self._loop_controls(None, 0)
-            assert loop is not None  # there is a viewer
-            loop.show_saved(views, records)
+                    view = store.read_view(int(generation))
+                    shown = partial(_picture, view)
+                    views.append(ShownView(view.key, view.generation, view.camera, shown, names.get(view.key, ())))
+        if views or names:
+            rounds = len({view.round for view in views})
+            line = f"{len(views)} pseudo-views in the pool, at {rounds} distances from the photographs."
+            latest = records.latest(_SAVED_RECORDS)
+            self._make_controls(Status("Pseudo-views", [line], views, records=latest))
+
+
+def _picture(view: PackedView) -> np.ndarray:
+    return thumbnail((view.unpack().image * 255).byte().numpy())

@@ -12,12 +12,12 @@ from torch import Tensor
 
 @dataclass
 class CappedStrategy(DefaultStrategy):
-    """gsplat's default densification that never exceeds ``max_gaussians`` by growth.
+    """gsplat's default densification that never exceeds ``max_gs_num`` by growth.
 
     Where the budget does not allow every candidate, those with the largest accumulated screen-space gradient grow.
     """
 
-    max_gaussians: int | None = None
+    max_gs_num: int | None = None
     counting: bool = True
     """whether the present step's gradients are accumulated"""
 
@@ -27,8 +27,8 @@ class CappedStrategy(DefaultStrategy):
 
     @torch.no_grad()
     def _grow_gs(self, params: Any, optimizers: Any, state: dict[str, Any], step: int) -> tuple[int, int]:
-        if self.max_gaussians is not None:
-            room = max(0, self.max_gaussians - len(params["means"]))
+        if self.max_gs_num is not None:
+            room = max(0, self.max_gs_num - len(params["means"]))
             mean_gradient: Tensor = state["grad2d"] / state["count"].clamp_min(1)  # [N]
             high = mean_gradient > self.grow_grad2d
             small = torch.exp(params["scales"]).amax(dim=-1) <= self.grow_scale3d * state["scene_scale"]

@@ -1,0 +1,158 @@
+"""Guidance: how a prior teaches a splat. The base class does nothing, which is plain splatfacto."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from nerfstudio.configs.base_config import InstantiateConfig
+from torch import Tensor
+
+from difix3d_ns.guidance.status import Status
+from difix3d_ns.io.run import Run
+from difix3d_ns.priors.settings import FixerConfig
+from difix3d_ns.splats.losses.depth import depth_loss
+from difix3d_ns.views.protocols import PointCloud, References, Renderer, Scene
+from difix3d_ns.views.view import TrainView
+
+Losses = dict[str, Tensor]
+Outputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of training with a densification of its own."""
+
+    start: int  # step
+    densify_from: int  # first step at which Gaussians may multiply
+    densify_to: int  # step from which they do not any more
+    restart_rate: bool = False  # the learning rate of the means begins anew
+    reset: bool = True  # opacities are reset now and then, as splatfacto does
+
+
+@dataclass
+class GuidanceConfig(InstantiateConfig):
+    """Settings of a guidance; the base class has none."""
+
+    _target: type = field(default_factory=lambda: Guidance)
+    kept: ClassVar[tuple[str, ...]] = ()
+    """fields that a resumed training takes over from its checkpoint where they are unset"""
+
+    def fit(self, run: Run) -> None:
+        """Fill in what is unset; called before the pipeline is built, and again when the images are known."""
+
+    def check(self, flag: str) -> None:
+        """Raise a UserError that names the flag if a setting cannot work.
+
+        Args:
+            flag: what its flags begin with, "--pipeline.guidance".
+        """
+
+    @property
+    def fixer_config(self) -> FixerConfig | None:
+        """The fixer that the enhancer uses as well; None if the guidance has none."""
+        return None
+
+
+class Guidance:
+    """When views are made, at which cameras, with which prior, how they are kept, and how they weigh.
+
+    The pipeline asks ``before_step`` for work between steps, ``next_view`` once per step for something to learn from,
+    and ``losses`` for what it is worth. A system is a subclass that overrides some of these: docs/architecture.md.
+    """
+
+    densify_by_made_views: ClassVar[bool] = False
+    """whether gradients of views that stand for no photograph count for densification; its thresholds are made for
+    those of photographs"""
+
+    def __init__(self, config: GuidanceConfig) -> None:
+        self.config = config
+
+    def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
+        """Get to know a training; no expensive work if it is resumed.
+
+        Raises:
+            UserError: the scene cannot be trained on so.
+        """
+
+    def initial_points(self) -> PointCloud | None:
+        """Points to start from instead of the scene's, after ``setup``, before optimizers; not asked when resumed."""
+        return None
+
+    def windows(self, run: Run) -> Sequence[Window]:
+        """Windows of densification, in order; none: splatfacto's own."""
+        return ()
+
+    def rotation(self) -> int | None:
+        """Number of views among which steps are drawn, for the pause of densification after a reset.
+
+        None: the photographs alone, as splatfacto counts.
+        """
+        return None
+
+    def before_step(self, step: int) -> bool:
+        """Do one bounded piece of work; True: again before this step, since it cannot wait."""
+        return False
+
+    def next_view(self, step: int, generator: torch.Generator) -> TrainView | None:
+        """What the step learns from; None: a photograph.
+
+        Args:
+            step: of training.
+            generator: the only one to draw from; its state is saved.
+        """
+        return None
+
+    def losses(self, outputs: Outputs, view: TrainView, base: Losses) -> Losses:
+        """Losses of a step.
+
+        Args:
+            outputs: of the render: "rgb" [H, W, 3], "accumulation" [H, W, 1], "depth" [H, W, 1] if the view has one.
+            view: what it is compared with, at full size (early steps render smaller).
+            base: splatfacto's, where the picture's is "main_loss". Pixels that the view does not trust were replaced by
+                the render before: they teach nothing, and SSIM sees no cut-out edge.
+
+        Returns:
+            ``base`` with the view's weight, and with its depth and silhouette if it has them.
+        """
+        losses = dict(base)
+        if view.weight != 1.0:
+            losses["main_loss"] = losses["main_loss"] * view.weight
+        if view.depth is not None:
+            error = depth_loss(outputs["depth"], outputs["accumulation"], view.depth, depth_confidence(view))
+            losses["depth_loss"] = error * view.weight
+        if view.alpha is not None and view.alpha.shape == outputs["accumulation"].shape:
+            losses["silhouette_loss"] = (outputs["accumulation"] - view.alpha).abs().mean() * view.weight
+        return losses
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """What resuming at ``step`` needs, as plain values and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any], folder: Path, step: int) -> None:
+        """Go on where ``state_dict`` was taken.
+
+        Args:
+            state: what it returned.
+            folder: of the training it was taken in; its files are read from there.
+            step: the first one of this training.
+        """
+
+    def keep(self, steps: Sequence[int]) -> None:
+        """Let go of files that no checkpoint of these steps needs."""
+
+    def status(self, step: int) -> Status:
+        """What the viewer shows."""
+        return Status()
+
+
+def depth_confidence(view: TrainView) -> Tensor:
+    """Weight [H, W, 1] of a view's depth: its own map, or its number times the confidence."""
+    assert view.depth is not None
+    if isinstance(view.depth_weight, Tensor):
+        return view.depth_weight
+    trust = torch.ones_like(view.depth) if view.confidence is None else view.confidence
+    return trust if view.depth_weight == 1.0 else trust * view.depth_weight

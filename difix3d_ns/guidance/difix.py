@@ -1,0 +1,433 @@
+"""Difix3D+ as a guidance: views between the photographs, rendered, repaired by a fixer, learnt from, in rounds.
+
+Wu et al., "Difix3D+: Improving 3D Reconstructions with Single-Step Diffusion Models", CVPR 2025, section 4.2. Every
+choice of the method is in this file: when rounds begin, where views are made, with what, how they are kept, and how
+they weigh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs
+from difix3d_ns.guidance.fixing import ViewFixer
+from difix3d_ns.guidance.progressive import advance
+from difix3d_ns.guidance.schedule import VIEWS_AT_ONCE, plan_rounds
+from difix3d_ns.guidance.status import Button, ShownView, Status, Visitor
+from difix3d_ns.guidance.tracking import FixTracker
+from difix3d_ns.guidance.work_queue import WorkQueue
+from difix3d_ns.io.run import Run
+from difix3d_ns.priors.settings import FixerConfig
+from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
+from difix3d_ns.views.pool import Entry, Pool, most_redundant
+from difix3d_ns.views.protocols import References, Renderer, Scene
+from difix3d_ns.views.records import FixRecords, thumbnail
+from difix3d_ns.views.targets import auto_targets, camera_path_targets
+from difix3d_ns.views.view import TrainView
+
+CUDA_ROUNDS = 8
+CPU_ROUNDS = 2  # a third one brought 0.01 to 0.06 dB on three captures, for a fifth of the time
+MIN_CONFIDENCE = 0.02
+"""mean confidence of a view below which its step goes to a photograph: a fixer that nobody can trust must not take
+half of the training away either"""
+_SEED_OF_ROUND = 100_003  # noise is reproducible, and not the same everywhere
+
+
+@dataclass
+class TargetConfig:
+    """Poses the rounds lead to."""
+
+    kind: Literal["auto", "camera-path", "eval"] = "auto"
+    """auto: between and somewhat beyond the training cameras; camera-path: a path saved in the viewer;
+    eval: the evaluation poses, the paper's protocol (their pictures are not used, their poses are)"""
+    camera_path: Path | None = None
+    """JSON file saved in the viewer's Render tab, for kind camera-path"""
+    count: int = 16
+    """how many; measured on sparse captures, gains flatten between 12 and 24 and every view costs a fix per round"""
+    beyond: float = 0.25
+    """how far outside the outermost targets lie, in units of the training cameras' spacing"""
+
+
+@dataclass
+class DifixConfig(GuidanceConfig):
+    """When pseudo-views are made, where, with which fixer, and how they weigh."""
+
+    _target: type = field(default_factory=lambda: DifixGuidance)
+    kept: ClassVar[tuple[str, ...]] = ("rounds",)
+    rounds: int | None = None
+    """how often new pseudo-views are made; 0 = never (unset: 8 with CUDA, 2 on a CPU)"""
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    """where pseudo-views are wanted"""
+    fixer: FixerConfig = field(default_factory=FixerConfig)
+    """what repairs them"""
+    probability: float = 0.5
+    """share of training steps that use a pseudo-view; half: on sparse captures they show most of what is missing"""
+    weight: float = 1.0
+    """loss weight of a pseudo-view against 1 for a photograph; confidence already weighs it per pixel"""
+    depth_weight: float = 0.0
+    """loss weight of a pseudo-view's depth, as the fixer corrected it, against the weight of its picture;
+    0 = depth is not taught"""
+    pool_capacity: int = 256
+    """most pseudo-views kept; at 960 x 640 one takes about 5 MB of memory"""
+
+    def fit(self, run: Run) -> None:
+        if self.rounds is None:
+            self.rounds = CPU_ROUNDS if run.on_cpu else CUDA_ROUNDS
+
+    def check(self, flag: str) -> None:
+        at_least = {
+            "rounds": (self.rounds, 0),
+            "targets.count": (self.targets.count, 1),
+            "targets.beyond": (self.targets.beyond, 0),
+            "weight": (self.weight, 0),
+            "depth-weight": (self.depth_weight, 0),
+            "pool-capacity": (self.pool_capacity, 1),
+        }
+        for name, (number, bound) in at_least.items():
+            if number is not None and not bound <= number < float("inf"):
+                raise UserError(f"{flag}.{name} {number}: at least {bound} is needed")
+        if not 0 <= self.probability <= 1:
+            raise UserError(f"{flag}.probability {self.probability}: a number in [0, 1] is needed")
+        if self.targets.kind == "camera-path" and self.targets.camera_path is None:
+            raise UserError(f"{flag}.targets.kind camera-path needs {flag}.targets.camera-path FILE")
+        self.fixer.check(f"{flag}.fixer")
+
+    @property
+    def fixer_config(self) -> FixerConfig:
+        return self.fixer
+
+
+@dataclass(frozen=True)
+class Task:
+    """One view to be made: the pose of ``target`` in round ``round`` (counted from 1)."""
+
+    round: int
+    target: int
+    asked: bool = False  # by somebody in the viewer, not by the schedule
+
+    @property
+    def key(self) -> str:
+        """Key of the view."""
+        return f"target/{self.target:03d}@{self.round}"
+
+    @classmethod
+    def of(cls, key: str) -> Task:
+        """The task that made the view of a key."""
+        target, _, number = key.removeprefix("target/").partition("@")
+        return cls(int(number), int(target))
+
+
+class DifixGuidance(Guidance):
+    """Makes views in rounds while training goes on; a step learns from one of them or from a photograph.
+
+    Without rounds (``rounds`` 0) it does nothing.
+    """
+
+    config: DifixConfig
+
+    def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
+        config = self.config
+        self._active = bool(config.rounds)
+        if not self._active:
+            return
+        if run.images is not None and run.images < 2:
+            raise UserError(
+                "pseudo-views need at least two training images; add some, or give --pipeline.guidance.rounds 0"
+            )
+        assert config.rounds is not None
+        self._scene, self._renderer, self._references, self._run = scene, renderer, references, run
+        self.schedule = plan_rounds(
+            last_step=run.last_step,
+            rounds=config.rounds,
+            fit_at=renderer.fit_at,
+            views_per_round=config.targets.count * config.rounds,  # the last one refreshes all earlier views
+            weight=config.weight,
+            first_step=run.first_step,
+            views_at_once=VIEWS_AT_ONCE[renderer.device.type],
+        )
+        if self.schedule.rounds < self.schedule.requested:
+            run.tracker.log(
+                f"[yellow]Training has room for {self.schedule.rounds} of {self.schedule.requested} rounds "
+                "(--pipeline.guidance.rounds, --max-num-iterations)."
+            )
+        self.queue: WorkQueue[Task] = WorkQueue(self.schedule.views_per_step)
+        self.round = 0
+        self._first_view: int | None = None  # step at which the first view was made
+        self._problem = ""
+        # a scene that cannot have any is told of now, not in the middle of training; so are unreadable weights
+        self._targets = self._find_targets()  # only appended to: views in the pool are known by their position here
+        self._current = list(range(len(self._targets)))  # those that rounds lead to
+        self.pool = Pool(config.pool_capacity, run.folder / POOL_FOLDER, _of_the_oldest_round)
+        self._fixing = ViewFixer(config.fixer, renderer, references)
+        self._tracking = FixTracker(run.tracker, FixRecords(run.folder / RECORDS_FOLDER), scene.names())
+        self._fixing.load()
+
+    @property
+    def targets(self) -> list[Pinhole]:
+        """The poses rounds lead to."""
+        return [self._targets[index] for index in self._current]
+
+    # ------------------------------------------------------------------ where
+
+    def _find_targets(self) -> list[Pinhole]:
+        targets = self.config.targets
+        try:
+            if targets.kind == "camera-path":
+                assert targets.camera_path is not None
+                # a path is saved at the size of the video; more pixels than photographs have teach nothing
+                bound = max(max(camera.width, camera.height) for camera in self._scene.cameras())
+                return [camera.within(bound) for camera in camera_path_targets(targets.camera_path, targets.count)]
+            if targets.kind == "eval":
+                self._run.tracker.log(
+                    "[yellow]Targets are the evaluation poses (--pipeline.guidance.targets.kind eval)."
+                )
+                if not (cameras := self._scene.evaluation_cameras()):
+                    raise UserError(
+                        "--pipeline.guidance.targets.kind eval: the scene has no evaluation images; use kind auto"
+                    )
+                return cameras
+            return auto_targets(self._scene.cameras(), self._scene.points(), targets.count, targets.beyond)
+        except (ValueError, FileNotFoundError) as error:
+            raise UserError(
+                f"no poses for pseudo-views: {error} (--pipeline.guidance.rounds 0 trains without)"
+            ) from error
+
+    def _poses(self, number: int) -> list[Pinhole]:
+        return advance(self._scene.cameras(), self._targets, self._fraction(number))
+
+    def _fraction(self, number: int) -> float:
+        """Fraction of the way from the nearest photograph to the target in round ``number``.
+
+        Of three or more rounds the last makes the views at the targets anew: they teach most, and what is made in the
+        last round is seen only a few times.
+        """
+        return min(1.0, number / (self._rounds - 1 if self._rounds > 2 else self._rounds))
+
+    @property
+    def _rounds(self) -> int:
+        """Number of rounds; one at least: it can be asked for."""
+        return max(1, self.schedule.rounds)
+
+    def _first_with_poses_of(self, number: int) -> int:
+        """The round that made the views round ``number`` makes anew; itself if its poses are new."""
+        return next(r for r in range(1, number + 1) if self._fraction(r) == self._fraction(number))
+
+    # ------------------------------------------------------------------ when
+
+    def before_step(self, step: int) -> bool:
+        """Start a round if one is due, and make a few of the queued views if the splat is fit to be rendered."""
+        if not self._active:
+            return False
+        self.queue.take_requests()
+        due = self.schedule.round_at(step)
+        if due > self.round:
+            self._begin(due)
+        if len(self.queue) and self.schedule.may_render(step, late=self.queue.tasks[0].asked):
+            self._make_batch(step)
+        return False
+
+    def _begin(self, number: int) -> None:
+        self._references.forget()
+        place = self._first_with_poses_of(number)
+        fresh = [Task(place, target) for target in self._current]
+        made = [Task.of(key) for key in self.pool]
+        outdated = [task for task in made if task not in fresh]
+        asked = [task for task in self.queue.tasks if task.asked]
+        tasks = list({task.key: task for task in fresh + outdated + asked}.values())
+        self.round = number
+        self.queue.replace(sorted(tasks, key=lambda task: not task.asked))
+        self._tracking.begin(
+            f"Round {number}/{self.schedule.rounds}: fixing {len(fresh)} pseudo-views "
+            f"at {self._fraction(number):.0%} of the way"
+            + (f" and {len(outdated)} earlier ones again" if outdated else "")
+        )
+
+    # ------------------------------------------------------------------ with what
+
+    def _make_batch(self, step: int) -> None:
+        batch = self.queue.batch()
+        cameras = [self._poses(task.round)[task.target] for task in batch]
+        if not self._fixing.prepare(cameras, self.queue.per_step):
+            return
+        try:
+            self._make(batch, cameras, step)
+            self._problem = ""
+        except Exception as error:
+            if not all(task.asked for task in batch):
+                raise
+            self._problem = f"What was asked for could not be made: {error}"  # which must not end the training
+            self._run.tracker.log(f"[yellow]{self._problem}")
+        self.queue.finished(batch)
+        if not len(self.queue):
+            self._tracking.end(self._label(), step, len(self.pool))
+
+    def _make(self, tasks: Sequence[Task], cameras: Sequence[Pinhole], step: int) -> None:
+        seeds = [task.round * _SEED_OF_ROUND + task.target for task in tasks]
+        views = self._fixing.fix(cameras, seeds)
+        if self._first_view is None:
+            self._first_view = step
+        for task, camera, view in zip(tasks, cameras, views, strict=True):
+            made = TrainView(task.key, camera, view.result.image, confidence=view.result.confidence)
+            if self.config.depth_weight > 0 and view.result.depth is not None:
+                trust = view.result.depth_confidence
+                made = replace(made, depth=view.result.depth, depth_weight=1.0 if trust is None else trust)
+            self.pool.put(made)
+            self._tracking.made(task.round, task.target, step, view)
+        self._tracking.progress(self._label(), len(self.queue) - len(tasks))
+
+    def _label(self) -> str:
+        return f"Round {self.round}/{self.schedule.rounds}" if self.round else "Asked for"
+
+    # ------------------------------------------------------------------ how they weigh
+
+    def next_view(self, step: int, generator: torch.Generator) -> TrainView | None:
+        if not self._active or len(self.pool) == 0:
+            return None
+        if float(torch.rand((), generator=generator)) >= self.config.probability:
+            return None
+        view = self.pool.sample(generator)
+        assert view.confidence is not None
+        if float(view.confidence.float().mean()) < MIN_CONFIDENCE:
+            return None
+        view = replace(view, weight=self.schedule.weight(step, self._first_view))
+        return view if self.config.depth_weight > 0 else replace(view, depth=None)
+
+    def losses(self, outputs: Outputs, view: TrainView, base: Losses) -> Losses:
+        losses = super().losses(outputs, view, base)
+        if "depth_loss" in losses:
+            losses["depth_loss"] = losses["depth_loss"] * self.config.depth_weight
+        return losses
+
+    def rotation(self) -> int | None:
+        return len(self._scene.names()) + len(self.pool) if self._active else None
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        if not self._active:
+            return {}
+        self._references.forget()  # a resumed training renders them here, so this one does too
+        return {
+            "round": self.round,
+            "queue": [[task.round, task.target, task.asked] for task in self.queue.tasks],
+            "targets": [[t.camera_to_world.float(), t.intrinsics.float(), t.width, t.height] for t in self._targets],
+            "current": list(self._current),
+            "first_view": self._first_view,
+            "pool": self.pool.state(checkpoint=step),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], folder: Path, step: int) -> None:
+        if not self._active or not state:
+            return
+        self.round = state["round"]
+        self.queue.replace(Task(*task) for task in state["queue"])
+        self._targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]
+        self._current = state["current"]
+        self._first_view = state["first_view"]
+        self.pool.restore(folder / POOL_FOLDER, state["pool"])
+        self._tracking.recall(folder / RECORDS_FOLDER, step)
+
+    def keep(self, steps: Sequence[int]) -> None:
+        if self._active:
+            self.pool.prune(steps)
+
+    # ------------------------------------------------------------------ what people see and ask for
+
+    def status(self, step: int) -> Status:
+        if not self._active:
+            return Status()
+        lines = [f"Round **{self.round} of {self.schedule.rounds}**, pool {len(self.pool)}"]
+        if left := len(self.queue):
+            fit = self.schedule.may_render(step, late=self.queue.tasks[0].asked)
+            lines.append(f"{left} views to go" + ("" if fit else ", waiting: the splat is not fit to be rendered yet"))
+        elif self.round < self.schedule.rounds:
+            lines.append(f"Next round at step {self.schedule.starts[self.round]}, now {step}")
+        return Status(
+            title="Pseudo-views",
+            lines=[*lines, f"**{self._problem}**"] if self._problem else lines,
+            views=[self._shown(entry) for entry in self.pool.entries()],
+            targets=self.targets,
+            records=list(self._tracking.latest),
+            buttons=(
+                Button("Run a fix round now", "The next round begins, or the last one again", self._on_round),
+                Button("Add a pseudo-view here", "Repair what this tab shows and learn from it", self._on_view),
+                Button("Use this camera path as targets", "The path of the tab Render", self._on_path),
+            ),
+            waiting=self.queue.requested or any(task.asked for task in self.queue.tasks),
+        )
+
+    def _shown(self, entry: Entry) -> ShownView:
+        names = self._tracking.references.get(entry.key, ())
+        return ShownView(entry.key, entry.generation, entry.camera, partial(self._picture, entry.key), names)
+
+    def _picture(self, key: str) -> np.ndarray:
+        if (fresh := self._tracking.thumbnails.pop(key, None)) is not None:
+            return fresh
+        try:  # of a resumed training
+            return thumbnail((self.pool.get(key).image * 255).byte().numpy())
+        except ValueError:  # unreadable; the pool drops it when it is drawn
+            return np.zeros((1, 1, 3), np.uint8)
+
+    def request_round(self) -> None:
+        """Have the next round begin now, or the last one again; from any thread, taken up before the next step."""
+        self.queue.request(self._begin_asked)
+
+    def request_view(self, camera: Pinhole) -> None:
+        """Have a view made here and in later rounds again; from any thread, taken up before the next step."""
+        self.queue.request(lambda: self._add_view(camera))
+
+    def request_targets(self, targets: Sequence[Pinhole]) -> None:
+        """Lead later rounds to other targets; from any thread, taken up before the next step.
+
+        Views at earlier targets stay in the pool and are made anew as before.
+        """
+        self.queue.request(lambda: self._replace_targets(targets))
+
+    def _on_round(self, visitor: Visitor) -> str:
+        self.request_round()
+        return "A round was asked for; it begins when training goes on and the splat is fit to be rendered."
+
+    def _on_view(self, visitor: Visitor) -> str:
+        self.request_view(visitor.camera())
+        return "A pseudo-view was asked for; later rounds make it again."
+
+    def _on_path(self, visitor: Visitor) -> str:
+        targets = visitor.path(self.config.targets.count)
+        self.request_targets(targets)
+        return f"Later rounds lead to {len(targets)} poses along the path. To begin at once, run a fix round."
+
+    def _begin_asked(self) -> None:
+        place = self._first_with_poses_of(max(1, self.round))
+        left = {task.target for task in self.queue.tasks if task.asked and task.round == place}
+        made = {task.target for task in map(Task.of, self.pool) if task.round == place}
+        if self.round and left and set(self._current) <= left | made:
+            return  # one that was asked for is being made
+        self._begin(min(self.round + 1, self._rounds))
+        self.queue.replace(replace(task, asked=True) for task in self.queue.tasks)
+
+    def _add_view(self, camera: Pinhole) -> None:
+        self._targets.append(camera)
+        self._current.append(len(self._targets) - 1)
+        place = self._first_with_poses_of(self._rounds)  # whose poses are the targets themselves
+        self.queue.insert(Task(place, self._current[-1], asked=True))
+
+    def _replace_targets(self, targets: Sequence[Pinhole]) -> None:
+        first = len(self._targets)
+        self._targets += targets
+        self._current = list(range(first, len(self._targets)))
+        self._run.tracker.log(f"The next rounds lead to {len(targets)} other targets.")
+
+
+def _of_the_oldest_round(entries: Sequence[Entry]) -> str:
+    """Of the oldest round, the view whose pose is most like another's: what a full pool gives up."""
+    first = min(Task.of(entry.key).round for entry in entries)
+    return most_redundant(entries, [entry for entry in entries if Task.of(entry.key).round == first])

@@ -1,0 +1,76 @@
+"""What people see of views that are made: messages, curves, and a record of each."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from difix3d_ns.guidance.fixing import FixedView
+from difix3d_ns.io.run import Tracker
+from difix3d_ns.views.records import FixRecord, FixRecords, record_fix, thumbnail
+
+SHOWN = 12
+"""latest records kept for the viewer"""
+_STRIP = "before, after, reference, confidence of target"
+
+
+class FixTracker:
+    """Follows rounds of repaired views.
+
+    Args:
+        tracker: of the training.
+        records: where a record of each view is kept.
+        names: of the photographs.
+    """
+
+    def __init__(self, tracker: Tracker, records: FixRecords, names: list[str]) -> None:
+        self._tracker = tracker
+        self._records = records
+        self._names = names
+        self.latest: deque[FixRecord] = deque(maxlen=SHOWN)
+        self.thumbnails: dict[str, np.ndarray] = {}  # by key of the view; taken out by who shows them
+        self.references: dict[str, tuple[str, ...]] = {}  # by key of the view
+        self._seconds, self._views, self._change = 0.0, 0, 0.0
+
+    def begin(self, message: str) -> None:
+        """A round begins."""
+        self._seconds, self._views, self._change = 0.0, 0, 0.0
+        self._tracker.log(message)
+
+    def made(self, number: int, target: int, step: int, view: FixedView) -> FixRecord:
+        """Follow a view that was made in round ``number``."""
+        request, result = view.request, view.result
+        record = record_fix(
+            *(number, target, step, tuple(self._names[index] for index in view.references), view.seconds),
+            *(request.image, result.image, result.confidence),
+            request.references[0].image if request.references else None,
+        )
+        self._seconds += view.seconds
+        self._views += 1
+        self._change += record.change
+        self._records.write(record)
+        self.latest.append(record)
+        self.references[record.key] = record.references
+        self.thumbnails[record.key] = thumbnail(record.after)
+        strip = torch.from_numpy(record.strip[::2, ::2].copy()).float() / 255  # the whole one is in the records
+        self._tracker.image(f"Pseudo-views/{_STRIP} {target:03d}", strip, step)
+        return record
+
+    def progress(self, label: str, left: int) -> None:
+        """Say how many views are left."""
+        self._tracker.log(f"{label}: {self._views} fixed, {left} to go, {self._seconds / self._views:.2f} s per view")
+
+    def end(self, label: str, step: int, pool: int) -> None:
+        """A round has ended."""
+        self._tracker.scalar("Pseudo-views/pool", pool, step)
+        self._tracker.scalar("Pseudo-views/mean change", self._change / max(1, self._views), step)
+        self._tracker.log(f"{label} done in {self._seconds:.0f} s: pool of {pool}")
+
+    def recall(self, folder: Path, step: int) -> None:
+        """Go on from the records of the training this one goes on from."""
+        self._records.adopt(folder, step)
+        self.references |= self._records.references()
+        self.latest.extend(self._records.latest(SHOWN))

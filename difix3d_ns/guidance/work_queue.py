@@ -1,0 +1,55 @@
+"""Work that is done a little before each training step, and requests for more of it from any thread."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+Task = TypeVar("Task")
+
+
+class WorkQueue(Generic[Task]):
+    """Tasks in order, with a budget per training step.
+
+    Args:
+        per_step: most tasks done before one step, so that the viewer stays alive.
+    """
+
+    def __init__(self, per_step: int = 1) -> None:
+        self.per_step = per_step
+        self.tasks: list[Task] = []
+        self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def request(self, action: Callable[[], None]) -> None:
+        """Have something done before the next step, where training runs; from any thread."""
+        self._requests.put(action)
+
+    @property
+    def requested(self) -> bool:
+        """Whether a request was not taken up yet."""
+        return not self._requests.empty()
+
+    def take_requests(self) -> None:
+        """Do what was requested; where training runs."""
+        while not self._requests.empty():
+            self._requests.get()()
+
+    def batch(self) -> list[Task]:
+        """The tasks of one step, which stay until they are ``finished``."""
+        return self.tasks[: self.per_step]
+
+    def finished(self, tasks: Sequence[Task]) -> None:
+        """Take the first tasks out."""
+        del self.tasks[: len(tasks)]
+
+    def replace(self, tasks: Iterable[Task]) -> None:
+        """Do these instead."""
+        self.tasks = list(tasks)
+
+    def insert(self, task: Task) -> None:
+        """Do this first."""
+        self.tasks.insert(0, task)

@@ -1,0 +1,1 @@
+"""Points a training starts from."""

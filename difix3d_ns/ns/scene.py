@@ -1,0 +1,110 @@
+"""The training photographs of a nerfstudio datamanager, as guidance and enhancer see them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.ns.cameras import to_pinhole
+from difix3d_ns.ns.datamanager import SceneDatamanager
+from difix3d_ns.ns.model import SplatModel
+
+
+class TrainingScene:
+    """Undistorted photographs with their true cameras; see ``views.protocols.Scene``.
+
+    Pictures stay as the datamanager caches them (8 bits) until they are asked for.
+
+    Args:
+        datamanager: whose undistorted cache is read, lazily.
+        model: whose camera optimizer moves the poses if it is on, and whose background lies behind cut-out objects.
+    """
+
+    def __init__(self, datamanager: SceneDatamanager, model: SplatModel) -> None:
+        self._datamanager = datamanager
+        self._model = model
+        self._fixed: list[Pinhole] | None = None
+        self._unoptimized: dict[int, Pinhole] = {}
+
+    def points(self) -> Tensor | None:
+        """Points [P, 3] that training starts from, world; None if they are random."""
+        return self._model.seed_points[0] if self._model.seed_points is not None else None
+
+    def given_points(self) -> Tensor | None:
+        """Points [P, 3] as the scene gives them, world; None if it has none."""
+        return self._datamanager.train_dataparser_outputs.metadata.get("points3D_xyz")
+
+    def names(self) -> list[str]:
+        """File names of all photographs, with folders as far as they differ."""
+        files = [str(path.absolute()) for path in self._datamanager.train_dataset.image_filenames]
+        shared = Path(os.path.commonpath(files)) if len(files) > 1 else Path(files[0]).parent
+        return [Path(file).relative_to(shared).as_posix() for file in files]
+
+    def cameras(self) -> list[Pinhole]:
+        """Cameras of all photographs, undistorted, at their optimised poses."""
+        assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
+        if self._fixed is not None:
+            return self._fixed
+        cameras = [self.camera(index) for index in range(len(self._datamanager.train_dataset))]
+        if self._model.camera_optimizer.config.mode == "off":
+            self._fixed = cameras
+        return cameras
+
+    def unoptimized_cameras(self) -> list[Pinhole]:
+        """Cameras of all photographs, undistorted, at the poses of the scene."""
+        assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
+        return [self.unoptimized_camera(index) for index in range(len(self._datamanager.train_dataset))]
+
+    def unoptimized_camera(self, index: int) -> Pinhole:
+        """Camera of a photograph, undistorted, at the pose of the scene."""
+        if index not in self._unoptimized:
+            self._unoptimized[index] = to_pinhole(self._datamanager.train_cameras[index : index + 1])
+        return self._unoptimized[index]
+
+    def dataset_cameras(self) -> dict[str, Pinhole]:
+        """Cameras of all photographs by name, as the scene gives them; no picture is opened, nothing undistorted."""
+        cameras = self._datamanager.train_dataset.cameras
+        return {name: to_pinhole(cameras[index]) for index, name in enumerate(self.names())}
+
+    def evaluation_cameras(self) -> list[Pinhole]:
+        """Cameras of the evaluation photographs; none if there are none."""
+        if not self._datamanager.eval_dataset:
+            return []
+        assert self._datamanager.cached_eval is not None  # undistorting fixes the intrinsics
+        cameras = self._datamanager.eval_dataset.cameras
+        return [to_pinhole(cameras[i : i + 1]) for i in range(len(cameras))]
+
+    def photo(self, index: int) -> PosedImage:
+        """A photograph [H, W, 3] with its camera, and a mask [H, W, 1] if it has a mask or alpha."""
+        data = self._datamanager.cached_train[index]  # first: undistorting fixes the intrinsics
+        image = data["image"].to(self._model.device)
+        image = image.float() / 255 if image.dtype == torch.uint8 else image
+        if image.shape[-1] == 4:
+            image = self._model.composite_with_background(image, self._model.background_color.to(image))
+        return PosedImage(image, self.camera(index), mask=self.mask(index))
+
+    def mask(self, index: int) -> Tensor | None:
+        """What is to be used of a photograph [H, W, 1] in [0, 1], by its mask and its alpha; None: all of it."""
+        data = self._datamanager.cached_train[index]
+        image = data["image"]
+        mask = data["mask"].to(self._model.device, torch.float32) if "mask" in data else None
+        if image.shape[-1] != 4:
+            return mask
+        opacity = image[..., 3:].to(self._model.device, torch.float32)
+        opacity = opacity / 255 if image.dtype == torch.uint8 else opacity
+        return opacity if mask is None else mask * opacity
+
+    def camera(self, index: int) -> Pinhole:
+        """Camera of a photograph at its optimised pose."""
+        optimizer = self._model.camera_optimizer
+        if optimizer.config.mode == "off":
+            return self.unoptimized_camera(index)
+        camera = self._datamanager.train_cameras[index : index + 1].to(self._model.device)
+        camera.metadata = {"cam_idx": index}
+        with torch.no_grad():
+            return to_pinhole(camera, optimizer.apply_to_camera(camera)[0])

@@ -1,0 +1,53 @@
+"""When a splat in training is worth rendering, and how long densification waits after a reset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_MIN_RECOVERY = 100
+"""steps: Adam at splatfacto's 0.05 lifts an opacity from its reset value to 0.9 in some 75 at best"""
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """Steps at which a render shows what the splat has learnt; a pure function of the step, so it needs no state.
+
+    Steps count from 0 as nerfstudio's do; rendering is meant before the training iteration of a step.
+    """
+
+    fit_from: int  # first densification and full training resolution
+    reset_every: int = 0  # opacity resets at its multiples; 0 = never
+    refine_stop: int = 0  # no reset from here on
+
+    @property
+    def recovery(self) -> int:
+        """Steps of training after a reset until renders are sound again.
+
+        A sixth of ``reset_every`` (500 of splatfacto's 3000), at least 100, and at most half of it.
+        """
+        return min(max(_MIN_RECOVERY, self.reset_every // 6), self.reset_every // 2)
+
+    def at(self, step: int) -> bool:
+        """Whether the splat is densified once, at full resolution, and recovered from the last reset."""
+        if step < self.fit_from:
+            return False
+        if self.reset_every <= 0 or self.refine_stop <= 0:
+            return True
+        latest = min(step, self.refine_stop - 1) // self.reset_every * self.reset_every
+        # The reset comes after its step's iteration: one more step makes the recovery complete.
+        return step - latest > self.recovery
+
+
+def pause_after_reset(rotation: int, refine_every: int, reset_every: int) -> int:
+    """Steps for which gsplat's densification waits after an opacity reset.
+
+    splatfacto waits until every photograph was seen once before Gaussians are judged; with made views among the steps
+    that takes longer. At most half of the interval, or many views would end densification altogether.
+
+    Args:
+        rotation: number of views among which steps are drawn.
+        refine_every: steps between densifications.
+        reset_every: steps between resets; 0 without.
+    """
+    pause = rotation + refine_every
+    return min(pause, reset_every // 2) if reset_every > 0 else pause

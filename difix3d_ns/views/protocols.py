@@ -1,0 +1,112 @@
+"""What guidance and the enhancer know of a scene and its splat; ``ns`` implements it over nerfstudio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.posed_image import PosedImage
+
+
+@dataclass(frozen=True)
+class Render:
+    """What the splat shows."""
+
+    image: Tensor  # [H, W, 3] in [0, 1]
+    alpha: Tensor  # [H, W, 1] accumulated opacity in [0, 1]
+    depth: Tensor | None = None  # [H, W, 1] median depth along z, scene units, 0 where nothing is
+
+
+@dataclass(frozen=True)
+class PointCloud:
+    """Points a training starts from."""
+
+    positions: Tensor  # [N, 3] world
+    colours: Tensor  # [N, 3] uint8
+
+
+class Scene(Protocol):
+    """The training photographs; nothing is rendered."""
+
+    def points(self) -> Tensor | None:
+        """Points [P, 3] on surfaces that came with the scene, world; None if it has none."""
+        ...
+
+    def names(self) -> list[str]:
+        """File names of all photographs, with folders as far as they differ."""
+        ...
+
+    def cameras(self) -> list[Pinhole]:
+        """Cameras of all photographs, undistorted, at their optimised poses."""
+        ...
+
+    def photo(self, index: int) -> PosedImage:
+        """A photograph, undistorted, with camera and mask."""
+        ...
+
+    def evaluation_cameras(self) -> list[Pinhole]:
+        """Cameras that results are judged at; only for a kind of target that says so."""
+        ...
+
+
+class Renderer(Protocol):
+    """The splat as it is now; what it renders is not seen by densification."""
+
+    @property
+    def step(self) -> int:
+        """Step of training the splat is at."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the splat and its renders live."""
+        ...
+
+    def fit_at(self, step: int) -> bool:
+        """Whether the splat is worth rendering: densified once, at full resolution, recovered from a reset."""
+        ...
+
+    def render(self, camera: Pinhole, depth: bool = False) -> Render:
+        """What is seen from a camera; with the median depth if it is asked for."""
+        ...
+
+    def median_depth(self, camera: Pinhole) -> tuple[Tensor, Tensor]:
+        """(depth [H, W, 1] along z, 0 where nothing is; accumulated opacity [H, W, 1]) seen from a camera."""
+        ...
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Meanwhile no other thread trains: for what touches the generators or the splat."""
+        ...
+
+
+class References(Protocol):
+    """The photographs as references of a view, with what the splat shows at their poses."""
+
+    def select(self, camera: Pinhole, render: Render, count: int, keep: Sequence[int] = ()) -> list[int]:
+        """The photographs that together show most of a view, most useful first.
+
+        Args:
+            camera: of the view.
+            render: of it, with depth.
+            count: how many.
+            keep: those of the frame before; they stay while they serve.
+        """
+        ...
+
+    def view(self, index: int) -> PosedImage:
+        """A photograph with the splat's median depth and opacity at its pose."""
+        ...
+
+    def prepare(self, cameras: Sequence[Pinhole], budget: int) -> bool:
+        """Render at most ``budget`` of the photographs that views at ``cameras`` may need; True: nothing is left."""
+        ...
+
+    def forget(self) -> None:
+        """Render anew at the next use."""
+        ...
