@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import tyro
+
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.settings import FixerConfig, Precision
 
@@ -32,6 +34,8 @@ class EnhancerConfig:
     mode: Enhance = "key"
     """key: an output "enhanced"; rgb: the output rgb itself is the enhanced picture and the plain render is called raw;
     off: neither"""
+    from_environment: tyro.conf.Suppress[bool] = True
+    """whether DIFIX3D_* variables change how a finished training is shown; False: for measurements"""
 
     def resolve(self, guidance: FixerConfig | None = None) -> FixerConfig:
         """The fixer, where unset that of the guidance, or the embedded one."""
