@@ -1,0 +1,65 @@
+"""Whether and with what finished renders are enhanced, by flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.priors.settings import FixerConfig, Precision
+
+EnhanceMode = Literal["off", "key", "rgb"]
+
+
+@dataclass
+class EnhancerConfig:
+    """The fixer on finished renders: the guidance's, if it has one, or one of its own."""
+
+    mode: EnhanceMode = "key"
+    """off: no enhanced output; key: it is the output 'enhanced'; rgb: it is 'rgb', and the render is 'raw'"""
+    strength: float = 0.5
+    """0 = the render, 1 = the fixer's picture, in the enhanced output; a splat trained with pseudo-views has learnt
+    most of what the fixer knows, and half of the change did best there. Plain splats gain most from 1"""
+    name: str | None = None
+    """a fixer by the name that the guidance's may have (unset: the guidance's fixer, embedded if it has none)"""
+    weights: str | None = None
+    """a file or folder of weights, or for difix a hub id, which downloads (unset: the guidance's if it has the same
+    fixer, else the fixer's own)"""
+    references: int | None = None
+    """photographs shown to the fixer (unset: as many as to the guidance's fixer, 3 if it has none)"""
+    dtype: Precision | None = None
+    """precision of the fixer's networks: float32, bfloat16 or float16 (unset: that of the guidance's fixer if it is
+    the same, else the fastest the device handles well)"""
+    compile: bool | None = None
+    """compile the networks of the fixer difix for each size of pictures (unset: if that is done for the guidance's
+    and it is the same)"""
+
+    def fixer(self, guidance: FixerConfig | None = None) -> FixerConfig:
+        """What is unset here, filled in.
+
+        Args:
+            guidance: its fixer, if what guides the training is one.
+        """
+        name = self.name or (guidance.name if guidance else FixerConfig.name)
+        same = guidance if guidance and guidance.name == name else FixerConfig(name)
+        references = guidance.references if guidance else FixerConfig.references
+        return FixerConfig(
+            name,
+            weights=same.weights if self.weights is None else self.weights,
+            references=references if self.references is None else self.references,
+            dtype=same.dtype if self.dtype is None else self.dtype,
+            compile=same.compile if self.compile is None else self.compile,
+        )
+
+    def check(self, flag_prefix: str = "--pipeline.enhancer") -> None:
+        """Refuse what cannot be.
+
+        Args:
+            flag_prefix: what its flags begin with.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        if not 0 <= self.strength <= 1:
+            raise UserError(f"{flag_prefix}.strength {self.strength}: a number in [0, 1] is needed")
+        self.fixer().check(flag_prefix)
