@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difix3d_ns.priors.alignment.align import Aligned, align
+from difix3d_ns.priors.alignment.align import SLOTS, Aligned, align
 from difix3d_ns.priors.base import FixRequest, FixResult, finite
 from difix3d_ns.priors.blend import seen_at_all
 from difix3d_ns.priors.networks.precision import fast_dtype
@@ -44,6 +44,9 @@ class EmbeddedFixer:
         chain: the networks.
         diffusion: False leaves out the diffusion model: to measure what it is worth, or to save most of the time.
     """
+
+    trained_references = SLOTS  # of more, those that show most of the view are taken
+    generative = False  # the gate of its diffusion model is closed where no reference sees anything
 
     def __init__(self, chain: EmbeddedChain, diffusion: bool = True):
         self.chain = chain.eval().requires_grad_(False)

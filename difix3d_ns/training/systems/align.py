@@ -20,7 +20,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.priors.alignment.align import Aligned, align, choose
+from difix3d_ns.priors.alignment.align import SLOTS, Aligned, align, choose
 from difix3d_ns.priors.alignment.aligner import Aligner, Corrected, Stage, View
 from difix3d_ns.priors.alignment.matcher import COARSE, FINE, reliance
 from difix3d_ns.priors.alignment.sampling import sample_reference
@@ -75,6 +75,9 @@ class Prepared(NamedTuple):
 
 class AlignedBlend:
     """The render and what the aligner makes of its references, mixed by visibility alone."""
+
+    trained_references = SLOTS
+    generative = False
 
     def __init__(self, aligner: Aligner):
         self._aligner = aligner
