@@ -101,7 +101,7 @@ def load(
     """Read the chain from a .safetensors file with its .json beside it.
 
     Args:
-        weights: such a file, a folder with one ("weights.safetensors", as ``difix3d train-fixer`` writes), or None or
+        weights: such a file, a folder with one ("weights.safetensors", as ``difix3d train-prior`` writes), or None or
             "embedded" for the package's own.
         device: where the networks live.
         dtype: their precision; None for ``fast_dtype``: bfloat16 halves the time where the processor has it.
@@ -124,7 +124,7 @@ def load(
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RuntimeError(
             f"cannot read fixer weights {path} (with {path.with_suffix('.json').name}): {error}. "
-            "Reinstall the package, or give --pipeline.fixer.weights a folder written by `difix3d train-fixer`."
+            "Reinstall the package, or give --pipeline.fixer.weights a folder written by `difix3d train-prior`."
         ) from error
     chain = chain.to(device).in_precision(dtype or fast_dtype(torch.device(device).type))
     return EmbeddedFixer(chain.to(memory_format=torch.channels_last), diffusion)
@@ -139,6 +139,6 @@ def _locate(weights: str | None) -> Path:
         if not file.is_file():
             raise FileNotFoundError(
                 f"fixer weights not found: {file}. --pipeline.fixer.weights takes a .safetensors file with its .json "
-                "beside it, or a folder written by `difix3d train-fixer`."
+                "beside it, or a folder written by `difix3d train-prior`."
             )
     return path.with_suffix(".safetensors")

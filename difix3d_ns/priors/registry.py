@@ -144,6 +144,6 @@ def fixer_of(weights: str) -> tuple[str, str | None]:
     if path.is_dir() and not any(path.glob("*.safetensors")):
         raise FileNotFoundError(
             f"{path} holds no weights: neither unet/, vae/ and scheduler/ (published Difix, or from difix3d convert) "
-            "nor weights.safetensors (from difix3d train-fixer)"
+            "nor weights.safetensors (from difix3d train-prior)"
         )
     return "embedded", weights

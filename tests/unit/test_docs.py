@@ -114,7 +114,7 @@ def test_commands_are_found() -> None:
     lines = [" ".join(words) for page in PAGES for words in _commands(page)]
     assert "make demo" in lines
     assert "ns-train difix3d-splatfacto --data scene/" in lines
-    assert any(line.startswith("difix3d train-fixer") for line in lines)
+    assert any(line.startswith("difix3d train-prior") for line in lines)
 
 
 @pytest.mark.parametrize(

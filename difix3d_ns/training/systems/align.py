@@ -184,7 +184,7 @@ def load_aligner(weights: str | Path) -> Aligner:
         aligner.load_state_dict({key: tensors[key] for key in aligner.state_dict()})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{path} (with its .json) holds no aligner: {error!r}; train one: difix3d train-fixer align"
+            f"{path} (with its .json) holds no aligner: {error!r}; train one: difix3d train-prior align"
         ) from error
     return aligner
 
