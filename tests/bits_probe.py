@@ -86,10 +86,18 @@ def pool_views(pipeline: Any) -> Iterator[tuple[str, Any]]:
             yield f"target/{entry.target:03d}@{entry.round}", pool.get(key)
 
 
+def map_of(view: Any, name: str) -> torch.Tensor | None:
+    """A map of a view of the pool, by its old name."""
+    if NEW and name == "depth_confidence":
+        known = view.depth is not None and isinstance(view.depth_weight, torch.Tensor)
+        return view.depth_weight if known else None
+    return getattr(view, name)
+
+
 def queue_of(pipeline: Any) -> list[Any]:
     """Views the present round still has to make."""
     if NEW:
-        return list(pipeline.guidance.queue)
+        return list(pipeline.guidance.queue.tasks)
     return list(pipeline.rounds.progress.queue) if pipeline.rounds is not None else []
 
 
@@ -128,10 +136,13 @@ def curate(scene: str, output: Path, **options: Any) -> None:
 
 def train_fixer(recipe: Path, output: Path, shards: Path) -> dict[str, Any]:
     if NEW:
-        from difix3d_ns.training.train_prior import train_prior as train
-    else:
-        from difix3d_ns.training.train_fixer import train_fixer as train
-    return train(recipe, output, shards, device="cpu")
+        from difix3d_ns.training.recipe import load_recipe
+        from difix3d_ns.training.train import train
+
+        return train(load_recipe(str(recipe)), output, shards, device="cpu")
+    from difix3d_ns.training.train_fixer import train_fixer
+
+    return train_fixer(recipe, output, shards, device="cpu")
 
 
 def smoke_recipe() -> Path:
@@ -192,7 +203,7 @@ def pool_rows(pipeline: Any) -> Rows:
     rows: Rows = []
     for key, view in pool_views(pipeline):
         for name in ("image", "confidence", "depth", "depth_confidence"):
-            values = getattr(view, name)
+            values = map_of(view, name)
             rows.append((f"{key} {name}", checksum(values) if values is not None else "none"))
     return rows
 
