@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image
 from scipy.spatial.transform import Rotation
@@ -18,33 +17,14 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.ns.datamanager import SceneDatamanager
 from difix3d_ns.ns.reference_views import ReferenceViews, to_cameras, to_pinhole
+from tests.stand_ins import FlatSplat
 from tests.unit.tiny_scene import datamanager, write_scene
 
 STRONG = {"k1": -0.35, "k2": 0.12, "p1": 0.01, "p2": -0.02}
 
 
-class _Model:
-    """Stands in for the splat: the same depth everywhere."""
-
-    def __init__(self, count: int, mode: str = "off") -> None:
-        self.step = 0
-        self.device = torch.device("cpu")
-        self.background_color = torch.tensor([1.0, 0.0, 0.0])
-        self.camera_optimizer = CameraOptimizerConfig(mode=mode).setup(num_cameras=count, device="cpu")  # type: ignore[arg-type]
-        self.rendered: list[tuple[torch.Tensor, torch.Tensor, int, int]] = []
-
-    def median_depth(
-        self, pose: torch.Tensor, intrinsics: torch.Tensor, width: int, height: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.rendered.append((pose, intrinsics, width, height))
-        return torch.full((height, width, 1), 2.0), torch.ones(height, width, 1)
-
-    def composite_with_background(self, image: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-        return image[..., 3:] * image[..., :3] + (1 - image[..., 3:]) * background
-
-
-def _photographs(manager: SceneDatamanager, mode: str = "off") -> tuple[ReferenceViews, _Model]:
-    model = _Model(len(manager.train_dataset), mode)
+def _photographs(manager: SceneDatamanager, mode: str = "off") -> tuple[ReferenceViews, FlatSplat]:
+    model = FlatSplat(len(manager.train_dataset), mode)
     return ReferenceViews(manager, model), model  # type: ignore[arg-type]
 
 
@@ -238,7 +218,7 @@ def test_rendering_is_spread_over_steps(tmp_path: Path) -> None:
 
 def test_only_near_photographs_are_looked_at(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene", count=9))
-    model = _Model(8)
+    model = FlatSplat(8)
     photographs = ReferenceViews(manager, model, nearest=4)  # type: ignore[arg-type]
     view = photographs.cameras()[6]
     held: list[int] = []

@@ -9,64 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from difix3d_ns.enhance.enhancer import FixerSettings
 from difix3d_ns.guidance.rounds import FixRounds
 from difix3d_ns.guidance.schedule import plan_rounds
-from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.views.pool import Pool
-from tests.unit.test_glue_photographs import _Model
-from tests.unit.tiny_scene import datamanager, write_scene
-
-
-class _Splat(_Model):
-    """Grey everywhere."""
-
-    training = True
-
-    def train(self, mode: bool = True) -> None:
-        self.training = mode
-
-    def eval(self) -> None:
-        self.training = False
-
-    def get_outputs_for_camera(self, camera: Any) -> dict[str, torch.Tensor]:
-        assert not self.training
-        return {"rgb": torch.full((int(camera.height), int(camera.width), 3), 0.5)}
-
-
-def _rounds(
-    folder: Path, references: int = 3, views_per_step: int = 1, keep_depth: bool = False
-) -> tuple[FixRounds, _Splat]:
-    manager = datamanager(write_scene(folder / "scene", count=21))
-    splat = _Splat(len(manager.train_dataset))
-    photographs = ReferenceViews(manager, splat)  # type: ignore[arg-type]
-    schedule = plan_rounds(400, 1, first_densification=10, reset_every=0, refine_stop=200)
-    return (
-        FixRounds(
-            replace(schedule, views_per_step=views_per_step),
-            photographs.cameras()[:4],
-            photographs,
-            splat,  # type: ignore[arg-type]
-            FixerSettings(name="none", references=references),
-            Pool(8, folder / "pool"),
-            keep_depth,
-        ),
-        splat,
-    )
-
-
-def _train(rounds: FixRounds, splat: _Splat) -> list[tuple[int, int]]:
-    """(renderings of the splat, new pseudo-views) of every step in which there were any."""
-    counts = []
-    for step in range(400):
-        before = len(splat.rendered), len(rounds.pool)
-        splat.step = step
-        rounds.before_step(step)
-        assert splat.training
-        after = len(splat.rendered), len(rounds.pool)
-        if after != before:
-            counts.append((after[0] - before[0], after[1] - before[1]))
-    return counts
+from tests.stand_ins import GreySplat
+from tests.unit.short_rounds import rounds_of, train_through
 
 
 @pytest.mark.parametrize(
@@ -74,30 +21,30 @@ def _train(rounds: FixRounds, splat: _Splat) -> list[tuple[int, int]]:
     [(1, [(8, 0), (8, 0), (4, 0), (1, 1), (1, 1), (1, 1), (1, 1)]), (2, [(16, 0), (4, 0), (2, 2), (2, 2)])],
 )
 def test_no_step_renders_much(tmp_path: Path, views_per_step: int, expected: list[tuple[int, int]]) -> None:
-    assert _train(*_rounds(tmp_path, views_per_step=views_per_step)) == expected
+    assert train_through(*rounds_of(tmp_path, views_per_step=views_per_step)) == expected
 
 
 def test_without_references_nothing_is_prepared(tmp_path: Path) -> None:
-    assert _train(*_rounds(tmp_path, references=0)) == [(1, 1)] * 4
+    assert train_through(*rounds_of(tmp_path, references=0)) == [(1, 1)] * 4
 
 
 def test_interrupted_while_preparing(tmp_path: Path) -> None:
     """What was prepared is left behind in both, so that both train alike."""
-    rounds, splat = _rounds(tmp_path)
+    rounds, splat = rounds_of(tmp_path)
     start = rounds.schedule.starts[0]
     for step in (start, start + 1):
         splat.step = step
         rounds.before_step(step)
     state = rounds.state()
     assert len(rounds.pool) == 0 and len(state["queue"]) == 4
-    again, other = _rounds(tmp_path / "again")
+    again, other = rounds_of(tmp_path / "again")
     again.restore(state)
     other.step = start + 2
     assert [again.schedule.may_render(start + 2), len(again.progress.queue)] == [True, 4]
-    assert sum(views for _, views in _train(again, other)) == 4
+    assert sum(views for _, views in train_through(again, other)) == 4
 
 
-def _step(rounds: FixRounds, splat: _Splat, steps: range) -> None:
+def _step(rounds: FixRounds, splat: GreySplat, steps: range) -> None:
     for step in steps:
         splat.step = step
         rounds.before_step(step)
@@ -108,7 +55,7 @@ def _places(rounds: FixRounds) -> set[tuple[int, int]]:
 
 
 def test_a_round_that_is_asked_for_begins_early_and_is_not_repeated(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = rounds_of(tmp_path, references=0)
     start = rounds.schedule.starts[0]
     _step(rounds, splat, range(20))
     assert len(rounds.pool) == 0
@@ -121,7 +68,7 @@ def test_a_round_that_is_asked_for_begins_early_and_is_not_repeated(tmp_path: Pa
 
 
 def test_what_is_asked_for_waits_until_the_splat_is_fit(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = rounds_of(tmp_path, references=0)
     rounds.ask_for_round()
     _step(rounds, splat, range(5))
     assert len(rounds.pool) == 0 and "not fit" in " ".join(rounds.describe(4))
@@ -130,7 +77,7 @@ def test_what_is_asked_for_waits_until_the_splat_is_fit(tmp_path: Path) -> None:
 
 
 def test_a_training_too_short_for_rounds_makes_what_is_asked_for(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = rounds_of(tmp_path, references=0)
     rounds.schedule = replace(rounds.schedule, starts=())
     rounds.ask_for_round()
     rounds.ask_for_view(rounds.targets[0])
@@ -140,7 +87,7 @@ def test_a_training_too_short_for_rounds_makes_what_is_asked_for(tmp_path: Path)
 
 
 def test_what_is_asked_for_late_is_still_made(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = rounds_of(tmp_path, references=0)
     _step(rounds, splat, range(398))
     newest = rounds.pool.generation
     rounds.ask_for_round()
@@ -149,7 +96,7 @@ def test_what_is_asked_for_late_is_still_made(tmp_path: Path) -> None:
 
 
 def test_a_view_that_is_asked_for(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = rounds_of(tmp_path, references=0)
     camera = replace(rounds.targets[0], width=20, height=16)
     rounds.ask_for_view(camera)
     _step(rounds, splat, range(20))
@@ -162,7 +109,7 @@ def test_a_view_that_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_other_targets(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = rounds_of(tmp_path, references=0)
     _step(rounds, splat, range(300))
     before = _places(rounds)
     rounds.ask_for_targets(rounds.targets[2:])
@@ -173,11 +120,11 @@ def test_other_targets(tmp_path: Path) -> None:
 
 
 def test_what_was_asked_for_is_resumed(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = rounds_of(tmp_path, references=0)
     rounds.ask_for_view(rounds.targets[1])
     rounds.ask_for_targets(rounds.targets[:1])
     _step(rounds, splat, range(3))
-    again, _ = _rounds(tmp_path / "again", references=0)
+    again, _ = rounds_of(tmp_path / "again", references=0)
     again.restore(rounds.state())
     assert again.progress.queue == rounds.progress.queue and again.progress.queue[0].asked
     assert len(again.targets) == len(rounds.targets) == 1
@@ -185,18 +132,18 @@ def test_what_was_asked_for_is_resumed(tmp_path: Path) -> None:
 
 
 def test_every_fix_is_told_of(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path)
+    rounds, splat = rounds_of(tmp_path)
     told = []
     rounds._on_fix = told.append
-    _train(rounds, splat)
+    train_through(rounds, splat)
     assert [(record.round, record.target) for record in told] == [(1, target) for target in range(4)]
     names = rounds._photographs.names()
     assert all(len(record.references) == 3 and set(record.references) <= set(names) for record in told)
     assert len(set(names)) == len(names) == 20
 
 
-def _eight_rounds(folder: Path) -> tuple[FixRounds, _Splat]:
-    rounds, splat = _rounds(folder, references=0)
+def _eight_rounds(folder: Path) -> tuple[FixRounds, GreySplat]:
+    rounds, splat = rounds_of(folder, references=0)
     schedule = plan_rounds(800, 8, first_densification=10, reset_every=0, refine_stop=200, views_per_round=40)
     rounds.schedule = schedule
     rounds.pool = Pool(64, folder / "large")
@@ -216,7 +163,7 @@ def test_every_round_makes_what_was_asked_for_again(tmp_path: Path) -> None:
 
 
 def test_a_view_and_a_round_asked_for_together(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = rounds_of(tmp_path, references=0)
     rounds.ask_for_view(rounds.targets[0])
     rounds.ask_for_round()
     rounds.ask_for_round()  # twice is once while it is being made
@@ -235,7 +182,7 @@ def test_the_next_round_that_is_announced_is_the_one_that_comes(tmp_path: Path) 
 
 
 def test_what_was_asked_for_and_fails_does_not_end_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = rounds_of(tmp_path, references=0)
 
     def failing(camera: Any) -> Any:
         raise RuntimeError("out of memory")
