@@ -313,10 +313,12 @@ def test_nothing_global_changes_and_nobody_is_called(loaded: _Loaded, monkeypatc
     assert _surroundings() == before
 
 
-def test_the_request_stays_as_it_was(fixer: Fixer) -> None:
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_the_request_stays_as_it_was(fixer: Fixer, spoilt: bool) -> None:
     request, untouched = make_request(2), make_request(2)
-    request.references[0].image[3:5, 3:5] = untouched.references[0].image[3:5, 3:5] = torch.nan
-    request.image[7, 7] = untouched.image[7, 7] = torch.nan
+    if spoilt:
+        request.references[0].image[3:5, 3:5] = untouched.references[0].image[3:5, 3:5] = torch.nan
+        request.image[7, 7] = untouched.image[7, 7] = torch.nan
     references = request.references
     fix(fixer, request)
     assert request.references is references and len(references) == 2
