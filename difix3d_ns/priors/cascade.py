@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 from difix3d_ns.priors.registry import fixer_of, load_fixer
@@ -29,15 +30,20 @@ class CascadeFixer:
         return self.first.generative or self.second.generative
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
-        """Repair a batch (contract of ``Fixer``); a pixel is trusted as far as either of them is."""
+        """Repair a batch (contract of ``Fixer``); a finite pixel is trusted as far as either of them trusts it."""
         before = self.first.fix(requests)
         after = self.second.fix(
             [replace(request, image=result.image) for request, result in zip(requests, before, strict=True)]
         )
         return [
-            replace(last, confidence=torch.maximum(last.confidence, result.confidence))
-            for result, last in zip(before, after, strict=True)
+            replace(last, confidence=torch.maximum(last.confidence, result.confidence) * _shown(request))
+            for request, result, last in zip(requests, before, after, strict=True)
         ]
+
+
+def _shown(request: FixRequest) -> Tensor:
+    """[H, W, 1]: the second sees what the first put where the request is not finite, and would trust it."""
+    return request.image.isfinite().all(-1, keepdim=True)
 
 
 def load(

@@ -55,6 +55,7 @@ class EmbeddedFixer:
     @torch.no_grad()
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together."""
+        shown = [request.image.isfinite().all(-1, keepdim=True) for request in requests]  # [H, W, 1]
         requests = [finite(request) for request in requests]
         aligned = [self._align(request) for request in requests]
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -68,7 +69,7 @@ class EmbeddedFixer:
                 # Where no reference shows the surface, references cannot have found its depth.
                 sure = aligned[i].matched * seen_at_all(aligned[i].visibility)
                 picture, trust, sure = (values.permute(1, 2, 0).contiguous() for values in (picture, trust, sure))
-                results[i] = FixResult(picture, trust, aligned[i].depth, sure)
+                results[i] = FixResult(picture, trust * shown[i], aligned[i].depth, sure)
         return [results[i] for i in range(len(requests))]
 
     def _align(self, request: FixRequest) -> Aligned:

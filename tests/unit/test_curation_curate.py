@@ -21,6 +21,7 @@ from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.data.scenes import Scene, expand
 from difix3d_ns.data.shards import find_shards, read_shards, read_sidecar
 from difix3d_ns.errors import UserError
+from tests.conftest import start_cluster
 
 OPTIONS = CurationOptions(long_side=64, steps=20, max_gaussians=600, references=2, samples=3, split="train")
 SCENE = "procedural-seed:3"
@@ -45,18 +46,6 @@ def start(output: Path, *scenes: str, flags: tuple[str, ...] = ()) -> subprocess
     """``difix3d curate`` as a process of its own."""
     command = [sys.executable, "-m", "difix3d_ns.cli", "curate", *scenes, "--output", str(output), "--split", "train"]
     return subprocess.Popen([*command, *FLAGS, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def start_cluster(ray) -> None:
-    """Of one worker. Ray gives itself 30 seconds, which is not enough on a busy machine."""
-    for attempt in range(4):
-        try:
-            ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-            return
-        except Exception:  # a plain one
-            ray.shutdown()
-            if attempt == 3:
-                raise
 
 
 def wait_for_a_sidecar(output: Path, done) -> None:

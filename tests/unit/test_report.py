@@ -35,19 +35,13 @@ from difix3d_ns.evaluation.report import (
 from difix3d_ns.evaluation.report.settings import settings
 from difix3d_ns.evaluation.report.training import duration, loss_by_kind, read_curves, read_training
 from difix3d_ns.metrics.image import image_metrics
-from tests.unit.fabricated_run import plain_picture, views, write_config, write_curves, write_fixes
+from tests.unit.fabricated_run import plain_picture, text_of, views, write_config, write_curves, write_fixes
 
 
 def decoded(address: str) -> np.ndarray:
     kind, content = address.split(",", 1)
     assert kind == "data:image/webp;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
-
-
-def text_of(html: str) -> str:
-    """What a reader sees."""
-    body = re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.S)
-    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
 
 
 @pytest.fixture
