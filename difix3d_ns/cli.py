@@ -138,8 +138,9 @@ def curate(
         address: of a Ray cluster (unset: one is started on this machine).
     """
     from difix3d_ns.data.curate import curate as make
+    from difix3d_ns.ns.capture_reader import read_dataset
 
-    make(scenes, output, options, first_seed, executor, address)
+    make(scenes, output, options, first_seed, executor, address, read=read_dataset)
     print(f"Samples are in {output}; in the official layout: difix3d export-pairs {output} --output FOLDER")
 
 

@@ -34,12 +34,13 @@ def train_prior(
         max_time: end after so many minutes of training (unset: as the recipe says).
         device: cpu or cuda (unset: cuda if there is one).
     """
+    from difix3d_ns.ns.capture_reader import read_dataset
     from difix3d_ns.training.recipe import load_recipe
     from difix3d_ns.training.train import train
 
     loaded = load_recipe(recipe)
     loaded = replace(loaded, start=start or loaded.start, max_time=max_time or loaded.max_time)
-    train(loaded, output, shards, device)
+    train(loaded, output, shards, device, read_dataset)
 
 
 def main() -> None:

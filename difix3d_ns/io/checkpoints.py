@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nerfstudio.utils.rich_utils import CONSOLE
+from rich import get_console
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import dump
@@ -108,7 +108,7 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
         try:
             return path, load(path)
         except UserError as error:
-            CONSOLE.print(f"[bold yellow]{error}; trying the one before.")
+            get_console().print(f"[bold yellow]{error}; trying the one before.", soft_wrap=True)
     raise UserError(
         f"--load-dir {folder} has no readable checkpoint"
         + (f" ({len(steps)} damaged)" if steps else "; give the nerfstudio_models folder of a training")

@@ -13,6 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from difix3d_ns.data.scenes import ReadCapture, only_procedural
 from difix3d_ns.data.shards import find_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.networks.precision import fast_dtype
@@ -32,6 +33,7 @@ def train(
     output: Path,
     shards: Path | None = None,
     device: Literal["cpu", "cuda"] | None = None,
+    read: ReadCapture = only_procedural,
     stop_after: int | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
@@ -42,6 +44,7 @@ def train(
         output: folder for weights, metrics.json, MODEL_CARD.md, curves and what resuming needs.
         shards: folder that ``data.curate`` wrote; None: they are made from the recipe's scenes.
         device: cpu or cuda; None: cuda if there is one.
+        read: reads those of the recipe's scenes that are folders.
         stop_after: stop, as if interrupted, after so many steps; for tests.
         console: where progress goes.
 
@@ -58,7 +61,7 @@ def train(
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     try:
         output.mkdir(parents=True, exist_ok=True)
-        root = _samples(recipe, output, shards, accelerator, console)
+        root = _samples(recipe, output, shards, read, accelerator, console)
         system = create(recipe)
         rank, processes = accelerator.process_index, accelerator.num_processes
         with Progress(*columns, *times, console=console) as progress:
@@ -94,7 +97,9 @@ def _accelerator(recipe: Recipe, device: str | None) -> Accelerator:
     )
 
 
-def _samples(recipe: Recipe, output: Path, shards: Path | None, accelerator: Accelerator, console: Console) -> Path:
+def _samples(
+    recipe: Recipe, output: Path, shards: Path | None, read: ReadCapture, accelerator: Accelerator, console: Console
+) -> Path:
     """Folder of shards; the recipe's scenes are curated there first."""
     if shards is not None:
         return shards
@@ -102,7 +107,7 @@ def _samples(recipe: Recipe, output: Path, shards: Path | None, accelerator: Acc
     if recipe.scenes and accelerator.is_main_process:
         from difix3d_ns.training.scenes import make_samples
 
-        make_samples(recipe.scenes, root, console)
+        make_samples(recipe.scenes, root, read, console)
     accelerator.wait_for_everyone()
     return root
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from nerfstudio.data.scene_box import OrientedBox
 
-from difix3d_ns.ns.environment import Enhance
-from difix3d_ns.ns.model import LazyLpips, Outputs, SplatModel
+from difix3d_ns.enhance.settings import EnhanceMode
+from difix3d_ns.ns.model import Outputs, SplatModel
+from difix3d_ns.ns.patches.lpips import LazyLpips
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from tests.unit.tiny_splat import tiny_camera, tiny_model
@@ -27,7 +28,7 @@ class TestOutputs:
             calls.append("enhanced")
             return torch.ones(2)
 
-        outputs = Outputs({"rgb": torch.zeros(2)}, {"enhanced": compute})
+        outputs = Outputs({"rgb": torch.zeros(2)}, {"enhanced": compute}, tiny_camera(), torch.zeros(2))
         assert "enhanced" in outputs
         assert list(outputs) == list(outputs.keys()) == ["rgb", "enhanced"]
         assert len(outputs) == 2
@@ -49,16 +50,16 @@ class TestOutputs:
         def fail() -> torch.Tensor:
             raise RuntimeError("no weights")
 
-        outputs = Outputs({}, {"enhanced": fail})
+        outputs = Outputs({}, {"enhanced": fail}, tiny_camera(), torch.zeros(2))
         for _ in range(2):
             with pytest.raises(RuntimeError, match="no weights"):
                 outputs["enhanced"]
 
 
 class TestEnhance:
-    def _outputs(self, enhance: Enhance) -> dict[str, Any]:
+    def _outputs(self, enhance: EnhanceMode) -> dict[str, Any]:
         model = tiny_model().eval()
-        model.enhancer = lambda camera, outputs: outputs["rgb"] * 0 + 0.5
+        model.enhancer = lambda camera, image: image * 0 + 0.5
         model.enhance = enhance
         return model.get_outputs_for_camera(tiny_camera())
 
@@ -75,10 +76,10 @@ class TestEnhance:
         assert "enhanced" not in outputs and "raw" not in outputs
 
     @pytest.mark.parametrize("enhance", ["key", "rgb"])
-    def test_a_cropped_view_is_not_enhanced(self, enhance: Enhance) -> None:
+    def test_a_cropped_view_is_not_enhanced(self, enhance: EnhanceMode) -> None:
         """Photographs show what was cropped away as well."""
         model = tiny_model().eval()
-        model.enhancer = lambda camera, outputs: outputs["rgb"] * 0 + 0.5
+        model.enhancer = lambda camera, image: image * 0 + 0.5
         model.enhance = enhance
         box = OrientedBox.from_params((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.5, 0.5, 0.5))
         outputs = model.get_outputs_for_camera(tiny_camera(), obb_box=box)
@@ -88,7 +89,7 @@ class TestEnhance:
 
     def test_not_while_training(self) -> None:
         model = tiny_model().train()
-        model.enhancer = lambda camera, outputs: outputs["rgb"]
+        model.enhancer = lambda camera, image: image
         assert type(model.get_outputs(tiny_camera())) is dict
 
 
@@ -154,7 +155,7 @@ class TestCappedStrategy:
         )
         params = torch.nn.ParameterDict({k: torch.nn.Parameter(v.data) for k, v in params.items()})
         optimizers = {k: torch.optim.Adam([v]) for k, v in params.items()}
-        strategy = CappedStrategy(max_gaussians=cap, grow_grad2d=0.5, refine_scale2d_stop_iter=100, verbose=False)
+        strategy = CappedStrategy(max_gs_num=cap, grow_grad2d=0.5, refine_scale2d_stop_iter=100, verbose=False)
         state = {
             "grad2d": torch.arange(n, dtype=torch.float32) * 2,
             "count": torch.full((n,), 2.0),
@@ -270,7 +271,7 @@ class TestOnACpu:
         assert not any(name.startswith("gsplat.cuda._backend") for name in sys.modules)
 
     def test_mcmc_begins_small_and_half_opaque(self) -> None:
-        default, mcmc = tiny_model(), tiny_model(densification="mcmc")
+        default, mcmc = tiny_model(), tiny_model(strategy="mcmc")
         assert torch.allclose(torch.sigmoid(mcmc.gauss_params["opacities"]), torch.tensor(0.5))
         ratio = torch.exp(mcmc.gauss_params["scales"] - default.gauss_params["scales"])
         assert torch.allclose(ratio, torch.tensor(0.1))
@@ -280,22 +281,22 @@ class TestOnACpu:
     def test_mcmc_adds_its_two_losses_in_training_only(self) -> None:
         batch = {"image": torch.rand(30, 40, 3)}
         both = {"mcmc_opacity", "mcmc_scale"}
-        for densification, asked, expected in (
+        for strategy, asked, expected in (
             ("default", False, set()),
             ("default", True, both),
             ("mcmc", False, both),
         ):
-            model = tiny_model(densification=densification, regularization=asked, max_gaussians=100).train()
-            assert model.strategy.absgrad is (densification == "default")
+            model = tiny_model(strategy=strategy, regularization=asked, max_gs_num=100).train()
+            assert model.strategy.absgrad is (strategy == "default")
             losses = model.get_loss_dict(model.get_outputs(tiny_camera()), batch)
             assert {key for key in losses if key.startswith("mcmc")} == expected
             model.eval()
             losses = model.get_loss_dict(model.get_outputs(tiny_camera()), batch)
             assert not [key for key in losses if key.startswith("mcmc")]
 
-    @pytest.mark.parametrize("densification", ["default", "mcmc"])
-    def test_densification_runs_and_keeps_the_cap(self, densification: str) -> None:
-        model = tiny_model(count=40, densification=densification, max_gaussians=45, densify_grad_thresh=1e-9).train()
+    @pytest.mark.parametrize("strategy", ["default", "mcmc"])
+    def test_densification_runs_and_keeps_the_cap(self, strategy: str) -> None:
+        model = tiny_model(count=40, strategy=strategy, max_gs_num=45, densify_grad_thresh=1e-9).train()
         model.optimizers = {n: torch.optim.Adam([p], lr=1e-3) for n, p in model.gauss_params.items()}
         batch = {"image": torch.rand(30, 40, 3)}
         for step in range(26):

@@ -15,6 +15,8 @@ import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from difix3d_ns.apps.train_prior import train_prior
+from difix3d_ns.cli import COMMANDS
 from difix3d_ns.data.shards import find_shards, read_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.registry import load_fixer
@@ -383,6 +385,19 @@ def test_scenes_of_a_recipe_are_checked(tmp_path: Path):
         train(replace(RECIPE, scenes=({"scene": "procedural:1", "lnog_side": 9},)), tmp_path)
     with pytest.raises(UserError, match="needs a scene"):
         train(replace(RECIPE, scenes=({"long_side": 96},)), tmp_path)
+
+
+def test_folders_of_a_recipe_are_read_by_the_reader_handed_down(
+    tmp_path: Path,
+):
+    """The launched module is the command, and what nerfstudio reads a recipe may name."""
+    assert COMMANDS["train-prior"] is train_prior
+    (tmp_path / "yard").mkdir()
+    recipe = write_recipe(tmp_path / "recipe.yaml", scenes=[{"scene": str(tmp_path / "yard"), "steps": 20}])
+    with pytest.raises(UserError, match=r"yard has neither transforms\.json nor a COLMAP model"):
+        train_prior(str(recipe), tmp_path / "out")
+    with pytest.raises(UserError, match="yard cannot be read here"):
+        train(load_recipe(recipe), tmp_path / "out")
 
 
 def test_shipped_recipes_are_valid():
