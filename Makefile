@@ -38,8 +38,8 @@ docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 weights: $(VENV)/.installed # curation and training of the fixer in the package, measured on unseen scenes
-	$(BIN)/difix3d train-fixer align --output weights/align
-	$(BIN)/difix3d train-fixer embedded --output weights/embedded --shards weights/align/shards --start weights/align
+	$(BIN)/difix3d train-prior align --output weights/align
+	$(BIN)/difix3d train-prior embedded --output weights/embedded --shards weights/align/shards --start weights/align
 
 screenshots: setup # of viewer and report, for the docs; needs a browser (Debian: apt-get install chromium)
 	$(BIN)/python docs/screenshots.py

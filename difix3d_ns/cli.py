@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from difix3d_ns.apps.train_prior import train_prior
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.errors import UserError
 
@@ -137,8 +138,9 @@ def curate(
         address: of a Ray cluster (unset: one is started on this machine).
     """
     from difix3d_ns.data.curate import curate as make
+    from difix3d_ns.ns.capture_reader import read_dataset
 
-    make(scenes, output, options, first_seed, executor, address)
+    make(scenes, output, options, first_seed, executor, address, read=read_dataset)
     print(f"Samples are in {output}; in the official layout: difix3d export-pairs {output} --output FOLDER")
 
 
@@ -153,33 +155,6 @@ def export_pairs(shards: Annotated[Path, tyro.conf.Positional], output: Path) ->
 
     counts = export(shards, output)
     print(f"{output / 'data.json'}: {counts['train']} training and {counts['test']} test samples")
-
-
-def train_fixer(
-    recipe: Annotated[str, tyro.conf.Positional],
-    output: Path,
-    shards: Path | None = None,
-    start: str | None = None,
-    max_time: float | None = None,
-    device: Literal["cpu", "cuda"] | None = None,
-) -> None:
-    """Train a fixer.
-
-    Started again with the same output, an interrupted training goes on where it stopped. On several processes:
-    accelerate launch -m difix3d_ns.training.train_prior RECIPE --output DIR.
-
-    Args:
-        recipe: a recipe of configs/fixer by name (embedded, difix-finetune, smoke) or the path of a YAML file.
-        output: folder for weights, metrics.json, MODEL_CARD.md, curves and what resuming needs.
-        shards: folder that curate wrote (unset: samples are made from the recipe's scenes).
-        start: weights to start from: a folder, or for a recipe of Difix also a hub id such as stabilityai/sd-turbo,
-            which downloads (unset: as the recipe says).
-        max_time: end after so many minutes of training (unset: as the recipe says).
-        device: cpu or cuda (unset: cuda if there is one).
-    """
-    from difix3d_ns.training.train_prior import train_fixer as train
-
-    train(recipe, output, shards, start, max_time, device)
 
 
 def bench(
@@ -236,7 +211,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "convert": convert,
     "curate": curate,
     "export-pairs": export_pairs,
-    "train-fixer": train_fixer,
+    "train-prior": train_prior,
     "report": report,
     "bench": bench,
 }

@@ -82,3 +82,15 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def start_cluster(ray) -> None:
+    """Of one worker. Ray gives itself 30 seconds, which is not enough on a busy machine."""
+    for attempt in range(4):
+        try:
+            ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+            return
+        except Exception:  # a plain one
+            ray.shutdown()
+            if attempt == 3:
+                raise

@@ -7,8 +7,6 @@ import shutil
 
 from rich.console import Console
 
-from difix3d_ns.errors import UserError
-
 
 def missing() -> list[tuple[str, str]]:
     """(what is missing and what needs it, the command that installs it) for every missing part."""
@@ -25,23 +23,6 @@ def missing() -> list[tuple[str, str]]:
     if shutil.which("colmap") is None:
         found.append(("colmap is missing: ns-process-data needs it to pose photographs", "apt-get install -y colmap"))
     return found
-
-
-def explain_missing_ffmpeg() -> None:
-    """Let nerfstudio's commands that look for ffmpeg say how to get it, instead of naming a page to read."""
-    from nerfstudio.utils import install_checks
-
-    install_checks.check_ffmpeg_installed = _check_ffmpeg
-
-
-def _check_ffmpeg() -> None:
-    if shutil.which("ffmpeg") is None:
-        raise UserError(
-            "ffmpeg is missing, which nerfstudio wants for camera paths, even for single pictures: install it with "
-            "`apt-get install ffmpeg` (Debian, Ubuntu), `conda install -c conda-forge ffmpeg` (without root), "
-            "`brew install ffmpeg` (macOS) or `winget install ffmpeg` (Windows), and run the command again. "
-            "`ns-render dataset` works without"
-        )
 
 
 def main() -> None:

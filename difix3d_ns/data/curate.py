@@ -23,7 +23,7 @@ from difix3d_ns.data.capture import Capture
 from difix3d_ns.data.options import CurationOptions, Strategy
 from difix3d_ns.data.reconstruct import Schedule
 from difix3d_ns.data.samples import UnitSamples
-from difix3d_ns.data.scenes import Scene, expand
+from difix3d_ns.data.scenes import ReadCapture, Scene, expand, only_procedural
 from difix3d_ns.data.shards import PART, CannotWrite, Split, read_sidecar, write_json, write_shard
 from difix3d_ns.data.strategies import Plan, Unit, make_units, plans, steps_of
 from difix3d_ns.errors import UserError
@@ -51,6 +51,7 @@ def curate(
     executor: Literal["local", "ray"] = "local",
     address: str | None = None,
     console: Console | None = None,
+    read: ReadCapture = only_procedural,
 ) -> dict[str, SceneReport]:
     """Make shards ``output/<split>/<scene>/<unit>.tar`` of scenes.
 
@@ -66,6 +67,7 @@ def curate(
             and scenes must be on shared storage.
         address: of a Ray cluster; None starts one on this machine.
         console: where the progress goes.
+        read: reads scenes that are folders.
 
     Returns:
         A report per scene.
@@ -82,12 +84,12 @@ def curate(
     if executor == "ray":
         from difix3d_ns.io.ray_jobs import spread
 
-        arguments = (output.absolute(), options)
+        arguments = (output.absolute(), options, read)
         run: Iterator[SceneReport | UserError | None] = spread(
             attempt, todo, arguments, options.threads, address, console
         )
     else:
-        run = _curate_here(todo, output, options, console)
+        run = _curate_here(todo, output, options, read, console)
     reports, failures = {}, []
     for result in run:
         if isinstance(result, CannotWrite):
@@ -124,6 +126,7 @@ def curate_scene(
     scene: Scene,
     output: Path,
     options: CurationOptions,
+    read: ReadCapture = only_procedural,
     on_progress: OnProgress = lambda share: None,
     wait: bool = True,
 ) -> SceneReport | None:
@@ -133,6 +136,7 @@ def curate_scene(
         scene: which.
         output: root folder, prepared.
         options: what to make.
+        read: reads scenes that are folders.
         on_progress: called while training.
         wait: for another worker that has the scene.
 
@@ -146,7 +150,7 @@ def curate_scene(
     lock = FileLock(output / CLAIMS / f"{scene.name}.lock")
     try:
         with lock.acquire(timeout=-1 if wait else 0), _threads(options.threads):
-            return finished(scene, output, options) or _SceneRun(scene, output, options, on_progress).run()
+            return finished(scene, output, options) or _SceneRun(scene, output, options, read, on_progress).run()
     except Timeout:
         return None
 
@@ -188,8 +192,11 @@ def split_of(scene: Scene, options: CurationOptions) -> Split:
 class _SceneRun:
     """One scene, claimed by this process."""
 
-    def __init__(self, scene: Scene, output: Path, options: CurationOptions, on_progress: OnProgress) -> None:
+    def __init__(
+        self, scene: Scene, output: Path, options: CurationOptions, read: ReadCapture, on_progress: OnProgress
+    ) -> None:
         self.scene, self.output, self.options, self.on_progress = scene, output, options, on_progress
+        self.read = read
         self.split = split_of(scene, options)
         self.folder = output / self.split / scene.name
         self.schedule = Schedule(options.steps, options.max_gaussians)
@@ -198,7 +205,7 @@ class _SceneRun:
         self._check_split()
         for part in self.folder.glob(f"*{PART}"):  # of a worker that was killed
             part.unlink()
-        capture = self.scene.load(self.options)
+        capture = self.scene.load(self.options, self.read)
         all_plans = plans(capture, self.options.strategies)
         left = [plan for plan in map(self._missing, all_plans) if plan.units]
         total, done = sum(steps_of(plan, self.schedule) for plan in left), 0
@@ -289,7 +296,7 @@ def _is_finished(shard: Path, options: CurationOptions) -> bool:
 
 
 def _curate_here(
-    scenes: Sequence[Scene], output: Path, options: CurationOptions, console: Console
+    scenes: Sequence[Scene], output: Path, options: CurationOptions, read: ReadCapture, console: Console
 ) -> Iterator[SceneReport | UserError]:
     """First what nobody works on, then what others have left, or have finished meanwhile."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
@@ -302,7 +309,7 @@ def _curate_here(
             turn, waiting = waiting, []
             for scene in turn:
                 progress.update(whole, description=scene.name)
-                result = attempt(scene, output, options, partial(_advance, progress, whole, done), wait)
+                result = attempt(scene, output, options, read, partial(_advance, progress, whole, done), wait)
                 if result is None:
                     waiting.append(scene)
                     continue
@@ -319,12 +326,13 @@ def attempt(
     scene: Scene,
     output: Path,
     options: CurationOptions,
+    read: ReadCapture = only_procedural,
     on_progress: OnProgress = lambda share: None,
     wait: bool = True,
 ) -> SceneReport | UserError | None:
     """``curate_scene`` with its UserError as a result: one bad scene does not keep the others from being made."""
     try:
-        return curate_scene(scene, output, options, on_progress, wait)
+        return curate_scene(scene, output, options, read, on_progress, wait)
     except UserError as error:
         return error
 

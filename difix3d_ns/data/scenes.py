@@ -5,12 +5,44 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from difix3d_ns.data.capture import Capture, procedural_capture, thinned
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.errors import UserError
-from difix3d_ns.ns.capture_reader import read_dataset
+
+
+class ReadCapture(Protocol):
+    """A reader of scenes on disk.
+
+    It is handed down by whoever knows the formats, and pickled where scenes are spread over a cluster: a function of a
+    module.
+    """
+
+    def __call__(
+        self, path: Path, name: str, long_side: int, *, parser: str | None, hold_out: int, white_background: bool
+    ) -> Capture:
+        """Read the scene at ``path``.
+
+        Args:
+            path: a folder or file.
+            name: for the capture.
+            long_side: pictures are reduced to this many pixels on their longer side.
+            parser: name of its format; None: by what is in the folder.
+            hold_out: without test views, every so many-th training view is one.
+            white_background: the pictures show an object before white: mask it.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        ...
+
+
+def only_procedural(
+    path: Path, name: str, long_side: int, *, parser: str | None, hold_out: int, white_background: bool
+) -> Capture:
+    """Refuse a scene on disk: the reader where none is handed down."""
+    raise UserError(f"{path} cannot be read here, procedural:N can; difix3d curate reads what nerfstudio does")
 
 
 class Scene(NamedTuple):
@@ -19,7 +51,7 @@ class Scene(NamedTuple):
     name: str  # unique in a curation; a folder's name
     source: str  # "procedural-seed:7", an absolute path, or "dataparser:path"
 
-    def load(self, options: CurationOptions) -> Capture:
+    def load(self, options: CurationOptions, read: ReadCapture = only_procedural) -> Capture:
         """Read or photograph it; at most ``options.views`` views are for training.
 
         Raises:
@@ -30,7 +62,7 @@ class Scene(NamedTuple):
             capture = procedural_capture(int(rest), options.long_side)
         else:
             parser = None if Path(self.source).is_absolute() else kind
-            capture = read_dataset(
+            capture = read(
                 Path(rest if parser else self.source),
                 self.name,
                 options.long_side,

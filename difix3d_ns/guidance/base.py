@@ -40,6 +40,8 @@ class GuidanceConfig(InstantiateConfig):
     _target: type = field(default_factory=lambda: Guidance)
     kept: ClassVar[tuple[str, ...]] = ()
     """fields that a resumed training takes over from its checkpoint where they are unset"""
+    announced: ClassVar[dict[str, str]] = {}
+    """fields whose CPU-sized value is told, with a sentence for each"""
 
     def fit(self, run: Run) -> None:
         """Fill in what is unset; called before the pipeline is built, and again when the images are known."""

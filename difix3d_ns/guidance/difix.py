@@ -63,6 +63,7 @@ class DifixConfig(GuidanceConfig):
 
     _target: type = field(default_factory=lambda: DifixGuidance)
     kept: ClassVar[tuple[str, ...]] = ("rounds",)
+    announced: ClassVar[dict[str, str]] = {"rounds": "{} rounds"}
     rounds: int | None = None
     """how often new pseudo-views are made; 0 = never (unset: 8 with CUDA, 2 on a CPU)"""
     targets: TargetConfig = field(default_factory=TargetConfig)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class RoundSchedule:
     views_per_step: int  # most views rendered and fixed per training step, so that the viewer stays alive
     full_weight: float
     ramp_steps: int
-    fit_at: Callable[[int], bool]  # whether the splat is worth rendering at a step
+    fit_at: Callable[[int], bool] = field(compare=False)  # whether the splat is worth rendering at a step
 
     @property
     def rounds(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import pickle
 import random
@@ -14,24 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from nerfstudio.utils.rich_utils import CONSOLE
+from rich import get_console
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import dump
-
-
-def allow_numpy_scalars() -> None:
-    """Let ``torch.load`` read nerfstudio's checkpoints where it reads nothing but weights (the default since 2.6).
-
-    They hold two numpy float64 scalars (a learning rate), which ``weights_only=True`` refuses (nerfstudio #3683).
-    """
-    scalar = np.float64(0).__reduce__()[0]
-    major, minor = (int(number) for number in torch.__version__.split(".")[:2])
-    if (major, minor) < (2, 6):  # takes no other names than things have, and does not know of bytes
-        names: list[Any] = [scalar, codecs.encode]
-    else:  # numpy 1 and numpy 2 call it differently
-        names = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
-    torch.serialization.add_safe_globals([np.dtype, type(np.dtype("f8")), *names])
 
 
 def random_state() -> dict[str, Any]:
@@ -123,7 +108,7 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
         try:
             return path, load(path)
         except UserError as error:
-            CONSOLE.print(f"[bold yellow]{error}; trying the one before.")
+            get_console().print(f"[bold yellow]{error}; trying the one before.", soft_wrap=True)
     raise UserError(
         f"--load-dir {folder} has no readable checkpoint"
         + (f" ({len(steps)} damaged)" if steps else "; give the nerfstudio_models folder of a training")

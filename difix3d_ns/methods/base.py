@@ -10,13 +10,10 @@ from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from difix3d_ns.guidance.base import GuidanceConfig
-from difix3d_ns.ns import patches
 from difix3d_ns.ns.datamanager import SceneDatamanagerConfig
 from difix3d_ns.ns.model import SplatModelConfig
 from difix3d_ns.ns.pipeline import GuidedPipelineConfig
 from difix3d_ns.ns.trainer import FittedAdamConfig, FittedDecayConfig, FusedAdamConfig, GuidedTrainerConfig
-
-patches.apply()
 
 
 def splatfacto_with(name: str, guidance: GuidanceConfig) -> GuidedTrainerConfig:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
-from unittest import mock
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -72,9 +71,12 @@ class PlyfileNerfstudio(Nerfstudio):
                 super()._get_fname(sample, data_dir, downsample_folder_prefix)
         return super()._get_fname(filepath, data_dir, downsample_folder_prefix)
 
-    def _training_picture(self) -> Path | None:
+    def _read_transforms(self) -> dict[str, Any]:
         data = self.config.data
-        meta = load_from_json(data if data.suffix == ".json" else data / "transforms.json")
+        return load_from_json(data if data.suffix == ".json" else data / "transforms.json")
+
+    def _training_picture(self) -> Path | None:
+        meta = self._read_transforms()
         names = meta.get("train_filenames") or sorted(frame["file_path"] for frame in meta["frames"])
         if "train_filenames" not in meta and self.config.eval_mode == "interval":
             names = names[1:]  # the first is held out
@@ -108,21 +110,17 @@ class TrainFramedNerfstudio(PlyfileNerfstudio):
 
     def _generate_dataparser_outputs(self, split: str = "train", **kwargs: Any) -> DataparserOutputs:
         given = self.config
-        wanted: dict[str, Any] = {}
-
-        def as_given(poses: Tensor, **methods: Any) -> tuple[Tensor, Tensor]:
-            wanted.update(methods)
-            return poses[:, :3].clone(), torch.eye(4, dtype=poses.dtype)[:3]
-
-        self.config = dataclasses.replace(given, auto_scale_poses=False, scale_factor=1.0)
+        method = self._orientation_method()
+        self.config = dataclasses.replace(
+            given, orientation_method="none", center_method="none", auto_scale_poses=False, scale_factor=1.0
+        )
         try:
-            with mock.patch.object(camera_utils, "auto_orient_and_center_poses", as_given):
-                outputs = super()._generate_dataparser_outputs(split)
-                training = outputs if split == "train" else super()._generate_dataparser_outputs("train")
+            outputs = super()._generate_dataparser_outputs(split)
+            training = outputs if split == "train" else super()._generate_dataparser_outputs("train")
         finally:
             self.config = given
         theirs = _square(training.cameras.camera_to_worlds)
-        poses, transform = camera_utils.auto_orient_and_center_poses(theirs, **wanted)
+        poses, transform = camera_utils.auto_orient_and_center_poses(theirs, method, given.center_method)
         scale = given.scale_factor
         if given.auto_scale_poses:
             scale /= float(poses[:, :3, 3].abs().max())
@@ -137,6 +135,22 @@ class TrainFramedNerfstudio(PlyfileNerfstudio):
         outputs.dataparser_scale = scale * applied
         outputs.dataparser_transform = transform @ _square(outputs.dataparser_transform[None])[0]
         return outputs
+
+    def _orientation_method(self) -> Literal["pca", "up", "vertical", "none"]:
+        """The flag's, unless the scene asks for none at all, as captures that know where up is do.
+
+        Raises:
+            UserError: the scene asks for another one, by which nerfstudio turns all poses before anybody can see them.
+        """
+        override = self._read_transforms().get("orientation_override")
+        if override is None:
+            return self.config.orientation_method
+        if override != "none":
+            raise UserError(
+                "--pipeline.datamanager.pose-frame train: remove `orientation_override` from transforms.json "
+                f"and give --pipeline.datamanager.dataparser.orientation-method {override} instead"
+            )
+        return "none"
 
 
 def _square(poses: Tensor) -> Tensor:  # [N, 3, 4] -> [N, 4, 4]

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import cast
 
-from difix3d_ns.enhance.settings import Enhance, EnhancerConfig
+from difix3d_ns.enhance.settings import EnhanceMode, EnhancerConfig
 from difix3d_ns.errors import UserError
 
 VARIABLES = ("DIFIX3D_ENHANCE", "DIFIX3D_WEIGHTS", "DIFIX3D_STRENGTH")
@@ -16,7 +16,7 @@ VARIABLES = ("DIFIX3D_ENHANCE", "DIFIX3D_WEIGHTS", "DIFIX3D_STRENGTH")
 class Overrides:
     """What the environment asks for; None leaves the trained config as it is."""
 
-    enhance: Enhance | None = None
+    enhance: EnhanceMode | None = None
     weights: str | None = None
     strength: float | None = None
 
@@ -36,7 +36,7 @@ class Overrides:
             number = float("nan")
         if number is not None and not 0 <= number <= 1:
             raise UserError(f"DIFIX3D_STRENGTH={strength}: use a number from 0 (the render) to 1 (the fixer's picture)")
-        return cls(cast("Enhance | None", enhance), weights, number)
+        return cls(cast("EnhanceMode | None", enhance), weights, number)
 
     def apply_to(self, enhancer: EnhancerConfig) -> None:
         """Replace what is asked for."""

@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
-from unittest import mock
 
 import torch
 from gsplat.strategy.ops import remove
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
-from difix3d_ns.enhance.settings import Enhance
+from difix3d_ns.enhance.settings import EnhanceMode
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Window
 from difix3d_ns.io.run import Run, at_most
+from difix3d_ns.ns.patches.lpips import lazy_lpips
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane
-from difix3d_ns.ns.viewer.render_thread import render_thread
 from difix3d_ns.splats.exposure import Exposures
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from difix3d_ns.splats.strategies.fitness import Fitness
@@ -125,14 +124,27 @@ class SplatModelConfig(SplatfactoModelConfig):
         )
 
 
+_chosen_background: ContextVar[Tensor | None] = ContextVar("chosen_background", default=None)
+
+
 class Outputs(dict):
     """Outputs of a render of which some are computed when somebody asks for them.
 
     nerfstudio reads outputs by key, so an output nobody looks at costs nothing.
+
+    Args:
+        ready: those that are there.
+        lazy: how to compute the others.
+        camera: what was rendered.
+        image: [H, W, 3] the render itself, whatever it is called.
     """
 
-    def __init__(self, ready: Mapping[str, Any], lazy: Mapping[str, Callable[[], Tensor]]) -> None:
+    def __init__(
+        self, ready: Mapping[str, Any], lazy: Mapping[str, Callable[[], Tensor]], camera: Cameras, image: Tensor
+    ) -> None:
         super().__init__(ready)
+        self.camera = camera
+        self.image = image
         self._lazy = dict(lazy)
         for key in lazy:
             super().__setitem__(key, None)
@@ -142,6 +154,10 @@ class Outputs(dict):
             super().__setitem__(key, self._lazy[key]())
             del self._lazy[key]  # only now: what failed is tried again
         return super().__getitem__(key)
+
+    def serve(self, compute: Callable[[], Tensor]) -> None:
+        """Compute what is not computed yet in another way."""
+        self._lazy = dict.fromkeys(self._lazy, compute)
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default
@@ -153,41 +169,16 @@ class Outputs(dict):
         return (self[key] for key in self)
 
 
-def _as_rendered(camera: Cameras, outputs: dict[str, Any]) -> Tensor:
-    return outputs["rgb"]
-
-
-class LazyLpips(nn.Module):
-    """LPIPS whose weights are fetched at the first use; absent, with one notice, where they cannot be had."""
-
-    def __init__(self, build: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self._build = build
-        self._metric: list[nn.Module | None] = []  # a list hides the network from checkpoints
-
-    def forward(self, truth: Tensor, prediction: Tensor) -> Tensor:
-        if not self._metric:
-            try:
-                with torch.random.fork_rng():  # a network is initialised at random before it is loaded
-                    self._metric.append(self._build().to(truth.device))
-            except (OSError, RuntimeError) as error:
-                CONSOLE.log(f"[yellow]LPIPS is left out: its weights could not be downloaded ({error}).")
-                self._metric.append(None)
-        metric = self._metric[0]
-        return metric(truth, prediction) if metric is not None else truth.new_tensor(float("nan"))
-
-
 class SplatModel(SplatfactoModel):
     """Splatfacto with the gaps closed that diffusion-fixed training needs."""
 
     config: SplatModelConfig
-    enhancer: Callable[[Cameras, dict[str, Any]], Tensor] | None = None
-    """turns a render into the enhanced picture [H, W, 3]; set by the pipeline"""
-    enhance: Enhance = "key"
+    enhancer: Callable[[Cameras, Tensor], Tensor] | None = None
+    """turns a render [H, W, 3] into the enhanced picture; set by the pipeline"""
+    enhance: EnhanceMode = "key"
     """how it is shown; set by the pipeline"""
     near_plane: float = 0.01
     """nothing nearer to a camera is drawn, scene units; splatfacto's, until the pipeline knows the scene"""
-    _viewer_background: Tensor | None = None
     _windows: Sequence[Window] = ()
     exposures: Exposures | None
 
@@ -198,12 +189,7 @@ class SplatModel(SplatfactoModel):
             # splatfacto puts seed colours on CUDA; and it trains on the very tensor it is given
             self.seed_points = (positions.clone(), colours[:0])
 
-        from torchmetrics.image import lpip
-
-        build = lpip.LearnedPerceptualImagePatchSimilarity
-        with mock.patch.object(
-            lpip, "LearnedPerceptualImagePatchSimilarity", lambda **options: LazyLpips(lambda: build(**options))
-        ):
+        with lazy_lpips():
             super().populate_modules()
         from difix3d_ns.splats.losses.ssim import FusedSSIM
 
@@ -239,15 +225,16 @@ class SplatModel(SplatfactoModel):
         self.to(device)
 
     def set_background(self, background_color: Tensor) -> None:
-        """The colour chosen in the viewer [3]: for its pictures alone, not for pseudo-views, references and metrics."""
-        self._viewer_background = background_color
+        """Set the colour [3] chosen in the viewer, for what the calling thread renders.
+
+        The viewer renders in threads of its own: made views, references and metrics never have it.
+        """
+        _chosen_background.set(background_color)
 
     def _get_background_color(self) -> Tensor:  # [3]
         own: Tensor = super()._get_background_color()
-        chosen = self._viewer_background
-        if self.config.background_color != "random" or self.training or chosen is None or render_thread() is None:
-            return own
-        return chosen.to(own)
+        chosen = _chosen_background.get()
+        return own if self.config.background_color != "random" or self.training or chosen is None else chosen.to(own)
 
     def get_empty_outputs(self, width: int, height: int, background: Tensor) -> dict[str, Any]:  # type: ignore[override]
         return SplatfactoModel.get_empty_outputs(width, height, self._get_background_color())
@@ -367,17 +354,20 @@ class SplatModel(SplatfactoModel):
             self.config.output_depth_during_training = before
 
     def _with_enhanced(self, camera: Cameras, outputs: dict[str, Any]) -> dict[str, Any]:
-        enhancer = self.enhancer
+        enhancer, image = self.enhancer, outputs["rgb"]
         if enhancer is None or self.enhance == "off":
             return outputs
-        if self.crop_box is not None or self.is_being_trained:
-            # photographs show what was cropped away as well; evaluation between steps holds a lock others wait for
-            enhancer = _as_rendered
-        if self.enhance == "key":
-            return Outputs(outputs, {"enhanced": lambda: enhancer(camera, outputs)})
-        rest = {key: value for key, value in outputs.items() if key != "rgb"}
-        plain = dict(outputs)
-        return Outputs(rest | {"raw": outputs["rgb"]}, {"rgb": lambda: enhancer(camera, plain)})
+
+        def enhanced() -> Tensor:
+            # evaluation between steps holds a lock that others wait for
+            return image if self.is_being_trained else enhancer(camera, image)
+
+        # photographs show what was cropped away as well
+        lazy = {"enhanced" if self.enhance == "key" else "rgb": enhanced}
+        ready = outputs if self.enhance == "key" else {k: v for k, v in outputs.items() if k != "rgb"} | {"raw": image}
+        if self.crop_box is not None:
+            return ready | dict.fromkeys(lazy, image)
+        return Outputs(ready, lazy, camera, image)
 
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,7 +94,7 @@ class GuidedPipeline(VanillaPipeline):
         self._losses = LossMeans()
         # its own renderer and references: what somebody looks at must not change what is trained
         self.renderer = SplatRenderer(self.model)
-        fixer = config.enhancer.resolve(config.guidance.fixer_config)
+        fixer = config.enhancer.fixer(config.guidance.fixer_config)
         references = ReferenceViews(self.scene, self.renderer)
         self.enhancer = Enhancer(EnhancerSettings(fixer, config.enhancer.strength), self.renderer, references)
         self.model.enhancer, self.model.enhance = self._enhance, config.enhancer.mode
@@ -217,9 +216,9 @@ class GuidedPipeline(VanillaPipeline):
 
     # ------------------------------------------------------------------ what people see
 
-    def _enhance(self, camera: Cameras, outputs: dict[str, Any]) -> Tensor:
-        """The enhanced picture [H, W, 3] of a render; frames that one thread asks for follow each other."""
-        return self.enhancer.enhance(to_pinhole(camera), outputs["rgb"], threading.current_thread())
+    def _enhance(self, camera: Cameras, image: Tensor) -> Tensor:
+        """The enhanced picture [H, W, 3] of a render; what is asked for one after the other is one sequence."""
+        return self.enhancer.enhance(to_pinhole(camera), image, self)
 
     def show_progress(self, step: int, force: bool = False) -> None:
         """Bring viewer and curves up to date; between training steps.

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager
-from difix3d_ns.ns.model import SplatModel
+
+
+class SceneModel(Protocol):
+    """What a scene asks of a model."""
+
+    device: torch.device
+    background_color: Tensor  # [3]
+    camera_optimizer: CameraOptimizer
+    seed_points: tuple[Tensor, Tensor] | None  # positions [N, 3] world, colours [N, 3] uint8
+
+    def composite_with_background(self, image: Tensor, background: Tensor) -> Tensor:
+        """A picture [H, W, 3 or 4] before a colour [3]."""
+        ...
 
 
 class TrainingScene:
@@ -25,7 +39,7 @@ class TrainingScene:
         model: whose camera optimizer moves the poses if it is on, and whose background lies behind cut-out objects.
     """
 
-    def __init__(self, datamanager: SceneDatamanager, model: SplatModel) -> None:
+    def __init__(self, datamanager: SceneDatamanager, model: SceneModel) -> None:
         self._datamanager = datamanager
         self._model = model
         self._fixed: list[Pinhole] | None = None

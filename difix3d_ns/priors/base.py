@@ -1,10 +1,14 @@
-"""What a fixer is asked and what it answers (the contract every fixer keeps)."""
+"""What priors are asked and what they answer: one protocol for each capability, and no one for all of them.
+
+``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator`` and ``Depth`` take longer than a second, so
+they work in steps over a state of tensors (``Stepwise``), which can be shown, counted and saved in between.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +16,24 @@ from torch import Tensor
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 
-__all__ = ["FixRequest", "FixResult", "Fixer", "PosedImage", "finite"]
+__all__ = [
+    "Depth",
+    "DepthMap",
+    "FixRequest",
+    "FixResult",
+    "Fixer",
+    "GeneratedView",
+    "PosedImage",
+    "State",
+    "Stepwise",
+    "Upscaler",
+    "ViewGenerator",
+    "finite",
+]
+
+State = Mapping[str, Tensor]
+"""all that a stepwise prior knows of one piece of work, its seed and inputs included; may be written to a file"""
+Result = TypeVar("Result", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -40,8 +61,115 @@ class FixResult:
 class Fixer(Protocol):
     """Repairs pictures. Any size, any number of references, deterministic under the request's seed."""
 
+    @property
+    def trained_references(self) -> int | None:
+        """References it was shown in training, at most; None: it was not trained, or nobody knows."""
+        ...
+
+    @property
+    def generative(self) -> bool:
+        """Whether it may teach what no photograph shows; else it only carries over what some photograph does."""
+        ...
+
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch; results come in the order of the requests, on the requests' device, as float32."""
+        ...
+
+
+class Stepwise(Protocol[Result]):
+    """Work in pieces: ``start -> step* -> result``, where ``start`` is the subclass's own.
+
+    The prior remembers nothing between calls. A state that was saved and loaded goes on to the same bits on the same
+    device, whatever else was made in between; no call changes the state it is given, or torch's global generators.
+    """
+
+    def steps_left(self, state: State) -> int:
+        """How many steps are missing until there is a result."""
+        ...
+
+    def step(self, state: State) -> State:
+        """Do one bounded piece of the work: one pass of a network through one view, say."""
+        ...
+
+    def result(self, state: State) -> Result:
+        """What came of it; ``steps_left`` is 0."""
+        ...
+
+
+class Upscaler(Stepwise[Tensor], Protocol):
+    """Enlarges one photograph in rounds; after each, a splat may be trained on the results of all photographs.
+
+    The caller keeps the state of each photograph. The result is [factor * H, factor * W, 3] in [0, 1], float32.
+    """
+
+    @property
+    def factor(self) -> int:
+        """Sides of the result over sides of the photograph."""
+        ...
+
+    @property
+    def rounds(self) -> int:
+        """Results that one photograph has: ``start`` and ``rounds - 1`` times ``advance``."""
+        ...
+
+    def start(self, low: Tensor, seed: int) -> State:
+        """The first round's state for a photograph [H, W, 3] in [0, 1] of any size."""
+        ...
+
+    def advance(self, state: State, render: Tensor) -> State:
+        """The next round's state, from this round's finished one and what a splat trained on the results shows.
+
+        Args:
+            state: with no step left.
+            render: [factor * H, factor * W, 3] in [0, 1], of the photograph's camera.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class GeneratedView:
+    """A picture at a camera that nobody photographed, and how far to trust it."""
+
+    image: Tensor  # [H, W, 3] in [0, 1], float32
+    confidence: Tensor  # [H, W, 1] in [0, 1]
+
+
+class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
+    """Makes pictures at several cameras jointly from posed photographs; results in the order of the cameras."""
+
+    def start(
+        self,
+        photographs: Sequence[PosedImage],
+        cameras: Sequence[Pinhole],
+        renders: Sequence[Tensor] | None = None,
+        noise: float = 1.0,
+        seed: int = 0,
+    ) -> State:
+        """The state of a joint generation.
+
+        Args:
+            photographs: at least one, with cameras in the scene's own unit; pictures of any sizes.
+            cameras: of the pictures wanted, of any sizes.
+            renders: [H, W, 3] in [0, 1] for each camera, to start from; None: from noise alone.
+            noise: share of the way from a clean render (0) to noise alone (1) where it starts.
+            seed: of all random draws.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """Depth of a photograph in the unit of the cameras."""
+
+    depth: Tensor  # [H, W, 1] along z, 0 where unknown, float32
+    uncertainty: Tensor  # [H, W, 1] standard deviation of log depth; infinite where the depth is unknown
+
+
+class Depth(Stepwise[list[DepthMap]], Protocol):
+    """Tells the depth of posed photographs; results in their order and sizes."""
+
+    def start(self, photographs: Sequence[PosedImage], seed: int = 0) -> State:
+        """The state of the work on photographs with cameras, of any sizes; depth they may have is a hint."""
         ...
 
 

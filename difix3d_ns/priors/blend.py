@@ -28,6 +28,9 @@ def seen_at_all(visibility: Tensor) -> Tensor:
 class BlendFixer:
     """Visibility-weighted mean of the warped references; the render itself shows through where they do not see."""
 
+    trained_references = None  # any number does
+    generative = False
+
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``)."""
         return [self._fix(finite(request)) for request in requests]

@@ -6,41 +6,58 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 from difix3d_ns.priors.registry import fixer_of, load_fixer
 
 
-class ChainFixer:
+class CascadeFixer:
     """Fixers in a row, each repairing the picture of the one before."""
 
     def __init__(self, first: Fixer, second: Fixer):
         self.first, self.second = first, second
 
+    @property
+    def trained_references(self) -> int | None:
+        """Of the one that was shown most; the other was then shown fewer."""
+        known = [n for n in (self.first.trained_references, self.second.trained_references) if n is not None]
+        return max(known, default=None)
+
+    @property
+    def generative(self) -> bool:
+        """What the first makes up stays where no photograph shows anything."""
+        return self.first.generative or self.second.generative
+
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
-        """Repair a batch (contract of ``Fixer``); a pixel is trusted as far as either of them is."""
+        """Repair a batch (contract of ``Fixer``); a finite pixel is trusted as far as either of them trusts it."""
         before = self.first.fix(requests)
         after = self.second.fix(
             [replace(request, image=result.image) for request, result in zip(requests, before, strict=True)]
         )
         return [
-            replace(last, confidence=torch.maximum(last.confidence, result.confidence))
-            for result, last in zip(before, after, strict=True)
+            replace(last, confidence=torch.maximum(last.confidence, result.confidence) * _shown(request))
+            for request, result, last in zip(requests, before, after, strict=True)
         ]
+
+
+def _shown(request: FixRequest) -> Tensor:
+    """[H, W, 1]: the second sees what the first put where the request is not finite, and would trust it."""
+    return request.image.isfinite().all(-1, keepdim=True)
 
 
 def load(
     weights: str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
-) -> ChainFixer:
+) -> CascadeFixer:
     """``weights`` says what runs first: the folder or hub id of Difix weights, or the name of a fixer.
 
     Raises:
-        ValueError: it is not given, or is ``chain`` itself.
+        ValueError: it is not given, or is ``cascade`` itself.
     """
-    if weights in (None, "chain"):
+    if weights in (None, "cascade"):
         raise ValueError(
-            "the fixer chain needs --pipeline.fixer.weights (or --weights): what runs before detail, such as "
+            "the fixer cascade needs --pipeline.fixer.weights (or --weights): what runs before detail, such as "
             "nvidia/difix_ref"
         )
     name, inner = fixer_of(str(weights))
-    return ChainFixer(load_fixer(name, inner, device, dtype), load_fixer("detail", None, device, dtype))
+    return CascadeFixer(load_fixer(name, inner, device, dtype), load_fixer("detail", None, device, dtype))

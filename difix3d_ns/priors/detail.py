@@ -1,7 +1,7 @@
 """Detail of the references carried over by alignment alone: the embedded fixer without its diffusion model.
 
 Feature matching, residual correspondence and attention-based fusion in the target view, as optical flow does for video
-frame interpolation; after another fixer (see ``chain``) it gives back the detail that diffusion made up.
+frame interpolation; after another fixer (see ``cascade``) it gives back the detail that diffusion made up.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from difix3d_ns.priors.networks.difix import DifixNet
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.strips import Strips
 from difix3d_ns.priors.published import hub
-from difix3d_ns.priors.published.folder import read_network
+from difix3d_ns.priors.published.folder import read_network, trained_references
 
 AT_ONCE = 2**23
 """pixels the autoencoder takes whole: beyond, its widest feature map has more elements than 32 bits count"""
@@ -53,10 +53,14 @@ class DifixFixer:
         network: the model.
         batch: pictures of one size repaired together.
         compile: compile the three parts for each size when it first comes; says so, and goes on without if that fails.
+        trained_references: photographs that the model was shown beside each picture in training.
     """
 
-    def __init__(self, network: DifixNet, batch: int = 4, compile: bool = False):
+    generative = True
+
+    def __init__(self, network: DifixNet, batch: int = 4, compile: bool = False, trained_references: int = 1):
         self.network = network.eval().requires_grad_(False)
+        self.trained_references = trained_references
         self.batch = batch
         self._latents: OrderedDict[tuple[object, ...], tuple[Tensor, tuple[int, int]]] = OrderedDict()
         self._eager = _Parts(network.encode, network.denoise, network.decode)
@@ -221,14 +225,16 @@ def load(
             "(5 GB, non-commercial licence) or a local copy, or use --pipeline.fixer.name embedded"
         )
     if hub.is_hub_id(weights):
-        network = read_network(hub.download(weights), lambda: hub.download(weights, hub.TEXT))
+        folder = hub.download(weights)
+        network = read_network(folder, lambda: hub.download(weights, hub.TEXT))
     else:
-        network = read_network(Path(weights).expanduser())
+        folder = Path(weights).expanduser()
+        network = read_network(folder)
     kind = torch.device(device).type
     network = network.to(device=device, dtype=dtype or fast_dtype(kind))
     if kind == "cuda":  # on the CPU group normalisation loses digits in this order: 0.01 at 539x959 in float32
         network = network.to(memory_format=torch.channels_last)
-    return DifixFixer(network, compile=compile)
+    return DifixFixer(network, compile=compile, trained_references=trained_references(folder))
 
 
 def fit(picture: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difix3d_ns.priors.alignment.align import Aligned, align
+from difix3d_ns.priors.alignment.align import SLOTS, Aligned, align
 from difix3d_ns.priors.base import FixRequest, FixResult, finite
 from difix3d_ns.priors.blend import seen_at_all
 from difix3d_ns.priors.networks.precision import fast_dtype
@@ -45,6 +45,9 @@ class EmbeddedFixer:
         diffusion: False leaves out the diffusion model: to measure what it is worth, or to save most of the time.
     """
 
+    trained_references = SLOTS  # of more, those that show most of the view are taken
+    generative = False  # the gate of its diffusion model is closed where no reference sees anything
+
     def __init__(self, chain: EmbeddedChain, diffusion: bool = True):
         self.chain = chain.eval().requires_grad_(False)
         self.diffusion = diffusion
@@ -52,6 +55,7 @@ class EmbeddedFixer:
     @torch.no_grad()
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together."""
+        shown = [request.image.isfinite().all(-1, keepdim=True) for request in requests]  # [H, W, 1]
         requests = [finite(request) for request in requests]
         aligned = [self._align(request) for request in requests]
         groups: dict[tuple[int, ...], list[int]] = {}
@@ -65,7 +69,7 @@ class EmbeddedFixer:
                 # Where no reference shows the surface, references cannot have found its depth.
                 sure = aligned[i].matched * seen_at_all(aligned[i].visibility)
                 picture, trust, sure = (values.permute(1, 2, 0).contiguous() for values in (picture, trust, sure))
-                results[i] = FixResult(picture, trust, aligned[i].depth, sure)
+                results[i] = FixResult(picture, trust * shown[i], aligned[i].depth, sure)
         return [results[i] for i in range(len(requests))]
 
     def _align(self, request: FixRequest) -> Aligned:
@@ -98,7 +102,7 @@ def load(
     """Read the chain from a .safetensors file with its .json beside it.
 
     Args:
-        weights: such a file, a folder with one ("weights.safetensors", as ``difix3d train-fixer`` writes), or None or
+        weights: such a file, a folder with one ("weights.safetensors", as ``difix3d train-prior`` writes), or None or
             "embedded" for the package's own.
         device: where the networks live.
         dtype: their precision; None for ``fast_dtype``: bfloat16 halves the time where the processor has it.
@@ -121,7 +125,7 @@ def load(
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RuntimeError(
             f"cannot read fixer weights {path} (with {path.with_suffix('.json').name}): {error}. "
-            "Reinstall the package, or give --pipeline.fixer.weights a folder written by `difix3d train-fixer`."
+            "Reinstall the package, or give --pipeline.fixer.weights a folder written by `difix3d train-prior`."
         ) from error
     chain = chain.to(device).in_precision(dtype or fast_dtype(torch.device(device).type))
     return EmbeddedFixer(chain.to(memory_format=torch.channels_last), diffusion)
@@ -136,6 +140,6 @@ def _locate(weights: str | None) -> Path:
         if not file.is_file():
             raise FileNotFoundError(
                 f"fixer weights not found: {file}. --pipeline.fixer.weights takes a .safetensors file with its .json "
-                "beside it, or a folder written by `difix3d train-fixer`."
+                "beside it, or a folder written by `difix3d train-prior`."
             )
     return path.with_suffix(".safetensors")

@@ -12,6 +12,9 @@ from difix3d_ns.priors.base import FixRequest, FixResult, finite
 class IdentityFixer:
     """Returns the picture as it is and trusts all of it."""
 
+    trained_references = 0
+    generative = False
+
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``)."""
         return [

@@ -1,15 +1,16 @@
-"""Fixers, usable alone: ``from difix3d_ns.priors.registry import load_fixer``.
+"""Priors, usable alone: ``from difix3d_ns.priors.registry import load_fixer``.
 
-A fixer is one file in this folder with a function ``load(weights, device, dtype) -> Fixer``; the file's name is the
-fixer's name (dashes for underscores). One of another package is named as it is imported: ``mine.sharpen``.
+A prior is one file in this folder with a function ``load(weights, device, dtype) -> Fixer``, or another protocol of
+``base``, or a class whose name ends so, as ``BlendFixer``: that annotation says what the prior can do. The file's name
+is the prior's name (dashes for underscores). One of another package is named as it is imported: ``mine.sharpen``.
 """
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import inspect
-import pkgutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,15 +22,40 @@ from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, PosedImage
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
 _FOLDER = Path(__file__).parent
-_NO_PRIORS = ("base", "registry")
 
-__all__ = ["FixRequest", "FixResult", "Fixer", "PosedImage", "available_fixers", "fixer_of", "load_fixer"]
+__all__ = [
+    "FixRequest",
+    "FixResult",
+    "Fixer",
+    "PosedImage",
+    "available_fixers",
+    "available_priors",
+    "fixer_of",
+    "load_fixer",
+]
+
+
+def available_priors(capability: type) -> tuple[str, ...]:
+    """Names of the files of this folder whose ``load`` gives such a prior; none of them is imported.
+
+    Args:
+        capability: a protocol of ``base``.
+    """
+    files = (file for file in _FOLDER.glob("*.py") if _returned_by_load(file).endswith(capability.__name__))
+    return tuple(sorted(file.stem.replace("_", "-") for file in files))
 
 
 def available_fixers() -> tuple[str, ...]:
     """Names ``load_fixer`` accepts."""
-    files = (m.name for m in pkgutil.iter_modules([str(_FOLDER)]) if not m.ispkg and m.name not in _NO_PRIORS)
-    return tuple(sorted(name.replace("_", "-") for name in files))
+    return available_priors(Fixer)
+
+
+def _returned_by_load(file: Path) -> str:
+    """The name of what a file's ``load`` is annotated to return, empty without one; read, not run."""
+    for node in ast.parse(file.read_bytes(), file.name).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "load" and node.returns is not None:
+            return ast.unparse(node.returns).strip("'\"").rpartition(".")[2]
+    return ""
 
 
 @functools.lru_cache(maxsize=4)
@@ -66,10 +92,15 @@ def load_fixer(
 
 
 class _OneAtATime:
-    """A fixer whose callers wait for each other: training and a viewer share one, with its caches and its memory."""
+    """A fixer whose callers wait for each other: training and a viewer share one, with its caches and its memory.
+
+    One that does not say so was trained with nobody knows how many references, and teaches only what they show.
+    """
 
     def __init__(self, fixer: Fixer) -> None:
         self._fixer = fixer
+        self.trained_references: int | None = getattr(fixer, "trained_references", None)
+        self.generative: bool = getattr(fixer, "generative", False)
         self._lock = threading.Lock()
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
@@ -113,6 +144,6 @@ def fixer_of(weights: str) -> tuple[str, str | None]:
     if path.is_dir() and not any(path.glob("*.safetensors")):
         raise FileNotFoundError(
             f"{path} holds no weights: neither unet/, vae/ and scheduler/ (published Difix, or from difix3d convert) "
-            "nor weights.safetensors (from difix3d train-fixer)"
+            "nor weights.safetensors (from difix3d train-prior)"
         )
     return "embedded", weights

@@ -1,4 +1,4 @@
-"""Which fixer, with which weights, as a setting."""
+"""Which fixer is used, by flags."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import torch
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import Fixer
+from difix3d_ns.priors.registry import load_fixer
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass
 class FixerConfig:
-    """Which fixer repairs renders."""
+    """A fixer, its weights and how it is run."""
 
     name: str = "embedded"
-    """none, blend, embedded, any other fixer in difix3d_ns/priors, or package.module of a fixer of yours"""
+    """embedded, difix, blend, none, any other fixer in difix3d_ns/priors, or package.module of a fixer of yours"""
     weights: str | None = None
     """a file or folder of weights, or for difix a hub id, which downloads (unset: the fixer's own)"""
     references: int = 3
@@ -28,24 +29,33 @@ class FixerConfig:
     compile: bool = False
     """compile the networks of the fixer difix for each size of pictures: minutes once, faster afterwards on CUDA"""
 
-    def load(self, device: torch.device) -> Fixer:
+    def check(self, flag_prefix: str) -> None:
+        """Refuse what cannot be; the name and the weights are told of by ``load``.
+
+        Args:
+            flag_prefix: what its flags begin with: ``--pipeline.guidance.fixer``.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        if self.references < 0:
+            raise UserError(f"{flag_prefix}.references {self.references}: at least 0 is needed")
+
+    def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.fixer") -> Fixer:
         """The fixer, loaded once per process.
+
+        Args:
+            device: where its networks live.
+            flag_prefix: as of ``check``, for the message of a failure.
 
         Raises:
             UserError: its name or weights are unusable.
         """
-        from difix3d_ns.priors.registry import load_fixer
-
         dtype = getattr(torch, self.dtype) if self.dtype else None
         try:
             return load_fixer(self.name, self.weights, str(device), dtype, self.compile)
         except (ValueError, OSError, RuntimeError) as error:
             raise UserError(
-                f"the fixer {self.name!r} cannot be loaded (--pipeline.guidance.fixer.name, "
-                f"--pipeline.guidance.fixer.weights, the same of --pipeline.enhancer, or DIFIX3D_WEIGHTS): {error}"
+                f"the fixer {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights or "
+                f"DIFIX3D_WEIGHTS): {error}"
             ) from error
-
-    def check(self, flag: str) -> None:
-        """Raise a UserError that names the flag if a setting cannot work."""
-        if self.references < 0:
-            raise UserError(f"{flag}.references {self.references}: at least 0 is needed")

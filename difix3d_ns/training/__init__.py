@@ -1,1 +1,1 @@
-"""Training a fixer."""
+"""Training a prior."""

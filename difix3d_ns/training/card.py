@@ -28,7 +28,7 @@ def write_card(
         history: of the run.
     """
     parts = [
-        f"# Fixer weights: {recipe.name}",
+        f"# Prior weights: {recipe.name}",
         _training(recipe, history),
         "## Data\n\n" + _data(recipe, shards),
         "## Measured on unseen scenes\n\n" + (_tables(metrics) if metrics else "Nothing: trained without validation."),
@@ -64,7 +64,7 @@ def _training(recipe: Recipe, history: Mapping[str, Sequence[Any]]) -> str:
     losses = ", ".join(f"{name} {entry}" for name, entry in recipe.losses.items())
     decided = "the last averaged weights" if recipe.decides == "none" else _best(recipe, history)
     return (
-        f"Made by `difix3d train-fixer` with the recipe `{recipe.name}`, system `{recipe.system}`, seed {recipe.seed}; "
+        f"Made by `difix3d train-prior` with the recipe `{recipe.name}`, system `{recipe.system}`, seed {recipe.seed}; "
         f"difix3d-ns {version('difix3d-ns')}, commit {commit()}, torch {torch.__version__}.\n\n"
         f"- Started from: {recipe.start or 'random weights'}\n"
         f"- Trained: {phases}\n"

@@ -1,4 +1,4 @@
-"""What a training run of a fixer is: a YAML file of ``configs/fixer``."""
+"""What a training run of a prior is: a YAML file of ``configs/prior``."""
 
 from __future__ import annotations
 
@@ -97,13 +97,13 @@ class Recipe:
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """Read a recipe by path, or by name from the ``configs/fixer`` that ships with the package.
+    """Read a recipe by path, or by name from the ``configs/prior`` that ships with the package.
 
     Raises:
         UserError: no such recipe, or it says something unknown.
     """
     path = find_recipe(name)
-    content = recipes.read(path, {f.name for f in fields(Recipe)}, "configs/fixer/embedded.yaml")
+    content = recipes.read(path, {f.name for f in fields(Recipe)}, "configs/prior/embedded.yaml")
     try:
         content["phases"] = tuple(_phase(entry) for entry in content["phases"])
         content["scenes"] = tuple(content.get("scenes") or ())
@@ -112,12 +112,12 @@ def load_recipe(name: str | Path) -> Recipe:
                 content[key] = tuple(content[key])
         return _checked(Recipe(**{"name": path.stem, **content}))
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}; see configs/fixer/embedded.yaml") from error
+        raise UserError(f"{path}: {error}; see configs/prior/embedded.yaml") from error
 
 
 def find_recipe(name: str | Path) -> Path:
     """The file of a recipe given by path or by name."""
-    return recipes.find("fixer", name)
+    return recipes.find("prior", name)
 
 
 def _phase(entry: Mapping[str, Any]) -> Phase:

@@ -11,15 +11,17 @@ from rich.console import Console
 
 from difix3d_ns.data.curate import curate
 from difix3d_ns.data.options import CurationOptions
+from difix3d_ns.data.scenes import ReadCapture
 from difix3d_ns.errors import UserError
 
 
-def make_samples(entries: Sequence[Mapping[str, Any]], root: Path, console: Console) -> None:
+def make_samples(entries: Sequence[Mapping[str, Any]], root: Path, read: ReadCapture, console: Console) -> None:
     """Curate a recipe's scenes; what is there is not made again.
 
     Args:
         entries: {"scene": one or more as ``difix3d curate`` takes them, "first_seed", options of ``CurationOptions``}.
         root: folder of shards.
+        read: reads scenes that are folders.
         console: where progress goes.
 
     Raises:
@@ -41,4 +43,5 @@ def make_samples(entries: Sequence[Mapping[str, Any]], root: Path, console: Cons
             CurationOptions(**options),
             first_seed,
             console=console,
+            read=read,
         )

@@ -18,6 +18,7 @@ class Shown:
 
     def __init__(self, fixer: Fixer, count: int):
         self._fixer, self._count = fixer, count
+        self.trained_references, self.generative = fixer.trained_references, fixer.generative
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``)."""

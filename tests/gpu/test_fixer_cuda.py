@@ -13,8 +13,8 @@ import torch
 from difix3d_ns.priors.difix import load as load_difix
 from difix3d_ns.priors.networks.strips import Strips
 from difix3d_ns.priors.registry import FixRequest, PosedImage
+from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import Official
-from tests.unit.test_difix_published import picture, requests_of
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]

@@ -107,7 +107,7 @@ def test_started_again_it_goes_on(folder: Path, tiny_scene: Path) -> None:
 
 def test_scenes_are_spread_over_a_cluster_and_one_that_fails_is_named(tiny_scene: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
-    from tests.unit.test_curation_curate import start_cluster
+    from tests.conftest import start_cluster
 
     shutil.copytree(tiny_scene, tmp_path / "broken")
     meta = json.loads((tmp_path / "broken" / "transforms.json").read_text())

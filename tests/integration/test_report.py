@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.conftest import Command, command_line
 from tests.integration.conftest import SMALL
-from tests.unit.test_report import text_of
+from tests.unit.fabricated_run import text_of
 
 MEGABYTE = 1e6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,9 @@ def write_fixes(folder: Path, rounds: int = 2, targets: int = 2) -> None:
             names = ("frame_00001.jpg", "frame_00004.jpg")
             pictures = plain_picture(RED), plain_picture(GREEN), trust, shown
             records.write(record_fix(round, target, 10 * round + target, names, 0.25, *pictures))
+
+
+def text_of(html: str) -> str:
+    """What a reader sees."""
+    body = re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.S)
+    return " ".join(re.sub(r"<[^>]+>", " ", body).split())

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from difix3d_ns.guidance.difix import DifixConfig
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 
@@ -24,8 +25,10 @@ def short_config(scene: Path, steps: int = 4, rounds: int = 0, name: str = "run"
     config.timestamp = name
     config.vis = "tensorboard"
     config.max_num_iterations = steps
-    config.pipeline.rounds = rounds
-    config.pipeline.fixer.name = "none"
+    guidance = config.pipeline.guidance
+    assert isinstance(guidance, DifixConfig)
+    guidance.rounds, guidance.fixer.name = rounds, "none"
+    config.pipeline.sparse_helps = rounds > 0  # stereo takes longer than these trainings
     return config
 
 

@@ -11,7 +11,7 @@ import torch
 from difix3d_ns.enhance.temporal import NEIGHBOURING, Continuity, motion
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import unproject
-from tests.unit.test_pseudoviews_targets import look_at, straight, wall_reference
+from tests.unit.known_scenes import look_at, straight, wall_reference
 
 RENDER = torch.full((64, 96, 3), 0.5)
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from rich.console import Console
 
+from difix3d_ns.data.capture import procedural_capture
 from difix3d_ns.data.curate import CLAIMS, FINISHED, curate, curate_scene, finished, prepare, split_of
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.data.scenes import Scene, expand
 from difix3d_ns.data.shards import find_shards, read_shards, read_sidecar
 from difix3d_ns.errors import UserError
+from difix3d_ns.ns.capture_reader import read_dataset
+from tests.conftest import start_cluster
 
 OPTIONS = CurationOptions(long_side=64, steps=20, max_gaussians=600, references=2, samples=3, split="train")
 SCENE = "procedural-seed:3"
@@ -45,18 +50,6 @@ def start(output: Path, *scenes: str, flags: tuple[str, ...] = ()) -> subprocess
     """``difix3d curate`` as a process of its own."""
     command = [sys.executable, "-m", "difix3d_ns.cli", "curate", *scenes, "--output", str(output), "--split", "train"]
     return subprocess.Popen([*command, *FLAGS, *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def start_cluster(ray) -> None:
-    """Of one worker. Ray gives itself 30 seconds, which is not enough on a busy machine."""
-    for attempt in range(4):
-        try:
-            ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
-            return
-        except Exception:  # a plain one
-            ray.shutdown()
-            if attempt == 3:
-                raise
 
 
 def wait_for_a_sidecar(output: Path, done) -> None:
@@ -90,7 +83,7 @@ def test_what_is_finished_is_not_made_again(made):
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.*ar")}
     seen: list[float] = []
     (scene,) = expand([SCENE])
-    report = curate_scene(scene, output, OPTIONS, seen.append)
+    report = curate_scene(scene, output, OPTIONS, on_progress=seen.append)
     assert report is not None
     assert report.samples == reports[NAME].samples
     assert seen == []
@@ -184,6 +177,25 @@ def test_a_worker_of_a_ray_cluster_dies_and_nothing_is_lost_or_repeated(made, tm
     assert report.samples == {name: made[1][NAME].samples[name] for name in report.samples}
 
 
+def test_scenes_that_are_folders_need_a_reader(tmp_path):
+    """It is asked for what the options say, and goes to workers of a cluster by its name."""
+    (tmp_path / "yard").mkdir()
+    options = CurationOptions(**{**vars(OPTIONS), "strategies": ("cross",), "hold_out": 3, "white_background": True})
+    asked = []
+
+    def read(path, name, long_side, **how):
+        asked.append((path, name, long_side, how))
+        return replace(procedural_capture(3, long_side), name=name)
+
+    scenes, quiet = [f"blender-data:{tmp_path / 'yard'}"], Console(quiet=True)
+    assert set(curate(scenes, tmp_path / "set", options, console=quiet, read=read)) == {"yard"}
+    how = {"parser": "blender-data", "hold_out": 3, "white_background": True}
+    assert asked == [(tmp_path / "yard", "yard", 64, how)]
+    with pytest.raises(UserError, match="yard cannot be read here"):
+        curate(scenes, tmp_path / "other", options, console=quiet)
+    assert pickle.loads(pickle.dumps(read_dataset)) is read_dataset
+
+
 def test_no_ray_cluster_at_an_address(tmp_path):
     pytest.importorskip("ray")
     with pytest.raises(UserError, match=r"--address 127\.0\.0\.1:1: no Ray cluster there"):
@@ -219,8 +231,9 @@ def test_a_damaged_list_of_what_is_finished_is_named(made, tmp_path):
 
 def test_a_bad_scene_does_not_keep_the_others_from_being_made(tmp_path):
     options = CurationOptions(**{**vars(OPTIONS), "strategies": ("cross",)})
+    scenes = [str(tmp_path / "nowhere"), SCENE]
     with pytest.raises(UserError, match="nowhere does not exist"):
-        curate([str(tmp_path / "nowhere"), SCENE], tmp_path / "set", options, console=Console(quiet=True))
+        curate(scenes, tmp_path / "set", options, console=Console(quiet=True), read=read_dataset)
     assert len(find_shards(tmp_path / "set", "train")) == 2
 
 

@@ -16,6 +16,7 @@ from difix3d_ns.data.procedural import photograph_world, training_world, write_v
 from difix3d_ns.data.procedural.dataset import structure_points
 from difix3d_ns.data.scenes import expand
 from difix3d_ns.errors import UserError
+from difix3d_ns.ns.capture_reader import read_dataset
 
 LENS = {"k1": -0.2, "k2": 0.05, "p1": 0.002, "p2": -0.001}
 
@@ -33,7 +34,7 @@ def dataset(views, tmp_path):
 
 def load(source, **options):
     (scene,) = expand([str(source)])
-    return scene.load(CurationOptions(**{"long_side": 96, **options}))
+    return scene.load(CurationOptions(**{"long_side": 96, **options}), read_dataset)
 
 
 def change(dataset, edit) -> None:

@@ -24,8 +24,8 @@ from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
 from difix3d_ns.priors.published import hub
 from difix3d_ns.priors.published.checkpoint import convert
+from tests.unit.known_scenes import requests_of
 from tests.unit.official_difix import Official
-from tests.unit.test_difix_published import requests_of
 
 VAE_FILE = "vae/diffusion_pytorch_model.safetensors"
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"

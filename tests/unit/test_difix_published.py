@@ -6,34 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
+from difix3d_ns.priors import difix
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
-from difix3d_ns.priors.registry import FixRequest, PosedImage, difix
+from difix3d_ns.priors.registry import FixRequest, PosedImage
+from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import COARSE_UNET, Official
-
-
-def picture(height: int, width: int, seed: int) -> Tensor:
-    """[height, width, 3] in [0, 1]: smooth, with some noise."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 5, 7, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0].permute(1, 2, 0)
-    return (smooth + 0.1 * torch.rand(height, width, 3, generator=generator)).clamp(0, 1)
-
-
-def requests_of(height: int, width: int, references: int, batch: int = 1) -> list[FixRequest]:
-    """References: one as large as the picture, one upright, one larger and wider."""
-    sizes = [(height, width), (height, width // 2), (height * 3 // 2, width * 2)][:references]
-    if references == 1:
-        sizes = [(height, width * 2 // 3)]
-    return [
-        FixRequest(
-            picture(height, width, 10 * b),
-            [PosedImage(picture(*size, 10 * b + k + 1)) for k, size in enumerate(sizes)],
-        )
-        for b in range(batch)
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 
 from difix3d_ns.geometry.exposure import exposure_gains
 from difix3d_ns.geometry.warp import warp_references
-from tests.unit.test_geometry_warp import camera_at, photograph
+from tests.unit.known_scenes import camera_at, photograph
 
 
 def striped(x: float, y: float = 0.0):

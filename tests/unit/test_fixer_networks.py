@@ -10,44 +10,7 @@ from difix3d_ns.priors.alignment.align import SLOTS
 from difix3d_ns.priors.networks.blend import BlendNet
 from difix3d_ns.priors.networks.difix import DifixNet
 from difix3d_ns.priors.networks.stages import EmbeddedChain
-
-UNET = {
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-    "block_out_channels": [8, 16],
-    "layers_per_block": 1,
-    "cross_attention_dim": 8,
-    "attention_head_dim": 2,
-    "norm_num_groups": 4,
-}
-VAE = {
-    "down_block_types": ["DownEncoderBlock2D"] * 3,
-    "up_block_types": ["UpDecoderBlock2D"] * 3,
-    "block_out_channels": [8, 16, 16],
-    "layers_per_block": 1,
-    "latent_channels": 4,
-    "norm_num_groups": 4,
-    "mid_block_add_attention": False,
-}
-SCHEDULER = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-}
-CHAIN = {
-    "align": {},
-    "blend": {"widths": [8, 8, 8]},
-    "difix": {
-        "unet": UNET,
-        "vae": {**VAE, "in_channels": 16, "out_channels": 12, "scaling_factor": 1.0},
-        "scheduler": SCHEDULER,
-        "prompt": [2, 8],
-    },
-}
+from tests.unit.tiny_fixers import CHAIN, SCHEDULER, UNET, VAE
 
 
 def network(seed: int = 0, **scheduler) -> DifixNet:

@@ -7,36 +7,9 @@ import math
 import pytest
 import torch
 
-from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import project, unproject, visibility, warp_references
-
-WALL, BOX, HALF = 6.0, 3.0, 0.6  # a wall at z = 6 and a square card of half-width 0.6 at z = 3
-
-
-def camera_at(x: float, y: float = 0.0, width: int = 160, height: int = 120, yaw: float = 0.0) -> Pinhole:
-    pose = torch.eye(4)
-    pose[0, 3], pose[1, 3] = x, y
-    pose[0, 0] = pose[2, 2] = math.cos(yaw)
-    pose[0, 2], pose[2, 0] = math.sin(yaw), -math.sin(yaw)
-    focal = 0.9 * width
-    return Pinhole(pose, torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]]), width, height)
-
-
-def colour(points: torch.Tensor) -> torch.Tensor:
-    return 0.5 + 0.4 * torch.stack(
-        [torch.sin(2 * points[..., 0]), torch.cos(3 * points[..., 1]), torch.sin(points[..., 0] + points[..., 2])], -1
-    )
-
-
-def photograph(camera: Pinhole) -> tuple[PosedImage, torch.Tensor]:
-    """PosedImage with analytic depth, and its world points."""
-    ray = unproject(torch.ones(camera.height, camera.width, 1), camera) - camera.position
-    to_card = BOX / ray[..., 2]
-    on_card = ((camera.position + ray * to_card[..., None])[..., :2].abs() < HALF).all(-1)
-    depth = torch.where(on_card, to_card, WALL / ray[..., 2])[..., None]
-    points = camera.position + ray * depth
-    return PosedImage(colour(points), camera, depth, torch.ones_like(depth)), points
+from tests.unit.known_scenes import BOX, HALF, WALL, camera_at, photograph
 
 
 def test_project_inverts_unproject():

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.guidance.difix import CPU_ROUNDS, CUDA_ROUNDS
+from difix3d_ns.initialization.stereo_points import CPU_POINTS, CUDA_POINTS
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
-from difix3d_ns.ns import presets as defaults
-from difix3d_ns.ns.trainer import GuidedTrainerConfig
+from difix3d_ns.methods.sparse import sparse_splatfacto
+from difix3d_ns.ns import presets
+from difix3d_ns.ns.model import CPU_GAUSSIANS
+from difix3d_ns.ns.trainer import CPU_ITERATIONS, CUDA_ITERATIONS, GuidedTrainerConfig
 
 STEP_SETTINGS = (
     "warmup_length",
@@ -32,48 +37,56 @@ def _config(device: str = "cpu", steps: int | None = None) -> GuidedTrainerConfi
     return config
 
 
+def _fit(config: GuidedTrainerConfig, start: int = 0, images: int | None = None) -> list[str]:
+    """As the trainer does it; what is announced."""
+    presets.check(config)
+    run = config.run(start)
+    told = presets.fit(config, run)
+    return told if images is None else told + presets.fit(config, replace(run, images=images))
+
+
 @pytest.fixture
 def _cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
-def test_cpu_sized_numbers_are_announced(capsys: pytest.CaptureFixture[str]) -> None:
+def test_cpu_sized_numbers_are_announced() -> None:
     config = _config()
-    defaults.settle(config)
-    assert config.max_num_iterations == defaults.CPU_ITERATIONS
-    assert config.pipeline.model.max_gaussians == defaults.CPU_GAUSSIANS
-    assert config.pipeline.rounds == defaults.CPU_ROUNDS
-    said = " ".join(capsys.readouterr().out.split())
-    for flag in ("--max-num-iterations", "--pipeline.model.max-gaussians", "--pipeline.rounds"):
-        assert flag in said
-    assert "--pipeline.datamanager.camera-res-scale-factor" in said
+    said = " ".join(_fit(config))
+    assert config.max_num_iterations == CPU_ITERATIONS
+    assert config.pipeline.model.max_gs_num == CPU_GAUSSIANS
+    assert config.pipeline.guidance.rounds == CPU_ROUNDS
+    assert config.pipeline.initial_points.stereo == CPU_POINTS
+    for flag in ("--max-num-iterations", "--pipeline.model.max-gs-num", "--pipeline.guidance.rounds"):
+        assert f"({flag})" in said
 
 
 @pytest.mark.usefixtures("_cuda")
 def test_cuda_sized_numbers() -> None:
     config = _config("cuda")
-    defaults.settle(config)
-    assert config.max_num_iterations == defaults.CUDA_ITERATIONS == 30_000
-    assert config.pipeline.model.max_gaussians == 0
-    assert config.pipeline.rounds == defaults.CUDA_ROUNDS
+    _fit(config)
+    assert config.max_num_iterations == CUDA_ITERATIONS == 30_000
+    assert config.pipeline.model.max_gs_num == 0
+    assert config.pipeline.guidance.rounds == CUDA_ROUNDS
+    assert config.pipeline.initial_points.stereo == CUDA_POINTS
 
 
 @pytest.mark.usefixtures("_cuda")
 def test_thirty_thousand_steps_are_splatfactos() -> None:
     config = _config("cuda", 30_000)
-    defaults.settle(config)
+    _fit(config)
     assert {name: getattr(config.pipeline.model, name) for name in STEP_SETTINGS} == SPLATFACTO
     assert config.optimizers["means"]["scheduler"].max_steps == 30_000
     assert config.optimizers["camera_opt"]["scheduler"].warmup_steps == 1000
 
 
 @pytest.mark.parametrize("steps", [1, 30, 300, 2000, 30_000])
-@pytest.mark.parametrize("densification", ["default", "mcmc"])
+@pytest.mark.parametrize("strategy", ["default", "mcmc"])
 @pytest.mark.parametrize("start", [0, 30_000])
-def test_every_step_setting_fits_the_training(steps: int, densification: str, start: int) -> None:
+def test_every_step_setting_fits_the_training(steps: int, strategy: str, start: int) -> None:
     config = _config(steps=steps)
-    config.pipeline.model.densification = densification  # type: ignore[assignment]
-    defaults.settle(config, start=start)
+    config.pipeline.model.strategy = strategy  # type: ignore[assignment]
+    _fit(config, start)
     model = config.pipeline.model
     values = {name: getattr(model, name) for name in STEP_SETTINGS}
     assert all(isinstance(value, int) and value >= 1 for value in values.values())
@@ -101,8 +114,8 @@ def test_every_step_setting_fits_the_training(steps: int, densification: str, st
 
 def test_mcmc_densifies_for_longer() -> None:
     config = _config(steps=3000)
-    config.pipeline.model.densification = "mcmc"
-    defaults.settle(config)
+    config.pipeline.model.strategy = "mcmc"
+    _fit(config)
     assert config.pipeline.model.stop_split_at == 2500
 
 
@@ -111,63 +124,67 @@ def test_given_values_win() -> None:
     given = {name: 7 + i for i, name in enumerate(STEP_SETTINGS)}
     for name, value in given.items():
         setattr(config.pipeline.model, name, value)
-    config.pipeline.model.max_gaussians = 0
-    config.pipeline.rounds = 0
+    config.pipeline.model.max_gs_num = 0
+    config.pipeline.guidance.rounds = 0
     config.steps_per_save = 11
     config.steps_per_eval_image = 12
     config.steps_per_eval_all_images = 13
     config.optimizers["means"]["scheduler"].max_steps = 14
-    defaults.settle(config)
+    _fit(config)
     assert {name: getattr(config.pipeline.model, name) for name in STEP_SETTINGS} == given
-    assert config.pipeline.model.max_gaussians == 0 and config.pipeline.rounds == 0
+    assert config.pipeline.model.max_gs_num == 0 and config.pipeline.guidance.rounds == 0
     assert (config.steps_per_save, config.steps_per_eval_image, config.steps_per_eval_all_images) == (11, 12, 13)
     assert config.optimizers["means"]["scheduler"].max_steps == 14
 
 
-def test_nothing_is_announced_where_everything_was_given(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_announced_where_everything_was_given() -> None:
     config = _config(steps=10)
-    config.pipeline.model.max_gaussians = 100
-    config.pipeline.rounds = 1
-    defaults.settle(config)
-    assert capsys.readouterr().out == ""
+    config.pipeline.model.max_gs_num = 100
+    config.pipeline.guidance.rounds = 1
+    assert _fit(config) == []
 
 
-def test_settling_twice_changes_nothing() -> None:
+def test_fitting_twice_changes_nothing() -> None:
     config = _config(steps=300)
-    defaults.settle(config)
+    _fit(config)
     before = copy.deepcopy(config)
-    defaults.settle(config)
+    _fit(config)
     assert config == before
 
 
 @pytest.mark.parametrize("steps", [0, -5])
 def test_no_steps_is_an_error(steps: int) -> None:
     with pytest.raises(UserError, match="--max-num-iterations"):
-        defaults.settle(_config(steps=steps))
+        _fit(_config(steps=steps))
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("rounds", -1),
-        ("targets.count", 0),
-        ("pool_capacity", 0),
-        ("model.max_gaussians", -1),
+        ("guidance.rounds", -1),
+        ("guidance.targets.count", 0),
+        ("guidance.pool_capacity", 0),
+        ("model.max_gs_num", -1),
         ("model.refine_every", 0),
         ("model.reset_alpha_every", 0),
         ("model.sh_degree_interval", 0),
         ("model.resolution_schedule", 0),
         ("model.gaussian_dropout", 1.0),
         ("model.gaussian_dropout", -0.1),
-        ("pseudo_probability", 1.5),
-        ("pseudo_probability", float("nan")),
-        ("pseudo_weight", -0.5),
-        ("pseudo_weight", float("inf")),
-        ("targets.beyond", -0.1),
-        ("targets.beyond", float("nan")),
-        ("fixer.references", -1),
-        ("fixer.strength", 1.1),
-        ("fixer.strength", -0.1),
+        ("guidance.probability", 1.5),
+        ("guidance.probability", float("nan")),
+        ("guidance.weight", -0.5),
+        ("guidance.weight", float("inf")),
+        ("guidance.targets.beyond", -0.1),
+        ("guidance.targets.beyond", float("nan")),
+        ("guidance.fixer.references", -1),
+        ("guidance.depth_weight", -0.1),
+        ("enhancer.references", -1),
+        ("initial_points.stereo", -1),
+        ("floaters.clearance", 1.1),
+        ("floaters.clearance", float("nan")),
+        ("enhancer.strength", 1.1),
+        ("enhancer.strength", -0.1),
         ("datamanager.camera_res_scale_factor", 0.0),
     ],
 )
@@ -181,24 +198,75 @@ def test_numbers_out_of_range_name_their_flag(path: str, value: float) -> None:
     setattr(owner, name, value)
     flag = "--pipeline." + path.replace("_", "-")
     with pytest.raises(UserError, match=f"{flag} {value}"):
-        defaults.settle(config)
+        _fit(config)
 
 
 def test_the_ends_of_the_ranges_are_allowed() -> None:
     config = _config(steps=300)
     pipeline = config.pipeline
-    pipeline.pseudo_weight = pipeline.pseudo_probability = pipeline.targets.beyond = 0.0
-    pipeline.fixer.references = 0
-    pipeline.fixer.strength = 0.0
-    defaults.settle(config)
+    pipeline.guidance.weight = pipeline.guidance.probability = pipeline.guidance.targets.beyond = 0.0
+    pipeline.guidance.fixer.references = 0
+    pipeline.enhancer.strength = pipeline.floaters.clearance = 0.0
+    _fit(config)
 
 
 def test_cuda_flag_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"--machine.device-type cuda.*leave the flag out"):
-        defaults.settle(_config("cuda"))
+        _fit(_config("cuda"))
 
 
 def test_other_devices_are_refused() -> None:
     with pytest.raises(UserError, match=r"--machine.device-type mps.*cpu or cuda"):
-        defaults.settle(_config("mps"))
+        _fit(_config("mps"))
+
+
+@pytest.mark.parametrize(("images", "clearance"), [(3, 0.5), (64, 0.5), (65, 0.0)])
+def test_free_space_is_for_captures_of_few_photographs(images: int, clearance: float) -> None:
+    for method in (difix3d_splatfacto, sparse_splatfacto):
+        config = copy.deepcopy(method.config)
+        config.machine.device_type = "cpu"
+        _fit(config)
+        assert config.pipeline.floaters.clearance is None  # not before they are counted
+        _fit(config, images=images)
+        assert config.pipeline.floaters.clearance == clearance
+
+
+def test_one_flag_switches_all_helps_off() -> None:
+    config = _config(steps=300)
+    config.pipeline.sparse_helps = False
+    _fit(config, images=5)
+    assert config.pipeline.initial_points.stereo == 0 and config.pipeline.floaters.clearance == 0
+    for part, name, value in (("initial_points", "stereo", 100), ("floaters", "clearance", 0.3)):
+        config = _config(steps=300)
+        config.pipeline.sparse_helps = False
+        setattr(getattr(config.pipeline, part), name, value)
+        flag = f"{part}.{name}".replace("_", "-")
+        with pytest.raises(UserError, match=f"--pipeline.sparse-helps False .*--pipeline.{flag} {value}"):
+            _fit(config)
+
+
+def test_a_camera_path_needs_its_file() -> None:
+    config = _config(steps=300)
+    config.pipeline.guidance.targets.kind = "camera-path"
+    with pytest.raises(UserError, match=r"--pipeline.guidance.targets.camera-path FILE"):
+        _fit(config)
+
+
+def test_what_a_resumed_training_takes_over() -> None:
+    first = _config(steps=300)
+    first.pipeline.guidance.rounds = 5
+    _fit(first, images=100)
+    kept = presets.kept(first)
+    assert kept == {
+        "--max-num-iterations": 300,
+        "--pipeline.guidance.rounds": 5,
+        "--pipeline.floaters.clearance": 0.0,
+    }
+    again, given = _config(), _config(steps=500)
+    given.pipeline.guidance.rounds = 1
+    for config in (again, given):
+        presets.adopt(config, kept)
+    assert (again.max_num_iterations, again.pipeline.guidance.rounds) == (300, 5)
+    assert (given.max_num_iterations, given.pipeline.guidance.rounds) == (500, 1)
+    assert again.pipeline.floaters.clearance == given.pipeline.floaters.clearance == 0.0

@@ -15,10 +15,10 @@ from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
 from difix3d_ns.splats.losses.depth import depth_loss
 from difix3d_ns.views.pool import Pool
 from difix3d_ns.views.view import PseudoView
+from tests.unit.short_rounds import rounds_of, train_through
 from tests.unit.short_training import short_config, train
-from tests.unit.test_glue_model import _camera, _model
-from tests.unit.test_glue_rounds import _rounds, _train
 from tests.unit.tiny_scene import write_scene
+from tests.unit.tiny_splat import tiny_camera, tiny_model
 
 
 def _maps(seed: int = 0) -> tuple[torch.Tensor, ...]:
@@ -70,19 +70,19 @@ class TestLoss:
 
 class TestModel:
     def test_depth_only_where_wanted(self) -> None:
-        model = _model().train()
-        assert model.get_outputs(_camera())["depth"] is None
+        model = tiny_model().train()
+        assert model.get_outputs(tiny_camera())["depth"] is None
         with model.depth_in_training(True):
-            assert model.get_outputs(_camera())["depth"].shape == (30, 40, 1)
+            assert model.get_outputs(tiny_camera())["depth"].shape == (30, 40, 1)
         with pytest.raises(ZeroDivisionError), model.depth_in_training(True):
             raise ZeroDivisionError
         with model.depth_in_training(False):
-            assert model.get_outputs(_camera())["depth"] is None
+            assert model.get_outputs(tiny_camera())["depth"] is None
 
     def test_the_splat_moves_to_the_depth_it_is_shown(self) -> None:
         """Of one that is 8 % too far away, most is gone after a few steps."""
-        model = _model(count=200).train()
-        target = self._depth(model, _camera())
+        model = tiny_model(count=200).train()
+        target = self._depth(model, tiny_camera())
         with torch.no_grad():
             ray = model.means - torch.tensor([0.0, 0.0, 3.0])
             model.gauss_params["means"].data += 0.08 * ray
@@ -90,7 +90,7 @@ class TestModel:
         before = self._error(model, target)
         for _ in range(40):
             with model.depth_in_training(True):
-                outputs = model.get_outputs(_camera())
+                outputs = model.get_outputs(tiny_camera())
             trust = torch.ones_like(target)
             loss = depth_loss(outputs["depth"], outputs["accumulation"], target, trust)
             optimizer.zero_grad()
@@ -105,7 +105,7 @@ class TestModel:
         return torch.where(outputs["accumulation"] > 0.3, outputs["depth"], 0)
 
     def _error(self, model: SplatModel, target: torch.Tensor) -> float:
-        depth = self._depth(model, _camera())
+        depth = self._depth(model, tiny_camera())
         both = (target > 0) & (depth > 0)
         return float((depth[both] / target[both]).log().abs().mean())
 
@@ -115,7 +115,7 @@ def _pipeline(depth_weight: float, depth: torch.Tensor | None, trust: torch.Tens
     pipeline = GuidedPipeline.__new__(GuidedPipeline)
     torch.nn.Module.__init__(pipeline)
     pipeline.config = GuidedPipelineConfig(depth_weight=depth_weight)
-    pipeline._model = _model(count=100).train()
+    pipeline._model = tiny_model(count=100).train()
     pose = torch.eye(4)
     pose[:3, :3] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
     pose[2, 3] = 3.0
@@ -151,9 +151,9 @@ class TestTraining:
 
     def test_rounds_keep_depth_only_if_it_is_used(self, tmp_path: Path) -> None:
         for kept in (False, True):
-            rounds, splat = _rounds(tmp_path / str(kept), keep_depth=kept)
+            rounds, splat = rounds_of(tmp_path / str(kept), keep_depth=kept)
             rounds._fixer = _Deep()
-            _train(rounds, splat)
+            train_through(rounds, splat)
             views = [rounds.pool.get(key) for key in rounds.pool]
             assert len(views) == 4
             for view in views:

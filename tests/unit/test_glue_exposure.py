@@ -15,8 +15,8 @@ from difix3d_ns.ns import presets as defaults
 from difix3d_ns.ns.model import SplatModel
 from difix3d_ns.splats.exposure import Exposures
 from tests.unit.short_training import said, short_config, train
-from tests.unit.test_glue_model import _camera, _model
 from tests.unit.tiny_scene import look_at, write_scene
+from tests.unit.tiny_splat import tiny_camera, tiny_model
 
 GAINS = torch.tensor([[0.7, 0.75, 0.8], [1.3, 1.2, 1.25], [0.85, 0.9, 1.0], [1.2, 1.05, 1.0], [0.95, 1.1, 0.95]])
 GAINS = GAINS / GAINS.mean(0)
@@ -57,19 +57,19 @@ def _photograph(camera: Cameras, index: int) -> Cameras:
 
 class TestModel:
     def test_photographs_in_training_alone(self) -> None:
-        model = _model(exposure=True, background_color="black").train()
-        plain = model.get_outputs(_camera())["rgb"].detach()  # no index: a pseudo-view
-        assert torch.allclose(model.get_outputs(_photograph(_camera(), 1))["rgb"], plain, atol=1e-6)
+        model = tiny_model(exposure=True, background_color="black").train()
+        plain = model.get_outputs(tiny_camera())["rgb"].detach()  # no index: a pseudo-view
+        assert torch.allclose(model.get_outputs(_photograph(tiny_camera(), 1))["rgb"], plain, atol=1e-6)
         model.exposures.residual.data[1, :, :3] = -0.9 * torch.eye(3)
-        assert torch.equal(model.get_outputs(_camera())["rgb"], plain)
-        darker = model.get_outputs(_photograph(_camera(), 1))["rgb"]
+        assert torch.equal(model.get_outputs(tiny_camera())["rgb"], plain)
+        darker = model.get_outputs(_photograph(tiny_camera(), 1))["rgb"]
         assert torch.allclose(darker, 0.4 * plain, atol=1e-6)  # the others are lighter by as much
         model.eval()
-        shown = model.get_outputs_for_camera(_photograph(_camera(), 1))["rgb"]
+        shown = model.get_outputs_for_camera(_photograph(tiny_camera(), 1))["rgb"]
         assert torch.allclose(shown, plain, atol=1e-6)
 
     def test_the_pull_is_for_photographs_in_training(self) -> None:
-        model = _model(exposure=True).train()
+        model = tiny_model(exposure=True).train()
         model.exposures.residual.data[0] = 0.3
         picture = {"image": torch.rand(30, 40, 3)}
         for training, batch, expected in (
@@ -78,15 +78,15 @@ class TestModel:
             (False, picture | {"image_idx": 0}, False),
         ):
             model.train(training)
-            assert ("exposure_reg" in model.get_loss_dict(model.get_outputs(_camera()), batch)) == expected
+            assert ("exposure_reg" in model.get_loss_dict(model.get_outputs(tiny_camera()), batch)) == expected
 
     def test_off_by_default(self) -> None:
-        model = _model().train()
+        model = tiny_model().train()
         assert model.exposures is None and "exposure" not in model.get_param_groups()
         assert not [key for key in model.state_dict() if "exposure" in key]
 
     def test_checkpoints_without_start_from_no_change(self) -> None:
-        trained, model = _model(seed=1), _model(exposure=True)
+        trained, model = tiny_model(seed=1), tiny_model(exposure=True)
         model.exposures.residual.data.fill_(0.5)
         model.load_state_dict(trained.state_dict())
         assert (model.exposures.residual == 0).all() and torch.equal(model.means, trained.means)
@@ -100,7 +100,7 @@ def _around(angle: float) -> Cameras:
 
 def _world(exposure: bool) -> SplatModel:
     """Some hundred small and opaque Gaussians of all colours but dark ones, which tell nothing about gains."""
-    model = _model(count=300, background_color="black", exposure=exposure, sh_degree_interval=1)
+    model = tiny_model(count=300, background_color="black", exposure=exposure, sh_degree_interval=1)
     model.gauss_params["opacities"].data[:] = 2.0
     model.gauss_params["scales"].data[:] = math.log(0.08)
     model.gauss_params["features_dc"].data.mul_(0.7).add_(0.5)

@@ -10,44 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from nerfstudio.cameras.cameras import Cameras, CameraType
-from nerfstudio.data.scene_box import OrientedBox, SceneBox
+from nerfstudio.data.scene_box import OrientedBox
 
-from difix3d_ns.ns.environment import Enhance
-from difix3d_ns.ns.model import LazyLpips, Outputs, SplatModel, SplatModelConfig
+from difix3d_ns.enhance.settings import EnhanceMode
+from difix3d_ns.ns.model import Outputs, SplatModel
+from difix3d_ns.ns.patches.lpips import LazyLpips
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu
 from difix3d_ns.splats.strategies.capped import CappedStrategy
-
-STEPS = {
-    "warmup_length": 10,
-    "refine_every": 5,
-    "resolution_schedule": 100,
-    "reset_alpha_every": 30,
-    "sh_degree_interval": 10,
-    "stop_screen_size_at": 50,
-    "stop_split_at": 100,
-    "num_downscales": 0,
-}
-
-
-def _model(count: int = 30, seed: int = 0, colours: bool = True, **settings: Any) -> SplatModel:
-    random = torch.Generator().manual_seed(seed)
-    points = torch.randn(count, 3, generator=random) * 0.4
-    rgb = torch.randint(0, 256, (count if colours else 0, 3), generator=random)
-    model = SplatModel(
-        SplatModelConfig(**{**STEPS, **settings}),
-        scene_box=SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3])),
-        num_train_data=3,
-        seed_points=(points, rgb),
-    )
-    model.optimizers = {}
-    return model
-
-
-def _camera(width: int = 40, height: int = 30) -> Cameras:
-    pose = torch.eye(4)[:3]
-    pose[2, 3] = 3.0
-    return Cameras(pose[None], 40.0, 40.0, width / 2, height / 2, width, height, camera_type=CameraType.PERSPECTIVE)
+from tests.unit.tiny_splat import tiny_camera, tiny_model
 
 
 class TestOutputs:
@@ -58,7 +28,7 @@ class TestOutputs:
             calls.append("enhanced")
             return torch.ones(2)
 
-        outputs = Outputs({"rgb": torch.zeros(2)}, {"enhanced": compute})
+        outputs = Outputs({"rgb": torch.zeros(2)}, {"enhanced": compute}, tiny_camera(), torch.zeros(2))
         assert "enhanced" in outputs
         assert list(outputs) == list(outputs.keys()) == ["rgb", "enhanced"]
         assert len(outputs) == 2
@@ -80,18 +50,18 @@ class TestOutputs:
         def fail() -> torch.Tensor:
             raise RuntimeError("no weights")
 
-        outputs = Outputs({}, {"enhanced": fail})
+        outputs = Outputs({}, {"enhanced": fail}, tiny_camera(), torch.zeros(2))
         for _ in range(2):
             with pytest.raises(RuntimeError, match="no weights"):
                 outputs["enhanced"]
 
 
 class TestEnhance:
-    def _outputs(self, enhance: Enhance) -> dict[str, Any]:
-        model = _model().eval()
-        model.enhancer = lambda camera, outputs: outputs["rgb"] * 0 + 0.5
+    def _outputs(self, enhance: EnhanceMode) -> dict[str, Any]:
+        model = tiny_model().eval()
+        model.enhancer = lambda camera, image: image * 0 + 0.5
         model.enhance = enhance
-        return model.get_outputs_for_camera(_camera())
+        return model.get_outputs_for_camera(tiny_camera())
 
     def test_key(self) -> None:
         outputs = self._outputs("key")
@@ -106,21 +76,21 @@ class TestEnhance:
         assert "enhanced" not in outputs and "raw" not in outputs
 
     @pytest.mark.parametrize("enhance", ["key", "rgb"])
-    def test_a_cropped_view_is_not_enhanced(self, enhance: Enhance) -> None:
+    def test_a_cropped_view_is_not_enhanced(self, enhance: EnhanceMode) -> None:
         """Photographs show what was cropped away as well."""
-        model = _model().eval()
-        model.enhancer = lambda camera, outputs: outputs["rgb"] * 0 + 0.5
+        model = tiny_model().eval()
+        model.enhancer = lambda camera, image: image * 0 + 0.5
         model.enhance = enhance
         box = OrientedBox.from_params((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.5, 0.5, 0.5))
-        outputs = model.get_outputs_for_camera(_camera(), obb_box=box)
+        outputs = model.get_outputs_for_camera(tiny_camera(), obb_box=box)
         raw, enhanced = ("rgb", "enhanced") if enhance == "key" else ("raw", "rgb")
         assert torch.equal(outputs[enhanced], outputs[raw])
-        assert (model.get_outputs_for_camera(_camera())[enhanced] == 0.5).all()
+        assert (model.get_outputs_for_camera(tiny_camera())[enhanced] == 0.5).all()
 
     def test_not_while_training(self) -> None:
-        model = _model().train()
-        model.enhancer = lambda camera, outputs: outputs["rgb"]
-        assert type(model.get_outputs(_camera())) is dict
+        model = tiny_model().train()
+        model.enhancer = lambda camera, image: image
+        assert type(model.get_outputs(tiny_camera())) is dict
 
 
 class TestBackground:
@@ -149,11 +119,11 @@ class TestBackground:
 
     @pytest.mark.parametrize("cropped", [False, True])
     def test_only_the_viewers_pictures_have_it(self, cropped: bool) -> None:
-        model = self._far_away(_model())
+        model = self._far_away(tiny_model())
         box = OrientedBox(torch.eye(3), torch.zeros(3), torch.ones(3)) if cropped else None
 
         def render() -> torch.Tensor:
-            return model.get_outputs_for_camera(_camera(), obb_box=box)["rgb"]
+            return model.get_outputs_for_camera(tiny_camera(), obb_box=box)["rgb"]
 
         before = render()
         model.set_background(self.RED)
@@ -161,11 +131,11 @@ class TestBackground:
         assert torch.equal(render(), before) and not torch.equal(before, self.RED.expand(30, 40, 3))
 
     def test_nor_do_the_metrics_of_pictures_with_alpha_change(self) -> None:
-        model = self._far_away(_model())
+        model = self._far_away(tiny_model())
         picture = torch.rand(30, 40, 4, generator=torch.Generator().manual_seed(0))
         scores = []
         for _ in range(2):
-            outputs = model.get_outputs_for_camera(_camera())
+            outputs = model.get_outputs_for_camera(tiny_camera())
             scores.append(model.get_image_metrics_and_images(outputs, {"image": picture})[0])
             model.set_background(self.RED)
         assert scores[0] == scores[1]
@@ -185,7 +155,7 @@ class TestCappedStrategy:
         )
         params = torch.nn.ParameterDict({k: torch.nn.Parameter(v.data) for k, v in params.items()})
         optimizers = {k: torch.optim.Adam([v]) for k, v in params.items()}
-        strategy = CappedStrategy(max_gaussians=cap, grow_grad2d=0.5, refine_scale2d_stop_iter=100, verbose=False)
+        strategy = CappedStrategy(max_gs_num=cap, grow_grad2d=0.5, refine_scale2d_stop_iter=100, verbose=False)
         state = {
             "grad2d": torch.arange(n, dtype=torch.float32) * 2,
             "count": torch.full((n,), 2.0),
@@ -216,15 +186,15 @@ class TestCappedStrategy:
 
 class TestGaussianDropout:
     def test_off_in_evaluation(self) -> None:
-        model = _model(gaussian_dropout=0.5).eval()
+        model = tiny_model(gaussian_dropout=0.5).eval()
         assert model.opacities is model.gauss_params["opacities"]
 
     def test_off_by_default(self) -> None:
-        model = _model().train()
+        model = tiny_model().train()
         assert model.opacities is model.gauss_params["opacities"]
 
     def test_some_are_left_out_and_the_rest_make_up_for_it(self) -> None:
-        model = _model(count=4000, gaussian_dropout=0.25).train()
+        model = tiny_model(count=4000, gaussian_dropout=0.25).train()
         torch.manual_seed(0)
         opacities = torch.sigmoid(model.opacities)
         dropped = opacities < 1e-5
@@ -235,15 +205,15 @@ class TestGaussianDropout:
         assert torch.isfinite(gradient).all() and (gradient[~dropped] > 0).all()
 
     def test_evaluation_pictures_do_not_change(self) -> None:
-        plain, dropped = _model(), _model(gaussian_dropout=0.5)
+        plain, dropped = tiny_model(), tiny_model(gaussian_dropout=0.5)
         dropped.load_state_dict(plain.state_dict())
-        images = [m.eval().get_outputs_for_camera(_camera())["rgb"] for m in (plain, dropped)]
+        images = [m.eval().get_outputs_for_camera(tiny_camera())["rgb"] for m in (plain, dropped)]
         assert torch.equal(*images)
 
 
 class TestLoading:
     def test_the_optimizers_parameters_are_kept(self) -> None:
-        trained, model = _model(count=50, seed=1), _model(count=30)
+        trained, model = tiny_model(count=50, seed=1), tiny_model(count=30)
         parameters = dict(model.gauss_params)
         optimizer = torch.optim.SGD(list(parameters.values()), lr=0.1)
         model.load_state_dict(trained.state_dict())
@@ -255,7 +225,7 @@ class TestLoading:
         assert not torch.equal(model.means, before)
 
     def test_plain_splatfactos_state(self) -> None:
-        trained, model = _model(count=50, seed=1), _model(count=30)
+        trained, model = tiny_model(count=50, seed=1), tiny_model(count=30)
         state = dict(trained.state_dict())
         state["lpips.net.lin0.model.1.weight"] = torch.zeros(1, 64, 1, 1)
         state["lpips.net.scaling_layer.shift"] = torch.zeros(1, 3, 1, 1)
@@ -264,23 +234,23 @@ class TestLoading:
         assert "lpips.net.scaling_layer.shift" in state  # the caller's is not touched
 
     def test_names_of_the_first_splatfacto(self) -> None:
-        trained, model = _model(count=50, seed=1), _model(count=30)
+        trained, model = tiny_model(count=50, seed=1), tiny_model(count=30)
         state = {key.removeprefix("gauss_params."): value for key, value in trained.state_dict().items()}
         model.load_state_dict(state)
         assert torch.equal(model.gauss_params["features_rest"], trained.gauss_params["features_rest"])
 
     def test_all_degrees_of_harmonics_are_on_after_loading(self) -> None:
-        model = _model(sh_degree_interval=1000)
-        model.load_state_dict(_model().state_dict())
+        model = tiny_model(sh_degree_interval=1000)
+        model.load_state_dict(tiny_model().state_dict())
         assert model.step // 1000 >= model.config.sh_degree
 
     def test_checkpoints_hold_no_networks(self) -> None:
-        assert not [key for key in _model().state_dict() if key.startswith(("lpips", "enhancer"))]
+        assert not [key for key in tiny_model().state_dict() if key.startswith(("lpips", "enhancer"))]
 
 
 class TestOnACpu:
     def test_seed_colours_are_used(self) -> None:
-        model = _model(count=5)
+        model = tiny_model(count=5)
         rgb = model.colors.clamp(0, 1)
         random = torch.Generator().manual_seed(0)  # the draws of _model
         torch.randn(5, 3, generator=random)
@@ -288,12 +258,12 @@ class TestOnACpu:
         assert torch.allclose(rgb, expected, atol=1e-5)
 
     def test_points_without_colours(self) -> None:
-        assert torch.isfinite(_model(colours=False).get_outputs(_camera())["rgb"]).all()
+        assert torch.isfinite(tiny_model(colours=False).get_outputs(tiny_camera())["rgb"]).all()
 
     def test_a_step_reaches_every_parameter(self) -> None:
-        model = _model(sh_degree_interval=1).train()
+        model = tiny_model(sh_degree_interval=1).train()
         model.step = 5
-        outputs = model.get_outputs(_camera())
+        outputs = model.get_outputs(tiny_camera())
         losses = model.get_loss_dict(outputs, {"image": torch.rand(30, 40, 3)})
         sum(losses.values()).backward()
         for name, parameter in model.gauss_params.items():
@@ -301,7 +271,7 @@ class TestOnACpu:
         assert not any(name.startswith("gsplat.cuda._backend") for name in sys.modules)
 
     def test_mcmc_begins_small_and_half_opaque(self) -> None:
-        default, mcmc = _model(), _model(densification="mcmc")
+        default, mcmc = tiny_model(), tiny_model(strategy="mcmc")
         assert torch.allclose(torch.sigmoid(mcmc.gauss_params["opacities"]), torch.tensor(0.5))
         ratio = torch.exp(mcmc.gauss_params["scales"] - default.gauss_params["scales"])
         assert torch.allclose(ratio, torch.tensor(0.1))
@@ -311,27 +281,27 @@ class TestOnACpu:
     def test_mcmc_adds_its_two_losses_in_training_only(self) -> None:
         batch = {"image": torch.rand(30, 40, 3)}
         both = {"mcmc_opacity", "mcmc_scale"}
-        for densification, asked, expected in (
+        for strategy, asked, expected in (
             ("default", False, set()),
             ("default", True, both),
             ("mcmc", False, both),
         ):
-            model = _model(densification=densification, regularization=asked, max_gaussians=100).train()
-            assert model.strategy.absgrad is (densification == "default")
-            losses = model.get_loss_dict(model.get_outputs(_camera()), batch)
+            model = tiny_model(strategy=strategy, regularization=asked, max_gs_num=100).train()
+            assert model.strategy.absgrad is (strategy == "default")
+            losses = model.get_loss_dict(model.get_outputs(tiny_camera()), batch)
             assert {key for key in losses if key.startswith("mcmc")} == expected
             model.eval()
-            losses = model.get_loss_dict(model.get_outputs(_camera()), batch)
+            losses = model.get_loss_dict(model.get_outputs(tiny_camera()), batch)
             assert not [key for key in losses if key.startswith("mcmc")]
 
-    @pytest.mark.parametrize("densification", ["default", "mcmc"])
-    def test_densification_runs_and_keeps_the_cap(self, densification: str) -> None:
-        model = _model(count=40, densification=densification, max_gaussians=45, densify_grad_thresh=1e-9).train()
+    @pytest.mark.parametrize("strategy", ["default", "mcmc"])
+    def test_densification_runs_and_keeps_the_cap(self, strategy: str) -> None:
+        model = tiny_model(count=40, strategy=strategy, max_gs_num=45, densify_grad_thresh=1e-9).train()
         model.optimizers = {n: torch.optim.Adam([p], lr=1e-3) for n, p in model.gauss_params.items()}
         batch = {"image": torch.rand(30, 40, 3)}
         for step in range(26):
             model.step_cb(SimpleNamespace(optimizers=model.optimizers), step)
-            sum(model.get_loss_dict(model.get_outputs(_camera()), batch).values()).backward()
+            sum(model.get_loss_dict(model.get_outputs(tiny_camera()), batch).values()).backward()
             for optimizer in model.optimizers.values():
                 optimizer.step()
                 optimizer.zero_grad()
@@ -339,7 +309,7 @@ class TestOnACpu:
         assert model.num_points == 45
 
     def test_median_depth(self) -> None:
-        model = _model().eval()
+        model = tiny_model().eval()
         pose = torch.eye(4)
         pose[2, 3] = -3.0
         k = torch.tensor([[40.0, 0, 20], [0, 40.0, 15], [0, 0, 1]])
@@ -349,7 +319,7 @@ class TestOnACpu:
         assert (depth[alpha < 0.4] == 0).all()
 
     def test_cameras_keep_their_intrinsics_on_the_cpu(self) -> None:
-        camera = _camera()
+        camera = tiny_camera()
         kept = keep_on_cpu(camera)
         expected = camera.get_intrinsics_matrices()
         intrinsics = kept.get_intrinsics_matrices().cuda()
@@ -359,9 +329,9 @@ class TestOnACpu:
         assert torch.equal(kept.get_intrinsics_matrices().cuda()[0, 0, 0], expected[0, 0, 0] / 2)
 
     def test_rendering_leaves_the_camera_as_it_was(self) -> None:
-        model = _model(num_downscales=2).train()
+        model = tiny_model(num_downscales=2).train()
         model.step = 0
-        camera = _camera()
+        camera = tiny_camera()
         outputs = model.get_outputs(camera)
         assert outputs["rgb"].shape == (7, 10, 3) or outputs["rgb"].shape == (8, 10, 3)
         assert (int(camera.width), int(camera.height), float(camera.fx)) == (40, 30, 40.0)
@@ -397,9 +367,9 @@ class TestLpips:
         assert metric.state_dict() == {} and list(metric.parameters()) == []
 
     def test_a_missing_metric_is_absent(self, tmp_path: Path) -> None:
-        model = _model().eval()
+        model = tiny_model().eval()
         model.lpips = LazyLpips(lambda: (_ for _ in ()).throw(OSError("no network")))
-        outputs = model.get_outputs_for_camera(_camera())
+        outputs = model.get_outputs_for_camera(tiny_camera())
         metrics, _ = model.get_image_metrics_and_images(outputs, {"image": torch.rand(30, 40, 3)})
         assert "lpips" not in metrics
         assert {"psnr", "ssim", "flip"} <= set(metrics)

@@ -9,49 +9,41 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
-from difix3d_ns.ns.datamanager import SceneDatamanager
 from difix3d_ns.ns.cameras import to_cameras, to_pinhole
+from difix3d_ns.ns.datamanager import SceneDatamanager
 from difix3d_ns.ns.reference_views import ReferenceViews
+from difix3d_ns.ns.scene import TrainingScene
+from difix3d_ns.views.protocols import Render
+from tests.stand_ins import FlatRenderer, ModelOfScene
 from tests.unit.tiny_scene import datamanager, write_scene
 
 STRONG = {"k1": -0.35, "k2": 0.12, "p1": 0.01, "p2": -0.02}
 
 
-class _Model:
-    """Stands in for the splat: the same depth everywhere."""
+class _Views:
+    """A scene's photographs as references, and what they are made of."""
 
-    def __init__(self, count: int, mode: str = "off") -> None:
-        self.step = 0
-        self.device = torch.device("cpu")
-        self.background_color = torch.tensor([1.0, 0.0, 0.0])
-        self.camera_optimizer = CameraOptimizerConfig(mode=mode).setup(num_cameras=count, device="cpu")  # type: ignore[arg-type]
-        self.rendered: list[tuple[torch.Tensor, torch.Tensor, int, int]] = []
+    def __init__(self, manager: SceneDatamanager, mode: str = "off", nearest: int = 32) -> None:
+        self.model = ModelOfScene(len(manager.train_dataset), mode)
+        self.scene = TrainingScene(manager, self.model)
+        self.renderer = FlatRenderer()
+        self.references = ReferenceViews(self.scene, self.renderer, nearest=nearest)
 
-    def median_depth(
-        self, pose: torch.Tensor, intrinsics: torch.Tensor, width: int, height: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.rendered.append((pose, intrinsics, width, height))
-        return torch.full((height, width, 1), 2.0), torch.ones(height, width, 1)
+    def all(self) -> list[PosedImage]:
+        self.references.prepare(self.scene.cameras(), 1000)
+        return [self.references.view(index) for index in range(len(self.scene.cameras()))]
 
-    def composite_with_background(self, image: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-        return image[..., 3:] * image[..., :3] + (1 - image[..., 3:]) * background
+    def select(self, camera: Pinhole, count: int) -> list[int]:
+        return self.references.select(camera, RENDER, count)
 
 
-def _photographs(manager: SceneDatamanager, mode: str = "off") -> tuple[ReferenceViews, _Model]:
-    model = _Model(len(manager.train_dataset), mode)
-    return ReferenceViews(manager, model), model  # type: ignore[arg-type]
-
-
-def _all(photographs: ReferenceViews) -> list[PosedImage]:
-    photographs.prepare(photographs.cameras(), 1000)
-    return [photographs.reference(index) for index in range(len(photographs.cameras()))]
+RENDER = Render(torch.full((30, 40, 3), 0.5), torch.ones(30, 40, 1), torch.full((30, 40, 1), 2.0))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -95,9 +87,8 @@ def test_strong_distortion_is_undone(tmp_path: Path) -> None:
     size = (120, 90)
     manager = datamanager(write_scene(tmp_path / "scene", size=size, **STRONG))
     before = manager.train_dataset.cameras.get_intrinsics_matrices().clone()
-    photographs, model = _photographs(manager)
-    references = _all(photographs)
-    for index, reference in enumerate(references):
+    views = _Views(manager)
+    for index, reference in enumerate(views.all()):
         original = np.array(Image.open(manager.train_dataset.image_filenames[index]))
         k = before[index].double().numpy()
         k[:2, 2] -= 0.5
@@ -112,8 +103,9 @@ def test_strong_distortion_is_undone(tmp_path: Path) -> None:
         assert not torch.allclose(reference.camera.intrinsics, before[index], atol=0.5)
         assert reference.image.shape == (h, w, 3)
         assert (reference.image * 255 - torch.from_numpy(truth)).abs().max() < 1.01
-        assert torch.equal(model.rendered[index][1], reference.camera.intrinsics)
-        assert model.rendered[index][2:] == (w, h)
+        seen = views.renderer.rendered[index]
+        assert torch.equal(seen.intrinsics, reference.pose.intrinsics)
+        assert (seen.width, seen.height) == (w, h)
 
 
 def test_fisheye_is_undone(tmp_path: Path) -> None:
@@ -122,9 +114,8 @@ def test_fisheye_is_undone(tmp_path: Path) -> None:
     )
     manager = datamanager(scene)
     before = manager.train_dataset.cameras.get_intrinsics_matrices().clone()
-    photographs, _ = _photographs(manager)
-    references = _all(photographs)
-    cameras = photographs.cameras()
+    views = _Views(manager)
+    references, cameras = views.all(), views.scene.cameras()
     for index, reference in enumerate(references):
         k = before[index].double().numpy()
         k[:2, 2] -= 0.5
@@ -141,17 +132,17 @@ def test_fisheye_is_undone(tmp_path: Path) -> None:
 def test_cameras_alone_are_undistorted_too(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene", size=(120, 90), **STRONG))
     before = manager.train_dataset.cameras.get_intrinsics_matrices().clone()
-    camera = _photographs(manager)[0].cameras()[0]
+    camera = _Views(manager).scene.cameras()[0]
     assert not torch.allclose(camera.intrinsics, before[0], atol=0.5)
     training, _ = manager.next_train(0)
     index = training.metadata["cam_idx"]
-    assert torch.allclose(_photographs(manager)[0].cameras()[index].intrinsics, to_pinhole(training).intrinsics)
+    assert torch.allclose(_Views(manager).scene.cameras()[index].intrinsics, to_pinhole(training).intrinsics)
 
 
 @pytest.mark.parametrize("distortion", [{}, STRONG])
 def test_masks_are_those_of_the_cache(tmp_path: Path, distortion: dict[str, Any]) -> None:
     manager = datamanager(write_scene(tmp_path / "scene", size=(120, 90), masks=True, **distortion))
-    for reference in _all(_photographs(manager)[0]):
+    for reference in _Views(manager).all():
         assert reference.mask is not None
         assert reference.mask.shape == (*reference.image.shape[:2], 1)
         assert reference.mask.dtype == torch.float32
@@ -161,13 +152,13 @@ def test_masks_are_those_of_the_cache(tmp_path: Path, distortion: dict[str, Any]
 
 def test_pictures_without_masks_have_none(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene"))
-    assert all(reference.mask is None for reference in _all(_photographs(manager)[0]))
+    assert all(reference.mask is None for reference in _Views(manager).all())
 
 
 def test_alpha_becomes_a_mask(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene", mode="RGBA"))
-    photographs, model = _photographs(manager)
-    reference = photographs.reference(0)
+    views = _Views(manager)
+    model, reference = views.model, views.references.view(0)
     rgba = manager.cached_train[0]["image"].float() / 255
     assert reference.mask is not None and torch.allclose(reference.mask, rgba[..., 3:])
     assert torch.allclose(reference.image, model.composite_with_background(rgba, model.background_color))
@@ -176,10 +167,10 @@ def test_alpha_becomes_a_mask(tmp_path: Path) -> None:
 def test_portrait_and_landscape(tmp_path: Path) -> None:
     sizes = [(60, 40), (40, 60), (50, 50), (60, 40), (60, 40), (40, 60)]
     manager = datamanager(write_scene(tmp_path / "scene", size=(60, 40), sizes=sizes))
-    photographs, _ = _photographs(manager)
-    shapes = [(r.camera.width, r.camera.height) for r in _all(photographs)]
+    references = _Views(manager).all()
+    shapes = [(r.pose.width, r.pose.height) for r in references]
     assert shapes == [sizes[i] for i in (0, 1, 2, 3, 5)]
-    for reference in _all(photographs):
+    for reference in references:
         assert reference.image.shape == (reference.camera.height, reference.camera.width, 3)
         assert reference.depth is not None and reference.depth.shape[:2] == reference.image.shape[:2]
         assert reference.camera.intrinsics[0, 2] == pytest.approx(reference.camera.width / 2 + 1.25)
@@ -187,18 +178,17 @@ def test_portrait_and_landscape(tmp_path: Path) -> None:
 
 def test_poses_are_the_optimised_ones(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene"))
-    photographs, model = _photographs(manager, mode="SO3xR3")
-    plain = [camera.camera_to_world for camera in _photographs(manager)[0].cameras()]
-    assert all(
-        torch.allclose(a.camera_to_world, b, atol=1e-6) for a, b in zip(photographs.cameras(), plain, strict=True)
-    )
+    views = _Views(manager, mode="SO3xR3")
+    scene, model = views.scene, views.model
+    plain = [camera.camera_to_world for camera in _Views(manager).scene.cameras()]
+    assert all(torch.allclose(a.camera_to_world, b, atol=1e-6) for a, b in zip(scene.cameras(), plain, strict=True))
     with torch.no_grad():
         model.camera_optimizer.pose_adjustment[2] = torch.tensor([0.1, -0.2, 0.3, 0.02, 0.0, 0.0])
-    moved = photographs.cameras()
+    moved = scene.cameras()
     assert torch.allclose(moved[2].position, plain[2][:3, 3] + torch.tensor([0.1, -0.2, 0.3]), atol=1e-6)
     assert torch.linalg.norm(moved[2].forward - plain[2][:3, 2]) > 1e-3
     assert torch.allclose(moved[1].camera_to_world, plain[1], atol=1e-6)
-    assert torch.allclose(photographs.reference(2).camera.camera_to_world, moved[2].camera_to_world)
+    assert torch.allclose(views.references.view(2).pose.camera_to_world, moved[2].camera_to_world)
     camera = manager.train_cameras[2:3]
     camera.metadata = {"cam_idx": 2}
     trained = model.camera_optimizer.apply_to_camera(camera)[0]
@@ -206,81 +196,55 @@ def test_poses_are_the_optimised_ones(tmp_path: Path) -> None:
 
 
 def test_the_splat_is_rendered_again_when_outdated(tmp_path: Path) -> None:
-    manager = datamanager(write_scene(tmp_path / "scene"))
-    photographs, model = _photographs(manager)
-    _all(photographs)
-    assert len(model.rendered) == 5
-    model.step = 150
-    _all(photographs)
-    assert len(model.rendered) == 5
-    model.step = 500
-    _all(photographs)
-    assert len(model.rendered) == 10
-    model.step = 10  # a resumed or another training
-    _all(photographs)
-    assert len(model.rendered) == 15
-    photographs.forget()
-    _all(photographs)
-    assert len(model.rendered) == 20
+    views = _Views(datamanager(write_scene(tmp_path / "scene")))
+    for step, rendered in ((0, 5), (150, 5), (500, 10), (10, 15)):  # the last: a resumed or another training
+        views.renderer.step = step
+        views.all()
+        assert len(views.renderer.rendered) == rendered
+    views.references.forget()
+    views.all()
+    assert len(views.renderer.rendered) == 20
 
 
 def test_rendering_is_spread_over_steps(tmp_path: Path) -> None:
-    manager = datamanager(write_scene(tmp_path / "scene", count=9))
-    photographs, model = _photographs(manager)
-    views = photographs.cameras()[:2]
+    views = _Views(datamanager(write_scene(tmp_path / "scene", count=9)))
+    cameras = views.scene.cameras()[:2]
     counts = []
-    while not photographs.prepare(views, most=3):
-        counts.append(len(model.rendered))
+    while not views.references.prepare(cameras, budget=3):
+        counts.append(len(views.renderer.rendered))
     assert counts == [3, 6, 8]
-    depth, alpha = torch.full((30, 40, 1), 2.0), torch.ones(30, 40, 1)
-    assert len(photographs.choose(views[0], depth, alpha, 3)) == 3
-    assert len(model.rendered) == 8
+    assert len(views.select(cameras[0], 3)) == 3
+    assert len(views.renderer.rendered) == 8
 
 
-def test_only_near_photographs_are_looked_at(tmp_path: Path) -> None:
-    manager = datamanager(write_scene(tmp_path / "scene", count=9))
-    model = _Model(8)
-    photographs = ReferenceViews(manager, model, nearest=4)  # type: ignore[arg-type]
-    view = photographs.cameras()[6]
-    held: list[int] = []
-
-    class Lock:
-        def __enter__(self) -> None:
-            held.append(len(model.rendered))
-
-        def __exit__(self, *_: Any) -> None:
-            assert len(model.rendered) == held[-1] + 1  # one rendering each, so that training goes on in between
-
-    depth, alpha = torch.full((30, 40, 1), 2.0), torch.ones(30, 40, 1)
-    chosen = photographs.choose(view, depth, alpha, 8, Lock())  # type: ignore[arg-type]
-    assert held == [0, 1, 2, 3]
-    positions = {tuple(reference.camera.position.tolist()) for reference in chosen if reference.camera}
-    assert positions == {tuple(camera.position.tolist()) for camera in photographs.cameras()[4:]}
-    assert tuple(view.position.tolist()) in positions
+def test_only_near_photographs_are_rendered(tmp_path: Path) -> None:
+    views = _Views(datamanager(write_scene(tmp_path / "scene", count=9)), nearest=4)
+    cameras = views.scene.cameras()
+    assert sorted(views.select(cameras[6], 8)) == [4, 5, 6, 7]
+    rendered = {tuple(camera.position.tolist()) for camera in views.renderer.rendered}
+    assert rendered == {tuple(camera.position.tolist()) for camera in cameras[4:]}
 
 
 def test_no_references_need_no_rendering(tmp_path: Path) -> None:
-    photographs, model = _photographs(datamanager(write_scene(tmp_path / "scene")))
-    view = photographs.cameras()[0]
-    assert photographs.choose(view, torch.ones(30, 40, 1), torch.ones(30, 40, 1), 0) == []
-    assert model.rendered == []
+    views = _Views(datamanager(write_scene(tmp_path / "scene")))
+    assert views.select(views.scene.cameras()[0], 0) == []
+    assert views.renderer.rendered == []
 
 
 def test_pictures_are_held_once_and_planes_in_half_precision(tmp_path: Path) -> None:
     """Beyond the 8-bit cache, which training needs anyway, four bytes a pixel."""
     manager = datamanager(write_scene(tmp_path / "scene"))
-    photographs, _ = _photographs(manager)
-    for camera in photographs.cameras():
-        photographs.choose(camera, torch.full((30, 40, 1), 2.0), torch.ones(30, 40, 1), 3)
+    views = _Views(manager)
+    for camera in views.scene.cameras():
+        views.select(camera, 3)
     assert manager.cached_train[0]["image"].dtype == torch.uint8
-    held = [value for seen in photographs._seen.values() for value in vars(seen).values()]
+    held = [value for seen in views.references._seen.values() for value in vars(seen).values()]
     held = [tensor for tensor in held if isinstance(tensor, torch.Tensor)]
     assert sum(t.nbytes for t in held) == 5 * 40 * 30 * 4
 
 
 def test_the_dataset_is_left_as_it_is(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene"))
-    photographs, _ = _photographs(manager, mode="SO3xR3")
     before = manager.cached_train[0]["image"].clone()
-    photographs.reference(0).image.zero_()
+    _Views(manager, mode="SO3xR3").references.view(0).image.zero_()
     assert torch.equal(manager.cached_train[0]["image"], before)

@@ -20,16 +20,16 @@ def scene(tmp_path: Path) -> Path:
     return write_scene(tmp_path / "scene")
 
 
-@pytest.mark.parametrize(("densification", "rounds"), [("default", 0), ("mcmc", 0), ("default", 2)])
-def test_resumed_training_equals_an_uninterrupted_one(scene: Path, densification: str, rounds: int) -> None:
+@pytest.mark.parametrize(("strategy", "rounds"), [("default", 0), ("mcmc", 0), ("default", 2)])
+def test_resumed_training_equals_an_uninterrupted_one(scene: Path, strategy: str, rounds: int) -> None:
     steps = 100 if rounds else 40
 
     def config(name: str) -> GuidedTrainerConfig:
         made = short_config(scene, steps=steps, rounds=rounds, name=name)
         made.steps_per_save = steps // 2
-        made.pipeline.targets.count = 3
-        made.pipeline.model.densification = densification  # type: ignore[assignment]
-        made.pipeline.model.max_gaussians = 200
+        made.pipeline.guidance.targets.count = 3
+        made.pipeline.model.strategy = strategy  # type: ignore[assignment]
+        made.pipeline.model.max_gs_num = 200
         return made
 
     def seeded(made: GuidedTrainerConfig) -> GuidedTrainer:
@@ -44,9 +44,8 @@ def test_resumed_training_equals_an_uninterrupted_one(scene: Path, densification
     torch.manual_seed(99)
     resumed = train(halves)
     assert resumed._start_step == steps // 2 + 1
-    assert (whole.pipeline.rounds is not None) == bool(rounds)
     if rounds:
-        assert len(whole.pipeline.rounds.pool) == len(resumed.pipeline.rounds.pool) > 0
+        assert len(whole.pipeline.guidance.pool) == len(resumed.pipeline.guidance.pool) > 0
     for name, parameter in whole.pipeline.model.gauss_params.items():
         other = resumed.pipeline.model.gauss_params[name]
         assert parameter.shape == other.shape, name
@@ -65,7 +64,7 @@ def test_foreign_checkpoint_is_trained_on_for_as_many_steps(scene: Path, tmp_pat
     config = short_config(scene, steps=300)
     config.load_checkpoint = foreign_checkpoint(tmp_path / "foreign", 29_999)
     trainer = GuidedTrainer(config)
-    assert (trainer._offset, trainer._last_step) == (30_000, 30_300)
+    assert (trainer._run.first_step, trainer._run.last_step) == (30_000, 30_300)
     assert config.pipeline.model.warmup_length is not None and config.pipeline.model.warmup_length > 30_000
     assert config.optimizers["means"]["scheduler"].max_steps == 300  # schedulers begin anew
 
@@ -112,7 +111,7 @@ def test_resuming_what_began_from_a_foreign_checkpoint(scene: Path) -> None:
     resumed = short_config(scene, steps=12, name="resumed")
     resumed.load_dir = trained.checkpoint_dir
     again = GuidedTrainer(resumed)
-    assert (again._offset, again._last_step) == (10, 22)
+    assert (again._run.first_step, again._run.last_step) == (10, 22)
     again.setup()
     assert again._start_step == 21
     assert resumed.pipeline.model.warmup_length == first.pipeline.model.warmup_length

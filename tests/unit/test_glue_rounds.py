@@ -9,64 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from difix3d_ns.enhance.enhancer import FixerSettings
-from difix3d_ns.guidance.rounds import FixRounds
-from difix3d_ns.guidance.schedule import plan_rounds
-from difix3d_ns.ns.reference_views import ReferenceViews
-from difix3d_ns.views.pool import Pool
-from tests.unit.test_glue_photographs import _Model
-from tests.unit.tiny_scene import datamanager, write_scene
-
-
-class _Splat(_Model):
-    """Grey everywhere."""
-
-    training = True
-
-    def train(self, mode: bool = True) -> None:
-        self.training = mode
-
-    def eval(self) -> None:
-        self.training = False
-
-    def get_outputs_for_camera(self, camera: Any) -> dict[str, torch.Tensor]:
-        assert not self.training
-        return {"rgb": torch.full((int(camera.height), int(camera.width), 3), 0.5)}
-
-
-def _rounds(
-    folder: Path, references: int = 3, views_per_step: int = 1, keep_depth: bool = False
-) -> tuple[FixRounds, _Splat]:
-    manager = datamanager(write_scene(folder / "scene", count=21))
-    splat = _Splat(len(manager.train_dataset))
-    photographs = ReferenceViews(manager, splat)  # type: ignore[arg-type]
-    schedule = plan_rounds(400, 1, first_densification=10, reset_every=0, refine_stop=200)
-    return (
-        FixRounds(
-            replace(schedule, views_per_step=views_per_step),
-            photographs.cameras()[:4],
-            photographs,
-            splat,  # type: ignore[arg-type]
-            FixerSettings(name="none", references=references),
-            Pool(8, folder / "pool"),
-            keep_depth,
-        ),
-        splat,
-    )
-
-
-def _train(rounds: FixRounds, splat: _Splat) -> list[tuple[int, int]]:
-    """(renderings of the splat, new pseudo-views) of every step in which there were any."""
-    counts = []
-    for step in range(400):
-        before = len(splat.rendered), len(rounds.pool)
-        splat.step = step
-        rounds.before_step(step)
-        assert splat.training
-        after = len(splat.rendered), len(rounds.pool)
-        if after != before:
-            counts.append((after[0] - before[0], after[1] - before[1]))
-    return counts
+from difix3d_ns.guidance.difix import DifixGuidance, Task
+from tests.stand_ins import FlatRenderer
+from tests.unit.short_rounds import short_rounds, train_through
 
 
 @pytest.mark.parametrize(
@@ -74,86 +19,86 @@ def _train(rounds: FixRounds, splat: _Splat) -> list[tuple[int, int]]:
     [(1, [(8, 0), (8, 0), (4, 0), (1, 1), (1, 1), (1, 1), (1, 1)]), (2, [(16, 0), (4, 0), (2, 2), (2, 2)])],
 )
 def test_no_step_renders_much(tmp_path: Path, views_per_step: int, expected: list[tuple[int, int]]) -> None:
-    assert _train(*_rounds(tmp_path, views_per_step=views_per_step)) == expected
+    assert train_through(*short_rounds(tmp_path, views_per_step=views_per_step)) == expected
 
 
 def test_without_references_nothing_is_prepared(tmp_path: Path) -> None:
-    assert _train(*_rounds(tmp_path, references=0)) == [(1, 1)] * 4
+    assert train_through(*short_rounds(tmp_path, references=0)) == [(1, 1)] * 4
 
 
 def test_interrupted_while_preparing(tmp_path: Path) -> None:
     """What was prepared is left behind in both, so that both train alike."""
-    rounds, splat = _rounds(tmp_path)
+    rounds, splat = short_rounds(tmp_path)
     start = rounds.schedule.starts[0]
     for step in (start, start + 1):
         splat.step = step
         rounds.before_step(step)
-    state = rounds.state()
+    state = rounds.state_dict(start + 1)
     assert len(rounds.pool) == 0 and len(state["queue"]) == 4
-    again, other = _rounds(tmp_path / "again")
-    again.restore(state)
+    again, other = short_rounds(tmp_path / "again")
+    again.load_state_dict(state, tmp_path, start + 2)
     other.step = start + 2
-    assert [again.schedule.may_render(start + 2), len(again.progress.queue)] == [True, 4]
-    assert sum(views for _, views in _train(again, other)) == 4
+    assert [again.schedule.may_render(start + 2), len(again.queue)] == [True, 4]
+    assert sum(views for _, views in train_through(again, other)) == 4
 
 
-def _step(rounds: FixRounds, splat: _Splat, steps: range) -> None:
+def _step(rounds: DifixGuidance, splat: FlatRenderer, steps: range) -> None:
     for step in steps:
         splat.step = step
         rounds.before_step(step)
 
 
-def _places(rounds: FixRounds) -> set[tuple[int, int]]:
-    return {(entry.round, entry.target) for entry in rounds.pool.views()}
+def _places(rounds: DifixGuidance) -> set[tuple[int, int]]:
+    return {(task.round, task.target) for task in map(Task.of, rounds.pool)}
 
 
 def test_a_round_that_is_asked_for_begins_early_and_is_not_repeated(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = short_rounds(tmp_path, references=0)
     start = rounds.schedule.starts[0]
     _step(rounds, splat, range(20))
     assert len(rounds.pool) == 0
-    rounds.ask_for_round()
+    rounds.request_round()
     _step(rounds, splat, range(20, start))
-    assert _places(rounds) == {(1, target) for target in range(4)} and rounds.first_view == 20
+    assert _places(rounds) == {(1, target) for target in range(4)} and rounds.state_dict(20)["first_view"] == 20
     newest = rounds.pool.generation
     _step(rounds, splat, range(start, start + 20))
     assert rounds.pool.generation == newest
 
 
 def test_what_is_asked_for_waits_until_the_splat_is_fit(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
-    rounds.ask_for_round()
+    rounds, splat = short_rounds(tmp_path, references=0)
+    rounds.request_round()
     _step(rounds, splat, range(5))
-    assert len(rounds.pool) == 0 and "not fit" in " ".join(rounds.describe(4))
+    assert len(rounds.pool) == 0 and "not fit" in " ".join(rounds.status(4).lines)
     _step(rounds, splat, range(5, 30))
     assert len(rounds.pool) == 4
 
 
 def test_a_training_too_short_for_rounds_makes_what_is_asked_for(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = short_rounds(tmp_path, references=0)
     rounds.schedule = replace(rounds.schedule, starts=())
-    rounds.ask_for_round()
-    rounds.ask_for_view(rounds.targets[0])
+    rounds.request_round()
+    rounds.request_view(rounds.targets[0])
     _step(rounds, splat, range(30))
     assert _places(rounds) == {(1, target) for target in range(5)}
-    assert rounds.schedule.weight(30, rounds.first_view) > 0
+    assert rounds.schedule.weight(30, rounds.state_dict(30)["first_view"]) > 0
 
 
 def test_what_is_asked_for_late_is_still_made(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = short_rounds(tmp_path, references=0)
     _step(rounds, splat, range(398))
     newest = rounds.pool.generation
-    rounds.ask_for_round()
+    rounds.request_round()
     _step(rounds, splat, range(398, 400))
     assert rounds.pool.generation == newest + 2
 
 
 def test_a_view_that_is_asked_for(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = short_rounds(tmp_path, references=0)
     camera = replace(rounds.targets[0], width=20, height=16)
-    rounds.ask_for_view(camera)
+    rounds.request_view(camera)
     _step(rounds, splat, range(20))
-    (entry,) = rounds.pool.views()
+    (entry,) = rounds.pool.entries()
     assert torch.allclose(entry.camera.camera_to_world, camera.camera_to_world)
     assert (entry.camera.width, entry.camera.height) == (20, 16)
     assert len(rounds.targets) == 5
@@ -162,87 +107,86 @@ def test_a_view_that_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_other_targets(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = short_rounds(tmp_path, references=0)
     _step(rounds, splat, range(300))
     before = _places(rounds)
-    rounds.ask_for_targets(rounds.targets[2:])
-    rounds.ask_for_round()
+    rounds.request_targets(rounds.targets[2:])
+    rounds.request_round()
     _step(rounds, splat, range(300, 320))
     assert len(rounds.targets) == 2
     assert _places(rounds) == before | {(1, 4), (1, 5)}
 
 
 def test_what_was_asked_for_is_resumed(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
-    rounds.ask_for_view(rounds.targets[1])
-    rounds.ask_for_targets(rounds.targets[:1])
+    rounds, splat = short_rounds(tmp_path, references=0)
+    rounds.request_view(rounds.targets[1])
+    rounds.request_targets(rounds.targets[:1])
     _step(rounds, splat, range(3))
-    again, _ = _rounds(tmp_path / "again", references=0)
-    again.restore(rounds.state())
-    assert again.progress.queue == rounds.progress.queue and again.progress.queue[0].asked
+    again, _ = short_rounds(tmp_path / "again", references=0)
+    again.load_state_dict(rounds.state_dict(2), tmp_path, 3)
+    assert again.queue.tasks == rounds.queue.tasks and again.queue.tasks[0].asked and again.status(3).waiting
     assert len(again.targets) == len(rounds.targets) == 1
-    assert again.state()["first_view"] is None
+    assert again.state_dict(3)["first_view"] is None
 
 
-def test_every_fix_is_told_of(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path)
-    told = []
-    rounds._on_fix = told.append
-    _train(rounds, splat)
-    assert [(record.round, record.target) for record in told] == [(1, target) for target in range(4)]
-    names = rounds._photographs.names()
-    assert all(len(record.references) == 3 and set(record.references) <= set(names) for record in told)
+def test_every_fix_has_a_record(tmp_path: Path) -> None:
+    rounds, splat = short_rounds(tmp_path)
+    train_through(rounds, splat)
+    records = rounds.status(400).records
+    assert [(record.round, record.target) for record in records] == [(1, target) for target in range(4)]
+    names = rounds._scene.names()
+    assert all(len(record.references) == 3 and set(record.references) <= set(names) for record in records)
     assert len(set(names)) == len(names) == 20
+    shown = rounds.status(400).views
+    assert [view.key for view in shown] == [record.key for record in records]
+    assert [tuple(view.references) for view in shown] == [record.references for record in records]
+    assert all(view.round == "1" and max(view.image().shape) <= 100 for view in shown)
 
 
-def _eight_rounds(folder: Path) -> tuple[FixRounds, _Splat]:
-    rounds, splat = _rounds(folder, references=0)
-    schedule = plan_rounds(800, 8, first_densification=10, reset_every=0, refine_stop=200, views_per_round=40)
-    rounds.schedule = schedule
-    rounds.pool = Pool(64, folder / "large")
-    return rounds, splat
+def _eight_rounds(folder: Path) -> tuple[DifixGuidance, FlatRenderer]:
+    return short_rounds(folder, references=0, rounds=8, steps=800, pool_capacity=64)
 
 
 def test_every_round_makes_what_was_asked_for_again(tmp_path: Path) -> None:
     rounds, splat = _eight_rounds(tmp_path)
-    rounds.ask_for_view(rounds.targets[0])
+    rounds.request_view(rounds.targets[0])
     _step(rounds, splat, range(20))
-    asked = next(iter(rounds.pool.views()))
+    asked = next(iter(rounds.pool))
     for start in rounds.schedule.starts:
-        before = {entry.target: entry.generation for entry in rounds.pool.views() if entry.round == asked.round}
-        _step(rounds, splat, range(start, start + 20))
-        after = {entry.target: entry.generation for entry in rounds.pool.views() if entry.round == asked.round}
-        assert after[asked.target] > before[asked.target]
+        before = {entry.key: entry.generation for entry in rounds.pool.entries()}
+        _step(rounds, splat, range(start, start + 40))
+        after = {entry.key: entry.generation for entry in rounds.pool.entries()}
+        assert after[asked] > before[asked]
 
 
 def test_a_view_and_a_round_asked_for_together(tmp_path: Path) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
-    rounds.ask_for_view(rounds.targets[0])
-    rounds.ask_for_round()
-    rounds.ask_for_round()  # twice is once while it is being made
+    rounds, splat = short_rounds(tmp_path, references=0)
+    rounds.request_view(rounds.targets[0])
+    rounds.request_round()
+    rounds.request_round()  # twice is once while it is being made
     _step(rounds, splat, range(30))
     assert _places(rounds) == {(1, target) for target in range(5)}
-    assert rounds.progress.round == 1
+    assert rounds.round == 1
 
 
 def test_the_next_round_that_is_announced_is_the_one_that_comes(tmp_path: Path) -> None:
     rounds, splat = _eight_rounds(tmp_path)
-    assert f"Next round at step {rounds.schedule.starts[0]}" in rounds.describe(0)[1]
-    rounds.ask_for_round()
+    assert f"Next round at step {rounds.schedule.starts[0]}" in rounds.status(0).lines[1]
+    rounds.request_round()
     _step(rounds, splat, range(20))
-    assert rounds.progress.round == 1
-    assert f"Next round at step {rounds.schedule.starts[1]}" in rounds.describe(20)[1]
+    assert rounds.round == 1
+    assert f"Next round at step {rounds.schedule.starts[1]}" in rounds.status(20).lines[1]
 
 
 def test_what_was_asked_for_and_fails_does_not_end_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rounds, splat = _rounds(tmp_path, references=0)
+    rounds, splat = short_rounds(tmp_path, references=0)
 
-    def failing(camera: Any) -> Any:
+    def failing(camera: Any, depth: bool = False) -> Any:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(rounds, "_render", failing)
-    rounds.ask_for_view(rounds.targets[0])
+    monkeypatch.setattr(splat, "render", failing)
+    rounds.request_view(rounds.targets[0])
     _step(rounds, splat, range(20))
-    assert "out of memory" in rounds.describe(20)[-1] and not rounds.wishes_left
+    assert "out of memory" in rounds.status(20).lines[-1] and not rounds.status(20).waiting
     with pytest.raises(RuntimeError, match="out of memory"):
         _step(rounds, splat, range(rounds.schedule.starts[0], 300))

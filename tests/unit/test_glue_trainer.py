@@ -14,11 +14,14 @@ import torch
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.guidance.difix import DifixConfig, DifixGuidance, TargetConfig
+from difix3d_ns.guidance.fixing import ViewFixer
+from difix3d_ns.io.run import Run
 from difix3d_ns.io import checkpoints
-from difix3d_ns.ns.model import SplatModel
-from difix3d_ns.ns.pipeline import GuidedPipeline
+from difix3d_ns.ns.scene import TrainingScene
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 from tests.unit.short_training import said, short_config, train
+from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
 from tests.unit.tiny_scene import write_scene
 
 Change = Callable[[GuidedTrainerConfig], None]
@@ -46,8 +49,11 @@ MISTAKES: dict[str, tuple[Change, list[str]]] = {
     "no steps": (_set("max_num_iterations", 0), ["--max-num-iterations 0"]),
     "no such checkpoint": (_set("load_checkpoint", Path("/nowhere.ckpt")), ["/nowhere.ckpt does not exist"]),
     "no such folder of checkpoints": (_set("load_dir", Path("/nowhere")), ["--load-dir /nowhere", "nerfstudio_models"]),
-    "no such fixer": (_set("pipeline.fixer.name", "magic"), ["'magic'", "--pipeline.fixer.name"]),
-    "no camera path": (_set("pipeline.targets.kind", "camera-path"), ["--pipeline.targets.camera-path FILE"]),
+    "no such fixer": (_set("pipeline.guidance.fixer.name", "magic"), ["'magic'", "--pipeline.guidance.fixer.name"]),
+    "no camera path": (
+        _set("pipeline.guidance.targets.kind", "camera-path"),
+        ["--pipeline.guidance.targets.camera-path FILE"],
+    ),
 }
 
 
@@ -70,18 +76,20 @@ def test_unreadable_weights_are_told_of_before_training(scene: Path) -> None:
     (scene / "w.json").write_text("{}")
     for name in ("w.safetensors", "gone.safetensors"):
         config = short_config(scene, steps=300, rounds=1)
-        config.pipeline.fixer.name, config.pipeline.fixer.weights = "embedded", str(scene / name)
+        fixer = config.pipeline.guidance.fixer
+        fixer.name, fixer.weights = "embedded", str(scene / name)
         with pytest.raises(UserError) as told:
             GuidedTrainer(config).setup()
         said = str(told.value)
-        assert "--pipeline.fixer.weights" in said and name.split(".")[0] in said
+        assert "--pipeline.guidance.fixer.weights" in said and name.split(".")[0] in said
 
 
 def test_unreadable_camera_path(scene: Path) -> None:
     (scene / "path.json").write_text("{no json")
     for name in ("path.json", "gone.json"):
         config = short_config(scene, steps=300, rounds=1)
-        config.pipeline.targets.kind, config.pipeline.targets.camera_path = "camera-path", scene / name
+        targets = config.pipeline.guidance.targets
+        targets.kind, targets.camera_path = "camera-path", scene / name
         with pytest.raises(UserError) as told:
             GuidedTrainer(config).setup()
         assert name in str(told.value).replace(" ", "")
@@ -94,10 +102,11 @@ def test_camera_path_is_no_larger_than_the_photographs(scene: Path) -> None:
     path = {"camera_type": "perspective", "render_width": 1600, "render_height": 800, "camera_path": frames}
     (scene / "path.json").write_text(json.dumps(path))
     config = short_config(scene, steps=300, rounds=1)
-    config.pipeline.targets.kind, config.pipeline.targets.camera_path = "camera-path", scene / "path.json"
+    wanted = config.pipeline.guidance.targets
+    wanted.kind, wanted.camera_path = "camera-path", scene / "path.json"
     trainer = GuidedTrainer(config)
     trainer.setup()
-    targets = trainer.pipeline._find_targets()
+    targets = trainer.pipeline.guidance.targets
     assert [(t.width, t.height) for t in targets] == [(40, 20)] * 2
     assert torch.allclose(targets[0].intrinsics[0, 2], torch.tensor(20.0, dtype=targets[0].intrinsics.dtype))
 
@@ -106,43 +115,42 @@ def test_camera_path_is_no_larger_than_the_photographs(scene: Path) -> None:
 def test_a_gpu_makes_views_in_batches(
     device: str, views: int, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = GuidedTrainer(short_config(scene, steps=1000))
-    trainer.setup()
-    pipeline = trainer.pipeline
-    pipeline.config.rounds, pipeline.config.targets.count = 2, 3
-    with monkeypatch.context() as patch:
-        patch.setattr(SplatModel, "device", property(lambda self: torch.device(device)))
-        pipeline.plan_rounds(0, 1000, tmp_path)
-    assert pipeline.rounds.schedule.views_per_step == views
+    scene_and_model = TrainingScene(datamanager(scene), ModelOfScene(5))
+    renderer = FlatRenderer()
+    renderer.device = torch.device(device)
+    guidance = DifixGuidance(DifixConfig(rounds=2, targets=TargetConfig(count=3)))
+    monkeypatch.setattr(ViewFixer, "load", lambda fixing: None)
+    guidance.setup(scene_and_model, renderer, NoReferences(), Run(1000, device, images=5, folder=tmp_path))
+    assert guidance.schedule.views_per_step == guidance.queue.per_step == views
 
 
 def test_targets_are_sought_once(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sought: list[int] = []
-    find = GuidedPipeline._find_targets
+    find = DifixGuidance._find_targets
 
-    def count(pipeline: GuidedPipeline) -> list[Pinhole]:
-        sought.append(pipeline.model.step)
-        return find(pipeline)
+    def count(guidance: DifixGuidance) -> list[Pinhole]:
+        sought.append(guidance._renderer.step)
+        return find(guidance)
 
-    monkeypatch.setattr(GuidedPipeline, "_find_targets", count)
+    monkeypatch.setattr(DifixGuidance, "_find_targets", count)
     config = short_config(scene, steps=100, rounds=1)
-    config.pipeline.targets.count = 3
+    config.pipeline.guidance.targets.count = 3
     trainer = train(config)
-    assert len(trainer.pipeline.rounds.pool) == 3
+    assert len(trainer.pipeline.guidance.pool) == 3
     assert sought == [0]
 
 
 def test_evaluation_poses_as_targets_are_undistorted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scene = write_scene(tmp_path / "scene", size=(120, 90), k1=-0.35, k2=0.12)
     config = short_config(scene, steps=300, rounds=1)
-    config.pipeline.targets.kind = "eval"
+    config.pipeline.guidance.targets.kind = "eval"
     trainer = GuidedTrainer(config)
     trainer.setup()
     assert "Targets are the evaluation poses" in said(capsys)
-    (target,) = trainer.pipeline._find_targets()
+    (target,) = trainer.pipeline.guidance.targets
     image = trainer.pipeline.datamanager.cached_eval[0]["image"]
     assert (target.height, target.width) == tuple(image.shape[:2])
-    photograph = trainer.pipeline._photographs.cameras()[0]
+    photograph = trainer.pipeline.scene.cameras()[0]
     assert torch.allclose(target.intrinsics, photograph.intrinsics, atol=1e-3)
     assert abs(float(target.intrinsics[0, 0]) - 0.9 * 120) > 1
 
@@ -150,10 +158,10 @@ def test_evaluation_poses_as_targets_are_undistorted(tmp_path: Path, capsys: pyt
 def test_no_evaluation_poses(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene", change=lambda meta: meta.update(val_filenames=[]))
     config = short_config(scene, steps=300, rounds=1)
-    config.pipeline.targets.kind = "eval"
+    config.pipeline.guidance.targets.kind = "eval"
     with pytest.raises(UserError) as told:
         GuidedTrainer(config).setup()
-    assert "--pipeline.targets.kind eval" in str(told.value)
+    assert "--pipeline.guidance.targets.kind eval" in str(told.value)
 
 
 def test_bad_scene(scene: Path) -> None:
@@ -178,19 +186,20 @@ def test_one_training_image(tmp_path: Path) -> None:
     with pytest.raises(UserError) as told:
         GuidedTrainer(short_config(scene, steps=300, rounds=1)).setup()
     said = str(told.value)
-    assert "at least two training images" in said and "--pipeline.rounds 0" in said
+    assert "at least two training images" in said and "--pipeline.guidance.rounds 0" in said
     assert len(train(short_config(scene)).pipeline.datamanager.train_dataset) == 1
 
 
 def test_training_cameras_at_one_place(tmp_path: Path) -> None:
-    from tests.unit.tiny_scene import look_at
+    from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
+from tests.unit.tiny_scene import look_at
 
     poses = [look_at((2, 0, 0.5))] * 4 + [look_at((0, 2, 0.5)), look_at((2, 0, 0.5))]  # the held-out one elsewhere
     scene = write_scene(tmp_path / "scene", poses=poses)
     with pytest.raises(UserError) as told:
         GuidedTrainer(short_config(scene, steps=300, rounds=1)).setup()
     said = str(told.value)
-    assert "no poses for pseudo-views" in said and "--pipeline.rounds 0" in said
+    assert "no poses for pseudo-views" in said and "--pipeline.guidance.rounds 0" in said
 
 
 def test_a_picture_that_goes_bad_during_training_is_told_of(scene: Path) -> None:

@@ -216,7 +216,7 @@ def test_fifty_steps_on_a_cpu_lower_the_loss() -> None:
 
 
 def test_built_from_the_models_settings() -> None:
-    config = SplatModelConfig(warmup_length=100, stop_split_at=1600, refine_every=50, densification="mcmc")
+    config = SplatModelConfig(warmup_length=100, stop_split_at=1600, refine_every=50, strategy="mcmc")
     strategy = build_mcmc(config, cap=40_000)
     assert strategy.cap_max == 40_000 and strategy.absgrad is False and strategy.initialize_state() == {}
     assert (strategy.refine_start_iter, strategy.refine_stop_iter, strategy.refine_every) == (100, 1600, 50)

@@ -51,6 +51,16 @@ def test_where_all_pictures_are_trained_on_the_frame_is_nerfstudios(
         torch.testing.assert_close(ours.metadata[name], theirs.metadata[name], atol=1e-5, rtol=1e-5)
 
 
+def test_a_scene_may_ask_for_no_turning_but_not_for_another_one(tmp_path: Path) -> None:
+    def parse(override: str) -> DataparserOutputs:
+        scene = write_scene(tmp_path / override, change=lambda meta: meta.update(orientation_override=override))
+        return _parse(TrainFramedNerfstudio, scene, center_method="none", auto_scale_poses=False)
+
+    assert torch.equal(parse("none").dataparser_transform, torch.eye(4)[:3])
+    with pytest.raises(UserError, match="pose-frame train: remove `orientation_override` .* orientation-method up"):
+        parse("up")
+
+
 def test_evaluation_cameras_stand_where_they_did_among_the_training_cameras(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene")
 

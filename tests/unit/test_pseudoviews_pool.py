@@ -6,21 +6,19 @@ import errno
 import json
 import os
 import pickle
-import random
 import signal
 import subprocess
 import sys
 import time
-import zlib
 from dataclasses import replace
 
 import pytest
-import safetensors.torch
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.views.pool import Pool
-from difix3d_ns.views.view import PseudoView, decode, encode, pack
+from difix3d_ns.guidance.difix import Task, _of_the_oldest_round
+from difix3d_ns.views import pool as pools
+from difix3d_ns.views.view import TrainView, decode, encode, pack
 
 
 def camera(x=0.0, width=24, height=16) -> Pinhole:
@@ -29,20 +27,35 @@ def camera(x=0.0, width=24, height=16) -> Pinhole:
     return Pinhole(pose, torch.tensor([[20.0, 0, width / 2], [0, 20.0, height / 2], [0, 0, 1]]), width, height)
 
 
-def view(number: int, round: int = 0, x: float | None = None, **size) -> PseudoView:
+def Pool(capacity, folder=None, **options) -> pools.Pool:
+    """With the rule of the rounds for what a full pool gives up."""
+    return pools.Pool(capacity, folder, _of_the_oldest_round, **options)
+
+
+def key(number: int, round: int = 0) -> str:
+    return Task(round, number).key
+
+
+def numbers(pool: pools.Pool) -> list[int]:
+    """Of the targets, in the pool's order."""
+    return [Task.of(k).target for k in pool]
+
+
+def view(number: int, round: int = 0, x: float | None = None, place: str | None = None, **size) -> TrainView:
+    """A view that tells its number by what it shows; ``place``: the key of the one whose place it takes."""
     generator = torch.Generator().manual_seed(number)
-    place = camera(float(number) if x is None else x, **size)
-    image = torch.rand(place.height, place.width, 3, generator=generator)
-    confidence = torch.rand(place.height, place.width, 1, generator=generator)
-    return PseudoView(image, confidence, place, round, number)
+    seen_from = camera(float(number) if x is None else x, **size)
+    image = torch.rand(seen_from.height, seen_from.width, 3, generator=generator)
+    confidence = torch.rand(seen_from.height, seen_from.width, 1, generator=generator)
+    return TrainView(place or key(number, round), seen_from, image, confidence=confidence)
 
 
-def same(a: PseudoView, b: PseudoView):
+def same(a: TrainView, b: TrainView):
     torch.testing.assert_close(a.image, b.image, atol=1e-5, rtol=0)
     torch.testing.assert_close(a.confidence, b.confidence, atol=1e-5, rtol=0)
     torch.testing.assert_close(a.camera.camera_to_world, b.camera.camera_to_world, atol=0, rtol=0)
     torch.testing.assert_close(a.camera.intrinsics, b.camera.intrinsics, atol=0, rtol=0)
-    assert (a.camera.width, a.camera.height, a.round, a.target) == (b.camera.width, b.camera.height, b.round, b.target)
+    assert (a.camera.width, a.camera.height) == (b.camera.width, b.camera.height)
 
 
 def restored(folder, state, capacity, **options) -> Pool:
@@ -59,9 +72,9 @@ def test_what_goes_in_comes_out_without_bias(tmp_path):
     ramp = torch.linspace(0, 1, 200 * 300 * 3).reshape(200, 300, 3)
     confidence = torch.linspace(0, 1, 200 * 300).reshape(200, 300, 1)
     pool = Pool(2, tmp_path, ram_bytes=0)
-    key = pool.add(PseudoView(ramp, confidence, camera(width=300, height=200)))
-    pool.add(view(1))
-    for out in (pool.get(key), restored(tmp_path, pool.state(), 2).get(key)):
+    pool.put(TrainView(key(0), camera(width=300, height=200), ramp, confidence=confidence))
+    pool.put(view(1))
+    for out in (pool.get(key(0)), restored(tmp_path, pool.state(), 2).get(key(0))):
         error = (out.image.double() - ramp).flatten()
         assert error.abs().mean() < 1e-5
         assert abs(error.mean()) < 1e-8
@@ -91,17 +104,17 @@ def test_depth_comes_out_again_at_any_scale(tmp_path, unit):
     depth[0, :4, 0] = torch.tensor([0.0, -1.0, torch.nan, torch.inf])
     trust = torch.linspace(0, 1, 16 * 24).reshape(16, 24, 1)
     pool = Pool(3, tmp_path, ram_bytes=0)
-    key = pool.add(replace(view(0), depth=depth, depth_confidence=trust))
-    pool.add(replace(view(1), depth=torch.zeros_like(depth)))
-    pool.add(view(2))
+    pool.put(replace(view(0), depth=depth, depth_weight=trust))
+    pool.put(replace(view(1), depth=torch.zeros_like(depth), depth_weight=0.25))
+    pool.put(view(2))
     for again in (pool, restored(tmp_path, pool.state(), 3)):
-        out, unknown, without = (again.get(k) for k in (key, key + 1, key + 2))
+        out, unknown, without = (again.get(k) for k in again)
         same(out, view(0))
         assert (out.depth[0, :4] == 0).all()
         torch.testing.assert_close(out.depth.flatten()[4:], depth.flatten()[4:], rtol=5e-4, atol=0)
-        torch.testing.assert_close(out.depth_confidence, trust, atol=1e-5, rtol=0)
-        assert (unknown.depth == 0).all()
-        assert unknown.depth_confidence is without.depth is without.depth_confidence is None
+        torch.testing.assert_close(out.depth_weight, trust, atol=1e-5, rtol=0)
+        assert (unknown.depth == 0).all() and unknown.depth_weight == 0.25
+        assert without.depth is None and without.depth_weight == 0
 
 
 def test_depth_counts_among_the_bytes_held():
@@ -112,61 +125,47 @@ def test_depth_counts_among_the_bytes_held():
 def test_damaged_depth_is_noticed():
     packed = pack(replace(view(0), depth=torch.full((16, 24, 1), 3.0)))
     content = bytearray(encode(packed))
-    at = content.index(packed.depth.numpy().tobytes())
+    at = content.index(packed.maps["depth"].numpy().tobytes())
     content[at] ^= 1
     with pytest.raises(ValueError, match="checksum"):
         decode(bytes(content))
 
 
-def test_views_without_depth_are_stored_as_they_always_were():
-    """Bytes of an earlier version, so that its pools are still read."""
-    packed = pack(view(0))
-    facts = {"round": 0, "target": 0, "generation": -1}
-    facts["checksum"] = zlib.crc32(packed.confidence.numpy().tobytes(), zlib.crc32(packed.image.numpy().tobytes()))
-    names = ("image", "confidence")
-    tensors = {name: getattr(packed, name) for name in names}
-    tensors |= {name: getattr(packed.camera, name).contiguous() for name in ("camera_to_world", "intrinsics")}
-    earlier = safetensors.torch.save(tensors, {"format": "1", "view": json.dumps(facts)})
-    same(decode(earlier).unpack(), packed.unpack())
-    assert len(encode(packed)) == len(earlier)
-
-
 def test_a_view_that_does_not_fit_its_camera_is_refused():
     good = view(0)
     with pytest.raises(ValueError, match="24 x 16"):
-        Pool(1).add(PseudoView(good.image[:8], good.confidence, good.camera))
-    with pytest.raises(ValueError, match="a depth"):
-        Pool(1).add(replace(good, depth=torch.ones(16, 23, 1)))
+        Pool(1).put(replace(good, image=good.image[:8]))
+    for name in ("confidence", "valid", "alpha", "depth", "depth_weight"):
+        with pytest.raises(ValueError, match=f"{good.key} .* needs {name} "):
+            Pool(1).put(replace(good, **{name: torch.ones(16, 23, 1)}))
     with pytest.raises(ValueError, match="capacity"):
         Pool(0)
 
 
 @pytest.mark.parametrize("on_disk", [False, True])
-def test_keys_replacing_and_the_oldest(tmp_path, on_disk):
+def test_a_view_takes_the_place_of_one_with_its_key(tmp_path, on_disk):
     pool = Pool(4, tmp_path if on_disk else None)
-    assert pool.oldest() is None
     with pytest.raises(LookupError):
         pool.sample()
-    keys = [pool.add(view(i)) for i in range(3)]
-    assert pool.oldest() == keys[0]
-    pool.replace(keys[0], view(9, round=1))
-    same(pool.get(keys[0]), view(9, round=1))
-    assert pool.oldest() == keys[1]
-    assert list(pool) == keys
-    assert pool.entry(keys[0]).generation == pool.generation == 3
     with pytest.raises(KeyError):
-        pool.replace(77, view(1))
+        pool.get(key(0))
+    for number in range(3):
+        pool.put(view(number))
+    pool.put(view(9, place=key(0)))
+    same(pool.get(key(0)), view(9))
+    assert list(pool) == [key(0), key(1), key(2)] and key(0) in pool and key(9) not in pool
+    assert [entry.generation for entry in pool.entries()] == [3, 1, 2] and pool.generation == 3
     assert len(view_files(tmp_path)) == (3 if on_disk else 0)
 
 
 def test_a_full_pool_gives_up_the_most_redundant_of_the_oldest_round(tmp_path):
     pool = Pool(4, tmp_path)
     for number, (round, x) in enumerate([(1, 0.0), (0, 3.0), (0, 0.1), (0, 8.0)]):
-        pool.add(view(number, round, x))
-    pool.add(view(4, 2, 20.0))
-    assert [pool.entry(k).target for k in pool] == [0, 1, 3, 4]
+        pool.put(view(number, round, x))
+    pool.put(view(4, 2, 20.0))
+    assert numbers(pool) == [0, 1, 3, 4]
     for number in range(5, 25):
-        pool.add(view(number, 2 + number, float(number)))
+        pool.put(view(number, 2 + number, float(number)))
         assert len(pool) == 4
         assert len(view_files(tmp_path)) == 4
 
@@ -175,27 +174,28 @@ def test_memory_stays_bounded_and_every_view_can_be_drawn(tmp_path):
     one = pack(view(0)).nbytes
     pool = Pool(20, tmp_path, ram_bytes=3 * one)
     for number in range(20):
-        pool.add(view(number))
+        pool.put(view(number))
     seen = set()
     generator = torch.Generator().manual_seed(0)
     for _ in range(200):
         drawn = pool.sample(generator)
-        same(drawn, view(drawn.target))
-        seen.add(drawn.target)
-        assert sum(pool.entry(k).packed is not None for k in pool) <= 3
+        number = Task.of(drawn.key).target
+        same(drawn, view(number))
+        seen.add(number)
+        assert sum(entry.packed is not None for entry in pool.entries()) <= 3
     assert seen == set(range(20))
 
 
 def test_drawing_is_reproducible_and_uniform_also_after_a_restore(tmp_path):
     pool = Pool(8, tmp_path)
     for number in range(8):
-        pool.add(view(number))
-    pool.replace(3, view(30))
+        pool.put(view(number))
+    pool.put(view(30, place=key(3)))
     state = pool.state()
 
     def draw(pool, seed, times):
         generator = torch.Generator().manual_seed(seed)
-        return [pool.sample(generator).target for _ in range(times)]
+        return [pool.sample(generator).key for _ in range(times)]
 
     first = draw(pool, 1, 800)
     assert first == draw(pool, 1, 800)
@@ -203,61 +203,65 @@ def test_drawing_is_reproducible_and_uniform_also_after_a_restore(tmp_path):
     assert first != draw(pool, 2, 800)
     assert min(first.count(t) for t in set(first)) > 60
     torch.manual_seed(4)
-    a = [pool.sample().target for _ in range(20)]
+    a = [pool.sample().key for _ in range(20)]
     torch.manual_seed(4)
-    assert a == [pool.sample().target for _ in range(20)]
+    assert a == [pool.sample().key for _ in range(20)]
 
 
 def test_restore_brings_back_the_checkpoint_not_what_came_after(tmp_path):
     pool = Pool(6, tmp_path)
     for number in range(4):
-        pool.add(view(number))
+        pool.put(view(number))
     state = pickle.loads(pickle.dumps(pool.state()))
-    pool.replace(0, view(10, 1))
+    pool.put(view(10, place=key(0)))
     for number in range(11, 20):
-        pool.add(view(number, 1))
+        pool.put(view(number, 1))
     again = restored(tmp_path, state, 6)
-    assert list(again) == [0, 1, 2, 3]
-    for key in again:
-        same(again.get(key), view(key))
+    assert numbers(again) == [0, 1, 2, 3]
+    for number in range(4):
+        same(again.get(key(number)), view(number))
     # The other branch is untouched by going on from here.
     later = pool.state()
-    again.add(view(99))
-    again.replace(1, view(98))
+    again.put(view(99))
+    again.put(view(98, place=key(1)))
     other = restored(tmp_path, later, 6)
-    assert sorted(other.entry(k).target for k in other) == sorted(pool.entry(k).target for k in pool)
+    assert list(other) == list(pool)
+    for there in pool:
+        same(other.get(there), pool.get(there))
 
 
 def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_whole(tmp_path):
     pool = Pool(6, tmp_path)
-    pool.add(view(0))
+    pool.put(view(0))
     old = pool.state()
-    pool.replace(0, view(1))
-    pool.add(view(2))
+    pool.put(view(1, place=key(0)))
+    pool.put(view(2))
     new = pool.state()
     branch = restored(tmp_path, old, 6)
     branched = branch.state()
-    branch.add(view(3))
+    branch.put(view(3))
     generations = [s["generation"] for s in (old, new, branched)]
     assert len(set(generations)) == 3
     branch.prune(generations)
     again = restored(tmp_path, new, 6)
-    assert [again.entry(k).target for k in again] == [1, 2]
-    assert [restored(tmp_path, s, 6).entry(0).target for s in (old, branched)] == [0, 0]
+    assert numbers(again) == [0, 2]
+    same(again.get(key(0)), view(1))
+    for state in (old, branched):
+        same(restored(tmp_path, state, 6).get(key(0)), view(0))
 
 
 def test_a_resumed_run_takes_the_views_along_into_its_own_folder(tmp_path):
     pool = Pool(6, tmp_path / "first")
     for number in range(5):
-        pool.add(view(number))
-    pool.replace(1, view(11))
+        pool.put(view(number))
+    pool.put(view(11, place=key(1)))
     state = pool.state(1000)
     for target in (Pool(6, tmp_path / "second"), Pool(6, tmp_path / "tight", ram_bytes=0), Pool(6)):
         target.restore(tmp_path / "first", state)
-        assert [target.entry(k).target for k in target] == [0, 11, 2, 3, 4]
-        assert target.oldest() == 0
-        target.replace(0, view(10))
-        assert target.oldest() == 2
+        assert numbers(target) == [0, 1, 2, 3, 4]
+        same(target.get(key(1)), view(11))
+        generations = [entry.generation for entry in target.entries()]
+        assert sorted(range(5), key=generations.__getitem__) == [0, 2, 3, 4, 1]  # what was oldest stays oldest
     second = Pool(6, tmp_path / "second")
     second.restore(tmp_path / "first", state)
     own = second.state(2000)
@@ -265,8 +269,8 @@ def test_a_resumed_run_takes_the_views_along_into_its_own_folder(tmp_path):
         file.unlink()
     again = restored(tmp_path / "second", own, 6)
     assert list(again) == list(pool)
-    for key in again:
-        same(again.get(key), view(again.entry(key).target))
+    for number, shown in enumerate((0, 11, 2, 3, 4)):
+        same(again.get(key(number)), view(shown))
 
 
 def test_pruning_by_the_numbers_of_checkpoints_and_not_at_all_when_in_doubt(tmp_path):
@@ -284,18 +288,41 @@ def test_pruning_by_the_numbers_of_checkpoints_and_not_at_all_when_in_doubt(tmp_
     assert len(view_files(tmp_path)) == 1
 
 
-def test_a_view_is_known_by_round_and_target(tmp_path):
-    pool = Pool(9, tmp_path)
-    keys = [pool.put(view(n, r)) for n, r in ((0, 1), (1, 1), (0, 2), (0, 1))]
-    assert keys == [0, 1, 2, 0]
-    assert [(e.round, e.target, e.generation) for e in pool.views()] == [(1, 0, 3), (1, 1, 1), (2, 0, 2)]
-    assert {pool.sample(random.Random(seed)).target for seed in range(20)} == {0, 1}
-    assert pool.sample(random.Random(3)).generation == pool.sample(random.Random(3)).generation
+def test_what_a_view_carries_comes_back(tmp_path):
+    """Exactly, what is never trained on; rounded to 16 bits, what is between 0 and 1."""
+    pool = Pool(9, tmp_path, ram_bytes=0)
+    latent, low = torch.randn(4, 3, 5), torch.randint(0, 256, (5, 7, 3), dtype=torch.uint8)
+    valid, alpha = torch.rand(16, 24, 1), torch.rand(16, 24, 1)
+    rich = replace(view(0), photo=12, weight=0.3, valid=valid, alpha=alpha, extra={"latent": latent, "low": low})
+    pool.put(rich)
+    pool.put(replace(view(1), confidence=None))
+    for again in (pool, restored(tmp_path, pool.state(), 9)):
+        out, plain = again.get(key(0)), again.get(key(1))
+        assert (out.photo, out.weight) == (12, 0.3)
+        assert out.extra.keys() == {"latent", "low"}
+        assert torch.equal(out.extra["latent"], latent) and torch.equal(out.extra["low"], low)
+        torch.testing.assert_close(out.valid, valid, atol=1e-5, rtol=0)
+        torch.testing.assert_close(out.alpha, alpha, atol=1e-5, rtol=0)
+        assert plain.confidence is plain.valid is plain.alpha is plain.photo is None and not plain.extra
+
+
+def test_a_pool_without_a_bound_gives_nothing_up():
+    pool = pools.Pool(None)
+    for number in range(30):
+        pool.put(view(number))
+    assert len(pool) == 30
+
+
+def test_the_guidance_decides_what_is_given_up():
+    pool = pools.Pool(2, evict=lambda entries: entries[-1].key)
+    for number in range(4):
+        pool.put(view(number))
+    assert numbers(pool) == [0, 3]
 
 
 def test_state_is_plain_enough_for_a_checkpoint(tmp_path):
     pool = Pool(3, tmp_path)
-    pool.add(view(0))
+    pool.put(view(0))
     state = pool.state()
     assert json.loads(json.dumps(state)) == state
     torch.save(state, tmp_path / "checkpoint.pt")
@@ -306,10 +333,11 @@ def test_pruning_keeps_what_kept_checkpoints_need_and_bounds_the_disk(tmp_path):
     pool = Pool(5, tmp_path)
     states = []
     for number in range(40):
-        if number % 2 and len(pool):
-            pool.replace(pool.oldest(), view(number, number))
+        oldest = min(pool.entries(), key=lambda entry: entry.generation, default=None)
+        if number % 2 and oldest is not None:
+            pool.put(view(number, number, place=oldest.key))
         else:
-            pool.add(view(number, number))
+            pool.put(view(number, number))
         if number % 4 == 3:
             states.append(pool.state())
             keep = states[-2:]
@@ -329,7 +357,7 @@ def test_pruning_keeps_what_kept_checkpoints_need_and_bounds_the_disk(tmp_path):
 def filled(folder):
     pool = Pool(6, folder)
     for number in range(5):
-        pool.add(view(number))
+        pool.put(view(number))
     return pool.state()
 
 
@@ -352,14 +380,13 @@ def test_a_damaged_view_is_named_and_left_out(tmp_path, capsys, harm):
     else:
         file.write_bytes(changed[harm])
     pool = restored(tmp_path, state, 6)
-    assert list(pool) == [0, 1, 3, 4]
-    same(pool.get(3), view(3))
+    assert numbers(pool) == [0, 1, 3, 4]
+    same(pool.get(key(3)), view(3))
     said = capsys.readouterr().out
     assert str(file) in said
     assert "1 of 5" in said
     # New views never take the name of a damaged one's successors.
-    key = pool.add(view(50))
-    assert key == 5
+    pool.put(view(50))
     assert len(restored(tmp_path, pool.state(), 6)) == 5
 
 
@@ -372,7 +399,7 @@ def test_leftovers_of_an_interrupted_write_do_no_harm(tmp_path, capsys):
     pool = restored(tmp_path, state, 6)
     assert len(pool) == 5
     assert capsys.readouterr().out == ""
-    pool.add(view(9))
+    pool.put(view(9))
     pool.prune([pool.state()["generation"]])
     assert not list(tmp_path.glob("*.partial"))
     assert not (tmp_path / "checkpoint_00000099.json").exists()
@@ -382,10 +409,10 @@ def test_without_a_state_the_index_or_else_the_files_are_taken(tmp_path, capsys)
     filled(tmp_path)
     assert len(restored(tmp_path, None, 6)) == 5
     assert capsys.readouterr().out == ""
-    for content in ("{", "[]", '{"generation": 1, "views": [["a"]]}', '{"generation": 3}'):
+    for content in ("{", "[]", '{"generation": 1, "views": [["a"]]}', '{"generation": 3}', "{}"):
         (tmp_path / "index.json").write_text(content)
         pool = restored(tmp_path, None, 6)
-        assert sorted(pool.entry(k).target for k in pool) == [0, 1, 2, 3, 4]
+        assert sorted(numbers(pool)) == [0, 1, 2, 3, 4]
         assert "index.json" in capsys.readouterr().out
     assert len(restored(tmp_path / "new", None, 6)) == 0
     assert capsys.readouterr().out == ""
@@ -394,25 +421,25 @@ def test_without_a_state_the_index_or_else_the_files_are_taken(tmp_path, capsys)
 def test_a_smaller_capacity_keeps_the_newest_rounds(tmp_path):
     pool = Pool(6, tmp_path)
     for number in range(6):
-        pool.add(view(number, round=number // 2))
+        pool.put(view(number, round=number // 2))
     smaller = restored(tmp_path, pool.state(), 2)
-    assert [smaller.entry(k).round for k in smaller] == [2, 2]
+    assert [Task.of(k).round for k in smaller] == [2, 2]
 
 
 def test_a_view_that_vanishes_while_training_is_left_out(tmp_path, capsys):
     pool = Pool(6, tmp_path, ram_bytes=0)
     for number in range(4):
-        pool.add(view(number))
+        pool.put(view(number))
     view_files(tmp_path)[0].unlink()
     generator = torch.Generator().manual_seed(0)
-    assert {pool.sample(generator).target for _ in range(60)} == {1, 2, 3}
+    assert {pool.sample(generator).key for _ in range(60)} == {key(1), key(2), key(3)}
     assert len(pool) == 3
     assert "view_00000000" in capsys.readouterr().out
 
 
 def test_a_full_disk_keeps_views_in_memory_and_saves_them_later(tmp_path, capsys, monkeypatch):
     pool = Pool(8, tmp_path, ram_bytes=0)
-    pool.add(view(0))
+    pool.put(view(0))
     honest = os.fsync
 
     def full(_):
@@ -420,12 +447,12 @@ def test_a_full_disk_keeps_views_in_memory_and_saves_them_later(tmp_path, capsys
 
     monkeypatch.setattr(os, "fsync", full)
     for number in range(1, 4):
-        pool.add(view(number))
-    pool.replace(0, view(10))
+        pool.put(view(number))
+    pool.put(view(10, place=key(0)))
     assert [entry[0] for entry in pool.state()["views"]] == []
     assert len(pool) == 4
-    for key, number in zip(pool, (10, 1, 2, 3), strict=True):
-        same(pool.get(key), view(number))
+    for there, number in zip(pool, (10, 1, 2, 3), strict=True):
+        same(pool.get(there), view(number))
     said = capsys.readouterr().out
     assert said.count("Notice") == 1
     assert str(tmp_path) in said
@@ -433,7 +460,8 @@ def test_a_full_disk_keeps_views_in_memory_and_saves_them_later(tmp_path, capsys
     # Room again: the next checkpoint has everything.
     monkeypatch.setattr(os, "fsync", honest)
     again = restored(tmp_path, pool.state(), 8)
-    assert sorted(again.entry(k).target for k in again) == [1, 2, 3, 10]
+    assert numbers(again) == [0, 1, 2, 3]
+    same(again.get(key(0)), view(10))
 
 
 def test_a_full_disk_from_the_start(tmp_path, capsys, monkeypatch):
@@ -443,7 +471,7 @@ def test_a_full_disk_from_the_start(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     pool = Pool(2, tmp_path / "pool")
     for number in range(5):
-        pool.add(view(number, number))
+        pool.put(view(number, number))
     assert len(pool) == 2
     assert capsys.readouterr().out.count("Notice") == 1
 
@@ -451,7 +479,7 @@ def test_a_full_disk_from_the_start(tmp_path, capsys, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     for folder in (tmp_path / "file", tmp_path / "file" / "pool"):
-        with pytest.raises(OSError, match="pseudo-views cannot be written") as error:
+        with pytest.raises(OSError, match="training views cannot be written") as error:
             Pool(3, folder)
         assert str(folder) in str(error.value)
 
@@ -465,11 +493,13 @@ from test_pseudoviews_pool import Pool, view
 torch.set_num_threads(1)
 folder, pool, number = Path(sys.argv[1]), Pool(6, Path(sys.argv[1])), 0
 while True:
-    pool.add(view(number)) if number % 3 else pool.replace(pool.add(view(number)), view(number))
+    pool.put(view(number))
+    if number % 3 == 0:
+        pool.put(view(number))
     number += 1
     if number % 5 == 0:
         state = pool.state()
-        print(json.dumps([state, [pool.entry(k).target for k in pool]]), flush=True)
+        print(json.dumps([state, list(pool)]), flush=True)
         pool.prune([state["generation"]])
 """
 
@@ -488,9 +518,9 @@ def test_killed_at_any_moment_the_last_checkpoint_comes_back(tmp_path):
         lines += process.stdout.read().splitlines(keepends=True)
         process.wait()
         process.stdout.close()
-        state, targets = json.loads([line for line in lines if line.endswith("\n")][-1])
+        state, keys = json.loads([line for line in lines if line.endswith("\n")][-1])
         pool = restored(folder, state, 6)
         # The very last state may have been printed with the one before already pruned, never the other way round.
-        assert [pool.entry(k).target for k in pool] == targets
-        for key in pool:
-            same(pool.get(key), view(pool.entry(key).target))
+        assert list(pool) == keys
+        for there in pool:
+            same(pool.get(there), view(Task.of(there).target))

@@ -6,7 +6,28 @@ import itertools
 
 import pytest
 
-from difix3d_ns.guidance.schedule import RoundSchedule, pause_refine_after_reset, plan_rounds
+from difix3d_ns.guidance import schedule as rounds_schedule
+from difix3d_ns.guidance.schedule import RoundSchedule
+from difix3d_ns.splats.strategies.fitness import Fitness, pause_after_reset
+
+
+def plan_rounds(
+    total: int,
+    rounds: int,
+    first_densification: int,
+    reset_every: int,
+    refine_stop: int,
+    recovery: int | None = None,
+    resolution_full_step: int = 0,
+    **options,
+) -> RoundSchedule:
+    """A schedule whose ``fitness`` is known too."""
+    fitness = Fitness(max(first_densification, resolution_full_step), reset_every, refine_stop, recovery)
+    return rounds_schedule.plan_rounds(total, rounds, fitness.at, **options)
+
+
+def fitness_of(schedule: RoundSchedule) -> Fitness:
+    return schedule.fit_at.__self__
 
 
 def scaled(total: int, rounds: int, **changes) -> RoundSchedule:
@@ -21,11 +42,12 @@ def scaled(total: int, rounds: int, **changes) -> RoundSchedule:
     return plan_rounds(total, rounds, **{**settings, **changes})
 
 
-def resets(schedule: RoundSchedule) -> list[int]:
+def resets(schedule: RoundSchedule, total: int) -> list[int]:
     """As gsplat's DefaultStrategy.step_post_backward decides, step by step."""
-    if schedule.reset_every <= 0:
+    fitness = fitness_of(schedule)
+    if fitness.reset_every <= 0:
         return []
-    return [s for s in range(min(schedule.refine_stop, schedule.total_steps)) if s % schedule.reset_every == 0]
+    return [s for s in range(min(fitness.refine_stop, total)) if s % fitness.reset_every == 0]
 
 
 LENGTHS = (1, 7, 30, 100, 300, 999, 2000, 7000, 30000)
@@ -34,14 +56,14 @@ LENGTHS = (1, 7, 30, 100, 300, 999, 2000, 7000, 30000)
 @pytest.mark.parametrize(("total", "rounds"), list(itertools.product(LENGTHS, (0, 1, 2, 3, 5, 20))))
 def test_every_round_starts_where_the_splat_is_fit(total, rounds):
     schedule = scaled(total, rounds)
-    assert schedule.asked == rounds
+    assert schedule.requested == rounds
     assert list(schedule.starts) == sorted(set(schedule.starts))
     for start in schedule.starts:
         assert 0.375 * total <= start <= 0.8 * total
         assert start >= total // 50
         assert start >= total // 5
         assert schedule.may_render(start)
-        assert all(start > r + schedule.recovery or start < r for r in resets(schedule))
+        assert all(start > r + fitness_of(schedule).recovery or start < r for r in resets(schedule, total))
     if total >= 100:
         assert len(schedule.starts) == rounds
     if rounds and total >= 30:
@@ -58,7 +80,7 @@ def test_no_step_that_may_render_is_foggy_coarse_or_too_early(total, reset_share
         schedule = plan_rounds(
             total, 3, first, int(reset_share * total), stop, int(recovery_share * total), full, views_per_round=5
         )
-        foggy = {s for r in resets(schedule) for s in range(r, r + schedule.recovery + 1)}
+        foggy = {s for r in resets(schedule, total) for s in range(r, r + fitness_of(schedule).recovery + 1)}
         fit = [s for s in range(total) if schedule.may_render(s)]
         assert foggy.isdisjoint(fit)
         assert all(s >= max(first, full) for s in fit)
@@ -97,7 +119,7 @@ def test_impossible_conditions_leave_no_round_and_no_weight():
         scaled(300, 3, reset_every=10, recovery=20, refine_stop=300),
     ):
         assert schedule.starts == ()
-        assert schedule.asked == 3
+        assert schedule.requested == 3
         assert schedule.views_per_step >= 1
         assert schedule.rounds == 0
         assert all(schedule.weight(s) == 0 for s in range(300))
@@ -105,7 +127,7 @@ def test_impossible_conditions_leave_no_round_and_no_weight():
 
 
 def test_the_weight_ramps_up_from_the_first_round_and_stays():
-    schedule = scaled(2000, 4, weight=0.7, probability=0.2)
+    schedule = scaled(2000, 4, weight=0.7)
     first = schedule.starts[0]
     assert schedule.weight(first - 1) == 0
     assert 0 < schedule.weight(first) < 0.01
@@ -113,7 +135,6 @@ def test_the_weight_ramps_up_from_the_first_round_and_stays():
     assert weights == sorted(weights)
     assert schedule.weight(first + 100) == pytest.approx(0.7)
     assert schedule.weight(1999) == pytest.approx(0.7)
-    assert schedule.probability == 0.2
 
 
 def test_rounds_are_counted_at_their_starts():
@@ -146,7 +167,7 @@ def test_going_on_from_a_plain_model_counts_from_there():
 
 def test_the_recovery_time_by_default():
     def recovery(reset_every):
-        return plan_rounds(30000, 1, 0, reset_every, 15000).recovery
+        return Fitness(0, reset_every, 15000).recovery
 
     assert [recovery(r) for r in (3000, 600, 150, 0)] == [500, 100, 75, 0]
 
@@ -158,15 +179,15 @@ def test_the_same_arguments_give_the_same_schedule():
 def test_wrong_numbers_name_the_flag():
     with pytest.raises(ValueError, match="max-num-iterations"):
         scaled(0, 1)
-    with pytest.raises(ValueError, match=r"pipeline\.rounds"):
+    with pytest.raises(ValueError, match=r"pipeline\.guidance\.rounds"):
         scaled(100, -1)
 
 
 def test_the_pause_after_a_reset_counts_the_pool_but_never_ends_densification():
-    assert pause_refine_after_reset(30, 0, 100, 3000) == 130
-    assert pause_refine_after_reset(30, 64, 100, 3000) == 194
-    assert pause_refine_after_reset(30, 500, 10, 300) == 150
-    assert pause_refine_after_reset(30, 64, 100, 0) == 194
+    assert pause_after_reset(30, 100, 3000) == 130
+    assert pause_after_reset(94, 100, 3000) == 194
+    assert pause_after_reset(530, 10, 300) == 150
+    assert pause_after_reset(94, 100, 0) == 194
 
 
 def test_the_weight_grows_from_the_first_view_where_that_was_asked_for_early():

@@ -15,20 +15,7 @@ from difix3d_ns.geometry.poses import ANGLE_UNIT, pose_distances, rotation_angle
 from difix3d_ns.guidance.progressive import advance
 from difix3d_ns.views.references import choose_references
 from difix3d_ns.views.targets import auto_targets, camera_path_targets
-
-
-def look_at(position, target=(0.0, 0.0, 0.0), width=96, height=64, focal=80.0, roll=0.0) -> Pinhole:
-    position, target = torch.tensor(position, dtype=torch.float64), torch.tensor(target, dtype=torch.float64)
-    forward = torch.nn.functional.normalize(target - position, dim=0)
-    down = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)
-    right = torch.nn.functional.normalize(torch.linalg.cross(down, forward), dim=0)
-    down = torch.linalg.cross(forward, right)
-    right, down = right * math.cos(roll) + down * math.sin(roll), down * math.cos(roll) - right * math.sin(roll)
-    pose = torch.eye(4, dtype=torch.float64)
-    pose[:3, :3] = torch.stack([right, down, forward], 1)
-    pose[:3, 3] = position
-    intrinsics = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-    return Pinhole(pose.float(), intrinsics, width, height)
+from tests.unit.known_scenes import look_at, straight, wall_reference
 
 
 def ring(count, radius=4.0, scale=1.0, arc=2 * math.pi, **options) -> list[Pinhole]:
@@ -279,21 +266,6 @@ def test_rotations_at_every_angle_even_half_a_turn():
     same = rotation_angles(first.float(), first.float()).diagonal()
     assert same.isfinite().all()
     assert same.max() < 2e-3
-
-
-def wall_reference(camera: Pinhole, y: float = 0.0, **changes) -> PosedImage:
-    """A photograph of the plane at the given y, with its exact depth."""
-    rows, columns = torch.meshgrid(torch.arange(camera.height) + 0.5, torch.arange(camera.width) + 0.5, indexing="ij")
-    pixels = torch.stack([columns, rows, torch.ones_like(rows)], -1)
-    rays = pixels @ torch.linalg.inv(camera.intrinsics).T @ camera.camera_to_world[:3, :3].T
-    depth = ((y - camera.position[1]) / rays[..., 1])[..., None]
-    depth = depth.where(depth > 0, 0)
-    values = {"image": torch.rand(camera.height, camera.width, 3), "camera": camera, "depth": depth}
-    return PosedImage(**{**values, "alpha": (depth > 0).float(), **changes})
-
-
-def straight(x, **options) -> Pinhole:
-    return look_at((x, -4.0, 0.0), (x, 0.0, 0.0), **options)
 
 
 def test_references_are_chosen_by_what_they_see_not_by_pose_distance():

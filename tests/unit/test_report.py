@@ -42,19 +42,13 @@ from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.earlier_versions import refuse_earlier
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
-from tests.unit.fabricated_run import plain_picture, views, write_config, write_curves, write_fixes
+from tests.unit.fabricated_run import plain_picture, text_of, views, write_config, write_curves, write_fixes
 
 
 def decoded(address: str) -> np.ndarray:
     kind, content = address.split(",", 1)
     assert kind == "data:image/webp;base64"
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB"))
-
-
-def text_of(html: str) -> str:
-    """What a reader sees."""
-    body = re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.S)
-    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
 
 
 @pytest.fixture

@@ -10,10 +10,12 @@ import torch
 
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.ns.reference_views import ReferenceViews
+from difix3d_ns.ns.scene import TrainingScene
+from difix3d_ns.views.protocols import Render
 from difix3d_ns.views.references import choose_references
 from difix3d_ns.views.shared_references import share_references
-from tests.unit.test_glue_photographs import _Model
-from tests.unit.test_pseudoviews_targets import straight, wall_reference
+from tests.stand_ins import FlatRenderer, ModelOfScene
+from tests.unit.known_scenes import straight, wall_reference
 from tests.unit.tiny_scene import datamanager, write_scene
 
 WALL = [wall_reference(straight(x)) for x in (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)]
@@ -99,13 +101,13 @@ def test_where_nothing_is_to_be_seen_the_nearest_are_chosen() -> None:
 
 
 def test_photographs_know_former_ones_by_their_place_in_the_dataset(tmp_path: Path) -> None:
-    manager = datamanager(write_scene(tmp_path / "scene", count=9))
-    photographs = ReferenceViews(manager, _Model(8), nearest=4)  # type: ignore[arg-type]
-    view = photographs.cameras()[6]
-    depth, alpha = torch.full((30, 40, 1), 2.0), torch.ones(30, 40, 1)
-    assert photographs.choose_indices(view, depth, alpha, 1) == [6]
-    assert photographs.choose_indices(view, depth, alpha, 1, former=[0]) == [6]  # too far away to be looked at
-    assert photographs.choose_indices(view, depth, alpha, 1, former=[4]) == [6]  # shows clearly less
-    alone = photographs.choose_indices(view, depth, alpha, 4)
-    assert photographs.choose_indices(view, depth, alpha, 4, former=alone) == alone
-    assert sorted(photographs.choose_indices(view, depth, alpha, 4, former=[7, 1])) == [4, 5, 6, 7]
+    scene = TrainingScene(datamanager(write_scene(tmp_path / "scene", count=9)), ModelOfScene(8))
+    references = ReferenceViews(scene, FlatRenderer(), nearest=4)
+    view = scene.cameras()[6]
+    render = Render(torch.full((30, 40, 3), 0.5), torch.ones(30, 40, 1), torch.full((30, 40, 1), 2.0))
+    assert references.select(view, render, 1) == [6]
+    assert references.select(view, render, 1, keep=[0]) == [6]  # too far away to be looked at
+    assert references.select(view, render, 1, keep=[4]) == [6]  # shows clearly less
+    alone = references.select(view, render, 4)
+    assert references.select(view, render, 4, keep=alone) == alone
+    assert sorted(references.select(view, render, 4, keep=[7, 1])) == [4, 5, 6, 7]

@@ -13,7 +13,7 @@ from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.embedded import load
 from difix3d_ns.training.recipe import Phase, load_recipe
 from difix3d_ns.training.systems.align import Align, alignment_loss, holds_aligner_alone, load_aligner
-from difix3d_ns.training.train_prior import train_fixer
+from difix3d_ns.training.train import train
 from tests.unit.training_samples import RECIPE, sample, write_shards
 
 ALIGN = replace(
@@ -61,11 +61,11 @@ def test_loss_falls_and_every_part_learns(deep: bool):
 
 def test_the_embedded_fixer_starts_from_a_trained_aligner(tmp_path: Path):
     shards = write_shards(tmp_path / "shards", train=2, validation=1)
-    train_fixer(ALIGN, tmp_path / "align", shards)
+    train(ALIGN, tmp_path / "align", shards)
     assert holds_aligner_alone(tmp_path / "align")
     trained = load_aligner(tmp_path / "align")
     short = replace(RECIPE, phases=tuple(replace(phase, steps=1) for phase in RECIPE.phases), decides="none")
-    train_fixer(short, tmp_path / "embedded", shards, start=str(tmp_path / "align"))
+    train(replace(short, start=str(tmp_path / "align")), tmp_path / "embedded", shards)
     chain = load(str(tmp_path / "embedded"), dtype=torch.float32).chain
     for name, value in trained.state_dict().items():
         assert torch.equal(chain.align.state_dict()[name], value), name
@@ -86,7 +86,7 @@ def test_a_sample_without_references_teaches_nothing():
 
 
 def test_mistakes_name_the_remedy(tmp_path: Path):
-    with pytest.raises(UserError, match="difix3d train-fixer align"):
+    with pytest.raises(UserError, match="difix3d train-prior align"):
         load_aligner(tmp_path)
     with pytest.raises(UserError, match=r"network\.align"):
         Align(replace(ALIGN, network={"align": {"depth": 3}})).build()

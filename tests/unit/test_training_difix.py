@@ -16,7 +16,7 @@ from difix3d_ns.priors.published.folder import read_network
 from difix3d_ns.priors.registry import load_fixer
 from difix3d_ns.training.recipe import Phase, Recipe, load_recipe
 from difix3d_ns.training.systems.difix import Difix
-from difix3d_ns.training.train_prior import train_fixer
+from difix3d_ns.training.train import train
 from tests.unit.official_difix import Official
 from tests.unit.training_samples import write_shards
 
@@ -49,7 +49,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(official: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("trained")
-    train_fixer(RECIPE, output, shards, start=str(official))
+    train(replace(RECIPE, start=str(official)), output, shards)
     return output
 
 
@@ -77,7 +77,7 @@ def test_changes_of_the_decoder_have_low_rank(official: Path, trained: Path):
 
 def test_training_lowers_the_loss(official: Path, shards: Path, tmp_path: Path):
     phases = (replace(RECIPE.phases[0], steps=100, learning_rate=3e-3),)
-    train_fixer(replace(RECIPE, phases=phases), tmp_path, shards, start=str(official))
+    train(replace(RECIPE, phases=phases, start=str(official)), tmp_path, shards)
     losses = [row["loss"] for row in json.loads((tmp_path / "history.json").read_text())["losses"]]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -90,8 +90,8 @@ def test_result_is_the_fixer_difix(trained: Path, shards: Path):
 
 
 def test_resume_equals_uninterrupted(official: Path, shards: Path, trained: Path, tmp_path: Path):
-    assert train_fixer(RECIPE, tmp_path, shards, start=str(official), stop_after=3) == {}
-    train_fixer(RECIPE, tmp_path, shards, start=str(official))
+    assert train(replace(RECIPE, start=str(official)), tmp_path, shards, stop_after=3) == {}
+    train(replace(RECIPE, start=str(official)), tmp_path, shards)
     for part in ("unet", "vae"):
         first, second = (
             load_file(folder / part / "diffusion_pytorch_model.safetensors") for folder in (trained, tmp_path)
@@ -106,10 +106,10 @@ def test_sd_turbo_gets_skips_and_recomputing_changes_nothing(official: Path, sha
     unet = official / "unet" / "diffusion_pytorch_model.safetensors"
     (base / "unet" / unet.name).write_bytes(unet.read_bytes())
     recipe = replace(RECIPE, phases=(replace(RECIPE.phases[0], steps=2),), decides="psnr", precision="bfloat16")
-    metrics = train_fixer(recipe, tmp_path / "plain", shards, start=str(base))
+    metrics = train(replace(recipe, start=str(base)), tmp_path / "plain", shards)
     assert set(metrics) >= {"identity", "blend", "fixed", "fixed_without_references"}
     network = {**RECIPE.network, "gradient_checkpointing": True}
-    train_fixer(replace(recipe, network=network), tmp_path / "twice", shards, start=str(base))
+    train(replace(recipe, network=network, start=str(base)), tmp_path / "twice", shards)
     first, second = (load_file(tmp_path / name / "best.safetensors") for name in ("plain", "twice"))
     assert any(key.startswith("skips.") for key in first)
     for key in first:
@@ -135,11 +135,11 @@ def test_references_of_other_sizes_are_masked(official: Path, shards: Path):
 
 def test_mistakes_are_named(official: Path, shards: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"--start nvidia/difix_ref or --start stabilityai/sd-turbo"):
-        train_fixer(RECIPE, tmp_path / "a", shards)
+        train(RECIPE, tmp_path / "a", shards)
     with pytest.raises(UserError, match=r"--start .*nowhere.*no such folder"):
-        train_fixer(RECIPE, tmp_path / "b", shards, start="nowhere")
+        train(replace(RECIPE, start="nowhere"), tmp_path / "b", shards)
     with pytest.raises(UserError, match=r"network: unknown rang"):
-        train_fixer(replace(RECIPE, network={"rang": 4}), tmp_path / "c", shards, start=str(official))
+        train(replace(RECIPE, network={"rang": 4}, start=str(official)), tmp_path / "c", shards)
 
 
 def test_the_shipped_recipe_has_the_published_settings():

@@ -15,13 +15,15 @@ import yaml
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from difix3d_ns.apps.train_prior import train_prior
+from difix3d_ns.cli import COMMANDS
 from difix3d_ns.data.shards import find_shards, read_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.registry import load_fixer
 from difix3d_ns.training.recipe import Phase, load_recipe
 from difix3d_ns.training.run import CHECKPOINT
 from difix3d_ns.training.systems.embedded import Embedded
-from difix3d_ns.training.train_prior import train_fixer
+from difix3d_ns.training.train import train
 from difix3d_ns.training.validate import choose_samples
 from tests.conftest import Command, command_line, execute
 from tests.unit.training_samples import RECIPE, write_shards
@@ -37,7 +39,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("trained")
-    train_fixer(RECIPE, output, shards)
+    train(RECIPE, output, shards)
     return output
 
 
@@ -91,7 +93,7 @@ def test_training_beats_identity_and_its_own_start_on_unseen_scenes(trained: Pat
 
 def test_both_phases_learn(shards: Path, tmp_path: Path):
     phases = tuple(replace(phase, steps=100) for phase in RECIPE.phases)
-    train_fixer(replace(RECIPE, phases=phases, crop=32, decides="none"), tmp_path, shards)
+    train(replace(RECIPE, phases=phases, crop=32, decides="none"), tmp_path, shards)
     for phase in (0, 1):
         mine = [row["loss"] for row in history(tmp_path)["losses"] if row["phase"] == phase]
         assert len(mine) == 2
@@ -125,10 +127,10 @@ def test_model_card(trained: Path):
 
 @pytest.mark.parametrize("interruption", [0, 10, 15, 30, 35])
 def test_resume_equals_uninterrupted(trained: Path, shards: Path, tmp_path: Path, interruption: int):
-    assert train_fixer(RECIPE, tmp_path, shards, stop_after=interruption) == {}
+    assert train(RECIPE, tmp_path, shards, stop_after=interruption) == {}
     assert not (tmp_path / "weights.safetensors").exists()
     torch.rand(3)  # the global generator plays no part
-    train_fixer(RECIPE, tmp_path, shards)
+    train(RECIPE, tmp_path, shards)
     assert_equal_weights(trained, tmp_path)
     assert history(trained)["validations"] == history(tmp_path)["validations"]
 
@@ -145,11 +147,12 @@ def test_a_killed_run_goes_on_exactly(trained: Path, shards: Path, tmp_path: Pat
         "    return step(self, *a)\n"
         "run.Run._one_step = die\n"
         "from pathlib import Path\n"
-        "from difix3d_ns.training.train_prior import train_fixer\n"
-        f"train_fixer({str(recipe)!r}, Path({str(output)!r}), Path({str(shards)!r}))\n"
+        "from difix3d_ns.training.recipe import load_recipe\n"
+        "from difix3d_ns.training.train import train\n"
+        f"train(load_recipe({str(recipe)!r}), Path({str(output)!r}), Path({str(shards)!r}))\n"
     )
     assert execute([sys.executable, "-c", code]).returncode == -9
-    train_fixer(str(recipe), output, shards)
+    train(load_recipe(recipe), output, shards)
     assert_equal_weights(trained, output)
 
 
@@ -158,24 +161,24 @@ def test_streaming_through_a_small_window_goes_on_exactly(shards: Path, tmp_path
     recipe = replace(RECIPE, memory=2.2 * 27 * 56 * 64 / 2**30, reuse=4.0, phases=RECIPE.phases[:1])
     for name, changes in (("whole", {}), ("parts", {}), ("workers", {"workers": 2})):
         if name == "parts":
-            train_fixer(recipe, tmp_path / name, shards, stop_after=17)
+            train(recipe, tmp_path / name, shards, stop_after=17)
             state = torch.load(tmp_path / name / CHECKPOINT, weights_only=True)["state"]
             assert state["window"] == 2
-        train_fixer(replace(recipe, **changes), tmp_path / name, shards)
+        train(replace(recipe, **changes), tmp_path / name, shards)
     assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
     assert_equal_weights(tmp_path / "whole", tmp_path / "workers")
 
 
 def test_accumulation_and_precision_train(shards: Path, tmp_path: Path):
     recipe = replace(RECIPE, accumulate=2, batch=1, precision="bfloat16", phases=RECIPE.phases[:1])
-    metrics = train_fixer(recipe, tmp_path, shards)
+    metrics = train(recipe, tmp_path, shards)
     assert metrics["fixed"]["psnr"] > metrics["identity"]["psnr"] + 1
 
 
 def test_time_limit_ends_training(shards: Path, tmp_path: Path):
     phases = tuple(replace(phase, steps=10**6) for phase in RECIPE.phases)
     recipe = replace(RECIPE, phases=phases, validate_steps=10**6)
-    assert train_fixer(recipe, tmp_path, shards, max_time=0.02)["fixed"]["psnr"] > 10
+    assert train(replace(recipe, max_time=0.02), tmp_path, shards)["fixed"]["psnr"] > 10
     rates = [row["learning_rate"] for row in history(tmp_path)["losses"]]
     assert all(0 < rate < 3e-3 for rate in rates)
 
@@ -184,7 +187,7 @@ def test_patience_ends_a_phase(shards: Path, tmp_path: Path):
     """Nothing is learnt: the start stays the best, and after three validations that are no better it is over."""
     phases = (Phase(("blend",), steps=1000, learning_rate=0.0),)
     recipe = replace(RECIPE, phases=phases, validate_steps=2, patience=3)
-    train_fixer(recipe, tmp_path, shards)
+    train(recipe, tmp_path, shards)
     rows = history(tmp_path)["validations"]
     assert [row["best"] for row in rows] == [True, False, False, False]
     assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["state"]["total"] == 6
@@ -192,12 +195,12 @@ def test_patience_ends_a_phase(shards: Path, tmp_path: Path):
 
 def test_starting_from_weights(trained: Path, shards: Path, tmp_path: Path):
     recipe = replace(RECIPE, phases=(replace(RECIPE.phases[0], steps=1),))
-    train_fixer(recipe, tmp_path / "out", shards, start=str(trained))
+    train(replace(recipe, start=str(trained)), tmp_path / "out", shards)
     first = history(tmp_path / "out")["validations"][0]
     best = max(row["psnr"] for row in history(trained)["validations"])
     assert first["psnr"] == pytest.approx(best, abs=0.02)
     with pytest.raises(UserError, match="--start nowhere"):
-        train_fixer(recipe, tmp_path / "other", shards, start="nowhere")
+        train(replace(recipe, start="nowhere"), tmp_path / "other", shards)
 
 
 def test_two_processes_share_gradients(shards: Path, tmp_path: Path):
@@ -214,7 +217,7 @@ def test_two_processes_share_gradients(shards: Path, tmp_path: Path):
         f"    torch.save({{'keys': keys, 'state': self.module.state_dict()}}, f'{tmp_path}/rank{{rank}}.pt')\n"
         "    return measure(self)\n"
         "run.Run.measure = dump\n"
-        "from difix3d_ns.training.train_prior import main\n"
+        "from difix3d_ns.apps.train_prior import main\n"
         "main()\n"
     )
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -236,7 +239,7 @@ def test_two_processes_share_gradients(shards: Path, tmp_path: Path):
 
 def test_smoke_recipe_improves_unseen_samples(run: Command, tmp_path: Path):
     """The shipped recipe as a user starts it: makes its own data, and unseen samples gain."""
-    run("difix3d", "train-fixer", "smoke", "--output", tmp_path, env={"OMP_NUM_THREADS": "1"})
+    run("difix3d", "train-prior", "smoke", "--output", tmp_path, env={"OMP_NUM_THREADS": "1"})
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     rows = history(tmp_path)["validations"]
     assert metrics["samples"] == 16
@@ -258,7 +261,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_sample(
 
     monkeypatch.setattr(Embedded, "prepare", spoil)
     with pytest.raises(UserError, match=r"loss is not finite in phase 1, step \d+, with train_scene/half/0001\. "):
-        train_fixer(replace(RECIPE, decides="none"), tmp_path, shards)
+        train(replace(RECIPE, decides="none"), tmp_path, shards)
     state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     assert all(bool(value.isfinite().all()) for value in state["module"].values())
 
@@ -266,20 +269,20 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_sample(
 def test_divergence_keeps_the_last_good_state(shards: Path, tmp_path: Path):
     phases = (Phase(("blend",), steps=100, learning_rate=1e4, warmup=30),)
     with pytest.raises(UserError, match=r"not finite in phase 1.*last_good"):
-        train_fixer(replace(RECIPE, phases=phases), tmp_path, shards)
+        train(replace(RECIPE, phases=phases), tmp_path, shards)
     (sample, _) = choose_samples(find_shards(shards, "validation"), 2)
     (result,) = load_fixer("embedded", str(tmp_path / "last_good")).fix([sample.request])
     assert bool(result.image.isfinite().all())
     gentle = replace(RECIPE, phases=(replace(RECIPE.phases[0], steps=1),))
-    assert train_fixer(gentle, tmp_path / "again", shards, start=str(tmp_path / "last_good"))["fixed"]["psnr"] > 5
+    assert train(replace(gentle, start=str(tmp_path / "last_good")), tmp_path / "again", shards)["fixed"]["psnr"] > 5
 
 
 def test_a_full_disk_keeps_what_was_saved(trained: Path, shards: Path, tmp_path: Path):
     """Past a file-size limit writing fails as on a full disk."""
     output, recipe = tmp_path / "out", write_recipe(tmp_path / "recipe.yaml", checkpoint_minutes=0)
-    train_fixer(str(recipe), output, shards, stop_after=5)
+    train(load_recipe(recipe), output, shards, stop_after=5)
     saved = (output / CHECKPOINT).read_bytes()
-    command = ["difix3d", "train-fixer", recipe, "--output", output, "--shards", shards]
+    command = ["difix3d", "train-prior", recipe, "--output", output, "--shards", shards]
     done = execute(
         command_line(*command),
         {"OMP_NUM_THREADS": "1"},
@@ -291,7 +294,7 @@ def test_a_full_disk_keeps_what_was_saved(trained: Path, shards: Path, tmp_path:
     assert f"Error: --output {output}" in said and "Make room" in said
     assert (output / CHECKPOINT).read_bytes() == saved
     assert not list(output.glob("*.tmp")) and not (output / "metrics.json").exists()
-    train_fixer(str(recipe), output, shards)
+    train(load_recipe(recipe), output, shards)
     assert_equal_weights(trained, output)
 
 
@@ -299,7 +302,7 @@ def test_a_full_disk_keeps_what_was_saved(trained: Path, shards: Path, tmp_path:
 def test_fewer_references_than_slots(tmp_path: Path, references: int):
     root = write_shards(tmp_path / "shards", train=2, validation=1, references=references)
     phases = tuple(replace(phase, steps=3) for phase in RECIPE.phases)
-    metrics = train_fixer(replace(RECIPE, phases=phases), tmp_path / "out", root)
+    metrics = train(replace(RECIPE, phases=phases), tmp_path / "out", root)
     assert (metrics["fixed"] == metrics["identity"]) == (references == 0)
 
 
@@ -308,42 +311,42 @@ def test_mixed_resolutions(tmp_path: Path):
     write_shards(tmp_path / "large", train=2, size=(72, 60))
     (tmp_path / "large" / "train" / "train_scene").rename(root / "train" / "other_scene")
     phases = (replace(RECIPE.phases[0], steps=4),)
-    train_fixer(replace(RECIPE, phases=phases, crop=64), tmp_path / "out", root)
+    train(replace(RECIPE, phases=phases, crop=64), tmp_path / "out", root)
     assert (tmp_path / "out" / "weights.safetensors").is_file()
 
 
 def test_shards_that_cannot_be_used_are_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"has no train shards.*difix3d curate"):
-        train_fixer(replace(RECIPE, decides="none"), tmp_path / "a", tmp_path)
+        train(replace(RECIPE, decides="none"), tmp_path / "a", tmp_path)
     root = write_shards(tmp_path / "shards", train=2)
     unseen = root / "validation"
     unseen.rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"no validation shards.*`decides: none`"):
-        train_fixer(RECIPE, tmp_path / "b", root)
+        train(RECIPE, tmp_path / "b", root)
     recipe = replace(RECIPE, decides="none")
     shard = root / "train" / "train_scene" / "half.tar"
     whole = shard.read_bytes()
     for content in (whole[: len(whole) // 2], b""):
         shard.write_bytes(content)
         with pytest.raises(UserError, match=r"half\.tar .*delete it"):
-            train_fixer(recipe, tmp_path / "c", root)
+            train(recipe, tmp_path / "c", root)
     shard.with_suffix(".json").write_text("{")
     with pytest.raises(UserError, match=r"half\.json is damaged"):
-        train_fixer(recipe, tmp_path / "d", root)
+        train(recipe, tmp_path / "d", root)
 
 
 def test_checkpoints_of_other_runs_are_refused(shards: Path, tmp_path: Path, trained: Path):
-    train_fixer(RECIPE, tmp_path, shards, stop_after=1)
+    train(RECIPE, tmp_path, shards, stop_after=1)
     with pytest.raises(UserError, match=r"another recipe \(seed differ\)"):
-        train_fixer(replace(RECIPE, seed=5), tmp_path, shards)
+        train(replace(RECIPE, seed=5), tmp_path, shards)
     other = {**RECIPE.network, "blend": {"widths": [8, 8, 16]}}
     with pytest.raises(UserError, match=r"another recipe \(network differ\)"):
-        train_fixer(replace(RECIPE, network=other), tmp_path, shards)
+        train(replace(RECIPE, network=other), tmp_path, shards)
     with pytest.raises(UserError, match=r"--start .* does not fit the recipe's network"):
-        train_fixer(replace(RECIPE, network=other), tmp_path / "new", shards, start=str(trained))
+        train(replace(RECIPE, network=other, start=str(trained)), tmp_path / "new", shards)
     (tmp_path / CHECKPOINT).write_bytes(b"PK half")
     with pytest.raises(UserError, match=r"checkpoint\.pt is damaged"):
-        train_fixer(RECIPE, tmp_path, shards)
+        train(RECIPE, tmp_path, shards)
 
 
 @pytest.mark.parametrize(
@@ -374,14 +377,27 @@ def test_recipes_that_cannot_be_used_are_named(tmp_path: Path, text: str, messag
 )
 def test_mistakes_in_recipes_are_named(shards: Path, tmp_path: Path, changes: dict, message: str):
     with pytest.raises(UserError, match=message):
-        train_fixer(replace(RECIPE, **changes), tmp_path, shards)
+        train(replace(RECIPE, **changes), tmp_path, shards)
 
 
 def test_scenes_of_a_recipe_are_checked(tmp_path: Path):
     with pytest.raises(UserError, match="scenes: unknown lnog_side"):
-        train_fixer(replace(RECIPE, scenes=({"scene": "procedural:1", "lnog_side": 9},)), tmp_path)
+        train(replace(RECIPE, scenes=({"scene": "procedural:1", "lnog_side": 9},)), tmp_path)
     with pytest.raises(UserError, match="needs a scene"):
-        train_fixer(replace(RECIPE, scenes=({"long_side": 96},)), tmp_path)
+        train(replace(RECIPE, scenes=({"long_side": 96},)), tmp_path)
+
+
+def test_folders_of_a_recipe_are_read_by_the_reader_handed_down(
+    tmp_path: Path,
+):
+    """The launched module is the command, and what nerfstudio reads a recipe may name."""
+    assert COMMANDS["train-prior"] is train_prior
+    (tmp_path / "yard").mkdir()
+    recipe = write_recipe(tmp_path / "recipe.yaml", scenes=[{"scene": str(tmp_path / "yard"), "steps": 20}])
+    with pytest.raises(UserError, match=r"yard has neither transforms\.json nor a COLMAP model"):
+        train_prior(str(recipe), tmp_path / "out")
+    with pytest.raises(UserError, match="yard cannot be read here"):
+        train(load_recipe(recipe), tmp_path / "out")
 
 
 def test_shipped_recipes_are_valid():

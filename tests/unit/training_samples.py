@@ -12,8 +12,8 @@ from difix3d_ns.data.shards import Sample, write_shard
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.training.recipe import Phase, Recipe
-from tests.unit.test_fixer_networks import CHAIN
-from tests.unit.test_geometry_warp import camera_at, photograph
+from tests.unit.known_scenes import camera_at, photograph
+from tests.unit.tiny_fixers import CHAIN
 
 RECIPE = Recipe(
     system="embedded",

@@ -1,6 +1,5 @@
 """What splatfacto hard-wires: CUDA, made to follow the tensors' device, and the near plane.
 
-Importing this module swaps two names in ``nerfstudio.models.splatfacto``: the rasterizer and the camera matrix helper.
 CUDA tensors still go to the originals; CPU tensors go to ours, and gsplat's CUDA backend is never touched for them.
 """
 
@@ -55,8 +54,10 @@ def _viewmat(camera_to_world: Tensor) -> Tensor:  # [C, 3, 4] OpenGL -> [C, 4, 4
     return torch.cat([top, bottom], dim=1)
 
 
-splatfacto.rasterization = _rasterization
-splatfacto.get_viewmat = _viewmat
+def apply() -> None:
+    """Swap two names in ``nerfstudio.models.splatfacto``: the rasterizer and the camera matrix helper."""
+    splatfacto.rasterization = _rasterization
+    splatfacto.get_viewmat = _viewmat
 
 
 class _StaysOnCpu(Tensor):

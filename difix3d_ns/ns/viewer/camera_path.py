@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-from weakref import WeakKeyDictionary
-
 import numpy as np
 import viser
-from nerfstudio.viewer import render_panel
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.ns.patches.camera_path import edited_path
 from difix3d_ns.ns.viewer.poses import pinhole_of
-
-_PATHS: WeakKeyDictionary[viser.ViserServer, _Remembered] = WeakKeyDictionary()
-
-
-class _Remembered(render_panel.CameraPath):
-    """nerfstudio's, which otherwise only the Render tab's own callbacks can reach."""
-
-    def __init__(self, server: viser.ViserServer, *arguments: Any, **options: Any) -> None:
-        super().__init__(server, *arguments, **options)
-        _PATHS[server] = self
-
-
-def remember_camera_paths() -> None:
-    """Make ``path_cameras`` possible for viewers that are opened from now on."""
-    setattr(render_panel, "CameraPath", _Remembered)  # noqa: B010  (it is a type to mypy)
 
 
 def path_cameras(server: viser.ViserServer, count: int, long_side: int) -> list[Pinhole]:
@@ -40,7 +22,7 @@ def path_cameras(server: viser.ViserServer, count: int, long_side: int) -> list[
     Raises:
         UserError: the path has fewer than two cameras.
     """
-    path = _PATHS.get(server)
+    path = edited_path(server)
     if path is None or len(path._keyframes) < 2:
         raise UserError("The path has fewer than two cameras: add some in the tab Render (Add Keyframe).")
     aspect = path.get_aspect()

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from nerfstudio.viewer.render_state_machine import RenderAction
 
-from difix3d_ns.ns.environment import Enhance
+from difix3d_ns.enhance.enhancer import Enhancer, EnhancerSettings
+from difix3d_ns.enhance.settings import EnhanceMode
+from difix3d_ns.ns.patches.output_choice import follow
+from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
 from difix3d_ns.priors.registry import available_fixers, fixer_of
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
-    from difix3d_ns.enhance.enhancer import Enhancer, FixerSettings
 
 MOST_REFERENCES = 8
 _STILL, _ALWAYS = "when still", "always"
@@ -29,14 +31,16 @@ class EnhancerControls:
     Args:
         viewer: nerfstudio's, in whose current container the controls are made.
         enhancer: what they control.
+        live: the enhancer as tabs see it.
         mode: which outputs there are.
     """
 
-    def __init__(self, viewer: Viewer, enhancer: Enhancer, mode: Enhance) -> None:
+    def __init__(self, viewer: Viewer, enhancer: Enhancer, live: LiveEnhancer, mode: EnhanceMode) -> None:
         self._viewer = viewer
         self._enhancer = enhancer
+        self._live = live
         self._raw, self._enhanced = ("raw", "rgb") if mode == "rgb" else ("rgb", "enhanced")
-        settings, gui = enhancer.settings, viewer.viser_server.gui
+        settings, fixer, gui = enhancer.settings, enhancer.settings.fixer, viewer.viser_server.gui
         self._on = gui.add_checkbox("Enhance", mode == "rgb", hint=f"Show the output '{self._enhanced}'")
         self._split = gui.add_checkbox("Split", False, hint="Render on the left, enhanced on the right")
         self._strength = gui.add_slider("Strength", 0.0, 1.0, 0.05, settings.strength, hint="0: the render")
@@ -45,14 +49,14 @@ class EnhancerControls:
         )
         self._status = gui.add_markdown("No frame was enhanced yet.")
         with gui.add_folder("Fixer", expand_by_default=False):
-            most = max(MOST_REFERENCES, settings.references)
+            most = max(MOST_REFERENCES, fixer.references)
             self._references = gui.add_slider(
-                "References", 0, most, 1, settings.references, hint="Photographs shown to the fixer"
+                "References", 0, most, 1, fixer.references, hint="Photographs shown to the fixer"
             )
-            names = tuple(dict.fromkeys((settings.name, *available_fixers())))
-            self._fixer = gui.add_dropdown("Name", names, settings.name, hint="With its own weights")
+            names = tuple(dict.fromkeys((fixer.name, *available_fixers())))
+            self._fixer = gui.add_dropdown("Name", names, fixer.name, hint="With its own weights")
             self._weights = gui.add_text(
-                "Weights", settings.weights or "", hint="A file, a folder or a hub id; empty: the fixer's own"
+                "Weights", fixer.weights or "", hint="A file, a folder or a hub id; empty: the fixer's own"
             )
             self._use = gui.add_button("Use these weights", hint="A hub id such as nvidia/difix_ref downloads 5 GB")
         self._lock = threading.Lock()  # viser calls back in threads of its own
@@ -63,10 +67,10 @@ class EnhancerControls:
         self._fixer.on_update(lambda _: self._choose_fixer())
         self._when.on_update(lambda _: self._set_when())
         self._use.on_click(lambda _: self._load())
-        enhancer.live.on_frame = self._tell_frame
-        enhancer.live.on_error = self._tell_error
-        viewer.viser_server.on_client_disconnect(lambda client: enhancer.live.forget_closed())  # after nerfstudio's own
-        self._follow(viewer.control_panel)
+        live.on_frame = self._tell_frame
+        live.on_error = self._tell_error
+        viewer.viser_server.on_client_disconnect(lambda client: live.forget_closed())  # after nerfstudio's own
+        follow(viewer.control_panel, self._on_output, self._on_split, self._show)
 
     def _show(self) -> None:
         """Choose nerfstudio's output accordingly."""
@@ -89,52 +93,42 @@ class EnhancerControls:
         for machine in list(self._viewer.render_statemachines.values()):
             machine.action(RenderAction("move", self._viewer.get_camera_state(machine.client)))
 
-    def _follow(self, panel: Any) -> None:
-        """Keep the switches true when somebody uses nerfstudio's own, and choose an output when there are any."""
-        output, split = panel._output_render, panel._split
-        chosen_before, split_before, offer = output.cb_hook, split.cb_hook, output.set_options
+    def _on_output(self, name: str) -> None:
+        """Keep the switch true when somebody uses nerfstudio's own."""
+        on = name == self._enhanced
+        if not self._split.value and self._on.value != on:
+            self._on.value = on
 
-        def chosen(element: Any) -> None:
-            chosen_before(element)
-            on = element.value == self._enhanced
-            if not self._split.value and self._on.value != on:
-                self._on.value = on
+    def _on_split(self, on: bool) -> None:
+        if self._split.value and not on:
+            self._split.value = False
 
-        def split_changed(element: Any) -> None:
-            split_before(element)
-            if self._split.value and not element.value:
-                self._split.value = False
-
-        def set_options(options: list[str]) -> None:
-            first = self._enhanced not in output.options
-            offer(options)
-            if first:  # else a tab was opened, and what others look at stays
-                self._show()
-
-        output.cb_hook, output.set_options, split.cb_hook = chosen, set_options, split_changed
-
-    def _change(self, **settings: Any) -> None:
+    def _change(self, strength: float | None = None, **fixer: Any) -> None:
         with self._lock:
-            changed: FixerSettings = replace(self._enhancer.settings, **settings)
-            if changed == self._enhancer.settings:
+            settings = self._enhancer.settings
+            changed = EnhancerSettings(
+                replace(settings.fixer, **fixer), settings.strength if strength is None else strength
+            )
+            if changed == settings:
                 return
             self._enhancer.settings = changed
-        if self._fixer.value != changed.name and changed.name in self._fixer.options:
-            self._fixer.value = changed.name
-        if "weights" in settings and self._weights.value != (changed.weights or ""):
-            self._weights.value = changed.weights or ""
+        name, weights = changed.fixer.name, changed.fixer.weights or ""
+        if self._fixer.value != name and name in self._fixer.options:
+            self._fixer.value = name
+        if "weights" in fixer and self._weights.value != weights:
+            self._weights.value = weights
         self._again()
 
     def _choose_fixer(self) -> None:
-        if self._fixer.value != self._enhancer.settings.name:
+        if self._fixer.value != self._enhancer.settings.fixer.name:
             self._change(name=self._fixer.value, weights=None)
 
     def _again(self) -> None:
-        self._enhancer.live.settings_changed()
+        self._live.settings_changed()
         self._render_again()
 
     def _set_when(self) -> None:
-        self._enhancer.live.always = self._when.value == _ALWAYS
+        self._live.always = self._when.value == _ALWAYS
         self._again()
 
     def _load(self) -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
+
+from difix3d_ns.geometry.pinhole import Pinhole
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.render_state_machine import RenderStateMachine
@@ -22,20 +23,22 @@ if TYPE_CHECKING:
 class Frame:
     """A render and where it was seen from."""
 
-    camera: Cameras
-    outputs: dict[str, Any]
+    camera: Pinhole
+    image: Tensor  # [H, W, 3]
     version: int  # of the settings
 
     def same_place(self, other: Frame) -> bool:
         """Whether another frame shows the same view at the same size, perhaps of a splat trained further."""
-        return self.version == other.version and all(
-            torch.equal(getattr(self.camera, name), getattr(other.camera, name))
-            for name in ("camera_to_worlds", "fx", "fy", "cx", "cy", "width", "height")
+        ours, theirs = self.camera, other.camera
+        return (
+            (self.version, ours.width, ours.height) == (other.version, theirs.width, theirs.height)
+            and torch.equal(ours.camera_to_world, theirs.camera_to_world)
+            and torch.equal(ours.intrinsics, theirs.intrinsics)
         )
 
     def same(self, other: Frame) -> bool:
         """Whether another frame is the very same picture."""
-        return self.same_place(other) and torch.equal(self.outputs["rgb"], other.outputs["rgb"])
+        return self.same_place(other) and torch.equal(self.image, other.image)
 
 
 @dataclass
@@ -55,10 +58,11 @@ class LiveEnhancer:
     tab's render thread is asked for another frame, as nerfstudio does after training steps.
 
     Args:
-        enhance: makes the enhanced picture [H, W, 3]; called from that thread, or from a render thread if ``always``.
+        enhance: makes the enhanced picture [H, W, 3] of camera and render, and is told whose frames follow each other;
+            called from that thread, or from a render thread if ``always``.
     """
 
-    def __init__(self, enhance: Callable[[Cameras, dict[str, Any]], Tensor]) -> None:
+    def __init__(self, enhance: Callable[[Pinhole, Tensor, Any], Tensor]) -> None:
         self._enhance = enhance
         self.always = False
         """enhance moving views as well; every frame then waits for the fixer"""
@@ -84,23 +88,23 @@ class LiveEnhancer:
                 if not thread.running:
                     del self._tabs[thread]
 
-    def picture(self, thread: RenderStateMachine, camera: Cameras, outputs: dict[str, Any]) -> Tensor:
+    def picture(self, thread: RenderStateMachine, camera: Pinhole, image: Tensor) -> Tensor:
         """The enhanced picture [H, W, 3] if it is there, else the render; never raises."""
-        frame = Frame(camera, outputs, self._version)
+        frame = Frame(camera, image, self._version)
         if self.always:
             if self._failed_always == frame.version:
-                return outputs["rgb"]  # not again for every frame
-            enhanced = self._attempt(frame)
+                return image  # not again for every frame
+            enhanced = self._attempt(frame, thread)
             if enhanced is None:
                 self._failed_always = frame.version
-            return outputs["rgb"] if enhanced is None else enhanced
+            return image if enhanced is None else enhanced
         with self._changed:
             if not thread.running:  # its last frame, which nobody sees
-                return outputs["rgb"]
+                return image
             tab = self._tabs.setdefault(thread, _Tab())
             if thread.state != "high":  # it moves, or has just come to rest
                 tab.wanted = tab.done = tab.failed = None
-                return outputs["rgb"]
+                return image
             to_show, tab.to_show = tab.to_show, False
             if tab.done is not None and (tab.done[0].same(frame) or (to_show and tab.done[0].same_place(frame))):
                 return tab.done[1]
@@ -109,7 +113,7 @@ class LiveEnhancer:
                 self._start()
                 self._changed.notify()
             # While training goes on, the picture of some steps ago beats a flickering render.
-            return tab.done[1] if tab.done is not None and tab.done[0].same_place(frame) else outputs["rgb"]
+            return tab.done[1] if tab.done is not None and tab.done[0].same_place(frame) else image
 
     def _start(self) -> None:
         if self._worker is None or not self._worker.is_alive():
@@ -147,10 +151,10 @@ class LiveEnhancer:
             tab.done, tab.to_show = (frame, enhanced), True
         self._show(thread)
 
-    def _attempt(self, frame: Frame) -> Tensor | None:
+    def _attempt(self, frame: Frame, caller: Any = None) -> Tensor | None:
         started = time.perf_counter()
         try:
-            enhanced = self._enhance(frame.camera, frame.outputs)
+            enhanced = self._enhance(frame.camera, frame.image, caller)
             if enhanced.is_cuda:
                 torch.cuda.synchronize()
         except Exception as error:  # the render thread must survive whatever a fixer does

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from difix3d_ns.enhance.enhancer import Enhancer
-from difix3d_ns.enhance.settings import Enhance
+from difix3d_ns.enhance.settings import EnhanceMode
 from difix3d_ns.geometry.poses import spacing, stack_poses
 from difix3d_ns.guidance.base import Guidance
 from difix3d_ns.guidance.status import ShownView, Status
+from difix3d_ns.ns.cameras import to_pinhole
+from difix3d_ns.ns.model import Outputs
 from difix3d_ns.ns.rendering import SplatRenderer
 from difix3d_ns.ns.scene import TrainingScene
+from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.records import FixRecords, thumbnail
 
 if TYPE_CHECKING:
+    from nerfstudio.viewer.render_state_machine import RenderStateMachine
     from nerfstudio.viewer.viewer import Viewer
 
     from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
@@ -45,9 +49,7 @@ class Panel(ViewerControl):
         mode: how its outputs are called.
     """
 
-    def __init__(self, scene: TrainingScene, renderer: SplatRenderer, enhancer: Enhancer, mode: Enhance) -> None:
-        from difix3d_ns.ns.viewer.camera_path import remember_camera_paths
-
+    def __init__(self, scene: TrainingScene, renderer: SplatRenderer, enhancer: Enhancer, mode: EnhanceMode) -> None:
         self._scene = scene
         self._renderer = renderer
         self._enhancer = enhancer
@@ -55,7 +57,7 @@ class Panel(ViewerControl):
         self._guidance: Guidance | None = None
         self._controls: GuidanceControls | None = None
         self._viewer: Viewer | None = None
-        remember_camera_paths()
+        self.live = LiveEnhancer(enhancer.enhance)
 
     def _setup(self, viewer: Viewer) -> None:
         from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
@@ -70,9 +72,16 @@ class Panel(ViewerControl):
             if self._mode == "off":
                 gui.add_markdown("The enhancer is off (DIFIX3D_ENHANCE=off).")
             else:
-                EnhancerControls(viewer, self._enhancer, self._mode)
+                EnhancerControls(viewer, self._enhancer, self.live, self._mode)
         if viewer.trainer is None:
             self._show_saved(viewer)
+
+    def serve(self, tab: RenderStateMachine, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Outputs of a render for a tab: the enhanced picture is shown there once it is ready."""
+        if isinstance(outputs, Outputs):
+            camera, image = to_pinhole(outputs.camera), outputs.image
+            outputs.serve(lambda: self.live.picture(tab, camera, image))
+        return outputs
 
     def attach(self, guidance: Guidance, step: int) -> None:
         """Show a training's guidance, if it has something to show."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -34,40 +33,6 @@ _PEAK = 0.03  # log depth: hypotheses so near to the best one share in the estim
 _LEAST_VISIBLE = 0.02
 
 
-@dataclass(frozen=True)
-class View:
-    """A picture and what the splat shows there, with sides of whole pixels of the coarse volume."""
-
-    image: Tensor  # [H, W, 3] in [0, 1], its edge repeated
-    camera: Pinhole
-    depth: Tensor  # [H, W] 0 where there is nothing, or not enough, or beyond the edge
-    alpha: Tensor  # [H, W] in [0, 1]
-    mask: Tensor  # [H, W] in [0, 1]
-
-    @classmethod
-    def of(cls, view: PosedImage) -> View:
-        """``view`` padded right and bottom.
-
-        Raises:
-            ValueError: it has no camera, depth or alpha.
-        """
-        if view.camera is None or view.depth is None or view.alpha is None:
-            raise ValueError("alignment needs camera, depth and alpha of every picture")
-        height, width = view.image.shape[:2]
-        edge = (0, -width % COARSE, 0, -height % COARSE)
-        image = F.pad(view.image.permute(2, 0, 1)[None], edge, mode="replicate")[0].permute(1, 2, 0)
-        alpha = view.alpha.to(image)[..., 0]
-        mask = torch.ones_like(alpha) if view.mask is None else view.mask.to(image)[..., 0]
-        depth = view.depth.to(image)[..., 0].where(alpha > 0.5, 0.0)
-        camera = Pinhole(view.camera.camera_to_world, view.camera.intrinsics, image.shape[1], image.shape[0])
-        return cls(image, camera, F.pad(depth, edge), F.pad(alpha, edge), F.pad(mask, edge))
-
-    def surface(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Depth and opacity at another size; no opacity where there is no depth."""
-        depth = _resized(self.depth, size, "nearest")
-        return depth, _resized(self.alpha, size, "area") * (depth > 0)
-
-
 class Stage(NamedTuple):
     """One volume and what was read off it."""
 
@@ -89,6 +54,33 @@ class Corrected(NamedTuple):
     logits: Tensor  # [K, h, w] of visibility, at half the size
     inside: Tensor  # [K, h, w] in [0, 1], 0 outside of the reference's picture or masked
     features: Tensor  # [K, C, h, w] of the aligned references, colour first, at half the size
+
+
+def padded(view: PosedImage) -> PosedImage:
+    """A view with every part, its sides padded right and bottom to whole pixels of the coarse volume.
+
+    The picture's edge is repeated; beyond it there is neither depth nor opacity, and nothing may be used. Depth is 0
+    also where there is not enough opacity.
+
+    Raises:
+        ValueError: it has no camera, depth or alpha.
+    """
+    if view.camera is None or view.depth is None or view.alpha is None:
+        raise ValueError("alignment needs camera, depth and alpha of every picture")
+    height, width = view.image.shape[:2]
+    edge = (0, -width % COARSE, 0, -height % COARSE)
+    image = F.pad(view.image.permute(2, 0, 1)[None], edge, mode="replicate")[0].permute(1, 2, 0)
+    alpha = view.alpha.to(image)
+    mask = torch.ones_like(alpha) if view.mask is None else view.mask.to(image)
+    depth = view.depth.to(image).where(alpha > 0.5, 0.0)
+    camera = Pinhole(view.camera.camera_to_world, view.camera.intrinsics, image.shape[1], image.shape[0])
+    return PosedImage(image, camera, *(F.pad(plane, (0, 0, *edge)) for plane in (depth, alpha, mask)))
+
+
+def surface(view: PosedImage, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Depth and opacity [h, w] of a view at another size; no opacity where there is no depth."""
+    depth = _resized(_plane(view.depth), size, "nearest")
+    return depth, _resized(_plane(view.alpha), size, "area") * (depth > 0)
 
 
 class Aligner(nn.Module):
@@ -129,8 +121,8 @@ class Aligner(nn.Module):
             references: at least one, with camera, depth and alpha, brought to the exposure of the render.
         """
         height, width = image.shape[:2]
-        target = View.of(PosedImage(image, camera, depth, alpha))
-        views = [View.of(reference) for reference in references]
+        target = padded(PosedImage(image, camera, depth, alpha))
+        views = [padded(reference) for reference in references]
         render = self.encoder(target.image.permute(2, 0, 1))
         pyramids = [self.encoder(view.image.permute(2, 0, 1)) for view in views]
         near, far = depth_range(camera, depth, alpha, references)
@@ -139,17 +131,17 @@ class Aligner(nn.Module):
             return [
                 sample_reference(
                     depths,
-                    target.camera,
+                    target.pose,
                     pyramid[level],
-                    _resized(view.mask, _size(pyramid[level]), "area"),
-                    view.depth,
-                    view.camera,
+                    _resized(_plane(view.mask), _size(pyramid[level]), "area"),
+                    _plane(view.depth),
+                    view.pose,
                 )
                 for pyramid, view in zip(pyramids, views, strict=True)
             ]
 
         size = _size(render.coarse)
-        splat, solid = target.surface(size)
+        splat, solid = surface(target, size)
         known = solid > 0.5
         depths = candidates(splat, known, near, far)
         found = look(depths, 1)
@@ -159,7 +151,7 @@ class Aligner(nn.Module):
         change = torch.where(known, (coarse.best / splat.clamp_min(1e-9)).log(), 0.0)
 
         size = _size(render.fine)
-        splat, solid = target.surface(size)
+        splat, solid = surface(target, size)
         same = (solid > 0.5) & (_resized(known.float(), size, "nearest") > 0)
         start = torch.where(
             same, splat * _resized(change, size, "nearest").exp(), _resized(coarse.best, size, "bilinear")
@@ -182,8 +174,8 @@ class Aligner(nn.Module):
         logits = self._visibility(render.fine, solid, features, inside, mismatch, confidence.detach())
         visible = ((logits.sigmoid() - _LEAST_VISIBLE) / (1 - _LEAST_VISIBLE)).clamp_min(0) * inside
 
-        size = (target.camera.height, target.camera.width)
-        splat, solid = target.surface(size)
+        size = (target.pose.height, target.pose.width)
+        splat, solid = surface(target, size)
         result = torch.where(
             solid > 0.5, splat * _resized(change, size, "bilinear").exp(), _resized(fine.best, size, "bilinear")
         )
@@ -234,6 +226,12 @@ def _read(depths: Tensor, scores: Tensor, found: list[Sampled]) -> Stage:
     sharpness = close.sum(0)
     mean = (close * logs).sum(0) / sharpness.clamp_min(1e-9)
     return Stage(depths, scores, found, mean.exp(), sharpness)
+
+
+def _plane(part: Tensor | None) -> Tensor:
+    """[H, W] of a part of a ``padded`` view."""
+    assert part is not None
+    return part[..., 0]
 
 
 def _size(maps: Tensor) -> tuple[int, int]:

@@ -61,6 +61,19 @@ def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: Non
     return network
 
 
+def trained_references(folder: Path) -> int:
+    """Photographs the model was shown in training: one, unless the folder says that its UNet mixes no views.
+
+    Of the two published models, nvidia/difix has diffusers' plain UNet in its index and was trained without; copies
+    and what ``difix3d convert`` writes may have no index.
+    """
+    try:
+        unet = json.loads((folder / "model_index.json").read_text()).get("unet")
+    except (OSError, ValueError, AttributeError):
+        return 1
+    return 0 if isinstance(unet, list) and unet[:1] == ["diffusers"] else 1
+
+
 def check_folder(folder: Path) -> None:
     """Refuse what is no folder of Difix weights, with a remedy."""
     if folder.is_file():

@@ -18,14 +18,14 @@ class Fitness:
     fit_from: int  # first densification and full training resolution
     reset_every: int = 0  # opacity resets at its multiples; 0 = never
     refine_stop: int = 0  # no reset from here on
+    recovery: int | None = None
+    """steps of training after a reset until renders are sound again; None: a sixth of ``reset_every`` (500 of
+    splatfacto's 3000), at least 100, and at most half of it"""
 
-    @property
-    def recovery(self) -> int:
-        """Steps of training after a reset until renders are sound again.
-
-        A sixth of ``reset_every`` (500 of splatfacto's 3000), at least 100, and at most half of it.
-        """
-        return min(max(_MIN_RECOVERY, self.reset_every // 6), self.reset_every // 2)
+    def __post_init__(self) -> None:
+        if self.recovery is None:
+            recovery = min(max(_MIN_RECOVERY, self.reset_every // 6), self.reset_every // 2)
+            object.__setattr__(self, "recovery", recovery)
 
     def at(self, step: int) -> bool:
         """Whether the splat is densified once, at full resolution, and recovered from the last reset."""
@@ -35,6 +35,7 @@ class Fitness:
             return True
         latest = min(step, self.refine_stop - 1) // self.reset_every * self.reset_every
         # The reset comes after its step's iteration: one more step makes the recovery complete.
+        assert self.recovery is not None
         return step - latest > self.recovery
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from gsplat.strategy import MCMCStrategy
@@ -17,8 +17,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from difix3d_ns.ns.model import SplatModelConfig
 
 OPACITY_WEIGHT = 0.01
 SCALE_WEIGHT = 0.01
@@ -162,7 +160,20 @@ def _draw(weights: Tensor, count: int) -> Tensor:
     return torch.searchsorted(total, torch.rand(count, device=weights.device, dtype=total.dtype) * total[-1])
 
 
-def build_mcmc(config: SplatModelConfig, cap: int | None) -> DeviceFreeMCMCStrategy:
+class RefinementSteps(Protocol):
+    """Splatfacto's settings of when to densify, by splatfacto's names."""
+
+    @property
+    def warmup_length(self) -> int | None: ...  # the first step
+
+    @property
+    def stop_split_at(self) -> int | None: ...  # the last
+
+    @property
+    def refine_every(self) -> int | None: ...
+
+
+def build_mcmc(config: RefinementSteps, cap: int | None) -> DeviceFreeMCMCStrategy:
     """The strategy for a model's settings.
 
     Args:

@@ -20,8 +20,8 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.priors.alignment.align import Aligned, align, choose
-from difix3d_ns.priors.alignment.aligner import Aligner, Corrected, Stage, View
+from difix3d_ns.priors.alignment.align import SLOTS, Aligned, align, choose
+from difix3d_ns.priors.alignment.aligner import Aligner, Corrected, Stage, padded
 from difix3d_ns.priors.alignment.matcher import COARSE, FINE, reliance
 from difix3d_ns.priors.alignment.sampling import sample_reference
 from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, finite
@@ -75,6 +75,9 @@ class Prepared(NamedTuple):
 
 class AlignedBlend:
     """The render and what the aligner makes of its references, mixed by visibility alone."""
+
+    trained_references = SLOTS
+    generative = False
 
     def __init__(self, aligner: Aligner):
         self._aligner = aligner
@@ -181,7 +184,7 @@ def load_aligner(weights: str | Path) -> Aligner:
         aligner.load_state_dict({key: tensors[key] for key in aligner.state_dict()})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"{path} (with its .json) holds no aligner: {error!r}; train one: difix3d train-fixer align"
+            f"{path} (with its .json) holds no aligner: {error!r}; train one: difix3d train-prior align"
         ) from error
     return aligner
 
@@ -210,14 +213,14 @@ def alignment_loss(aligner: nn.Module, sample: Prepared) -> Tensor:
     references = [picture.reference() for picture in sample.references]
     out: Corrected = aligner(render.camera, render.image, render.depth, render.alpha, references)
     assert render.depth is not None and render.alpha is not None
-    truth = View.of(replace(render, image=sample.truth))
+    truth = padded(replace(render, image=sample.truth))
     picture = truth.image.permute(2, 0, 1)
     total = picture.new_zeros(())
     for stage, level in zip(out.stages, (COARSE, FINE), strict=True):
         small = F.avg_pool2d(picture[None], level)[0]
         total = total + 2 * _expected_error(stage, small)
         if sample.render.true_depth.numel():
-            true, seen = _truly_seen(sample, truth.camera, level)
+            true, seen = _truly_seen(sample, truth.pose, level)
             total = total + 0.1 * _cross_entropy(stage, true, seen.amax(0), level)
     # From here on at the fine level, which came last.
     right = out.inside > 0

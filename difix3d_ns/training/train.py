@@ -1,27 +1,25 @@
-"""``difix3d train-fixer``: from a recipe to weights, their metrics and their model card."""
+"""A training from its recipe to weights, their metrics and their model card."""
 
 from __future__ import annotations
 
-import dataclasses
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from difix3d_ns.data.scenes import ReadCapture, only_procedural
 from difix3d_ns.data.shards import find_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.training.card import write_card
 from difix3d_ns.training.files import write_json
-from difix3d_ns.training.recipe import Recipe, load_recipe
+from difix3d_ns.training.recipe import Recipe
 from difix3d_ns.training.run import Run
 from difix3d_ns.training.systems import create
 from difix3d_ns.training.validate import choose_samples
@@ -30,28 +28,23 @@ from difix3d_ns.training.window import Stream
 SHARDS = "shards"
 
 
-def train_fixer(
-    recipe: str | Path | Recipe,
+def train(
+    recipe: Recipe,
     output: Path,
     shards: Path | None = None,
-    start: str | None = None,
-    max_time: float | None = None,
     device: Literal["cpu", "cuda"] | None = None,
+    read: ReadCapture = only_procedural,
     stop_after: int | None = None,
     console: Console | None = None,
 ) -> dict[str, Any]:
-    """Train a fixer; started again with the same output it goes on where it stopped.
-
-    On several processes: ``accelerate launch -m difix3d_ns.training.train_prior RECIPE --output DIR``.
+    """Train a prior; started again with the same output it goes on where it stopped.
 
     Args:
-        recipe: a recipe of configs/fixer by name (embedded, difix-finetune, smoke) or the path of a YAML file.
+        recipe: what to train, from which start and for how long.
         output: folder for weights, metrics.json, MODEL_CARD.md, curves and what resuming needs.
-        shards: folder of shards that difix3d curate wrote (unset: they are made from the recipe's scenes).
-        start: weights to start from: a folder, or for a recipe of Difix also a hub id such as stabilityai/sd-turbo,
-            which downloads (unset: as the recipe says).
-        max_time: end after so many minutes of training (unset: as the recipe says).
-        device: cpu or cuda (unset: cuda if there is one).
+        shards: folder that ``data.curate`` wrote; None: they are made from the recipe's scenes.
+        device: cpu or cuda; None: cuda if there is one.
+        read: reads those of the recipe's scenes that are folders.
         stop_after: stop, as if interrupted, after so many steps; for tests.
         console: where progress goes.
 
@@ -62,15 +55,13 @@ def train_fixer(
         UserError: a mistake in the recipe, no or damaged samples, a checkpoint of another recipe, a loss that is not
             finite, or weights that cannot be written.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    recipe = dataclasses.replace(recipe, start=start or recipe.start, max_time=max_time or recipe.max_time)
     accelerator = _accelerator(recipe, device)
     console = console or Console(quiet=not accelerator.is_main_process)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     try:
         output.mkdir(parents=True, exist_ok=True)
-        root = _samples(recipe, output, shards, accelerator, console)
+        root = _samples(recipe, output, shards, read, accelerator, console)
         system = create(recipe)
         rank, processes = accelerator.process_index, accelerator.num_processes
         with Progress(*columns, *times, console=console) as progress:
@@ -106,7 +97,9 @@ def _accelerator(recipe: Recipe, device: str | None) -> Accelerator:
     )
 
 
-def _samples(recipe: Recipe, output: Path, shards: Path | None, accelerator: Accelerator, console: Console) -> Path:
+def _samples(
+    recipe: Recipe, output: Path, shards: Path | None, read: ReadCapture, accelerator: Accelerator, console: Console
+) -> Path:
     """Folder of shards; the recipe's scenes are curated there first."""
     if shards is not None:
         return shards
@@ -114,7 +107,7 @@ def _samples(recipe: Recipe, output: Path, shards: Path | None, accelerator: Acc
     if recipe.scenes and accelerator.is_main_process:
         from difix3d_ns.training.scenes import make_samples
 
-        make_samples(recipe.scenes, root, console)
+        make_samples(recipe.scenes, root, read, console)
     accelerator.wait_for_everyone()
     return root
 
@@ -129,18 +122,3 @@ def _unseen(recipe: Recipe, root: Path, rank: int, processes: int) -> list:
             f"{error}. The recipe decides by {recipe.decides} on unseen scenes; with `decides: none` it does without"
         ) from error
     return choose_samples(shards, recipe.validation_samples, rank, processes)
-
-
-def main() -> None:
-    """Entry point of ``accelerate launch -m``."""
-    from difix3d_ns.cli import train_fixer as command
-
-    try:
-        tyro.cli(command)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

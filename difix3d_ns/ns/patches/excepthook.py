@@ -1,0 +1,47 @@
+"""Mistakes of a user, told without a traceback, by commands that have no other place for it than Python's own hook."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+import yaml
+
+from difix3d_ns.errors import UserError
+
+
+def apply() -> None:
+    """Let a UserError that nobody catches end the process with its message alone, and status 1.
+
+    The config.yml of an earlier version is a user's error too: its classes are not there any more. All other exceptions
+    are left to the hook there was before.
+    """
+    if getattr(sys.excepthook, "__module__", "") == __name__:
+        return
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if message := said(error):
+            from rich.console import Console
+            from rich.text import Text
+
+            text = Text.assemble(("Error: ", "bold red"), message)
+            Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+        else:
+            before(kind, error, traceback)
+
+    sys.excepthook = hook
+
+
+def said(error: BaseException) -> str:
+    """The sentence for a user's mistake; empty if it is none."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, yaml.YAMLError) and "difix3d_ns." in str(error):
+        return EARLIER_VERSION
+    return ""
+
+
+EARLIER_VERSION = (
+    "this config.yml was written by an earlier version of difix3d_ns, whose trainings this one cannot open: train again"
+)

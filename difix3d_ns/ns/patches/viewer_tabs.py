@@ -1,0 +1,29 @@
+"""What a browser tab is sent, which the pipeline may serve in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
+
+_render_img = RenderStateMachine._render_img
+
+
+class TabServer(Protocol):
+    """A pipeline's attribute ``panel`` that looks after tabs."""
+
+    def serve(self, tab: RenderStateMachine, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Outputs of a render as the tab is to get them."""
+        ...
+
+
+def _served(self: RenderStateMachine, camera_state: Any) -> Any:
+    outputs = _render_img(self, camera_state)
+    panel: TabServer | None = getattr(self.viewer.pipeline, "panel", None)
+    return outputs if panel is None else panel.serve(self, outputs)
+
+
+def apply() -> None:
+    """Let the panel serve the outputs that render threads send to their tabs."""
+    RenderStateMachine._render_img = _served  # type: ignore[method-assign]
