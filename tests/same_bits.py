@@ -31,9 +31,9 @@ CASES = (
 )
 NEEDS = {"resumed": "default", "train-fixer": "curate"}
 """cases that use what another one wrote"""
-WARM_UP = ("demo-scene", "default")
+WARM_UP = ("demo-scene", "depth-weight")
 WARM_UP_STEPS = 60
-"""enough for rounds"""
+"""enough for pseudo-views to be made and drawn"""
 NOTHING = {("plain", "references"), ("plain", "pool")}
 """what has to be empty"""
 
