@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import tyro
+
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.settings import FixerConfig, Precision
 
@@ -33,6 +35,8 @@ class EnhancerConfig:
     compile: bool | None = None
     """compile the networks of the fixer difix for each size of pictures (unset: if that is done for the guidance's
     and it is the same)"""
+    from_environment: tyro.conf.Suppress[bool] = True
+    """whether DIFIX3D_* variables change how a finished training is shown; False: for measurements"""
 
     def fixer(self, guidance: FixerConfig | None = None) -> FixerConfig:
         """What is unset here, filled in.

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
+
+DEFAULT_METHOD = "difix3d-splatfacto"
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,28 @@ class Look:
     seconds: float  # the enhancer's, over all views
 
 
-def train(data: Path, output: Path, name: str, flags: Sequence[str] = (), log: Path | None = None) -> Run:
-    """Run ``ns-train difix3d-splatfacto`` on a scene, in a process of its own.
+def config_of(output: Path, name: str, method: str = DEFAULT_METHOD) -> Path:
+    """The config.yml of what ``train`` made."""
+    return output / name / method / "run" / "config.yml"
+
+
+def train(
+    data: Path,
+    output: Path,
+    name: str,
+    flags: Sequence[str] = (),
+    log: Path | None = None,
+    method: str = DEFAULT_METHOD,
+) -> Run:
+    """Run ``ns-train METHOD`` on a scene, in a process of its own.
 
     Args:
         data: the scene.
-        output: folder of nerfstudio's outputs; the training goes to ``output/NAME/difix3d-splatfacto/run``.
+        output: folder of nerfstudio's outputs; the training goes to ``output/NAME/METHOD/run``.
         name: experiment name.
         flags: further flags.
         log: where its output is appended; None shows it.
+        method: which.
 
     Raises:
         UserError: it failed; the message names the log.
@@ -63,7 +76,7 @@ def train(data: Path, output: Path, name: str, flags: Sequence[str] = (), log: P
     from difix3d_ns.evaluation import process
 
     arguments = [
-        "difix3d-splatfacto",
+        method,
         *("--data", str(data), "--output-dir", str(output), "--experiment-name", name, "--timestamp", "run"),
         *("--vis", "tensorboard", *flags),
     ]
@@ -76,60 +89,72 @@ def train(data: Path, output: Path, name: str, flags: Sequence[str] = (), log: P
     peak_file.unlink(missing_ok=True)
     if code != 0:
         raise UserError(f"training {name} on {data} failed" + (f"; see {log}" if log else ""))
-    return Run(output / name / "difix3d-splatfacto" / "run" / "config.yml", seconds, peak)
+    return Run(config_of(output, name, method), seconds, peak)
 
 
 @torch.no_grad()
-def held_out_views(config: Path, enhance: bool) -> list[HeldOutView]:
+def held_out_views(config: Path, enhance: bool, weights: str | None = None) -> list[HeldOutView]:
     """Render all evaluation views of a finished training.
 
     Args:
         config: its config.yml.
         enhance: whether to run the enhancer as well.
+        weights: of the enhancer; None: as in the training.
     """
-    return look(config, enhance).views
+    return look(config, enhance, weights=weights).views
 
 
 @torch.no_grad()
-def look(config: Path, enhance: bool, strength: float | None = None, step: int | None = None) -> Look:
+def look(
+    config: Path,
+    enhance: bool,
+    strength: float | None = None,
+    step: int | None = None,
+    weights: str | None = None,
+) -> Look:
     """Render all evaluation views of a finished training, and measure what that takes.
+
+    Environment variables change nothing here.
 
     Args:
         config: its config.yml.
         enhance: whether to run the enhancer as well.
         strength: of the enhancer, from 0 to 1; None: as in the training.
         step: of the checkpoint; None: the last.
+        weights: of the enhancer; None: as in the training.
     """
     from nerfstudio.utils.eval_utils import eval_setup
 
-    def at_step(trainer: Any) -> Any:
+    def as_wanted(trainer: Any) -> Any:
         trainer.load_step = step
+        enhancer = trainer.pipeline.enhancer
+        enhancer.from_environment, enhancer.mode = False, "key"
+        enhancer.strength = enhancer.strength if strength is None else strength
+        enhancer.weights = weights or enhancer.weights
         return _where_it_is(config, trainer)
 
-    environment = {"DIFIX3D_ENHANCE": "key", "DIFIX3D_STRENGTH": "" if strength is None else str(strength)}
-    with mock.patch.dict(os.environ, environment):
-        _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=at_step)
-        views, whole = [], 0.0
-        datamanager: Any = pipeline.datamanager
-        names = [Path(path).name for path in datamanager.eval_dataset.image_filenames]
-        for name, (camera, batch) in zip(names, datamanager.fixed_indices_eval_dataloader, strict=True):
-            outputs = pipeline.model.get_outputs_for_camera(camera)
-            truth = pipeline.model.composite_with_background(
-                pipeline.model.get_gt_img(batch["image"]), outputs["background"]
-            )
-            enhanced, problem = None, ""
-            started = time.perf_counter()
-            if enhance:
-                try:
-                    enhanced = outputs["enhanced"].cpu()
-                except Exception as error:  # whatever a fixer does, the render can be shown all the same
-                    problem = str(error) or type(error).__name__
-            seconds = time.perf_counter() - started
-            whole += seconds
-            took = seconds if enhanced is not None else None
-            views.append(HeldOutView(truth.cpu(), outputs["rgb"].cpu(), enhanced, name, took, problem))
-        model: Any = pipeline.model
-        return Look(views, len(model.means), whole if enhance else 0.0)
+    _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=as_wanted)
+    views, whole = [], 0.0
+    datamanager: Any = pipeline.datamanager
+    names = [Path(path).name for path in datamanager.eval_dataset.image_filenames]
+    for name, (camera, batch) in zip(names, datamanager.fixed_indices_eval_dataloader, strict=True):
+        outputs = pipeline.model.get_outputs_for_camera(camera)
+        truth = pipeline.model.composite_with_background(
+            pipeline.model.get_gt_img(batch["image"]), outputs["background"]
+        )
+        enhanced, problem = None, ""
+        started = time.perf_counter()
+        if enhance:
+            try:
+                enhanced = outputs["enhanced"].cpu()
+            except Exception as error:  # whatever a fixer does, the render can be shown all the same
+                problem = str(error) or type(error).__name__
+        seconds = time.perf_counter() - started
+        whole += seconds
+        took = seconds if enhanced is not None else None
+        views.append(HeldOutView(truth.cpu(), outputs["rgb"].cpu(), enhanced, name, took, problem))
+    model: Any = pipeline.model
+    return Look(views, len(model.means), whole if enhance else 0.0)
 
 
 def _where_it_is(path: Path, trainer: Any) -> Any:

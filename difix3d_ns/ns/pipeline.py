@@ -81,7 +81,8 @@ class GuidedPipeline(VanillaPipeline):
     def __init__(self, config: GuidedPipelineConfig, device: str, **kwargs: Any) -> None:
         trains = kwargs.get("grad_scaler") is not None  # only a trainer hands one in
         if not trains:
-            Overrides.from_environment().apply_to(config.enhancer)
+            if config.enhancer.from_environment:
+                Overrides.from_environment().apply_to(config.enhancer)
         elif ignored_in_training():  # a training follows its flags alone
             CONSOLE.print(f"[yellow]{', '.join(ignored_in_training())}: no effect on training; give flags instead.")
         super().__init__(config, device, **kwargs)

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from difix3d_ns.evaluation.runs import HeldOutView
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.methods.sparse import sparse_splatfacto
 from difix3d_ns.views.records import FixRecords, record_fix
 
 HEIGHT, WIDTH = 48, 64
@@ -31,9 +32,12 @@ def views(count: int = 2, enhanced: bool = True, problem: str = "") -> list[Held
     return [HeldOutView(*pictures, f"frame_{i:05d}.jpg", seconds, problem) for i in range(count)]
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
-    """A config.yml of the method with other values: names of flags, with __ between their parts."""
-    config: Any = copy.deepcopy(difix3d_splatfacto.config)
+METHODS = {method.config.method_name: method.config for method in (difix3d_splatfacto, sparse_splatfacto)}
+
+
+def write_config(folder: Path, method: str = "difix3d-splatfacto", **changes: Any) -> Path:
+    """A config.yml of a method with other values: names of flags, with __ between their parts."""
+    config: Any = copy.deepcopy(METHODS[method])
     config.data, config.timestamp, config.experiment_name = Path("scene"), folder.name, "scene"
     for name, value in changes.items():
         *above, last = name.split("__")

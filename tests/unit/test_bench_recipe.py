@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,27 @@ import yaml
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
+from difix3d_ns.evaluation.bench.record import read
+from difix3d_ns.io.run import Run
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.methods.sparse import sparse_splatfacto
+from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 RECIPES = Path(__file__).parents[2] / "configs" / "bench"
+RECORD = Path(__file__).parents[2] / "benchmarks" / "results"
+METHODS = {method.config.method_name: method.config for method in (difix3d_splatfacto, sparse_splatfacto)}
 
 
-def _settings(recipe: Recipe, training: str, seed: int) -> GuidedTrainerConfig:
-    """What ns-train makes of a training's flags."""
-    flags = Job(Scene(Path("/scene"), "scene"), training, seed).flags(recipe)
-    default: Any = copy.deepcopy(difix3d_splatfacto.config)
-    return tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=flags)
+def _settings(recipe: Recipe, training: str, seed: int) -> Any:
+    """What ns-train makes of a training's flags, fitted to a CPU and six photographs."""
+    job = Job(Scene(Path("/scene"), "scene"), training, seed)
+    default: Any = copy.deepcopy(METHODS[job.ns_method(recipe)])
+    config = tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=job.flags(recipe))
+    config.machine.device_type = "cpu"
+    presets.check(config)
+    presets.fit(config, replace(config.run(), images=6))
+    return config
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
@@ -46,19 +58,65 @@ def test_the_default_compares_with_every_plain_variant() -> None:
     plain = {name for name in recipe.methods if name.startswith("plain")}
     assert {"plain", "plain-earlystop", "plain-cap", "plain-dropout", "plain-mcmc", "plain-tuned"} <= plain
     assert set(recipe.methods["plain-tuned"].best_of) == plain - {"plain-tuned"}
-    assert {"fix-only", "no-pseudo-views", "difix3d", "difix3d+"} == set(recipe.methods) - plain
+    assert {"fix-only", "no-pseudo-views", "difix3d", "difix3d+", "sparse"} == set(recipe.methods) - plain
     assert recipe.methods["difix3d"].flags == {}  # the defaults of ns-train are what is measured
     for name in plain - {"plain-tuned", "plain-earlystop"}:
-        assert _settings(recipe, name, 0).pipeline.rounds == 0
+        pipeline = _settings(recipe, name, 0).pipeline
+        assert pipeline.guidance.rounds == 0 and pipeline.floaters.clearance == 0
+        assert pipeline.initial_points.stereo == (12_000 if name == "plain-stereo" else 0)
     assert _settings(recipe, "plain", 0).save_only_latest_checkpoint is False
     cap = _settings(recipe, "plain-cap", 0).pipeline.model
-    assert cap.max_gaussians and cap.use_scale_regularization and cap.regularization
+    assert cap.max_gs_num == 20_000 and cap.use_scale_regularization and cap.regularization
     pairs = {entry.needs: (entry.bars, entry.worst, entry.time) for entry in recipe.compare}
     assert pairs["difix3d", "plain"] == ({"psnr": 0.8, "ssim": 0.02}, None, 1.5)
     assert pairs["difix3d", "plain-tuned"] == ({"psnr": 0.4, "ssim": 0.01, "flip": 0.0}, -0.1, None)
     assert pairs["difix3d+", "difix3d"] == ({"psnr": -0.05, "ssim": 0.0, "flip": 0.0}, None, None)
     assert load_recipe("ablation").compare[7].bars == {"psnr": -0.5}  # of noise in place of the fixer
     assert len(recipe.seeds) >= 2
+
+
+def test_the_method_without_a_prior_is_a_row_of_its_own() -> None:
+    recipe = load_recipe("default")
+    assert recipe.methods["sparse"].ns_method == "sparse-splatfacto" and recipe.methods["sparse"].flags == {}
+    assert {method.ns_method for name, method in recipe.methods.items() if name != "sparse"} == {"difix3d-splatfacto"}
+    assert len(recipe.methods["plain-tuned"].best_of) == 6 and "sparse" not in recipe.methods["plain-tuned"].best_of
+    assert not any("sparse" in entry.needs for entry in recipe.compare)  # nothing is claimed without figures
+    without, with_rounds = (_settings(recipe, name, 0).pipeline for name in ("no-pseudo-views", "difix3d"))
+    sparse = _settings(recipe, "sparse", 0).pipeline
+    for other in (without, with_rounds):  # the same helps
+        assert (sparse.initial_points, sparse.floaters) == (other.initial_points, other.floaters)
+    assert sparse.initial_points.stereo == 12_000 and sparse.floaters.clearance == 0.5
+
+
+@pytest.mark.parametrize(("name", "runs", "lines"), [("default", 87, 164), ("ablation", 51, 51), ("hard", 15, 20)])
+def test_what_was_run_with_flags_of_earlier_names_is_still_found(name: str, runs: int, lines: int) -> None:
+    found = read(load_recipe(name), RECORD)
+    assert len(found) >= runs and sum(len(run["parts"]) for run in found) >= lines
+
+
+def test_flags_of_earlier_names_are_those_of_today() -> None:
+    """What ns-train makes of the translated flags of every line on record, and that nothing was forgotten."""
+    settings = []
+    for path in RECORD.glob("*.jsonl"):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            flags, now = entry["flags"], entry.get("flags_now", entry["flags"])
+            if (flags, now) in settings:
+                continue
+            settings.append((flags, now))
+            before = dict(zip(flags[::2], flags[1::2], strict=True))
+            default: Any = copy.deepcopy(METHODS[entry.get("ns_method", "difix3d-splatfacto")])
+            config: Any = tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=now)
+            presets.check(config)
+            presets.fit(config, Run(2000, images=6))
+            pipeline = config.pipeline
+            plain = before.get("--pipeline.rounds") == "0"
+            assert pipeline.initial_points.stereo == int(before.get("--pipeline.stereo-points", 0 if plain else 12_000))
+            assert pipeline.floaters.clearance == float(before.get("--pipeline.clearance", 0.0 if plain else 0.5))
+            assert pipeline.guidance.rounds == int(before.get("--pipeline.rounds", 2))
+            assert pipeline.guidance.fixer.name == before.get("--pipeline.fixer.name", "embedded")
+            assert pipeline.guidance.weight == float(before.get("--pipeline.pseudo-weight", 1))
+    assert len(settings) > 20
 
 
 def test_chosen_methods_bring_what_they_are_the_best_of() -> None:
@@ -88,6 +146,7 @@ PLAIN = {"plain": {"flags": {}}}
         ({"methods": {"a": {"flags": {"max-num-iterations": 9}}}}, "a has --max-num-iterations: .* same for all"),
         ({"methods": {"a": {"flags": {"machine.seed": 9}}}}, "a has --machine.seed"),
         ({"methods": {"a": {"flags": {"pipeline.datamanager.camera-res-scale-factor": 0.1}}}}, "image size"),
+        ({"methods": {**PLAIN, "x": {"of": "plain", "ns_method": "sparse-splatfacto"}}}, "no training of its own"),
         ({"methods": {**PLAIN, "x": {"of": "y"}}}, "x is of y, which is not trained"),
         ({"methods": {**PLAIN, "x": {"of": "plain", "earlier": True}}}, "checkpoints of 2 or more"),
         ({"methods": {**PLAIN, "x": {"best_of": ["plain", "z"]}}}, "x cannot be the best of z"),

@@ -7,6 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from tests.unit.tiny_scene import write_scene
 CONTENT = {
     "steps": 60,
     "methods": {
-        "plain": {"flags": {"pipeline.rounds": 0}},
+        "plain": {"flags": {"pipeline.guidance.rounds": 0}},
         "plain-dropout": {"flags": {"pipeline.model.gaussian-dropout": 0.1}},
         "plain-tuned": {"best_of": ["plain", "plain-dropout"]},
     },
@@ -95,7 +96,7 @@ def test_every_run_is_on_record_once(finished: Path) -> None:
     assert entries[0]["metrics"]["psnr"] == 20 and entries[0]["metrics"]["lpips"] is None
     assert entries[0]["command"] == "difix3d bench scene --output DIR --recipe recipe --methods plain --seeds 0"
     assert entries[0]["commit"] == "0123456789" and entries[0]["hardware"] == "2 CPU cores"
-    assert "--pipeline.rounds" in entries[0]["flags"]
+    assert "--pipeline.guidance.rounds" in entries[0]["flags"]
     assert str(finished) not in path.read_text()  # no paths of this machine
     path.unlink()
     _bench(finished)
@@ -122,6 +123,47 @@ def test_another_recipe_is_refused(finished: Path) -> None:
     assert list(_bench(finished, methods=["plain"])["scene"]) == ["plain"]  # that has not changed
 
 
+def test_another_method_of_nerfstudio_is_another_training(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _bench(finished)
+    content = json.loads(json.dumps(CONTENT))
+    content["methods"]["plain-dropout"]["ns_method"] = "sparse-splatfacto"
+    (finished / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(UserError, match="plain-dropout, seed 0: recipe: ns_method difix3d-splatfacto, now sparse-splat"):
+        _bench(finished, changed="keep")
+    recipe = load_recipe(finished / "recipe.yaml")
+    assert [state["training"] for state in record.read(recipe, finished / "record")] == ["plain"]
+    made = {}
+
+    def train(scene: Path, folder: Path, name: str, flags: list[str], log: Path, method: str) -> None:
+        made[name] = method
+        if name == "training":
+            raise UserError("no training in this test")
+
+    monkeypatch.setattr("difix3d_ns.evaluation.runs.train", train)
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job._warm", Event())
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.shutil.rmtree", lambda *_, **__: None)
+    state = finished / "out" / "runs" / "scene" / "plain-dropout" / "seed-0"
+    state.rename(finished / "kept")
+    with pytest.raises(UserError, match="no training in this test"):
+        _bench(finished)
+    assert made == {"warm-up": "sparse-splatfacto", "training": "sparse-splatfacto"}
+
+
+def test_lines_on_record_that_were_run_with_flags_of_earlier_names(finished: Path) -> None:
+    _bench(finished)
+    path, recipe = finished / "record" / "bench-recipe.jsonl", load_recipe(finished / "recipe.yaml")
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [entry["ns_method"] for entry in entries] == ["difix3d-splatfacto"] * 2
+    for entry in entries:
+        del entry["ns_method"]  # as the first lines on record
+        entry["flags_now"], entry["flags"] = entry["flags"], ["--pipeline.earlier", "0"]
+    path.write_text("\n".join(map(json.dumps, entries)))
+    assert len(record.read(recipe, finished / "record")) == 2
+    entries[0]["flags_now"] = entries[0]["flags"]
+    path.write_text("\n".join(map(json.dumps, entries)))
+    assert [state["training"] for state in record.read(recipe, finished / "record")] == ["plain-dropout"]
+
+
 def test_another_scene_of_the_same_name_is_refused(finished: Path) -> None:
     (finished / "scene" / "transforms.json").write_text(
         (finished / "scene" / "transforms.json").read_text().replace("0.0", "0.1")
@@ -131,14 +173,14 @@ def test_another_scene_of_the_same_name_is_refused(finished: Path) -> None:
 
 
 def test_other_code_is_refused_unless_it_is_to_be_kept(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda fixer="": "another")
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda *fixers: "another")
     with pytest.raises(UserError, match=r"plain, seed 0: code: 0123456789, now .*\n(.*\n)*.*--changed keep"):
         _bench(finished)
     assert len(_bench(finished, changed="keep")["scene"]) == 3
 
 
 def test_a_further_seed_is_not_put_beside_runs_of_other_code(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda fixer="": "another")
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda *fixers: "another")
     arguments = {"recipe": finished / "recipe.yaml", "folder": finished / "record", "seeds": [5]}
     with pytest.raises(UserError, match=r"2 finished runs .*\nscene, plain, seed 0: code"):
         bench([finished / "scene"], finished / "out", **arguments)
@@ -147,19 +189,19 @@ def test_a_further_seed_is_not_put_beside_runs_of_other_code(finished: Path, mon
 def test_runs_are_made_again(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-    def train(scene: Path, folder: Path, name: str, flags: list[str], log: Path) -> None:
-        made.append(f"{folder.parent.name} {name}")
+    def train(scene: Path, folder: Path, name: str, flags: list[str], log: Path, method: str) -> None:
+        made.append(f"{folder.parent.name} {name} by {method}")
         raise UserError("no training in this test")
 
     monkeypatch.setattr("difix3d_ns.evaluation.runs.train", train)
     monkeypatch.setattr("difix3d_ns.evaluation.bench.job._warm_up", lambda *_: None)
     _bench(finished, changed="redo")
     assert made == []  # nothing has changed
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda fixer="": "another")
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda *fixers: "another")
     monkeypatch.setattr("difix3d_ns.evaluation.bench.job.LOADED", "another")
     with pytest.raises(UserError, match=r"2 of 2 trainings failed .*no training in this test"):
         _bench(finished, changed="redo")
-    assert made == ["plain training", "plain-dropout training"]
+    assert made == ["plain training by difix3d-splatfacto", "plain-dropout training by difix3d-splatfacto"]
     assert not list(finished.glob("out/runs/*/*/*/job.json"))
     assert len((finished / "record" / "bench-recipe.jsonl").read_text().splitlines()) == 2  # the record keeps them
 
@@ -208,8 +250,9 @@ def test_where_a_number_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(provenance, "_PACKAGE", package)
     monkeypatch.chdir(tmp_path)
     first = provenance.code_digest()
-    (package / "curation").mkdir()
-    (package / "curation" / "scenes.py").write_text("no training depends on it")
+    for folder in ("data", "apps"):
+        (package / folder).mkdir()
+        (package / folder / "scenes.py").write_text("no training depends on it")
     assert provenance.code_digest() == first
     (package / "model.py").write_text("2")
     assert provenance.code_digest() != first
@@ -232,7 +275,7 @@ def test_a_scene_is_known_by_its_files(tmp_path: Path) -> None:
 
 def test_of_each_training_the_newest_run_with_the_flags_of_today_is_read(tmp_path: Path) -> None:
     write_scene(tmp_path / "scene")
-    recipe = Recipe({"plain": Method("plain", {"pipeline.rounds": 0})}, "some", steps=10)
+    recipe = Recipe({"plain": Method("plain", {"pipeline.guidance.rounds": 0})}, "some", steps=10)
     job = Job(Scene(tmp_path / "scene", "scene"), "plain", 0)
     for run, psnr in {"first": 20.0, "second": 21.0}.items():
         state = finish(job, recipe, tmp_path / "out", {"plain": psnr})
@@ -241,7 +284,7 @@ def test_of_each_training_the_newest_run_with_the_flags_of_today_is_read(tmp_pat
     (state,) = record.read(recipe, tmp_path)
     assert state["parts"]["plain"]["metrics"]["psnr"] == 21.0 and state["training"] == "plain" and state["seed"] == 0
     assert record.read(replace(recipe, steps=11), tmp_path) == []
-    assert record.read(replace(recipe, methods={"other": Method("other", {"pipeline.rounds": 0})}), tmp_path) == []
+    assert record.read(replace(recipe, methods={"other": Method("other", {"pipeline.guidance.rounds": 0})}), tmp_path) == []
 
 
 def test_what_was_finished_by_other_calls_stays_in_the_table(finished: Path) -> None:

@@ -7,13 +7,17 @@ import io
 import math
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from markupsafe import Markup
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from difix3d_ns.data.procedural.textures import bricks
 from difix3d_ns.errors import UserError
@@ -35,6 +39,9 @@ from difix3d_ns.evaluation.report import (
 from difix3d_ns.evaluation.report.settings import settings
 from difix3d_ns.evaluation.report.training import duration, loss_by_kind, read_curves, read_training
 from difix3d_ns.metrics.image import image_metrics
+from difix3d_ns.ns import presets
+from difix3d_ns.ns.earlier_versions import refuse_earlier
+from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from tests.unit.fabricated_run import plain_picture, text_of, views, write_config, write_curves, write_fixes
 
 
@@ -254,24 +261,94 @@ def test_a_config_that_is_half_written_or_of_another_method_is_told(run: Path) -
         read_training(run)
 
 
-def test_settings_that_were_given_come_first_and_fitted_ones_are_defaults(run: Path) -> None:
-    from difix3d_ns.ns.presets import settle
+@pytest.mark.parametrize(
+    "gone", ["difix3d_ns.trainer.Difix3DTrainerConfig", "difix3d_ns.ns.trainer.Difix3DTrainerConfig"]
+)
+def test_a_training_of_an_earlier_version_is_refused_in_one_sentence(gone: str, run: Path) -> None:
+    """The class that was given up is named at the top, or below one that is still there."""
+    content = (run / "config.yml").read_text()
+    now = "difix3d_ns.ns.trainer.GuidedTrainerConfig"
+    assert content.startswith(f"!!python/object:{now}\n")
+    below = content.replace("difix3d_ns.ns.pipeline.GuidedPipelineConfig", "difix3d_ns.pipeline.Difix3DPipelineConfig")
+    for text in (content.replace(now, gone), below):
+        (run / "config.yml").write_text(text)
+        with pytest.raises(UserError) as caught:
+            read_training(run)
+        assert str(caught.value) == (
+            f"{run / 'config.yml'} was written by an earlier version of difix3d_ns, which this one cannot read: "
+            "train again"
+        )
 
-    write_config(run, pipeline__pseudo_weight=0.5, pipeline__rounds=4)
-    config = read_training(run).config
+
+def test_only_what_this_package_had_once_is_of_an_earlier_version(run: Path) -> None:
+    for other in ("somebody.trainer.Config", "difix3d_nsx.trainer.Config", "nerfstudio.engine.trainer.Nothing"):
+        (run / "config.yml").write_text(f"!!python/object:{other}\nmethod_name: mine\n")
+        with pytest.raises(UserError, match="cannot be read"):
+            read_training(run)
+    refuse_earlier(ValueError("no module"))  # says nothing
+    with pytest.raises(UserError, match=r"^the config\.yml was written by an earlier version"):
+        refuse_earlier(yaml.YAMLError("cannot find module 'difix3d_ns.trainer' (No module named 'difix3d_ns.trainer')"))
+
+
+def fitted(folder: Path, images: int | None = 6, **changes: Any) -> GuidedTrainerConfig:
+    """The config of a training as it is saved, with everything filled in."""
+    write_config(folder, **changes)
+    config = read_training(folder).config
     config.machine.device_type = "cpu"
-    settle(config)
-    rows = settings(config)
-    changed = {row.flag: (row.value, row.default) for row in rows if row.default is not None}
-    assert changed["--pipeline.pseudo-weight"] == ("0.5", "1")
-    assert changed["--pipeline.rounds"] == ("4", "2")
-    assert "--max-num-iterations" not in changed
-    assert "--pipeline.model.refine-every" not in changed
+    presets.fit(config, replace(config.run(), images=images))
+    return config
+
+
+def changed(config: GuidedTrainerConfig, images: int | None = 6) -> dict[str, tuple[str, str]]:
+    """Flag -> (value, default) of what is shown first."""
+    rows = settings(config, images)
     assert [row.default is not None for row in rows] == sorted((row.default is not None for row in rows), reverse=True)
-    values = {row.flag: row.value for row in rows}
+    return {row.flag: (row.value, row.default) for row in rows if row.default is not None}
+
+
+def test_settings_that_were_given_come_first_and_fitted_ones_are_defaults(run: Path) -> None:
+    config = fitted(run, pipeline__guidance__weight=0.5, pipeline__guidance__rounds=4)
+    found = changed(config)
+    assert found["--pipeline.guidance.weight"] == ("0.5", "1")
+    assert found["--pipeline.guidance.rounds"] == ("4", "2")
+    assert set(found) - {"--machine.device-type"} == {
+        *("--data", "--experiment-name", "--pipeline.guidance.weight", "--pipeline.guidance.rounds")
+    }
+    values = {row.flag: row.value for row in settings(config, 6)}
     assert values["--max-num-iterations"] == "2000"
+    assert values["--pipeline.floaters.clearance"] == "0.5"
     assert "--optimizers.means.optimizer.lr" in values
-    assert not any("_target" in flag or "None" in flag for flag in values)
+    assert not any("_target" in flag or "None" in flag or "environment" in flag for flag in values)
+
+
+def test_a_length_that_was_given_differs_and_what_follows_from_it_does_not(run: Path) -> None:
+    found = changed(fitted(run, max_num_iterations=500))
+    assert found["--max-num-iterations"] == ("500", "2000")
+    assert not [flag for flag in found if "steps" in flag or "model" in flag or "optimizers" in flag]
+
+
+def test_settings_that_follow_from_the_number_of_photographs(run: Path) -> None:
+    flag = "--pipeline.floaters.clearance"
+    assert flag not in changed(fitted(run, images=6), 6)
+    assert flag not in changed(fitted(run, images=100), 100)
+    assert changed(fitted(run, images=100), 6)[flag] == ("0", "0.5")
+    assert flag not in changed(fitted(run, images=6), None)  # nobody can tell
+    off = changed(fitted(run, pipeline__sparse_helps=False))
+    assert off["--pipeline.sparse-helps"] == ("False", "True")
+    assert off["--pipeline.initial-points.stereo"] == ("0", "12000")
+
+
+def test_every_method_is_compared_with_its_own_defaults(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"method": "sparse-splatfacto", "pipeline__model__gaussian_dropout": 0.1}
+    for registered in (True, False):
+        if not registered:  # then with those of its classes
+            monkeypatch.setattr("difix3d_ns.evaluation.report.settings.discover_methods", lambda: ({}, {}))
+        found = changed(fitted(run, **given))
+        assert found["--pipeline.model.gaussian-dropout"] == ("0.1", "0")
+        told = [flag for flag in found if re.search("guidance|optimizers|iterations|refine|clearance|stereo", flag)]
+        assert told == [] and "--method-name" not in found
+    found = changed(fitted(run, pipeline__guidance__weight=0.5))
+    assert found["--pipeline.guidance.weight"] == ("0.5", "1") and "--pipeline.guidance.rounds" not in found
 
 
 @pytest.mark.parametrize(
@@ -297,9 +374,28 @@ def test_a_training_that_just_began_says_what_is_not_there_yet(run: Path) -> Non
     text = text_of(write_report(run).read_text())
     assert "not finished: it is at step 0 of 200" in text
     assert "No checkpoint has been saved yet" in text
-    assert "No view has been repaired yet" in text
+    assert "Pseudo-views" not in text and "repaired" not in text
     assert "There are no curves" in text and "--vis viewer+tensorboard" in text
     assert "--max-num-iterations" in text
+
+
+def test_a_pool_that_holds_nothing_yet_is_told(run: Path) -> None:
+    (run / "pseudo_views").mkdir()
+    assert "No view has been repaired yet" in text_of(write_report(run).read_text())
+
+
+def test_a_method_without_a_prior_has_no_section_of_made_views(tmp_path: Path) -> None:
+    run = tmp_path / "sparse-splatfacto" / "run"
+    write_config(run, "sparse-splatfacto", max_num_iterations=200)
+    with SummaryWriter(str(run)) as writer:
+        for step in range(0, 100, 10):
+            writer.add_scalar("Train Loss", 1.0, step)
+            writer.add_scalar("Train Metrics Dict/psnr", 20.0, step)
+    text = text_of(write_report(run, views=views()).read_text())
+    assert "sparse-splatfacto, 91 steps" in text or "sparse-splatfacto, 90 steps" in text
+    for said in ("seudo-view", "rounds", "repaired", "Fixing", "--pipeline.guidance"):
+        assert said not in text, said
+    assert "2 photographs were kept out" in text and "enhanced" in text and "PSNR in training" in text
 
 
 def test_a_training_in_the_middle_shows_what_there_is(run: Path) -> None:
@@ -368,9 +464,12 @@ def test_scenes_without_held_out_views_and_tiny_pictures_have_a_page(run: Path) 
     assert "too small for metrics" in text_of(write_report(run, views=tiny).read_text())
 
 
-def test_plain_splatfacto_is_called_so(run: Path) -> None:
-    write_config(run, pipeline__rounds=0)
-    assert "plain splatfacto" in text_of(write_report(run, views=views()).read_text())
+def test_what_a_guidance_does_is_told_in_a_line(run: Path) -> None:
+    write_config(run, pipeline__guidance__rounds=0, pipeline__sparse_helps=False)
+    assert "no rounds, no helps for sparse captures" in text_of(write_report(run, views=views()).read_text())
+    write_config(run, pipeline__guidance__rounds=3)
+    text = text_of(write_report(run, views=views()).read_text())
+    assert "3 rounds" in text and "no helps" not in text
 
 
 def test_the_page_names_no_address_outside(run: Path) -> None:

@@ -21,6 +21,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.pictures import keep_pictures
 from difix3d_ns.evaluation.bench.provenance import LOADED, code_digest, commit, data_digest, hardware, software
 from difix3d_ns.evaluation.bench.recipe import Method, Recipe, Value
+from difix3d_ns.evaluation.runs import DEFAULT_METHOD
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.checkpoints import checkpoint_steps
 
@@ -28,6 +29,8 @@ Changed = Literal["refuse", "redo", "keep"]
 State = dict[str, Any]
 """What is on disk of a job; ``parts`` holds the metrics of every look by its name."""
 
+_FIXERS = ("--pipeline.guidance.fixer.name", "--pipeline.enhancer.name")
+"""flags that may name a module of somebody else's"""
 _warm = threading.Event()
 
 
@@ -61,6 +64,10 @@ class Job:
     def log(self, output: Path) -> Path:
         """What training and evaluation said."""
         return self.folder(output) / "log.txt"
+
+    def ns_method(self, recipe: Recipe) -> str:
+        """What ns-train is given."""
+        return recipe.methods[self.training].ns_method
 
     def flags(self, recipe: Recipe) -> list[str]:
         """Of its ns-train, beyond scene and output."""
@@ -101,6 +108,8 @@ class Job:
             return []
         before, now = state["identity"], self.identity(recipe)
         found = []
+        if _ns_method(before) != now["ns_method"]:
+            found.append(f"recipe: ns_method {_ns_method(before)}, now {now['ns_method']}")
         if before["flags"] != now["flags"]:
             found.append(_flags_told(before["flags"], now["flags"]))
         if before["data"] != now["data"]:
@@ -112,8 +121,9 @@ class Job:
     def identity(self, recipe: Recipe) -> dict[str, Any]:
         """What its numbers depend on."""
         flags = self.flags(recipe)
-        fixer = _by_name(flags).get("--pipeline.fixer.name", "")
-        return {"data": data_digest(self.scene.path), "flags": flags, "code": code_digest(fixer)}
+        fixers = [value for name, value in _by_name(flags).items() if name in _FIXERS]
+        code = code_digest(*fixers)
+        return {"data": data_digest(self.scene.path), "ns_method": self.ns_method(recipe), "flags": flags, "code": code}
 
 
 def missing_parts(job: Job, recipe: Recipe, state: State | None) -> list[Method]:
@@ -178,7 +188,8 @@ def _train(job: Job, recipe: Recipe, output: Path) -> State:
     folder.mkdir(parents=True)
     _warm_up(job, recipe, output)
     identity, made_with = job.identity(recipe), commit()
-    done = train(job.scene.path, folder, "training", identity["flags"], log=job.log(output))
+    made = {"log": job.log(output), "method": identity["ns_method"]}
+    done = train(job.scene.path, folder, "training", identity["flags"], **made)
     state: State = {
         "id": uuid.uuid4().hex,
         "scene": job.scene.name,
@@ -204,19 +215,21 @@ def _warm_up(job: Job, recipe: Recipe, output: Path) -> None:
 
     if _warm.is_set():
         return
-    flags = [word for name, value in recipe.flags.items() for word in _flag(name, value)]
-    flags += ["--max-num-iterations", "10", "--pipeline.rounds", "0"]
-    train(job.scene.path, job.folder(output), "warm-up", flags, log=job.log(output))
+    # the method that has no prior: what there is to compile is the same, and no guidance has work in it
+    shared = {name: value for name, value in recipe.flags.items() if not name.startswith("pipeline.guidance.")}
+    shared |= {"max-num-iterations": 10, "pipeline.initial-points.stereo": 0, "pipeline.floaters.clearance": 0.0}
+    flags = [word for name, value in shared.items() for word in _flag(name, value)]
+    train(job.scene.path, job.folder(output), "warm-up", flags, log=job.log(output), method="sparse-splatfacto")
     shutil.rmtree(job.folder(output) / "warm-up")
     _warm.set()
 
 
 def _look(job: Job, recipe: Recipe, output: Path, state: State, methods: Sequence[Method]) -> None:
-    from difix3d_ns.evaluation.runs import HeldOutView, look
+    from difix3d_ns.evaluation.runs import HeldOutView, config_of, look
 
     folder = job.folder(output)
     lowest = min(int(path.name.removeprefix("seed-")) for path in folder.parent.glob("seed-*") if path.is_dir())
-    config = folder / "training" / "difix3d-splatfacto" / "run" / "config.yml"
+    config = config_of(folder, "training", job.ns_method(recipe))
     steps = checkpoint_steps(config.parent / "nerfstudio_models")
     with ExitStack() as stack:
         file = stack.enter_context(job.log(output).open("a", encoding="utf-8"))
@@ -272,6 +285,16 @@ def look_identity(method: Method) -> dict[str, Any]:
         "strength": method.strength,
         "earlier": method.earlier,
     }
+
+
+def made_by(state: State, job: Job, recipe: Recipe) -> bool:
+    """Whether a state is of the training that the recipe would make now."""
+    made = state["identity"]
+    return _ns_method(made) == job.ns_method(recipe) and made["flags"] == job.flags(recipe)
+
+
+def _ns_method(identity: dict[str, Any]) -> str:
+    return str(identity.get("ns_method", DEFAULT_METHOD))
 
 
 def _flag(name: str, value: Value) -> tuple[str, str]:

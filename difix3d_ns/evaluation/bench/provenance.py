@@ -17,24 +17,25 @@ import torch
 import difix3d_ns
 
 _PACKAGE = Path(difix3d_ns.__file__).parent
-_NO_PART = ("curation", "training", "evaluation/bench", "evaluation/report", "configs")
+_NO_PART = ("data/", "training/", "apps/", "evaluation/bench/", "evaluation/report/", "configs/")
 """Of the package, which no training and no metric depends on; a recipe is compared by what it says."""
 
 
-def code_digest(fixer: str = "") -> str:
+def code_digest(*fixers: str) -> str:
     """Of the files of the package that a result depends on as they are now, committed or not.
 
     Args:
-        fixer: its name; of one that is no part of the package the module counts as well.
+        fixers: their names; of one that is no part of the package the module counts as well.
     """
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*")):
         name = path.relative_to(_PACKAGE).as_posix()
         counts = path.suffix in (".py", ".safetensors", ".json") and not name.startswith(_NO_PART)
-        if counts and name not in ("cli.py", "demo.py"):
+        if counts and name != "cli.py":
             digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    if "." in fixer and (origin := _origin(fixer)) is not None:
-        digest.update(fixer.encode() + b"\0" + hashlib.sha256(origin.read_bytes()).digest())
+    for fixer in dict.fromkeys(fixers):
+        if "." in fixer and (origin := _origin(fixer)) is not None:
+            digest.update(fixer.encode() + b"\0" + hashlib.sha256(origin.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.runs import DEFAULT_METHOD
 from difix3d_ns.io import recipes
 
 Value = str | int | float | bool
@@ -37,6 +38,8 @@ class Method:
     name: str
     flags: Mapping[str, Value] | None = None
     """Of its training, beyond those of all; None: it has none of its own."""
+    ns_method: str = DEFAULT_METHOD
+    """What ns-train is given for it."""
     checkpoints: int = 1
     """Evenly spread over its training, the last at its end."""
     of: str = ""
@@ -154,6 +157,8 @@ def _method(name: str, entry: Mapping[str, Any]) -> Method:
     method = Method(name, **{**entry, "best_of": tuple(entry.get("best_of", ()))})
     if sum((method.flags is not None, bool(method.of), bool(method.best_of))) != 1:
         raise ValueError(f"{name} needs exactly one of flags, of and best_of")
+    if "ns_method" in entry and method.flags is None:
+        raise ValueError(f"{name} has ns_method, but no training of its own")
     for flag in method.flags or ():
         if flag.replace("_", "-").startswith(_COMMON):
             raise ValueError(f"{name} has --{flag}: scene, image size, seed and steps are the same for all methods")

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 import difix3d_ns
-from difix3d_ns.evaluation.bench.job import Job, Scene, State, look_identity
+from difix3d_ns.evaluation.bench.job import Job, Scene, State, look_identity, made_by
 from difix3d_ns.evaluation.bench.recipe import Recipe
 
 
@@ -21,7 +21,8 @@ def default_folder(output: Path) -> Path:
 
 
 _SHARED = ("scene", "seed", "date", "commit", "code", "data", "hardware", "software", "size")
-"""of a line, what is the run's; the first lines on record lack ``data``"""
+"""of a line, what is the run's; the first lines on record lack ``data``, ``ns_method`` (all are of difix3d-splatfacto),
+and have ``flags_now`` where the flags they were run with are called otherwise by now"""
 
 
 def append(states: Iterable[State], recipe: Recipe, folder: Path) -> int:
@@ -70,7 +71,8 @@ def read(recipe: Recipe, folder: Path) -> list[State]:
         if method is None or entry["look"] != look_identity(method):
             continue
         job = Job(Scene(Path(entry["scene"]), entry["scene"]), method.training, entry["seed"])
-        if entry["flags"] != job.flags(recipe):
+        made = {**entry, "flags": entry.get("flags_now", entry["flags"])}
+        if not made_by({"identity": made}, job, recipe):
             continue
         shared = {key: entry.get(key) for key in _SHARED}
         run = runs.setdefault(entry["run"].rpartition("/")[0], {**shared, "training": job.training, "parts": {}})
@@ -117,6 +119,7 @@ def _lines(state: State, recipe: Recipe) -> Iterable[dict[str, Any]]:
             "seed": state["seed"],
             "metrics": {key: None if value is None else round(value, 5) for key, value in part["metrics"].items()},
             "size": state["size"],
+            "ns_method": state["identity"]["ns_method"],
             "flags": state["identity"]["flags"],
             "look": part["look"],
             "software": state["software"],

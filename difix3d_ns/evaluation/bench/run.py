@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench import record
 from difix3d_ns.evaluation.bench.html import report
-from difix3d_ns.evaluation.bench.job import Changed, CodeChanged, Job, Scene, State, missing_parts, run_job
+from difix3d_ns.evaluation.bench.job import Changed, CodeChanged, Job, Scene, State, made_by, missing_parts, run_job
 from difix3d_ns.evaluation.bench.pictures import write_scene_comparison
 from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.results import Scores, compare, gather, results
@@ -160,7 +160,7 @@ def _finished(recipe: Recipe, scenes: Sequence[Scene], output: Path) -> list[Sta
         if training in trainings and seed.isdecimal():
             job = Job(Scene(Path(scene), scene), training, int(seed))
             state = job.state(output)
-            if state is not None and state["parts"] and state["identity"]["flags"] == job.flags(recipe):
+            if state is not None and state["parts"] and made_by(state, job, recipe):
                 found.append(state)
     rank = {scene.name: number for number, scene in enumerate(scenes)}
     return sorted(found, key=lambda state: (rank.get(state["scene"], len(rank)), state["scene"], state["seed"]))

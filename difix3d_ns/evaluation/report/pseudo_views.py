@@ -54,11 +54,10 @@ def fixes_section(training: Training) -> Section:
 
 
 def _why_none(training: Training) -> str:
-    if training.config.pipeline.rounds == 0:
-        return "This training made no pseudo-views (--pipeline.rounds 0): it is plain splatfacto."
-    if any(name.startswith("Pseudo-views/") for name in training.curves) or (training.folder / POOL_FOLDER).is_dir():
-        return "No pictures of repaired views were kept: the training was made by an earlier version, or is too young."
-    return "No view has been repaired yet: rounds begin after the first densification."
+    """Empty where nothing on disk tells that there could be any."""
+    if any(name.startswith("Pseudo-views/") for name in training.curves):
+        return "No pictures of repaired views were kept."
+    return "No view has been repaired yet." if (training.folder / POOL_FOLDER).is_dir() else ""
 
 
 def _told(number: int, fixes: Sequence[FixRecord]) -> str:

@@ -22,6 +22,8 @@ from difix3d_ns.evaluation.report.training import Training, duration, read_train
 from difix3d_ns.evaluation.report.training_curves import curves_section
 from difix3d_ns.evaluation.runs import HeldOutView, held_out_views
 from difix3d_ns.evaluation.table import Results
+from difix3d_ns.ns import presets
+from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 
 def write_report(
@@ -52,12 +54,13 @@ def write_report(
     """
     console = console or Console()
     read = read_training(training)
-    problem = ""
+    problem, weights = "", None
     if views is None:
-        views, problem = _render(read, console)
+        weights = os.environ.get("DIFIX3D_WEIGHTS") or None
+        views, problem = _render(read, weights, console)
     held_out = measure(views, plain)
     target = output or read.folder / "report.html"
-    _write(target, report_page(read, held_out, problem, results, title))
+    _write(target, report_page(read, held_out, problem, results, title, weights))
     return target
 
 
@@ -67,6 +70,7 @@ def report_page(
     problem: str = "",
     results: Results | None = None,
     title: str | None = None,
+    weights: str | None = None,
 ) -> str:
     """The page as HTML.
 
@@ -76,6 +80,7 @@ def report_page(
         problem: why there are none.
         results: as of ``write_report``.
         title: as of ``write_report``.
+        weights: of the enhancer, if they are other ones than in training.
     """
     now = datetime.datetime.now(datetime.UTC)
     return page(
@@ -91,19 +96,19 @@ def report_page(
         ],
         _subtitle(training),
         [*held_out.figures(), *_figures(training)],
-        _notices(training),
+        _notices(training, weights),
         f"Made by difix3d report {difix3d_ns.__version__} on {now:%Y-%m-%d at %H:%M} UTC from the folder "
         f"{'/'.join(training.folder.resolve().parts[-3:])}. FLIP is at 67 pixels per degree.",
     )
 
 
-def _render(training: Training, console: Console) -> tuple[list[HeldOutView], str]:
+def _render(training: Training, weights: str | None, console: Console) -> tuple[list[HeldOutView], str]:
     """Held-out views of the newest checkpoint, or why there are none."""
     if not training.checkpoints:
         return [], "No checkpoint has been saved yet, so there is nothing to render."
     console.print(f"Rendering held-out views of {training.folder} and enhancing them ...", highlight=False)
     try:
-        return held_out_views(training.path, enhance=True), ""
+        return held_out_views(training.path, enhance=True, weights=weights), ""
     except (
         Exception,
         SystemExit,
@@ -132,18 +137,25 @@ def _write(path: Path, content: str) -> None:
 
 def _subtitle(training: Training) -> str:
     config = training.config
-    rounds = config.pipeline.rounds
     return ", ".join(
         part
         for part in (
             str(config.method_name),
             f"{training.steps:,} steps",
             "on a CPU" if config.machine.device_type == "cpu" else f"on {config.machine.device_type}",
-            "plain splatfacto (no rounds)" if rounds == 0 else f"{rounds} rounds" if rounds else "",
+            *_of_guidance(config),
+            "" if config.pipeline.sparse_helps else "no helps for sparse captures",
             _began(str(config.timestamp)),
         )
         if part
     )
+
+
+def _of_guidance(config: GuidedTrainerConfig) -> list[str]:
+    """What a resumed training keeps of its guidance: "2 rounds"."""
+    flag = "--pipeline.guidance."
+    kept = {name.removeprefix(flag): value for name, value in presets.kept(config).items() if name.startswith(flag)}
+    return [f"{value or 'no'} {name.replace('-', ' ')}" for name, value in kept.items() if value is not None]
 
 
 def _began(timestamp: str) -> str:
@@ -154,7 +166,7 @@ def _began(timestamp: str) -> str:
         return ""
 
 
-def _notices(training: Training) -> list[str]:
+def _notices(training: Training, weights: str | None) -> list[str]:
     notices = []
     if not training.finished:
         planned = f" of {training.planned:,}" if training.planned else ""
@@ -163,7 +175,7 @@ def _notices(training: Training) -> list[str]:
             f"This training is not finished: it is at step {training.steps:,}{planned}, or stopped there. {saved} "
             "Make the page again later for the rest."
         )
-    if weights := os.environ.get("DIFIX3D_WEIGHTS"):
+    if weights:
         notices.append(f"The enhancer's weights were other ones than in training: DIFIX3D_WEIGHTS={weights}.")
     return notices
 
@@ -195,7 +207,7 @@ def _times(training: Training, held_out: HeldOut) -> list[tuple[str, str]]:
 
 
 def _settings(training: Training) -> list[str]:
-    rows = settings(training.config)
+    rows = settings(training.config, training.photographs)
     both = Markup("{} <small>default {}</small>")
     changed = [(row.flag, both.format(row.value, row.default)) for row in rows if row.default is not None]
     return [

@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.plugins.registry import discover_methods
 
-from difix3d_ns.errors import UserError
-from difix3d_ns.ns.presets import settle
+from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
-_BOOKKEEPING = ("--timestamp", "--pipeline.datamanager.data", "--pipeline.datamanager.dataparser.data")
-"""and copies of --data"""
+_BOOKKEEPING = (
+    "--timestamp",
+    "--pipeline.datamanager.data",  # copies of --data
+    "--pipeline.datamanager.dataparser.data",
+    "--pipeline.enhancer.from-environment",  # no flag
+)
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,16 @@ class Setting:
     default: str | None  # what it would be by default; None if it is that
 
 
-def settings(config: GuidedTrainerConfig) -> list[Setting]:
+def settings(config: GuidedTrainerConfig, images: int | None = None) -> list[Setting]:
     """All settings, those that differ from the method's defaults first.
 
     Defaults that are fitted to the device and to the length of the training are taken as fitted to this one.
+
+    Args:
+        config: of a training.
+        images: photographs it was trained on; None: not known.
     """
-    wanted, ours = _defaults(config), dict(_flat(config))
+    wanted, ours = _defaults(config, images), dict(_flat(config))
     rows = [
         Setting(flag, said(value), None if value == wanted.get(flag, value) else said(wanted[flag]))
         for flag, value in ours.items()
@@ -60,28 +67,40 @@ def said(value: Any) -> str:
     return str(value)
 
 
-def _defaults(config: GuidedTrainerConfig) -> dict[str, Any]:
-    from difix3d_ns.methods.difix3d import difix3d_splatfacto
+def _defaults(config: GuidedTrainerConfig, images: int | None) -> dict[str, Any]:
+    """Flag -> value if nothing but the length of the training, and what else a resumed one keeps, were given."""
+    alone, alike = _plain(config), _plain(config)
+    presets.adopt(alike, presets.kept(config))  # other settings follow from these
+    for plain in (alone, alike):
+        plain.machine.device_type = config.machine.device_type
+        presets.fit(plain, replace(plain.run(), images=images))
+    own = {flag: value for flag, value in presets.kept(alone).items() if value is not None}  # None: nobody can tell
+    return dict(_flat(alike)) | own
 
-    plain = copy.deepcopy(difix3d_splatfacto.config)
+
+def _plain(config: GuidedTrainerConfig) -> GuidedTrainerConfig:
+    """The method's config as nobody has changed it; of a method that is not registered here, that of its classes."""
+    registered = discover_methods()[0].get(config.method_name)
+    if isinstance(registered, GuidedTrainerConfig):
+        return copy.deepcopy(registered)
+    plain = _of_its_classes(config)
     assert isinstance(plain, GuidedTrainerConfig)
-    plain.machine.device_type = config.machine.device_type
-    unset, fitted = dict(_flat(plain)), copy.deepcopy(plain)
-    longer = copy.deepcopy(plain)
-    longer.max_num_iterations, longer.pipeline.rounds = config.max_num_iterations, config.pipeline.rounds
-    if not (_settled(fitted) and _settled(longer)):  # trained on a device that is not here
-        return unset
-    own = dict(_flat(fitted))
-    return dict(_flat(longer)) | {flag: own[flag] for flag in ("--max-num-iterations", "--pipeline.rounds")}
+    plain.method_name, plain.optimizers = config.method_name, copy.deepcopy(config.optimizers)
+    return plain
 
 
-def _settled(config: GuidedTrainerConfig) -> bool:
-    try:
-        with CONSOLE.capture():
-            settle(config)
-    except UserError:
-        return False
-    return True
+def _of_its_classes(config: Any) -> Any:
+    """The same tree of classes with their defaults."""
+    plain = copy.deepcopy(config)
+    for each in dataclasses.fields(plain):
+        part = getattr(plain, each.name, None)
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            setattr(plain, each.name, _of_its_classes(part))
+        elif each.default is not dataclasses.MISSING:
+            setattr(plain, each.name, copy.deepcopy(each.default))
+        elif each.default_factory is not dataclasses.MISSING:
+            setattr(plain, each.name, each.default_factory())
+    return plain
 
 
 def _flat(value: Any, prefix: str = "-") -> Iterator[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.chart import Curve
 from difix3d_ns.io.checkpoints import checkpoint_steps
+from difix3d_ns.ns.earlier_versions import refuse_earlier
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from difix3d_ns.views.folders import RECORDS_FOLDER
 from difix3d_ns.views.records import FixRecord, FixRecords
@@ -42,6 +45,18 @@ class Training:
         """A name for people: the folder of the data."""
         data = self.config.data or self.config.pipeline.datamanager.data
         return Path(data).resolve().name if data is not None else str(self.config.experiment_name)
+
+    @property
+    def photographs(self) -> int | None:
+        """Images it learns from; None where its scene is not here any more."""
+        manager = self.config.pipeline.datamanager
+        parser = copy.deepcopy(manager.dataparser)
+        parser.data = manager.data or self.config.data or parser.data
+        try:
+            with CONSOLE.capture():
+                return len(parser.setup().get_dataparser_outputs("train").image_filenames)
+        except (Exception, SystemExit):  # a scene that was moved or damaged: the rest is worth having
+            return None
 
     @property
     def steps(self) -> int:
@@ -137,7 +152,7 @@ def _find(path: Path) -> Path:
             raise UserError(f"{path} is no config.yml; give the folder of a training or its config.yml")
         return path
     if not path.is_dir():
-        raise UserError(f"{path} does not exist; give the folder of a training: outputs/SCENE/difix3d-splatfacto/TIME")
+        raise UserError(f"{path} does not exist; give the folder of a training: outputs/SCENE/METHOD/TIME")
     if (path / "config.yml").is_file():
         return path / "config.yml"
     found = [file for depth in range(1, _DEPTH + 1) for file in sorted(path.glob("*/" * depth + "config.yml"))]
@@ -146,7 +161,7 @@ def _find(path: Path) -> Path:
     if not found:
         raise UserError(
             f"{path} holds no training (no config.yml in it or below); "
-            "give its folder: outputs/SCENE/difix3d-splatfacto/TIME"
+            "give its folder: outputs/SCENE/METHOD/TIME"
         )
     found.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     listed = "".join(f"\n  {file.parent}" for file in found[:8]) + ("\n  ..." if len(found) > 8 else "")
@@ -157,11 +172,12 @@ def _load(path: Path) -> GuidedTrainerConfig:
     try:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.Loader)  # as nerfstudio's own commands do
     except (OSError, ValueError, yaml.YAMLError, ImportError, AttributeError, TypeError) as error:
+        refuse_earlier(error, path)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read: {reason} (of a training that just began: try again)") from error
     if not isinstance(config, GuidedTrainerConfig):
         name = getattr(config, "method_name", None)
-        raise UserError(f"{path} is " + (f"of the method {name}, not difix3d-splatfacto" if name else "no training"))
+        raise UserError(f"{path} is " + (f"of the method {name}, none of difix3d_ns" if name else "no training"))
     if "vis" not in vars(config):  # the last line: the file is sorted
         raise UserError(f"{path} is not complete; of a training that just began: try again")
     return config
