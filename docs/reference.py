@@ -13,37 +13,60 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from difix3d_ns.enhance.enhancer import FixerSettings
+from difix3d_ns.enhance.settings import EnhancerConfig
+from difix3d_ns.guidance.difix import DifixConfig, TargetConfig
+from difix3d_ns.initialization.stereo_points import InitialPointsConfig
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.methods.sparse import sparse_splatfacto
+from difix3d_ns.ns import presets
 from difix3d_ns.ns.datamanager import SceneDatamanagerConfig
 from difix3d_ns.ns.model import SplatModelConfig
-from difix3d_ns.ns.pipeline import GuidedPipelineConfig, TargetSettings
-from difix3d_ns.ns.presets import CPU_ITERATIONS, CUDA_ITERATIONS, settle
-from difix3d_ns.ns.trainer import GuidedTrainerConfig
+from difix3d_ns.ns.pipeline import GuidedPipelineConfig
+from difix3d_ns.ns.trainer import CPU_ITERATIONS, CUDA_ITERATIONS, GuidedTrainerConfig
+from difix3d_ns.priors.settings import FixerConfig
+from difix3d_ns.splats.floaters import FloatersConfig
 
 COLUMNS = "| flag | values | default | meaning |"
 PAGE = Path(__file__).with_name("configuration.md")
+METHODS = {m.config.method_name: m.config for m in (difix3d_splatfacto, sparse_splatfacto)}
+FEW = 12  # photographs, for settings that follow their number
 
-SECTIONS: list[tuple[str, str, type]] = [
+SHARED: list[tuple[str, str, type]] = [
     ("Training", "", GuidedTrainerConfig),
-    ("Pseudo-views", "pipeline", GuidedPipelineConfig),
-    ("Targets: where pseudo-views are wanted", "pipeline.targets", TargetSettings),
-    ("Fixer", "pipeline.fixer", FixerSettings),
-    ("Photographs", "pipeline.datamanager", SceneDatamanagerConfig),
+    ("Photos", "pipeline.datamanager", SceneDatamanagerConfig),
     ("Splat", "pipeline.model", SplatModelConfig),
+    ("Helps for sparse captures", "pipeline", GuidedPipelineConfig),
+    ("Initial points", "pipeline.initial-points", InitialPointsConfig),
+    ("Floaters", "pipeline.floaters", FloatersConfig),
+    ("Enhancer", "pipeline.enhancer", EnhancerConfig),
 ]
-"""Heading, where the flags hang, the dataclass that defines them."""
+"""Heading, where the flags hang, the dataclass that defines them: of every method."""
+
+GUIDANCE: dict[str, list[tuple[str, str, type]]] = {
+    "difix3d-splatfacto": [
+        ("Guidance: Difix3D+", "pipeline.guidance", DifixConfig),
+        ("Targets", "pipeline.guidance.targets", TargetConfig),
+        ("Fixer", "pipeline.guidance.fixer", FixerConfig),
+    ],
+}
+"""The same of one method's guidance; sparse-splatfacto's has no settings."""
+
+SECTIONS = [*SHARED, *(section for sections in GUIDANCE.values() for section in sections)]
 
 HEAD = """\
 <!-- Written by docs/reference.py: change the docstrings in the code, then run `make docs`. -->
 
 # Settings
 
-These are the flags of `ns-train difix3d-splatfacto` that this package adds or changes. All other flags are
-splatfacto's; `ns-train difix3d-splatfacto --help` lists them all. A flag you give is never overruled. A flag that is
-*unset* gets a value that fits the device and `--max-num-iterations`; the [last table](#fitted-values) shows which.
+These are the flags of `ns-train difix3d-splatfacto` and `ns-train sparse-splatfacto` that this package adds or
+changes. All other flags are splatfacto's; `ns-train difix3d-splatfacto --help` lists them all. A flag you give is never
+overruled. A flag that is *unset* gets a value that fits the device and `--max-num-iterations`; the
+[last table](#fitted-values) shows which.
+
+Both methods take all flags up to [Enhancer](#enhancer). The `--pipeline.guidance.*` flags belong to
+`difix3d-splatfacto`; `sparse-splatfacto` has no prior and none of them. With `--pipeline.sparse-helps False` it is plain
+splatfacto, with the same settings and on any device.
 """
 
 ENVIRONMENT = """\
@@ -55,18 +78,19 @@ A finished training carries its settings in `config.yml`. These variables change
 | variable | values | what it does |
 |---|---|---|
 | `DIFIX3D_ENHANCE` | `off`, `key`, `rgb` | `key` (the default): a further output `enhanced`. `rgb`: the output \
-`rgb` itself is enhanced and the plain render is called `raw`. `off`: neither. |
-| `DIFIX3D_WEIGHTS` | a file or folder | weights of the fixer, instead of `--pipeline.fixer.weights` |
+`rgb` itself is enhanced and the plain render is called `raw`. `off`: neither. Instead of `--pipeline.enhancer.mode`. |
+| `DIFIX3D_WEIGHTS` | a file or folder | weights of the fixer, instead of `--pipeline.enhancer.weights` |
 | `DIFIX3D_STRENGTH` | a number from 0 to 1 | 0 = the render, 1 = the fixer's picture, instead of \
-`--pipeline.fixer.strength` |
+`--pipeline.enhancer.strength` |
 """
 
 FITTED_HEAD = """\
 ## Fitted values
 
-What unset flags become: by default without CUDA ({cpu:,} steps), by default with CUDA ({cuda:,} steps), and in a
-training of 10,000 steps without CUDA. They are the same for plain training (`--pipeline.rounds 0`). The learning rates
-of positions and cameras decay over the whole training.
+What unset flags become with {few} photos: by default without CUDA ({cpu:,} steps), by default with CUDA ({cuda:,} steps),
+and in a training of 10,000 steps without CUDA. They are the same for both methods. With
+`--pipeline.sparse-helps False`, initial points and clearance are 0. The learning rates of positions and cameras decay over
+the whole training.
 
 | flag | CPU, {cpu:,} steps | CUDA, {cuda:,} steps | CPU, 10,000 steps |
 |---|---|---|---|
@@ -76,9 +100,12 @@ of positions and cameras decay over the whole training.
 def field_texts(settings: type) -> dict[str, tuple[str, str]]:
     """{field: (type as written, docstring below it)} of the fields a dataclass itself defines, in order."""
     body = ast.parse(textwrap.dedent(inspect.getsource(settings))).body[0].body  # type: ignore[attr-defined]
+    fields = {field.name for field in dataclasses.fields(settings)}
     texts = {}
     for statement, following in zip(body, [*body[1:], None], strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        if statement.target.id not in fields:
             continue
         text = ""
         if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
@@ -108,7 +135,7 @@ def flag(prefix: str, name: str) -> str:
 
 def fitted_rows() -> list[str]:
     """One table row per flag that is filled in at set-up."""
-    configs = [_settled("cpu", None), _settled("cuda", None), _settled("cpu", 10_000)]
+    configs = [_fitted("cpu", None), _fitted("cuda", None), _fitted("cpu", 10_000)]
     rows = []
     for _, prefix, settings in SECTIONS:
         for name in field_texts(settings):
@@ -118,8 +145,23 @@ def fitted_rows() -> list[str]:
     return rows
 
 
+def missing() -> list[str]:
+    """Flags of our own settings that no section lists."""
+    listed = {(prefix, settings) for _, prefix, settings in SECTIONS}
+    found = []
+    for config in METHODS.values():
+        for name, part in presets.walk(config):
+            kind, prefix = type(part), name.lstrip("-")
+            if kind.__module__.startswith("difix3d_ns.") and not prefix.startswith("optimizers"):
+                own = [] if (prefix, kind) in listed else flags(prefix, kind)
+                found += [flag for flag, *_ in own]
+    return found
+
+
 def page() -> str:
     """The whole page as Markdown."""
+    if left_out := missing():
+        raise SystemExit(f"no section of docs/reference.py lists {', '.join(left_out)}")
     parts = [HEAD]
     for heading, prefix, settings in SECTIONS:
         rows = [
@@ -128,27 +170,31 @@ def page() -> str:
         ]
         parts.append("\n".join([f"## {heading}", "", COLUMNS, "|---|---|---|---|", *rows]))
     parts.append(ENVIRONMENT)
-    head = FITTED_HEAD.format(cpu=CPU_ITERATIONS, cuda=CUDA_ITERATIONS)
+    head = FITTED_HEAD.format(cpu=CPU_ITERATIONS, cuda=CUDA_ITERATIONS, few=FEW)
     return "\n\n".join([*(part.rstrip() for part in parts), head + "\n".join(fitted_rows())]) + "\n"
 
 
-def _settled(device: str, steps: int | None) -> Any:
+def _fitted(device: str, steps: int | None) -> Any:
     config = copy.deepcopy(difix3d_splatfacto.config)
     config.machine.device_type = device  # type: ignore[assignment]
     if steps is not None:
         config.max_num_iterations = steps
-    with mock.patch("torch.cuda.is_available", return_value=True), mock.patch("difix3d_ns.ns.presets.CONSOLE"):
-        settle(config)  # type: ignore[arg-type]
+    run = config.run()  # type: ignore[attr-defined]
+    presets.fit(config, run)
+    presets.fit(config, dataclasses.replace(run, images=FEW))
     return config
 
 
 def _at(config: Any, path: str) -> Any:
-    for name in filter(None, path.split(".")):
+    for name in filter(None, path.replace("-", "_").split(".")):
         config = getattr(config, name)
     return config
 
 
 def _values(kind: str) -> str:
+    if kind == "EnhanceMode":
+        kind = "Literal['off', 'key', 'rgb']"
+    kind = kind.replace("Precision", "Literal['float32', 'bfloat16', 'float16']")
     options = [option.strip() for option in kind.split("|") if option.strip() != "None"]
     names = {"int": "integer", "float": "number", "bool": "`True`, `False`", "str": "text", "Path": "path"}
     if len(options) == 1 and options[0].startswith("Literal["):
