@@ -65,8 +65,8 @@ overruled. A flag that is *unset* gets a value that fits the device and `--max-n
 [last table](#fitted-values) shows which.
 
 Both methods take all flags up to [Enhancer](#enhancer). The `--pipeline.guidance.*` flags belong to
-`difix3d-splatfacto`; `sparse-splatfacto` has no prior and none of them. With `--pipeline.sparse-helps False` it is plain
-splatfacto, with the same settings and on any device.
+`difix3d-splatfacto`; `sparse-splatfacto` has no prior and none of them. With `--pipeline.sparse-helps False` it is
+plain splatfacto, with the same settings and on any device.
 """
 
 ENVIRONMENT = """\
@@ -87,10 +87,10 @@ A finished training carries its settings in `config.yml`. These variables change
 FITTED_HEAD = """\
 ## Fitted values
 
-What unset flags become with {few} photos: by default without CUDA ({cpu:,} steps), by default with CUDA ({cuda:,} steps),
-and in a training of 10,000 steps without CUDA. They are the same for both methods. With
-`--pipeline.sparse-helps False`, initial points and clearance are 0. The learning rates of positions and cameras decay over
-the whole training.
+What unset flags become with {few} photos: by default without CUDA ({cpu:,} steps), by default with CUDA
+({cuda:,} steps), and in a training of 10,000 steps without CUDA. They are the same for both methods. With
+`--pipeline.sparse-helps False`, initial points and clearance are 0. The learning rates of positions and cameras decay
+over the whole training.
 
 | flag | CPU, {cpu:,} steps | CUDA, {cuda:,} steps | CPU, 10,000 steps |
 |---|---|---|---|

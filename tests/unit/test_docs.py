@@ -11,8 +11,10 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -63,16 +65,23 @@ def _commands(page: Path) -> list[list[str]]:
 
 
 @functools.cache
+def _methods() -> dict[str, Any]:
+    """The configs of our methods, by name: those that pyproject.toml announces to nerfstudio."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    entries = project["entry-points"]["nerfstudio.method_configs"].values()
+    found = [getattr(importlib.import_module(entry.partition(":")[0]), entry.partition(":")[2]) for entry in entries]
+    return {method.config.method_name: method.config for method in found}
+
+
+@functools.cache
 def _options(command: str) -> frozenset[str]:
     """The flags a command takes."""
     program, _, subcommand = command.partition(" ")
     if program == "difix3d":
         parser = tyro.extras.get_parser(COMMANDS[subcommand])
     elif program == "ns-train":
-        from difix3d_ns.methods.difix3d import difix3d_splatfacto
-
-        assert subcommand == difix3d_splatfacto.config.method_name
-        parser = tyro.extras.get_parser(type(difix3d_splatfacto.config), default=difix3d_splatfacto.config)
+        config = _methods()[subcommand]
+        parser = tyro.extras.get_parser(type(config), default=config)
     else:
         module, name = NERFSTUDIO[command].split(":")
         try:
@@ -97,7 +106,7 @@ def _check(words: list[str]) -> None:
     if program == "difix3d":
         assert words[1] in COMMANDS, line
     elif program == "ns-train":
-        assert words[1] == "difix3d-splatfacto", line
+        assert words[1] in _methods(), line
     else:
         assert command in NERFSTUDIO, f"unknown command: {line}"
     given = {word.partition("=")[0] for word in words if word.startswith("--")} - NOT_OURS
@@ -123,7 +132,9 @@ def test_commands_are_found() -> None:
         "make coffee",
         "difix3d brew",
         "difix3d fix a.png --outptu b.png",
-        "ns-train difix3d-splatfacto --pipeline.fixer.nmae none",
+        "ns-train difix3d-splatfacto --pipeline.guidance.fixer.nmae none",
+        "ns-train difix3d-splatfacto --pipeline.rounds 0",
+        "ns-train sparse-splatfacto --pipeline.guidance.rounds 0",
         "ns-train splatfacto",
         "ns-render dataset --names rgb",
         "python benchmarks/missing.py",
@@ -139,9 +150,8 @@ def test_wrong_commands_are_noticed(line: str) -> None:
 def test_flags_exist(page: Path) -> None:
     """Flags named in prose, `--flag` or `--flag value`."""
     flags = {span.split()[0] for span in _spans(page) if span.startswith("--")} - NOT_OURS
-    unknown = flags - _options("ns-train difix3d-splatfacto")
-    others = [f"difix3d {name}" for name in COMMANDS] + list(NERFSTUDIO)
-    unknown = {flag for flag in unknown if not any(flag in _options(command) for command in others)}
+    commands = [f"ns-train {name}" for name in _methods()] + [f"difix3d {name}" for name in COMMANDS]
+    unknown = {flag for flag in flags if not any(flag in _options(command) for command in [*commands, *NERFSTUDIO])}
     assert not unknown
 
 
@@ -296,4 +306,14 @@ def test_settings_page_is_up_to_date() -> None:
     assert reference.PAGE.read_text() == reference.page(), "run `make docs`"
     rows = [row for _, prefix, settings in reference.SECTIONS for row in reference.flags(prefix, settings)]
     assert {flag for flag, *_ in rows} <= _options("ns-train difix3d-splatfacto")
-    assert "--pipeline.targets.camera-path" in {flag for flag, *_ in rows}
+    assert "--pipeline.guidance.targets.camera-path" in {flag for flag, *_ in rows}
+
+
+def test_settings_page_lists_all_settings_of_all_methods() -> None:
+    reference = _script("reference")
+    rows = [row for _, prefix, settings in reference.SHARED for row in reference.flags(prefix, settings)]
+    assert len(rows) > 20
+    for name in _methods():
+        assert {flag for flag, *_ in rows} <= _options(f"ns-train {name}")
+    assert set(reference.METHODS) == set(_methods())
+    assert reference.missing() == []
