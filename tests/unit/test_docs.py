@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import importlib.util
@@ -171,11 +172,55 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-def test_architecture_names_existing_parts() -> None:
-    rows = re.findall(r"^\| (`[^|]+) \|", _text(ROOT / "docs" / "architecture.md"), flags=re.M)
-    parts = [part for row in rows for part in re.findall(r"`([^`]+)`", row)]
-    assert len(parts) > 10
-    assert [part for part in parts if not (PACKAGE / part).exists()] == []
+def _section(page: Path, heading: str) -> str:
+    found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", _text(page), flags=re.S | re.M)
+    assert found, heading
+    return found[1]
+
+
+def test_architecture_lists_all_folders() -> None:
+    table = _section(ROOT / "docs" / "architecture.md", "The folders")
+    listed = re.findall(r"^\| `([a-z]+(?:/|\.py))` \|", table, flags=re.M)
+    there = [f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")]
+    there += [path.name for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]
+    assert sorted(listed) == sorted(there)
+
+
+def test_architecture_names_what_is_there() -> None:
+    """`path.py`: `name`, `name`: each is defined in that file."""
+    text = " ".join(_text(ROOT / "docs" / "architecture.md").split())
+    named = re.findall(r"`([a-z0-9_/]+\.py)`: (`\w+`(?:, `\w+`)*)", text)
+    assert len(named) > 20
+    for file, names in named:
+        tree = ast.walk(ast.parse((PACKAGE / file).read_text()))
+        there = {node.name for node in tree if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        assert set(re.findall(r"\w+", names)) <= there, file
+    files = set(re.findall(r"`([a-z0-9_]+/[a-z0-9_/]+\.py)`", text))
+    assert [file for file in files if not (PACKAGE / file).exists() and not (ROOT / file).exists()] == []
+
+
+def test_architecture_shows_contract_and_patches_of_the_code() -> None:
+    reference = _script("reference")
+    assert reference.ARCHITECTURE.read_text() == reference.architecture(), "run `make docs`"
+    table = _section(reference.ARCHITECTURE, "Patches")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| `(tests/[^`]+)` \|$", table, flags=re.M)
+    folder = PACKAGE / "ns" / "patches"
+    assert sorted(file for file, _ in rows) == sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+    assert [test for _, test in rows if not (ROOT / test).is_file()] == []
+
+
+def test_picture_of_the_house_is_up_to_date() -> None:
+    house = _script("house")
+    arrows = house.imports()
+    assert arrows["methods", "guidance"] > 0 and ("geometry", "ns") not in arrows
+    assert house.PICTURE.read_text() == house.draw(arrows), "run `make docs`"
+
+
+def test_picture_of_the_house_shows_an_import_that_points_up() -> None:
+    house = _script("house")
+    arrows = {("ns", "geometry"): 3}
+    assert house.UP not in house.draw(arrows)
+    assert house.UP in house.draw(arrows | {("geometry", "ns"): 1})
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "python")], ids=lambda path: path.name)
@@ -304,8 +349,9 @@ def test_the_record_is_whole() -> None:
 def test_settings_page_is_up_to_date() -> None:
     reference = _script("reference")
     assert reference.PAGE.read_text() == reference.page(), "run `make docs`"
-    rows = [row for _, prefix, settings in reference.SECTIONS for row in reference.flags(prefix, settings)]
-    assert {flag for flag, *_ in rows} <= _options("ns-train difix3d-splatfacto")
+    rows = [row for _, prefix, settings in reference.sections() for row in reference.flags(prefix, settings)]
+    commands = [_options(f"ns-train {name}") for name in _methods()]
+    assert {flag for flag, *_ in rows} <= frozenset().union(*commands)
     assert "--pipeline.guidance.targets.camera-path" in {flag for flag, *_ in rows}
 
 
@@ -313,7 +359,7 @@ def test_settings_page_lists_all_settings_of_all_methods() -> None:
     reference = _script("reference")
     rows = [row for _, prefix, settings in reference.SHARED for row in reference.flags(prefix, settings)]
     assert len(rows) > 20
+    assert list(reference.methods()) == list(_methods())
     for name in _methods():
         assert {flag for flag, *_ in rows} <= _options(f"ns-train {name}")
-    assert set(reference.METHODS) == set(_methods())
     assert reference.missing() == []
