@@ -420,9 +420,7 @@ def _check_middle_of_round(trainer: Any) -> None:
         raise RuntimeError(f"resumed at step {trainer._start_step}, not {SAVED_AT + 1}")
     left, made = len(queue_of(trainer.pipeline)), sum(1 for _ in pool_views(trainer.pipeline))
     if not left or not made:
-        raise RuntimeError(
-            f"the checkpoint of step {SAVED_AT} is not in the middle of a round: {left} left, {made} made"
-        )
+        raise RuntimeError(f"the checkpoint of step {SAVED_AT} is not within a round: {left} left, {made} made")
     print(f"resumed with {left} views left in the queue and {made} in the pool")
 
 

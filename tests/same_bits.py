@@ -9,9 +9,11 @@ compare.
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,13 +33,31 @@ CASES = (
 )
 NEEDS = {"resumed": "default", "train-fixer": "curate"}
 """cases that use what another one wrote"""
-WARM_UP = ("demo-scene", "default")
+WARM_UP = ("demo-scene", "depth-weight")
 WARM_UP_STEPS = 60
-"""enough for rounds"""
+"""enough for pseudo-views to be made and drawn"""
 NOTHING = {("plain", "references"), ("plain", "pool")}
 """what has to be empty"""
 
 Rows = list[list[str]]
+
+
+def kernel_sources(package: Path) -> set[Path]:
+    """Files with numba's kernels, and all of the package that they import: constants are compiled in."""
+    todo = [path for path in package.rglob("*.py") if re.search(r"\bn?jit\b", path.read_text(encoding="utf-8"))]
+    found: set[Path] = set()
+    while todo:
+        path = todo.pop()
+        if path in found or not path.is_file():
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [f"{names[0]}.{one.name}" for one in node.names] if isinstance(node, ast.ImportFrom) else []
+            names += [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            for module in (package.parent.joinpath(*name.split(".")) for name in names):
+                todo += [module.with_name(f"{module.name}.py"), module / "__init__.py"]
+    return {path for path in found if package in path.parents}
 
 
 @dataclass
@@ -59,8 +79,8 @@ class Side:
     @property
     def cache(self) -> Path:
         """Of its kernels: numba does not notice that what a kernel calls has changed in another file."""
-        digest = hashlib.sha256()
-        for path in sorted((self.checkout / "difix3d_ns").rglob("*.py")):
+        digest = hashlib.sha256(str(self.python).encode())
+        for path in sorted(kernel_sources(self.checkout / "difix3d_ns")):
             digest.update(f"{path.relative_to(self.checkout)}\n".encode() + path.read_bytes())
         place = hashlib.sha256(str(self.checkout).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / "difix3d_same_bits" / place / digest.hexdigest()[:12]

@@ -23,7 +23,7 @@ class EnhancerConfig:
     """0 = the render, 1 = the fixer's picture, in the enhanced output; a splat trained with pseudo-views has learnt
     most of what the fixer knows, and half of the change did best there. Plain splats gain most from 1"""
     name: str | None = None
-    """a fixer by the name that the guidance's may have (unset: the guidance's fixer, embedded if it has none)"""
+    """which fixer, by the names that the guidance's fixer has (unset: the guidance's, embedded if it has none)"""
     weights: str | None = None
     """a file or folder of weights, or for difix a hub id, which downloads (unset: the guidance's if it has the same
     fixer, else the fixer's own)"""

@@ -19,10 +19,14 @@ from difix3d_ns.ns.datamanager import SceneDatamanager
 class SceneModel(Protocol):
     """What a scene asks of a model."""
 
-    device: torch.device
     background_color: Tensor  # [3]
     camera_optimizer: CameraOptimizer
     seed_points: tuple[Tensor, Tensor] | None  # positions [N, 3] world, colours [N, 3] uint8
+
+    @property
+    def device(self) -> torch.device:
+        """Where photographs are brought."""
+        ...
 
     def composite_with_background(self, image: Tensor, background: Tensor) -> Tensor:
         """A picture [H, W, 3 or 4] before a colour [3]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import importlib.util
@@ -11,8 +12,10 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -63,16 +66,23 @@ def _commands(page: Path) -> list[list[str]]:
 
 
 @functools.cache
+def _methods() -> dict[str, Any]:
+    """The configs of our methods, by name: those that pyproject.toml announces to nerfstudio."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    entries = project["entry-points"]["nerfstudio.method_configs"].values()
+    found = [getattr(importlib.import_module(entry.partition(":")[0]), entry.partition(":")[2]) for entry in entries]
+    return {method.config.method_name: method.config for method in found}
+
+
+@functools.cache
 def _options(command: str) -> frozenset[str]:
     """The flags a command takes."""
     program, _, subcommand = command.partition(" ")
     if program == "difix3d":
         parser = tyro.extras.get_parser(COMMANDS[subcommand])
     elif program == "ns-train":
-        from difix3d_ns.methods.difix3d import difix3d_splatfacto
-
-        assert subcommand == difix3d_splatfacto.config.method_name
-        parser = tyro.extras.get_parser(type(difix3d_splatfacto.config), default=difix3d_splatfacto.config)
+        config = _methods()[subcommand]
+        parser = tyro.extras.get_parser(type(config), default=config)
     else:
         module, name = NERFSTUDIO[command].split(":")
         try:
@@ -97,7 +107,7 @@ def _check(words: list[str]) -> None:
     if program == "difix3d":
         assert words[1] in COMMANDS, line
     elif program == "ns-train":
-        assert words[1] == "difix3d-splatfacto", line
+        assert words[1] in _methods(), line
     else:
         assert command in NERFSTUDIO, f"unknown command: {line}"
     given = {word.partition("=")[0] for word in words if word.startswith("--")} - NOT_OURS
@@ -123,7 +133,9 @@ def test_commands_are_found() -> None:
         "make coffee",
         "difix3d brew",
         "difix3d fix a.png --outptu b.png",
-        "ns-train difix3d-splatfacto --pipeline.fixer.nmae none",
+        "ns-train difix3d-splatfacto --pipeline.guidance.fixer.nmae none",
+        "ns-train difix3d-splatfacto --pipeline.rounds 0",
+        "ns-train sparse-splatfacto --pipeline.guidance.rounds 0",
         "ns-train splatfacto",
         "ns-render dataset --names rgb",
         "python benchmarks/missing.py",
@@ -139,9 +151,8 @@ def test_wrong_commands_are_noticed(line: str) -> None:
 def test_flags_exist(page: Path) -> None:
     """Flags named in prose, `--flag` or `--flag value`."""
     flags = {span.split()[0] for span in _spans(page) if span.startswith("--")} - NOT_OURS
-    unknown = flags - _options("ns-train difix3d-splatfacto")
-    others = [f"difix3d {name}" for name in COMMANDS] + list(NERFSTUDIO)
-    unknown = {flag for flag in unknown if not any(flag in _options(command) for command in others)}
+    commands = [f"ns-train {name}" for name in _methods()] + [f"difix3d {name}" for name in COMMANDS]
+    unknown = {flag for flag in flags if not any(flag in _options(command) for command in [*commands, *NERFSTUDIO])}
     assert not unknown
 
 
@@ -161,11 +172,55 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
-def test_architecture_names_existing_parts() -> None:
-    rows = re.findall(r"^\| (`[^|]+) \|", _text(ROOT / "docs" / "architecture.md"), flags=re.M)
-    parts = [part for row in rows for part in re.findall(r"`([^`]+)`", row)]
-    assert len(parts) > 10
-    assert [part for part in parts if not (PACKAGE / part).exists()] == []
+def _section(page: Path, heading: str) -> str:
+    found = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", _text(page), flags=re.S | re.M)
+    assert found, heading
+    return found[1]
+
+
+def test_architecture_lists_all_folders() -> None:
+    table = _section(ROOT / "docs" / "architecture.md", "The folders")
+    listed = re.findall(r"^\| `([a-z]+(?:/|\.py))` \|", table, flags=re.M)
+    there = [f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")]
+    there += [path.name for path in PACKAGE.glob("*.py") if path.name != "__init__.py"]
+    assert sorted(listed) == sorted(there)
+
+
+def test_architecture_names_what_is_there() -> None:
+    """`path.py`: `name`, `name`: each is defined in that file."""
+    text = " ".join(_text(ROOT / "docs" / "architecture.md").split())
+    named = re.findall(r"`([a-z0-9_/]+\.py)`: (`\w+`(?:, `\w+`)*)", text)
+    assert len(named) > 20
+    for file, names in named:
+        tree = ast.walk(ast.parse((PACKAGE / file).read_text()))
+        there = {node.name for node in tree if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        assert set(re.findall(r"\w+", names)) <= there, file
+    files = set(re.findall(r"`([a-z0-9_]+/[a-z0-9_/]+\.py)`", text))
+    assert [file for file in files if not (PACKAGE / file).exists() and not (ROOT / file).exists()] == []
+
+
+def test_architecture_shows_contract_and_patches_of_the_code() -> None:
+    reference = _script("reference")
+    assert reference.ARCHITECTURE.read_text() == reference.architecture(), "run `make docs`"
+    table = _section(reference.ARCHITECTURE, "Patches")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| `(tests/[^`]+)` \|$", table, flags=re.M)
+    folder = PACKAGE / "ns" / "patches"
+    assert sorted(file for file, _ in rows) == sorted(p.stem for p in folder.glob("*.py") if p.stem != "__init__")
+    assert [test for _, test in rows if not (ROOT / test).is_file()] == []
+
+
+def test_picture_of_the_house_is_up_to_date() -> None:
+    house = _script("house")
+    arrows = house.imports()
+    assert arrows["methods", "guidance"] > 0 and ("geometry", "ns") not in arrows
+    assert house.PICTURE.read_text() == house.draw(arrows), "run `make docs`"
+
+
+def test_picture_of_the_house_shows_an_import_that_points_up() -> None:
+    house = _script("house")
+    arrows = {("ns", "geometry"): 3}
+    assert house.UP not in house.draw(arrows)
+    assert house.UP in house.draw(arrows | {("geometry", "ns"): 1})
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "python")], ids=lambda path: path.name)
@@ -294,6 +349,17 @@ def test_the_record_is_whole() -> None:
 def test_settings_page_is_up_to_date() -> None:
     reference = _script("reference")
     assert reference.PAGE.read_text() == reference.page(), "run `make docs`"
-    rows = [row for _, prefix, settings in reference.SECTIONS for row in reference.flags(prefix, settings)]
-    assert {flag for flag, *_ in rows} <= _options("ns-train difix3d-splatfacto")
-    assert "--pipeline.targets.camera-path" in {flag for flag, *_ in rows}
+    rows = [row for _, prefix, settings in reference.sections() for row in reference.flags(prefix, settings)]
+    commands = [_options(f"ns-train {name}") for name in _methods()]
+    assert {flag for flag, *_ in rows} <= frozenset().union(*commands)
+    assert "--pipeline.guidance.targets.camera-path" in {flag for flag, *_ in rows}
+
+
+def test_settings_page_lists_all_settings_of_all_methods() -> None:
+    reference = _script("reference")
+    rows = [row for _, prefix, settings in reference.SHARED for row in reference.flags(prefix, settings)]
+    assert len(rows) > 20
+    assert list(reference.methods()) == list(_methods())
+    for name in _methods():
+        assert {flag for flag, *_ in rows} <= _options(f"ns-train {name}")
+    assert reference.missing() == []

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.guidance.difix import DifixConfig, DifixGuidance
+from difix3d_ns.guidance.schedule import plan_rounds
+from difix3d_ns.ns.batches import to_batch
 from difix3d_ns.ns.model import SplatModel
-from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
 from difix3d_ns.splats.losses.depth import depth_loss
 from difix3d_ns.views.pool import Pool
-from difix3d_ns.views.view import PseudoView
-from tests.unit.short_rounds import rounds_of, train_through
+from difix3d_ns.views.view import TrainView
+from tests.stand_ins import DeepFixer
+from tests.unit.short_rounds import short_rounds, train_through
 from tests.unit.short_training import short_config, train
 from tests.unit.tiny_scene import write_scene
 from tests.unit.tiny_splat import tiny_camera, tiny_model
@@ -110,81 +113,68 @@ class TestModel:
         return float((depth[both] / target[both]).log().abs().mean())
 
 
-def _pipeline(depth_weight: float, depth: torch.Tensor | None, trust: torch.Tensor | None = None) -> Any:
-    """A pipeline that has a splat, one pseudo-view and no scene."""
-    pipeline = GuidedPipeline.__new__(GuidedPipeline)
-    torch.nn.Module.__init__(pipeline)
-    pipeline.config = GuidedPipelineConfig(depth_weight=depth_weight)
-    pipeline._model = tiny_model(count=100).train()
+def _losses(depth_weight: float, depth: torch.Tensor | None, trust: torch.Tensor | None = None) -> dict[str, float]:
+    """Losses of a step on one made view of half the weight."""
+    model = tiny_model(count=100).train()
     pose = torch.eye(4)
     pose[:3, :3] = torch.diag(torch.tensor([1.0, -1.0, -1.0]))
     pose[2, 3] = 3.0
     camera = Pinhole(pose, torch.tensor([[40.0, 0, 20], [0, 40.0, 15], [0, 0, 1]]), 40, 30)
-    pool = Pool(1)
-    pool.add(
-        PseudoView(torch.full((30, 40, 3), 0.5), torch.ones(30, 40, 1), camera, depth=depth, depth_confidence=trust)
-    )
-    schedule = SimpleNamespace(probability=1.0, weight=lambda step, first_view: 0.5)
-    pipeline.rounds, pipeline._losses = SimpleNamespace(pool=pool, schedule=schedule, first_view=0), {}
-    drawn = torch.Generator().manual_seed(0)
-    pipeline.datamanager = SimpleNamespace(next_train=lambda step: pipeline._draw(step, drawn))
-    return pipeline
+    guidance = DifixGuidance(DifixConfig(probability=1.0, depth_weight=depth_weight))
+    guidance._active, guidance._first_view, guidance.pool = True, 0, Pool(1)
+    guidance.schedule = replace(plan_rounds(100, 0, lambda step: True), full_weight=0.5, ramp_steps=1)
+    weight = 1.0 if trust is None else trust
+    image, sure = torch.full((30, 40, 3), 0.5), torch.ones(30, 40, 1)
+    guidance.pool.put(TrainView("target/000@1", camera, image, confidence=sure, depth=depth, depth_weight=weight))
+    view = guidance.next_view(3, torch.Generator().manual_seed(0))
+    assert view is not None
+    cameras, batch = to_batch(view, torch.device("cpu"))
+    with model.depth_in_training(view.depth is not None):
+        outputs = model.get_outputs(cameras)
+    base = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
+    return {name: float(loss.detach()) for name, loss in guidance.losses(outputs, view, base).items()}
 
 
 class TestTraining:
     NEAR = torch.full((30, 40, 1), 1.5)
 
-    def _losses(self, *settings: Any) -> dict[str, float]:
-        torch.manual_seed(0)
-        losses = _pipeline(*settings).get_train_loss_dict(3)[1]
-        return {name: float(loss.detach()) for name, loss in losses.items()}
-
     def test_off_changes_nothing(self) -> None:
-        assert self._losses(0.0, self.NEAR) == self._losses(0.0, None) == self._losses(0.3, None)
-        assert "depth_loss" not in self._losses(0.0, self.NEAR)
+        assert _losses(0.0, self.NEAR) == _losses(0.0, None) == _losses(0.3, None)
+        assert "depth_loss" not in _losses(0.0, self.NEAR)
 
     def test_the_weights_multiply(self) -> None:
-        one, three = (self._losses(w, self.NEAR)["depth_loss"] for w in (0.1, 0.3))
+        one, three = (_losses(w, self.NEAR)["depth_loss"] for w in (0.1, 0.3))
         assert one > 0 and three == pytest.approx(3 * one)
-        half = self._losses(0.1, self.NEAR, torch.full((30, 40, 1), 0.5))["depth_loss"]
+        half = _losses(0.1, self.NEAR, torch.full((30, 40, 1), 0.5))["depth_loss"]
         assert half == pytest.approx(one / 2, rel=1e-3)
 
     def test_rounds_keep_depth_only_if_it_is_used(self, tmp_path: Path) -> None:
-        for kept in (False, True):
-            rounds, splat = rounds_of(tmp_path / str(kept), keep_depth=kept)
-            rounds._fixer = _Deep()
+        for weight in (0.0, 0.1):
+            rounds, splat = short_rounds(tmp_path / str(weight), depth_weight=weight)
+            rounds._fixing._fixer = DeepFixer()
             train_through(rounds, splat)
             views = [rounds.pool.get(key) for key in rounds.pool]
             assert len(views) == 4
             for view in views:
-                assert (view.depth is not None) == kept
-                if kept:
-                    assert view.depth.mean() == pytest.approx(2.0) and view.depth_confidence.mean() == pytest.approx(1)
+                assert (view.depth is not None) == (weight > 0)
+                if view.depth is not None and isinstance(view.depth_weight, torch.Tensor):
+                    assert view.depth.mean() == pytest.approx(2.0) and view.depth_weight.mean() == pytest.approx(1)
 
 
 def test_resumed_training_is_taught_the_same_depth(tmp_path: Path) -> None:
     def config(name: str) -> Any:
         made = short_config(tmp_path / "scene", steps=100, rounds=2, name=name)
-        made.steps_per_save, made.pipeline.targets.count, made.pipeline.depth_weight = 50, 3, 0.5
-        made.pipeline.fixer.name, made.pipeline.model.max_gaussians = "embedded", 200
+        guidance = made.pipeline.guidance
+        made.steps_per_save, guidance.targets.count, guidance.depth_weight = 50, 3, 0.5
+        guidance.fixer.name, made.pipeline.model.max_gs_num = "embedded", 200
         return made
 
     write_scene(tmp_path / "scene")
     whole = train(config("whole"))
-    pool = whole.pipeline.rounds.pool
+    pool = whole.pipeline.guidance.pool
     assert all((pool.get(key).depth > 0).any() for key in pool) and len(pool) > 0
     half = config("half")
     half.load_checkpoint = whole.checkpoint_dir / "step-000000050.ckpt"
     resumed = train(half)
     for name, parameter in whole.pipeline.model.gauss_params.items():
         assert torch.allclose(parameter, resumed.pipeline.model.gauss_params[name], atol=1e-5), name
-
-
-class _Deep:
-    """A fixer that finds the depth 2 everywhere."""
-
-    def fix(self, requests: Any) -> Any:
-        from difix3d_ns.priors.base import FixResult
-
-        ones = [torch.ones_like(request.image[..., :1]) for request in requests]
-        return [FixResult(r.image, o * 0, o * 2, o) for r, o in zip(requests, ones, strict=True)]

@@ -11,7 +11,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.ns import presets as defaults
+from difix3d_ns.ns import presets
 from difix3d_ns.ns.model import SplatModel
 from difix3d_ns.splats.exposure import Exposures
 from tests.unit.short_training import said, short_config, train
@@ -198,4 +198,4 @@ class TestTraining:
         config = short_config(scene)
         config.pipeline.model.exposure = config.pipeline.model.use_bilateral_grid = True
         with pytest.raises(UserError, match="leave one out"):
-            defaults.settle(config)
+            presets.check(config)

@@ -13,6 +13,7 @@ import torch
 from nerfstudio.data.scene_box import OrientedBox
 
 from difix3d_ns.enhance.settings import EnhanceMode
+from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.ns.model import Outputs, SplatModel
 from difix3d_ns.ns.patches.lpips import LazyLpips
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu
@@ -59,6 +60,7 @@ class TestOutputs:
 class TestEnhance:
     def _outputs(self, enhance: EnhanceMode) -> dict[str, Any]:
         model = tiny_model().eval()
+        del model.optimizers  # it is not being trained
         model.enhancer = lambda camera, image: image * 0 + 0.5
         model.enhance = enhance
         return model.get_outputs_for_camera(tiny_camera())
@@ -79,6 +81,7 @@ class TestEnhance:
     def test_a_cropped_view_is_not_enhanced(self, enhance: EnhanceMode) -> None:
         """Photographs show what was cropped away as well."""
         model = tiny_model().eval()
+        del model.optimizers  # it is not being trained
         model.enhancer = lambda camera, image: image * 0 + 0.5
         model.enhance = enhance
         box = OrientedBox.from_params((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (0.5, 0.5, 0.5))
@@ -89,8 +92,10 @@ class TestEnhance:
 
     def test_not_while_training(self) -> None:
         model = tiny_model().train()
-        model.enhancer = lambda camera, image: image
+        model.enhancer = lambda camera, image: image * 0 + 0.5
         assert type(model.get_outputs(tiny_camera())) is dict
+        outputs = model.eval().get_outputs_for_camera(tiny_camera())  # evaluation between two steps
+        assert torch.equal(outputs["enhanced"], outputs["rgb"])
 
 
 class TestBackground:
@@ -98,20 +103,18 @@ class TestBackground:
 
     RED = torch.tensor([1.0, 0.0, 0.0])
 
-    def _in_the_viewer(self, render: Any) -> Any:
-        from nerfstudio.viewer.render_state_machine import RenderStateMachine
+    def _in_the_viewer(self, model: SplatModel, render: Any) -> Any:
+        """As one of the viewer's threads renders, which sets the background first."""
+        results: list[Any] = []
 
-        class Thread(RenderStateMachine):
-            def __init__(self) -> None:
-                threading.Thread.__init__(self)
+        def work() -> None:
+            model.set_background(self.RED)
+            results.append(render())
 
-            def run(self) -> None:
-                self.result = render()
-
-        thread = Thread()
+        thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        return thread.result
+        return results[0]
 
     def _far_away(self, model: SplatModel) -> SplatModel:
         model.gauss_params["means"].data[:] = 1000.0
@@ -126,8 +129,7 @@ class TestBackground:
             return model.get_outputs_for_camera(tiny_camera(), obb_box=box)["rgb"]
 
         before = render()
-        model.set_background(self.RED)
-        assert torch.equal(self._in_the_viewer(render), self.RED.expand(30, 40, 3))
+        assert torch.equal(self._in_the_viewer(model, render), self.RED.expand(30, 40, 3))
         assert torch.equal(render(), before) and not torch.equal(before, self.RED.expand(30, 40, 3))
 
     def test_nor_do_the_metrics_of_pictures_with_alpha_change(self) -> None:
@@ -137,7 +139,7 @@ class TestBackground:
         for _ in range(2):
             outputs = model.get_outputs_for_camera(tiny_camera())
             scores.append(model.get_image_metrics_and_images(outputs, {"image": picture})[0])
-            model.set_background(self.RED)
+            self._in_the_viewer(model, lambda: model.get_outputs_for_camera(tiny_camera()))
         assert scores[0] == scores[1]
         assert not torch.equal(model.background_color, self.RED)  # what pictures of references are laid upon
 
@@ -313,7 +315,7 @@ class TestOnACpu:
         pose = torch.eye(4)
         pose[2, 3] = -3.0
         k = torch.tensor([[40.0, 0, 20], [0, 40.0, 15], [0, 0, 1]])
-        depth, alpha = model.median_depth(pose, k, 40, 30)
+        depth, alpha = model.median_depth(Pinhole(pose, k, 40, 30))
         assert depth.shape == alpha.shape == (30, 40, 1)
         assert not depth.requires_grad
         assert (depth[alpha < 0.4] == 0).all()

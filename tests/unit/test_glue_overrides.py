@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from difix3d_ns.enhance.enhancer import FixerSettings
+from difix3d_ns.enhance.enhancer import EnhancerSettings
+from difix3d_ns.enhance.settings import EnhanceMode, EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.ns.environment import Overrides
 from difix3d_ns.ns.pipeline import GuidedPipeline
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
+from difix3d_ns.priors.settings import FixerConfig
 from tests.unit.tiny_scene import write_scene
 
 
@@ -37,11 +40,14 @@ def test_unusable_values_are_named(name: str, value: str, monkeypatch: pytest.Mo
 
 
 def test_what_is_not_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = FixerSettings(weights="trained", strength=0.4, references=2)
-    assert Overrides.from_environment().of(trained) == trained
+    trained = EnhancerConfig(weights="trained", strength=0.4, references=2)
+    config = replace(trained)
+    Overrides.from_environment().apply_to(config)
+    assert config == trained
     monkeypatch.setenv("DIFIX3D_WEIGHTS", "")
     monkeypatch.setenv("DIFIX3D_STRENGTH", "0")
-    assert Overrides.from_environment().of(trained) == FixerSettings(weights="trained", strength=0.0, references=2)
+    Overrides.from_environment().apply_to(config)
+    assert config == replace(trained, strength=0.0)
 
 
 def _set_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,14 +56,15 @@ def _set_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIFIX3D_STRENGTH", "0.5")
 
 
-def _config(folder: Path, **fixer: Any) -> GuidedTrainerConfig:
+def _config(folder: Path, **enhancer: Any) -> GuidedTrainerConfig:
     config = copy.deepcopy(difix3d_splatfacto.config)
     assert isinstance(config, GuidedTrainerConfig)
     config.machine.device_type = "cpu"
     config.data = config.pipeline.datamanager.data = write_scene(folder / "scene")
     config.output_dir, config.experiment_name, config.timestamp = folder / "outputs", "tiny", "run"
-    config.vis, config.max_num_iterations, config.pipeline.rounds = "tensorboard", 4, 0
-    config.pipeline.fixer = FixerSettings(**fixer)
+    config.vis, config.max_num_iterations, config.pipeline.guidance.rounds = "tensorboard", 4, 0
+    config.pipeline.sparse_helps = False
+    config.pipeline.enhancer = EnhancerConfig(**enhancer)
     return config
 
 
@@ -68,8 +75,8 @@ def test_a_training_follows_its_flags(
     config = _config(tmp_path, weights="given.safetensors", strength=0.8)
     trainer = GuidedTrainer(config)
     trainer.setup()
-    assert config.pipeline.fixer == FixerSettings(weights="given.safetensors", strength=0.8)
-    assert trainer.pipeline._enhancer.settings == config.pipeline.fixer
+    assert config.pipeline.enhancer == EnhancerConfig(weights="given.safetensors", strength=0.8)
+    assert trainer.pipeline.enhancer.settings == EnhancerSettings(FixerConfig(weights="given.safetensors"), 0.8)
     assert trainer.pipeline.model.enhance == "key"
     said = " ".join(capsys.readouterr().out.split())
     assert "DIFIX3D_ENHANCE, DIFIX3D_WEIGHTS, DIFIX3D_STRENGTH: no effect on training" in said
@@ -84,17 +91,17 @@ def test_a_finished_training_follows_the_environment(
     _set_all(monkeypatch)
     pipeline = config.pipeline.setup(device=torch.device("cpu"), test_mode=test_mode)
     assert isinstance(pipeline, GuidedPipeline)
-    assert pipeline._enhancer.settings == FixerSettings(weights="/from/the/environment", strength=0.5)
+    assert pipeline.enhancer.settings == EnhancerSettings(FixerConfig(weights="/from/the/environment"), 0.5)
     assert pipeline.model.enhance == "off"
 
 
-@pytest.mark.parametrize("enhance_rgb", [False, True])
-def test_rgb_by_flag(enhance_rgb: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["key", "rgb", "off"])
+def test_the_mode_by_flag(mode: EnhanceMode, tmp_path: Path) -> None:
     config = _config(tmp_path)
-    config.pipeline.enhance_rgb = enhance_rgb
+    config.pipeline.enhancer.mode = mode
     GuidedTrainer(config)
     pipeline = config.pipeline.setup(device=torch.device("cpu"), test_mode="test")
-    assert pipeline.model.enhance == ("rgb" if enhance_rgb else "key")
+    assert pipeline.model.enhance == mode
 
 
 def _uncaught(error: str) -> subprocess.CompletedProcess[str]:
@@ -113,3 +120,13 @@ def test_other_errors_keep_their_traceback() -> None:
     done = _uncaught("ValueError('a bug')")
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "ValueError: a bug" in done.stderr
+
+
+def test_the_config_of_an_earlier_version_is_told_of_in_one_sentence(tmp_path: Path) -> None:
+    """ns-eval and ns-viewer read config.yml before anything of ours has a say."""
+    (tmp_path / "config.yml").write_text("!!python/object:difix3d_ns.trainer.Difix3DTrainerConfig\nvis: viewer\n")
+    code = "import difix3d_ns.methods.difix3d, yaml; yaml.load(open('config.yml').read(), Loader=yaml.Loader)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Error: this config.yml was written by an earlier version of difix3d_ns" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr

@@ -16,13 +16,13 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.difix import DifixConfig, DifixGuidance, TargetConfig
 from difix3d_ns.guidance.fixing import ViewFixer
-from difix3d_ns.io.run import Run
 from difix3d_ns.io import checkpoints
+from difix3d_ns.io.run import Run
 from difix3d_ns.ns.scene import TrainingScene
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
-from tests.unit.short_training import said, short_config, train
 from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
-from tests.unit.tiny_scene import write_scene
+from tests.unit.short_training import said, short_config, train
+from tests.unit.tiny_scene import datamanager, write_scene
 
 Change = Callable[[GuidedTrainerConfig], None]
 
@@ -191,8 +191,7 @@ def test_one_training_image(tmp_path: Path) -> None:
 
 
 def test_training_cameras_at_one_place(tmp_path: Path) -> None:
-    from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
-from tests.unit.tiny_scene import look_at
+    from tests.unit.tiny_scene import look_at
 
     poses = [look_at((2, 0, 0.5))] * 4 + [look_at((0, 2, 0.5)), look_at((2, 0, 0.5))]  # the held-out one elsewhere
     scene = write_scene(tmp_path / "scene", poses=poses)

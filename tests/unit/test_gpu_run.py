@@ -88,11 +88,11 @@ def test_checks_run_on_a_pretended_device() -> None:
         "from tests.gpu.run import gpu_smoke as smoke\n"
         "from tests.gpu.run.pretend_cuda import counting, pretend, table\n"
         "with pretend(), counting():\n"
-        "    print(smoke.median_depth((500,), 64, 48))\n"
-        "    print(smoke.pool_step(((64, 48),), 5), smoke.stereo(96, 64))\n"
+        "    print(smoke.median_depth(()))\n"
+        "    print(smoke.pool_step(((64, 48),), 5))\n"
         "table()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=RUN.parents[2])
     assert done.returncode == 0, done.stderr[-3000:]
     assert "'hit differs': 0.0" in done.stdout and "5 of 5 in RAM" in done.stdout
-    assert "s a photograph" in done.stdout and "kernels: " in done.stdout
+    assert "kernels: " in done.stdout
