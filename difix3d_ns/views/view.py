@@ -28,7 +28,7 @@ class TrainView:
     """
 
     key: str
-    camera: Pinhole  # any size
+    camera: Pinhole  # any size; without the photograph's pose correction if it stands for one: that comes in the step
     image: Tensor  # [H, W, 3] in [0, 1]
     photo: int | None = None  # the photograph it is or stands for, whose exposure and pose correction apply
     weight: float = 1.0  # of the step's picture loss; may differ from draw to draw
