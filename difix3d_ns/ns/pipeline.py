@@ -167,6 +167,10 @@ class GuidedPipeline(VanillaPipeline):
             camera, batch = to_batch(view, self.model.device)
         with self.model.depth_in_training(view.depth is not None):
             outputs = self._model(camera)
+        if made is not None and view.alpha is not None:
+            # an object cut out stands before the background of this step, as photographs with alpha do
+            change = outputs["background"] - self.model.background_color.to(view.image)
+            batch["image"] = view.image + (1 - view.alpha) * change
         metrics = self.model.get_metrics_dict(outputs, batch)
         if made is not None and view.confidence is not None:
             # What is not trusted is replaced by the render itself: it teaches nothing, and SSIM sees no cut-out edges
