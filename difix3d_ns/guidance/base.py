@@ -84,7 +84,7 @@ class Guidance:
         return None
 
     def windows(self, run: Run) -> Sequence[Window]:
-        """Windows of densification, in order; none: splatfacto's own."""
+        """Windows of densification, in order; none: splatfacto's own. Asked before ``setup``."""
         return ()
 
     def rotation(self) -> int | None:

@@ -116,11 +116,12 @@ class GuidedPipeline(VanillaPipeline):
         self._find_free_space()
         if with_points:
             self._add_stereo_points(run)
-        renderer = SplatRenderer(self.model, self.config.model.fitness(run.last_step).at)
+        windows = self.guidance.windows(run)
+        renderer = SplatRenderer(self.model, self.config.model.fitness(run.last_step, windows).at)
         self.guidance.setup(self.scene, renderer, ReferenceViews(self.scene, renderer), run)
         if with_points and (points := self.guidance.initial_points()) is not None:
             self.model.set_initial_points(points.positions, points.colours)
-        self.model.follow_windows(self.guidance.windows(run))
+        self.model.follow_windows(windows)
 
     def _add_stereo_points(self, run: Run) -> None:
         count = self.config.initial_points.stereo
