@@ -210,11 +210,13 @@ class GuidedTrainer(Trainer):
 
     def _restart_rates(self, optimizers: Optimizers, run: Run) -> None:
         """Let the learning rate of the means begin anew in windows that ask for it, each with a decay of its own."""
-        restarts = [w.start for w in self.pipeline.guidance.windows(run) if w.restart_rate]
+        # schedulers count from the first step of this training
+        starts = [w.start - run.first_step for w in self.pipeline.guidance.windows(run) if w.restart_rate]
+        restarts = [start for start in starts if 0 < start < run.steps]
         scheduler = optimizers.schedulers.get("means")
         if not restarts or not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
             return
-        edges = sorted({0, *restarts, run.last_step})
+        edges = sorted({0, *restarts, run.steps})
         decay = scheduler.lr_lambdas[0]
 
         def restarted(step: int) -> float:

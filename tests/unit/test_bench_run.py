@@ -128,7 +128,9 @@ def test_another_method_of_nerfstudio_is_another_training(finished: Path, monkey
     content = json.loads(json.dumps(CONTENT))
     content["methods"]["plain-dropout"]["ns_method"] = "sparse-splatfacto"
     (finished / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    with pytest.raises(UserError, match="plain-dropout, seed 0: recipe: ns_method difix3d-splatfacto, now sparse-splat"):
+    with pytest.raises(
+        UserError, match="plain-dropout, seed 0: recipe: ns_method difix3d-splatfacto, now sparse-splat"
+    ):
         _bench(finished, changed="keep")
     recipe = load_recipe(finished / "recipe.yaml")
     assert [state["training"] for state in record.read(recipe, finished / "record")] == ["plain"]
@@ -284,7 +286,10 @@ def test_of_each_training_the_newest_run_with_the_flags_of_today_is_read(tmp_pat
     (state,) = record.read(recipe, tmp_path)
     assert state["parts"]["plain"]["metrics"]["psnr"] == 21.0 and state["training"] == "plain" and state["seed"] == 0
     assert record.read(replace(recipe, steps=11), tmp_path) == []
-    assert record.read(replace(recipe, methods={"other": Method("other", {"pipeline.guidance.rounds": 0})}), tmp_path) == []
+    assert (
+        record.read(replace(recipe, methods={"other": Method("other", {"pipeline.guidance.rounds": 0})}), tmp_path)
+        == []
+    )
 
 
 def test_what_was_finished_by_other_calls_stays_in_the_table(finished: Path) -> None:

@@ -160,8 +160,7 @@ def _find(path: Path) -> Path:
         return found[0]
     if not found:
         raise UserError(
-            f"{path} holds no training (no config.yml in it or below); "
-            "give its folder: outputs/SCENE/METHOD/TIME"
+            f"{path} holds no training (no config.yml in it or below); give its folder: outputs/SCENE/METHOD/TIME"
         )
     found.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     listed = "".join(f"\n  {file.parent}" for file in found[:8]) + ("\n  ..." if len(found) > 8 else "")
