@@ -122,18 +122,18 @@ class Guidance:
             ``base`` with the view's weight, and with its depth and silhouette if it has them.
         """
         losses = dict(base)
-        size = outputs["accumulation"].shape[:2]
+        height, width = outputs["accumulation"].shape[:2]
         if view.weight != 1.0:
             losses["main_loss"] = losses["main_loss"] * view.weight
         if view.depth is not None:
             trust = depth_confidence(view) if view.valid is None else depth_confidence(view) * view.valid
-            target, trust = resized(view.depth, *size, "nearest"), resized(trust, *size, "nearest")
+            target, trust = (resized(maps, height, width, "nearest") for maps in (view.depth, trust))
             error = depth_loss(outputs["depth"], outputs["accumulation"], target, trust)
             losses["depth_loss"] = error * view.weight
         if view.alpha is not None:
-            error = (outputs["accumulation"] - resized(view.alpha, *size)).abs()
+            error = (outputs["accumulation"] - resized(view.alpha, height, width)).abs()
             if view.valid is not None:
-                error = error * resized(view.valid, *size)
+                error = error * resized(view.valid, height, width)
             losses["silhouette_loss"] = error.mean() * view.weight
         return losses
 

@@ -129,7 +129,7 @@ def test_another_method_of_nerfstudio_is_another_training(finished: Path, monkey
     content["methods"]["plain-dropout"]["ns_method"] = "sparse-splatfacto"
     (finished / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     with pytest.raises(
-        UserError, match="plain-dropout, seed 0: recipe: ns_method difix3d-splatfacto, now sparse-splat"
+        UserError, match="plain-dropout, seed 0: recipe: ns_method difix3d-splatfacto, now sparse"
     ):
         _bench(finished, changed="keep")
     recipe = load_recipe(finished / "recipe.yaml")
