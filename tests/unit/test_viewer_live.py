@@ -222,7 +222,7 @@ def test_a_tab_gets_the_picture_of_its_own(fixer: _Fixer) -> None:
     """The viewer's render thread, patched to ask the pipeline's panel, shows what the enhancer made for this tab."""
     tab = _Tab()
     panel = Panel.__new__(Panel)
-    panel.live = LiveEnhancer(fixer)
+    panel.live, panel._enhancer_controls = LiveEnhancer(fixer), None
     plain = {"rgb": _render(), "depth": torch.ones(6, 8, 1)}
     assert panel.serve(tab, plain) is plain  # nothing to enhance
 
