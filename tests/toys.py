@@ -35,7 +35,7 @@ class WeighingGuidance(Guidance):
         start, half, end = run.first_step, run.first_step + run.steps // 2, run.last_step
         quarter = run.steps // 4
         return [
-            Window(start, start + 5, start + quarter),
+            Window(start, start + quarter - 2, start + quarter),
             Window(half, half + 5, end, restart_rate=True, reset=False),
         ]
 

@@ -196,6 +196,7 @@ class GuidedTrainer(Trainer):
             self.pipeline.restore_training_state(self._ours["parts"], path.parent.parent, state["step"] + 1)
             checkpoints.restore_random_state(self._ours["random"])
         self._loaded, self._ours = None, {}
+        self._kept = presets.kept(self.config)  # now: nerfstudio's loop counts with another number of steps
         self.pipeline.panel.attach(self.pipeline.guidance, self._start_step)
         self.config.save_config()  # with everything filled in, so that evaluation rebuilds the same
 
@@ -307,7 +308,7 @@ class GuidedTrainer(Trainer):
             STATE_KEY: {
                 "method": self.config.method_name,
                 "first_step": self._run.first_step,
-                "kept": presets.kept(self.config),
+                "kept": self._kept,
                 "parts": self.pipeline.training_state(step),
                 "random": checkpoints.random_state(),
             },

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,104 +14,29 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nerfstudio.plugins.types import MethodSpecification
 from PIL import Image
 
 from difix3d_ns.guidance.base import Guidance
 from difix3d_ns.io import checkpoints
-from difix3d_ns.methods.difix3d import difix3d_splatfacto
-from difix3d_ns.methods.sparse import sparse_splatfacto
 from difix3d_ns.ns.rendering import SplatRenderer
-from difix3d_ns.ns.trainer import STATE_KEY, GuidedTrainer, GuidedTrainerConfig
+from difix3d_ns.ns.trainer import STATE_KEY, GuidedTrainer
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.views.view import TrainView
-from tests.toys import joint_splatfacto, weighing_splatfacto
+from tests.unit.method_cases import (
+    CASES,
+    PHOTOGRAPHS,
+    STEPS,
+    Case,
+    State,
+    assert_same,
+    checkpoint,
+    config_of,
+    final_state,
+    set_up,
+    trained,
+)
 from tests.unit.tiny_scene import look_at, write_scene
-
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "enlarge"
-STEPS = 60
-PHOTOGRAPHS = 5
-State = dict[str, Any]
-
-
-def _example() -> MethodSpecification:
-    sys.path.insert(0, str(EXAMPLE))
-    try:
-        from enlarge import enlarge_splatfacto
-    finally:
-        sys.path.remove(str(EXAMPLE))
-    return enlarge_splatfacto
-
-
-def _unchanged(config: GuidedTrainerConfig) -> None:
-    pass
-
-
-def _small_rounds(config: GuidedTrainerConfig) -> None:
-    guidance = config.pipeline.guidance
-    guidance.rounds, guidance.targets.count = 2, 4
-    guidance.fixer.name, guidance.fixer.references = "blend", 2
-
-
-@dataclass(frozen=True)
-class Case:
-    """A method and what its suite needs to know of it."""
-
-    method: Callable[[], MethodSpecification]
-    settings: Callable[[GuidedTrainerConfig], None] = _unchanged
-    busy: Callable[[State], bool] | None = None  # whether a state of its guidance is in the middle of work
-    renders: int = 0  # most renders of one ``before_step``
-    fixes: int = 0
-    boundary: int = 1  # most calls of ``before_step`` before one step
-
-
-CASES = {
-    # a step prepares references at 8 photographs, or renders and repairs a view
-    "difix3d-splatfacto": Case(
-        lambda: difix3d_splatfacto, _small_rounds, lambda s: bool(s["queue"] and s["pool"]["views"]), 8, 1
-    ),
-    "sparse-splatfacto": Case(lambda: sparse_splatfacto),
-    "enlarge-splatfacto": Case(_example, busy=lambda s: 0 < len(s["pool"]["views"]) < PHOTOGRAPHS),
-    "weighing-splatfacto": Case(lambda: weighing_splatfacto),
-    "joint-splatfacto": Case(lambda: joint_splatfacto, busy=lambda s: 0 < s["part"] < 8, renders=1, boundary=5),
-}
-
-
-def _config(case: Case, scene: Path, name: str) -> GuidedTrainerConfig:
-    config = copy.deepcopy(case.method().config)
-    assert isinstance(config, GuidedTrainerConfig)
-    config.machine.device_type = "cpu"
-    config.data = scene
-    config.output_dir = scene.parent / "outputs"
-    config.experiment_name = "conformance"
-    config.timestamp = name
-    config.vis = "tensorboard"
-    config.max_num_iterations = STEPS
-    config.save_only_latest_checkpoint = False
-    config.steps_per_save = 2
-    config.steps_per_eval_image, config.steps_per_eval_all_images = 20, STEPS - 1
-    config.pipeline.datamanager.pose_frame = "train"
-    config.pipeline.initial_points.stereo = 0
-    config.pipeline.model.max_gs_num = 200
-    config.pipeline.model.resolution_schedule = 3
-    case.settings(config)
-    return config
-
-
-def _set_up(config: GuidedTrainerConfig) -> GuidedTrainer:
-    torch.manual_seed(0)
-    np.random.seed(0)
-    config.save_config()
-    trainer = GuidedTrainer(config)
-    trainer.setup()
-    return trainer
-
-
-def _trained(config: GuidedTrainerConfig) -> GuidedTrainer:
-    trainer = _set_up(config)
-    trainer.train()
-    return trainer
 
 
 @dataclass
@@ -135,7 +58,7 @@ class Watched:
 
     def state(self, step: int) -> State:
         """The checkpoint of a step."""
-        return checkpoints.load(self.trainer.checkpoint_dir / f"step-{step:09d}.ckpt")
+        return checkpoints.load(checkpoint(self.trainer, step))
 
     @property
     def steps(self) -> list[int]:
@@ -195,41 +118,10 @@ def watched(request: pytest.FixtureRequest, scene: Path) -> Watched:
     """One training of a method, which most tests look at."""
     case = CASES[request.param]
     work: list[Work] = []
-    config = _config(case, scene, "whole")
+    config = config_of(case, scene, "whole")
     with _counting(config.pipeline.guidance._target, work):
-        trainer = _trained(config)
+        trainer = trained(config)
     return Watched(case, trainer, work)
-
-
-def _final_state(trainer: GuidedTrainer) -> State:
-    """All that the last checkpoint holds but numbers of files."""
-    state = checkpoints.load(trainer.checkpoint_dir / f"step-{STEPS - 1:09d}.ckpt")
-    return _comparable(state)
-
-
-def _comparable(state: State) -> State:
-    ours = state[STATE_KEY]
-    guidance = ours["parts"]["guidance"]
-    if "pool" in guidance:  # files are numbered anew in another folder
-        guidance["pool"] = [key for key, _ in guidance["pool"]["views"]]
-    # nerfstudio draws pictures to evaluate from Python's generator, where there are other ones
-    return {name: state[name] for name in ("step", "pipeline", "optimizers", "schedulers")} | {"ours": ours}
-
-
-def assert_same(a: object, b: object, where: str = "") -> None:
-    """Equal in every bit."""
-    if isinstance(a, torch.Tensor):
-        assert isinstance(b, torch.Tensor) and torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert isinstance(b, dict) and a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list | tuple):
-        assert isinstance(b, list | tuple) and len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}/{i}")
-    else:
-        assert a == b, where
 
 
 # ---------------------------------------------------------------------- resume
@@ -238,19 +130,19 @@ def assert_same(a: object, b: object, where: str = "") -> None:
 @pytest.mark.parametrize("moment", ["early", "in the middle of its work"])
 def test_a_resumed_training_ends_as_an_uninterrupted_one(watched: Watched, scene: Path, moment: str) -> None:
     step = watched.steps[2] if moment == "early" else watched.busy_step
-    config = _config(watched.case, scene, f"from {step}")
-    config.load_checkpoint = watched.trainer.checkpoint_dir / f"step-{step:09d}.ckpt"
-    resumed = _trained(config)
+    config = config_of(watched.case, scene, f"from {step}")
+    config.load_checkpoint = checkpoint(watched.trainer, step)
+    resumed = trained(config)
     assert resumed._start_step == step + 1
-    assert_same(_final_state(resumed), _final_state(watched.trainer))
+    assert_same(final_state(resumed), final_state(watched.trainer))
 
 
 def test_state_goes_round(watched: Watched, scene: Path) -> None:
     """Into a file of plain values and tensors, and back into another guidance that then has the same."""
     step = watched.busy_step
-    config = _config(watched.case, scene, "round trip")
-    config.load_checkpoint = watched.trainer.checkpoint_dir / f"step-{step:09d}.ckpt"
-    guidance = _set_up(config).pipeline.guidance
+    config = config_of(watched.case, scene, "round trip")
+    config.load_checkpoint = checkpoint(watched.trainer, step)
+    guidance = set_up(config).pipeline.guidance
     state = guidance.state_dict(step)
     file = io.BytesIO()
     torch.save(state, file)
@@ -274,14 +166,14 @@ def test_nothing_is_learnt_from_evaluation_pictures_or_poses(watched: Watched, t
     """Which show noise and lie elsewhere, while training evaluates in between."""
     other = write_scene(tmp_path / "scene", count=PHOTOGRAPHS + 1, change=_other_evaluation)
     meta = json.loads((other / "transforms.json").read_text())
-    random = np.random.default_rng(7)
+    noise = np.random.default_rng(7)
     for name in meta["test_filenames"]:
-        Image.fromarray(random.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(other / name)
-    trainer = _trained(_config(watched.case, other, "other evaluation"))
+        Image.fromarray(noise.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(other / name)
+    trainer = trained(config_of(watched.case, other, "other evaluation"))
     here, there = (t.pipeline.datamanager.eval_dataset for t in (watched.trainer, trainer))
     assert not torch.equal(here[0]["image"], there[0]["image"])
     assert not torch.equal(here.cameras.camera_to_worlds, there.cameras.camera_to_worlds)
-    assert_same(_final_state(trainer), _final_state(watched.trainer))
+    assert_same(final_state(trainer), final_state(watched.trainer))
 
 
 # ---------------------------------------------------------------------- densification, work
@@ -289,8 +181,8 @@ def test_nothing_is_learnt_from_evaluation_pictures_or_poses(watched: Watched, t
 
 def test_renders_are_unseen_by_densification(watched: Watched, scene: Path) -> None:
     """A guidance that renders before every step, depth included, trains the same splat."""
-    config = _config(watched.case, scene, "renders")
-    trainer = _set_up(config)
+    config = config_of(watched.case, scene, "renders")
+    trainer = set_up(config)
     guidance, pipeline = trainer.pipeline.guidance, trainer.pipeline
     renderer = SplatRenderer(pipeline.model)
     before_step = guidance.before_step
@@ -306,7 +198,7 @@ def test_renders_are_unseen_by_densification(watched: Watched, scene: Path) -> N
     assert_same(dict(pipeline.model.strategy_state), dict(whole.strategy_state))
     assert_same(pipeline.model.info["radii"], whole.info["radii"])
     assert_same(pipeline.model.info["means2d"], whole.info["means2d"])
-    assert_same(_final_state(trainer), _final_state(watched.trainer))
+    assert_same(final_state(trainer), final_state(watched.trainer))
 
 
 def test_work_before_a_step_is_bounded(watched: Watched) -> None:
@@ -324,10 +216,10 @@ def test_work_before_a_step_is_bounded(watched: Watched) -> None:
 @pytest.fixture(scope="module")
 def corrected(watched: Watched, scene: Path) -> GuidedTrainer:
     """A training of the same method with exposures and pose corrections, before its first step."""
-    config = _config(watched.case, scene, "corrected")
+    config = config_of(watched.case, scene, "corrected")
     config.pipeline.model.exposure = True
     config.pipeline.model.camera_optimizer.mode = "SO3xR3"
-    return _set_up(config)
+    return set_up(config)
 
 
 @pytest.mark.parametrize("photo", [None, 2])
