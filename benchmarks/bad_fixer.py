@@ -60,11 +60,12 @@ def main(scenes: Annotated[list[Path], tyro.conf.Positional], output: Path, step
     shared = ["--steps-per-eval-image", "0", "--steps-per-eval-all-images", "0", "--machine.seed", str(seed)]
     shared += ["--pipeline.datamanager.train-cameras-sampling-seed", str(42 + seed)]
     shared += ["--max-num-iterations", str(steps)] if steps else []
-    geometry = ["--pipeline.stereo-points", "12000", "--pipeline.clearance", "0.5"]
+    geometry = ["--pipeline.initial-points.stereo", "12000", "--pipeline.floaters.clearance", "0.5"]
+    no_rounds = ["--pipeline.guidance.rounds", "0"]
     runs = {
-        "plain": ["--pipeline.rounds", "0"],
-        "plain with stereo points and clearance": ["--pipeline.rounds", "0", *geometry],
-        "noise as fixer": ["--pipeline.fixer.name", "benchmarks.bad_fixer", *geometry],
+        "plain": [*no_rounds, "--pipeline.sparse-helps", "False"],
+        "plain with stereo points and clearance": [*no_rounds, *geometry],
+        "noise as fixer": ["--pipeline.guidance.fixer.name", "benchmarks.bad_fixer", *geometry],
     }
     worst = 0.0
     for scene in scenes:

@@ -1,7 +1,7 @@
 """How much an enhanced video flickers: each frame carried into the next by the splat's depth, and compared.
 
     python benchmarks/flicker.py                                  # makes and trains the demo scene in flicker/
-    python benchmarks/flicker.py --config outputs/fountain/difix3d-splatfacto/TIME/config.yml
+    python benchmarks/flicker.py --config outputs/fountain/METHOD/TIME/config.yml
 
 Frames lie between the training cameras, as ``ns-render interpolate --pose-source train`` lays them. Frame t is warped
 to frame t + 1 by the median depth, and compared where both show the same surface. Prints two Markdown tables: that
@@ -27,7 +27,7 @@ from difix3d_ns.data.procedural import demo_scene, demo_world
 from difix3d_ns.data.procedural.bounding_volumes import BoundingVolumes
 from difix3d_ns.data.procedural.ray_caster import render, to_photograph
 from difix3d_ns.enhance.temporal import CARRIED
-from difix3d_ns.evaluation.runs import train
+from difix3d_ns.evaluation.runs import config_of, train
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.poses import assemble, pose_distances, slerp, spacing, stack_poses, with_poses
@@ -69,7 +69,7 @@ class _Video:
         self.pipeline: Any = eval_setup(config, test_mode="test")[1]
         assert self.pipeline.datamanager.cached_train is not None  # undistorting fixes the intrinsics
         self.model = self.pipeline.model
-        self.enhancer = self.model.enhancer
+        self.enhancer = self.pipeline.enhancer
         self.strength = self.enhancer.settings.strength
         self.enhancer.settings = replace(self.enhancer.settings, strength=1.0)
 
@@ -85,7 +85,7 @@ class _Video:
     def frame(self, camera: Pinhole) -> _Frame:
         """The splat from one camera."""
         outputs = self.model.get_outputs_for_camera(to_cameras(camera, self.model.device))
-        depth, alpha = self.model.median_depth(camera.camera_to_world, camera.intrinsics, camera.width, camera.height)
+        depth, alpha = self.model.median_depth(camera)
         return _Frame(camera, outputs["rgb"].clone(), depth, alpha)
 
     def enhanced(self, frames: Sequence[_Frame], share: bool, carried: float, label: str = "") -> list[Tensor]:
@@ -96,8 +96,7 @@ class _Video:
         for frame in track(frames, label, disable=not label):
             if not share:
                 self.enhancer.continuity.forget()
-            camera = to_cameras(frame.camera, self.model.device)
-            pictures.append(self.enhancer(camera, {"rgb": frame.image}))
+            pictures.append(self.enhancer.enhance(frame.camera, frame.image, self))
         return pictures
 
     def in_metres(self, camera: Pinhole) -> Pinhole:
@@ -131,7 +130,7 @@ def main(
     """
     demo = config is None
     if config is None:
-        config = output / "outputs" / "demo" / "difix3d-splatfacto" / "run" / "config.yml"
+        config = config_of(output / "outputs", "demo")
         if not config.exists():
             config = train(demo_scene(output / "scene", seed), output / "outputs", "demo").config
     video = _Video(config)

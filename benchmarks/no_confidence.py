@@ -1,4 +1,7 @@
-"""The embedded fixer trusted everywhere, for the ablation: --pipeline.fixer.name benchmarks.no_confidence."""
+"""The embedded fixer trusted everywhere, for the ablation.
+
+--pipeline.guidance.fixer.name benchmarks.no_confidence
+"""
 
 from __future__ import annotations
 

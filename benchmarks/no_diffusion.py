@@ -1,4 +1,7 @@
-"""The embedded fixer without its diffusion model, for the ablation: --pipeline.fixer.name benchmarks.no_diffusion."""
+"""The embedded fixer without its diffusion model, for the ablation.
+
+--pipeline.guidance.fixer.name benchmarks.no_diffusion
+"""
 
 from __future__ import annotations
 

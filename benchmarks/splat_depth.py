@@ -1,4 +1,7 @@
-"""The embedded fixer aligned by the splat alone, for the ablation: --pipeline.fixer.name benchmarks.splat_depth."""
+"""The embedded fixer aligned by the splat alone, for the ablation.
+
+--pipeline.guidance.fixer.name benchmarks.splat_depth
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Does the enhancer make the viewer slower? Frames while the camera moves, and how soon the first one comes.
 
-    python benchmarks/viewer.py --config outputs/SCENE/difix3d-splatfacto/TIME/config.yml
+    python benchmarks/viewer.py --config outputs/SCENE/METHOD/TIME/config.yml
 
 Starts ns-viewer on a finished training and looks at it through its websocket, as a browser does, without drawing.
 In turns: the render alone, and with the enhancer. Each turn rests (in which the fixer works), then moves.

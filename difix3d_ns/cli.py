@@ -195,7 +195,7 @@ def report(training: Annotated[Path, tyro.conf.Positional], output: Path | None 
     It is one HTML file that opens without a network. Nothing else is written.
 
     Args:
-        training: its folder (outputs/SCENE/difix3d-splatfacto/TIME), its config.yml, or a folder above exactly one.
+        training: its folder (outputs/SCENE/METHOD/TIME), its config.yml, or a folder above exactly one.
         output: the page (unset: report.html in the training's folder).
     """
     from difix3d_ns.evaluation.report import write_report

@@ -39,7 +39,8 @@ def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: in
     demo_scene(scene, seed=seed)
     flags = [] if steps is None else ["--max-num-iterations", str(steps)]
     console.rule("2/3  plain splatfacto, then difix3d-splatfacto")
-    plain = train(scene, output / "outputs", "plain", [*flags, "--pipeline.rounds", "0"])
+    plainly = ["--pipeline.guidance.rounds", "0", "--pipeline.sparse-helps", "False"]
+    plain = train(scene, output / "outputs", "plain", [*flags, *plainly])
     fixed = train(scene, output / "outputs", "difix3d", flags)
     console.rule("3/3  held-out views")
     started = time.perf_counter()

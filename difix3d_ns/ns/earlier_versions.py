@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from difix3d_ns.errors import UserError
 
 _GONE = re.compile(r"No module named 'difix3d_ns[.']|cannot find '[\w.]+' in the module 'difix3d_ns[.']")
@@ -18,8 +20,8 @@ def refuse_earlier(error: BaseException, path: Path | None = None) -> None:
         error: of the reading; any other one is let pass.
         path: of the config.yml, if it is known.
     """
-    if _GONE.search(str(error)):
-        named = "the config.yml" if path is None else str(path)
+    if isinstance(error, yaml.YAMLError) and _GONE.search(str(error)):
         raise UserError(
-            f"{named} was written by an earlier version of difix3d_ns, which this one cannot read: train again"
+            f"{path or 'this config.yml'} was written by an earlier version of difix3d_ns, whose trainings this one "
+            "cannot open: train again"
         ) from error

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.ns.pipeline import LEAST_TRUST, GuidedPipeline
-from difix3d_ns.priors.base import FixRequest, PosedImage
+from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.guidance.difix import MIN_CONFIDENCE, DifixConfig, DifixGuidance
+from difix3d_ns.guidance.schedule import plan_rounds
+from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.registry import load_fixer
-from difix3d_ns.views.pool import Pool, PseudoView
+from difix3d_ns.views.pool import Pool
+from difix3d_ns.views.view import TrainView
 
 NOISE = "benchmarks.bad_fixer"
 
@@ -39,7 +40,7 @@ def test_noise_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     (good,) = load_fixer("embedded").fix([_request()])
     assert float(bad.image.std()) > 0.25 and float((good.image - _request().image).abs().mean()) < 0.1
     assert float(good.confidence.mean()) > 0.5
-    assert float(bad.confidence.mean()) < LEAST_TRUST
+    assert float(bad.confidence.mean()) < MIN_CONFIDENCE
 
 
 def test_the_fixers_of_the_ablation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,17 +56,15 @@ def test_the_fixers_of_the_ablation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(warped.confidence.mean()) > 0.5 and float((warped.image - _request().image).abs().mean()) < 0.1
 
 
-def test_a_view_that_nobody_trusts_takes_no_step(tmp_path: Path) -> None:
-    for trust, drawn in ((0.0, False), (LEAST_TRUST / 2, False), (2 * LEAST_TRUST, True)):
-        pool = Pool(4, tmp_path / str(trust))
-        pool.put(PseudoView(torch.rand(48, 64, 3), torch.full((48, 64, 1), trust), _camera(), 1, 0))
-        schedule = SimpleNamespace(probability=1.0, weight=lambda *_: 1.0)
-        pipeline: Any = SimpleNamespace(
-            rounds=SimpleNamespace(pool=pool, schedule=schedule, first_view=0),
-            model=SimpleNamespace(device=torch.device("cpu")),
-            config=SimpleNamespace(depth_weight=0.0),
-        )
-        assert (GuidedPipeline._draw(pipeline, 100, torch.Generator().manual_seed(0)) is not None) == drawn
+def test_a_view_that_nobody_trusts_takes_no_step() -> None:
+    guidance = DifixGuidance(DifixConfig(rounds=1, probability=1.0))
+    guidance.schedule = plan_rounds(200, 1, lambda step: True)
+    guidance._active, guidance._first_view = True, 0
+    for trust, drawn in ((0.0, False), (MIN_CONFIDENCE / 2, False), (2 * MIN_CONFIDENCE, True)):
+        guidance.pool = Pool(4)
+        view = TrainView("target/000@1", _camera(), torch.rand(48, 64, 3), confidence=torch.full((48, 64, 1), trust))
+        guidance.pool.put(view)
+        assert (guidance.next_view(100, torch.Generator().manual_seed(0)) is not None) == drawn
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,9 @@ def test_another_method_of_nerfstudio_is_another_training(finished: Path, monkey
     content = json.loads(json.dumps(CONTENT))
     content["methods"]["plain-dropout"]["ns_method"] = "sparse-splatfacto"
     (finished / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    with pytest.raises(UserError, match="plain-dropout, seed 0: recipe: ns_method difix3d-splatfacto, now sparse"):
+    with pytest.raises(
+        UserError, match="plain-dropout, seed 0: recipe: ns_method difix3d-splatfacto, now sparse-splat"
+    ):
         _bench(finished, changed="keep")
     recipe = load_recipe(finished / "recipe.yaml")
     assert [state["training"] for state in record.read(recipe, finished / "record")] == ["plain"]

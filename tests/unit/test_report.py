@@ -275,8 +275,8 @@ def test_a_training_of_an_earlier_version_is_refused_in_one_sentence(gone: str, 
         with pytest.raises(UserError) as caught:
             read_training(run)
         assert str(caught.value) == (
-            f"{run / 'config.yml'} was written by an earlier version of difix3d_ns, which this one cannot read: "
-            "train again"
+            f"{run / 'config.yml'} was written by an earlier version of difix3d_ns, whose trainings this one "
+            "cannot open: train again"
         )
 
 
@@ -285,8 +285,9 @@ def test_only_what_this_package_had_once_is_of_an_earlier_version(run: Path) -> 
         (run / "config.yml").write_text(f"!!python/object:{other}\nmethod_name: mine\n")
         with pytest.raises(UserError, match="cannot be read"):
             read_training(run)
-    refuse_earlier(ValueError("no module"))  # says nothing
-    with pytest.raises(UserError, match=r"^the config\.yml was written by an earlier version"):
+    refuse_earlier(ValueError("cannot find module 'difix3d_ns.trainer' (No module named 'difix3d_ns.trainer')"))
+    refuse_earlier(yaml.YAMLError("cannot find module 'difix3d_ns.ns.trainer' (No module named 'gsplat')"))
+    with pytest.raises(UserError, match=r"^this config\.yml was written by an earlier version"):
         refuse_earlier(yaml.YAMLError("cannot find module 'difix3d_ns.trainer' (No module named 'difix3d_ns.trainer')"))
 
 

@@ -80,7 +80,7 @@ def _defaults(config: GuidedTrainerConfig, images: int | None) -> dict[str, Any]
 
 def _plain(config: GuidedTrainerConfig) -> GuidedTrainerConfig:
     """The method's config as nobody has changed it; of a method that is not registered here, that of its classes."""
-    registered = discover_methods()[0].get(config.method_name or "")
+    registered = discover_methods()[0].get(str(config.method_name))
     if isinstance(registered, GuidedTrainerConfig):
         return copy.deepcopy(registered)
     plain = _of_its_classes(config)

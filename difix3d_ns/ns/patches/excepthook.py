@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
-import yaml
-
 from difix3d_ns.errors import UserError
+from difix3d_ns.ns.earlier_versions import refuse_earlier
 
 
 def apply() -> None:
@@ -35,13 +34,8 @@ def apply() -> None:
 
 def said(error: BaseException) -> str:
     """The sentence for a user's mistake; empty if it is none."""
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, yaml.YAMLError) and "difix3d_ns." in str(error):
-        return EARLIER_VERSION
-    return ""
-
-
-EARLIER_VERSION = (
-    "this config.yml was written by an earlier version of difix3d_ns, whose trainings this one cannot open: train again"
-)
+    try:
+        refuse_earlier(error)
+    except UserError as refusal:
+        error = refusal
+    return str(error) if isinstance(error, UserError) else ""
