@@ -140,7 +140,7 @@ def _locate(weights: str | None) -> Path:
     for file in (path.with_suffix(".safetensors"), path.with_suffix(".json")):
         if not file.is_file():
             raise FileNotFoundError(
-                f"fixer weights not found: {file}. --pipeline.guidance.fixer.weights takes a .safetensors file with its "
-                ".json beside it, or a folder written by `difix3d train-prior`."
+                f"fixer weights not found: {file}. --pipeline.guidance.fixer.weights takes a .safetensors file with "
+                "its .json beside it, or a folder written by `difix3d train-prior`."
             )
     return path.with_suffix(".safetensors")

@@ -17,16 +17,20 @@ from nerfstudio.viewer.utils import CameraState, get_camera
 from nerfstudio.viewer.viewer import Viewer
 from viser import _messages as messages
 
+from difix3d_ns.enhance.enhancer import EnhancerSettings
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import assemble
 from difix3d_ns.guidance.status import ShownView
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.viewer.camera_path import path_cameras
+from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
 from difix3d_ns.ns.viewer.frusta import Frusta
 from difix3d_ns.ns.viewer.gallery import MOST, Gallery, describe
+from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
 from difix3d_ns.ns.viewer.poses import client_pinhole, pinhole_of, placed
+from difix3d_ns.priors.settings import FixerConfig
 from difix3d_ns.views.records import record_fix, thumbnail
 
 PORT = 7451
@@ -181,3 +185,40 @@ def test_a_camera_path(server: viser.ViserServer) -> None:
     assert torch.allclose(cameras[1].position, _pinhole(0.5).position, atol=1e-4)
     assert torch.allclose(cameras[2].camera_to_world, _pinhole(1.0).camera_to_world, atol=1e-4)
     assert 2 * math.atan(30 / float(cameras[0].intrinsics[1, 1])) == pytest.approx(0.8, abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["key", "rgb"])
+def test_nerfstudios_output_and_the_switch_agree(server: viser.ViserServer, mode: Any) -> None:
+    """From the first picture on, whichever of the two is used."""
+    server.gui._thread_executor = SimpleNamespace(submit=lambda call: call())  # viser's callbacks at once, in order
+    from nerfstudio.viewer.control_panel import ControlPanel
+
+    enhancer = SimpleNamespace(settings=EnhancerSettings(FixerConfig(), 0.5))
+    live = LiveEnhancer(lambda camera, image, caller: image)
+    chosen: list[str] = []
+    panel = ControlPanel(server, False, 10.0, lambda: None, lambda output: chosen.append(output.value), lambda _: None)
+
+    class Watched:
+        viser_server, control_panel, render_statemachines = server, panel, {}
+
+    controls = EnhancerControls(Watched(), enhancer, live, mode)  # type: ignore[arg-type]
+    raw, enhanced = ("rgb", "enhanced") if mode == "key" else ("raw", "rgb")
+    names = ["rgb", "depth", "enhanced"] if mode == "key" else ["depth", "raw", "rgb"]
+    outputs = {name: torch.zeros(2, 2, 3) for name in names}
+    controls.offer(outputs)
+    assert panel.output_render == (enhanced if mode == "rgb" else raw) and controls._on.value is (mode == "rgb")
+    panel.update_output_options(names)  # as nerfstudio does then
+    for on in (mode != "rgb", mode == "rgb"):
+        controls._on.value = on
+        assert panel.output_render == (enhanced if on else raw)
+        assert chosen[-1:] == [enhanced if on else raw]  # nerfstudio's own callback comes as well
+    panel._output_render.value = enhanced
+    assert controls._on.value is True
+    panel._output_render.value = "depth"
+    assert controls._on.value is False
+    controls.offer(outputs)  # a tab was opened
+    assert panel.output_render == "depth"
+    controls._split.value = True
+    assert panel.split and panel.split_output_render == enhanced
+    panel._split.value = False
+    assert controls._split.value is False

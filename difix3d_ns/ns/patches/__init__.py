@@ -70,6 +70,14 @@ PATCHES = (
         "tests/unit/test_viewer_scene.py::test_a_camera_path",
     ),
     Patch(
+        "panel_elements",
+        "nerfstudio.viewer.viewer_elements.ViewerElement.cb_hook",
+        "the switches of the enhancer stay true when nerfstudio's own output type or split view is used",
+        _NERFSTUDIO,
+        "tests/unit/test_viewer_scene.py::test_nerfstudios_output_and_the_switch_agree",
+        by="follow_panel",
+    ),
+    Patch(
         "event_writers",
         "nerfstudio.utils.writer.EVENT_WRITERS",
         "TensorBoard raises in the training loop when the disk is full",

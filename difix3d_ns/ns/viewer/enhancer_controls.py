@@ -11,6 +11,7 @@ from nerfstudio.viewer.render_state_machine import RenderAction
 
 from difix3d_ns.enhance.enhancer import Enhancer, EnhancerSettings
 from difix3d_ns.enhance.settings import EnhanceMode
+from difix3d_ns.ns.patches.panel_elements import follow_panel
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
 from difix3d_ns.priors.registry import available_fixers, fixer_of
@@ -70,10 +71,7 @@ class EnhancerControls:
         live.on_frame = self._tell_frame
         live.on_error = self._tell_error
         viewer.viser_server.on_client_disconnect(lambda client: live.forget_closed())  # after nerfstudio's own
-        output, split = viewer.control_panel._output_render, viewer.control_panel._split
-        assert output.gui_handle is not None and split.gui_handle is not None  # the panel is there before its parts
-        output.gui_handle.on_update(lambda _: self._on_output())
-        split.gui_handle.on_update(lambda _: self._on_split())
+        follow_panel(viewer.control_panel, self._on_output, self._on_split)
 
     def _show(self) -> None:
         """Choose nerfstudio's output accordingly."""
@@ -100,7 +98,7 @@ class EnhancerControls:
         """Choose an output with the first picture of all, before nerfstudio reads which to show."""
         panel = self._viewer.control_panel
         if self._enhanced in outputs and self._enhanced not in panel._output_render.options:
-            panel.update_output_options(list(outputs.keys()))
+            panel._output_render.set_options(list(outputs.keys()))
             self._show()
 
     def _on_output(self) -> None:
