@@ -10,14 +10,8 @@ from tests.conftest import Command
 
 SMALL = (
     *("--vis", "tensorboard", "--max-num-iterations", 150, "--steps-per-save", 30),
-    *(
-        "--pipeline.guidance.rounds",
-        2,
-        "--pipeline.guidance.targets.count",
-        4,
-        "--pipeline.guidance.fixer.name",
-        "blend",
-    ),
+    *("--pipeline.guidance.rounds", 2, "--pipeline.guidance.targets.count", 4),
+    *("--pipeline.guidance.fixer.name", "blend"),
     *("--pipeline.model.max-gs-num", 3000, "--machine.device-type", "cpu"),
 )
 """Flags of a training that takes seconds."""

@@ -19,9 +19,14 @@ FLAGS = {
     "steps-per-eval-image": 0,
     "steps-per-eval-all-images": 0,
     "pipeline.datamanager.pose-frame": "train",
-    "pipeline.model.max-gaussians": 1500,
-    "pipeline.targets.count": 2,
-    "pipeline.fixer.name": "blend",
+    "pipeline.model.max-gs-num": 1500,
+    "pipeline.enhancer.name": "blend",
+}
+PLAIN = {"pipeline.guidance.rounds": 0, "pipeline.sparse-helps": False}
+ONE_ROUND = {
+    "pipeline.guidance.rounds": 1,
+    "pipeline.guidance.targets.count": 2,
+    "pipeline.guidance.fixer.name": "blend",
 }
 RECIPE = {
     "steps": 60,
@@ -29,11 +34,12 @@ RECIPE = {
     "pictures": 1,
     "flags": FLAGS,
     "methods": {
-        "plain": {"flags": {"pipeline.rounds": 0}, "checkpoints": 2},
+        "plain": {"flags": PLAIN, "checkpoints": 2},
         "plain-earlystop": {"of": "plain", "earlier": True},
         "plain-tuned": {"best_of": ["plain", "plain-earlystop"]},
         "fix-only": {"of": "plain", "enhanced": True, "strength": 1.0},
-        "difix3d": {"flags": {"pipeline.rounds": 1}},
+        "sparse": {"ns_method": "sparse-splatfacto", "flags": {}},
+        "difix3d": {"flags": ROUND},
         "difix3d+": {"of": "difix3d", "enhanced": True},
     },
     "compare": [{"method": "difix3d", "against": "plain-tuned", "bars": {"psnr": 0.4}}],
@@ -78,7 +84,10 @@ def test_every_method_is_measured(folder: Path) -> None:
     with Image.open(folder / "out" / "comparison" / f"{name}.png") as sheet:
         assert sheet.size[0] > 6 * 128  # plain, tuned, fix-only, difix3d, difix3d+ and the truth
     lines = [json.loads(line) for line in (folder / "record" / "bench-tiny.jsonl").read_text().splitlines()]
-    assert {line["method"] for line in lines} == {"plain", "plain-earlystop@30", "fix-only", "difix3d", "difix3d+"}
+    assert {line["method"] for line in lines} == {
+        *("plain", "plain-earlystop@30", "fix-only", "sparse", "difix3d", "difix3d+")
+    }
+    assert {line["method"] for line in lines if line["ns_method"] == "sparse-splatfacto"} == {"sparse"}
     assert all(line["seed"] == 3 and line["scene"] == name for line in lines)
 
 
@@ -112,7 +121,7 @@ def test_scenes_are_spread_over_a_cluster_and_one_that_fails_is_named(tiny_scene
     shutil.copytree(tiny_scene, tmp_path / "broken")
     meta = json.loads((tmp_path / "broken" / "transforms.json").read_text())
     (tmp_path / "broken" / meta["train_filenames"][1]).write_bytes(b"no picture")
-    methods = {"plain": {"flags": {"pipeline.rounds": 0}}}
+    methods = {"plain": {"flags": PLAIN}}
     recipe = _recipe(tmp_path, methods=methods, compare=[], steps=20)
     start_cluster(ray)
     try:

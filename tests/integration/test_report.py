@@ -41,8 +41,8 @@ def test_a_finished_training(run: Command, trained: Path, tmp_path: Path) -> Non
     assert "Loss photographs pseudo-views" in text
     assert "Held-out PSNR, dB" in text
     assert "Training, first to last step" in text and "Enhancing a further view, median" in text
-    assert "--pipeline.targets.count 4 default 16" in text
-    assert "--pipeline.fixer.name blend default embedded" in text
+    assert "--pipeline.guidance.targets.count 4 default 16" in text
+    assert "--pipeline.guidance.fixer.name blend default embedded" in text
     assert len(html) < 8 * MEGABYTE
 
 
@@ -69,9 +69,13 @@ def test_weights_that_are_missing_cost_the_enhanced_pictures_alone(run: Command,
         tmp_path / "run",
         "--output",
         page,
-        env={"DIFIX3D_WEIGHTS": str(tmp_path / "none.safetensors")},
+        env={
+            "DIFIX3D_WEIGHTS": str(tmp_path / "none.safetensors"),
+            "DIFIX3D_ENHANCE": "off",  # changes nothing here
+        },
     )
     text = text_of(page.read_text())
+    assert "weights were other ones than in training" in text
     assert "The enhancer failed on 3 of 3 views" in text and "none.safetensors" in text
     assert "Render | Truth" in text
 
@@ -98,6 +102,21 @@ def test_a_training_that_goes_on_is_not_disturbed(run: Command, tiny_scene: Path
     assert "3 photographs were kept out" in text
     assert (folder / "nerfstudio_models" / "step-000000399.ckpt").is_file()
     assert "not finished" not in _report(run, folder, tmp_path / "page.html")[1]
+
+
+def test_a_method_without_a_prior(run: Command, tiny_scene: Path, tmp_path: Path) -> None:
+    arguments = ("sparse-splatfacto", "--data", tiny_scene, "--output-dir", tmp_path / "outputs", "--timestamp", "run")
+    run(
+        "ns-train",
+        *(*arguments, "--vis", "tensorboard", "--max-num-iterations", 30, "--pipeline.model.max-gs-num", 2000),
+        *("--pipeline.enhancer.name", "blend", "--machine.device-type", "cpu"),
+    )
+    html, text = _report(run, tmp_path, tmp_path / "page.html")
+    assert "sparse-splatfacto, 30 steps" in text and "3 photographs were kept out of training" in text
+    assert "seudo-view" not in text and "rounds" not in text.partition("Settings")[0]
+    assert html.count('data-name="Enhanced"') == 3 and "--pipeline.enhancer.name blend default unset" in text
+    for fitted in ("clearance", "stereo", "refine-every", "steps-per-save"):
+        assert not re.search(rf"{fitted} \S+ default", text), fitted
 
 
 def test_mistakes_end_with_one_line(run: Command, tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import math
+import os
 import re
 
 import numpy as np
@@ -13,9 +15,34 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from difix3d_ns.enhance.settings import EnhancerConfig
+from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.comparison import write_comparison
+from difix3d_ns.evaluation.runs import look
 from difix3d_ns.evaluation.table import markdown_table, metrics_table
+from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
+
+
+def test_no_environment_variable_changes_a_measurement(tmp_path, monkeypatch):
+    config = copy.deepcopy(difix3d_splatfacto.config)
+    seen = []
+
+    def eval_setup(path, test_mode, update_config_callback):
+        seen.append(update_config_callback(config))
+        raise UserError("no pipeline in this test")
+
+    monkeypatch.setattr("nerfstudio.utils.eval_utils.eval_setup", eval_setup)
+    monkeypatch.setenv("DIFIX3D_ENHANCE", "off")
+    before = dict(os.environ)
+    for strength, weights, expected in ((None, None, (0.5, "own")), (0.0, "other", (0.0, "other"))):
+        config.pipeline.enhancer = EnhancerConfig(mode="rgb", weights="own")
+        with pytest.raises(UserError, match="no pipeline"):
+            look(tmp_path / "config.yml", True, strength, 30, weights)
+        enhancer = seen.pop().pipeline.enhancer
+        assert (enhancer.strength, enhancer.weights) == expected
+        assert enhancer.mode == "key" and not enhancer.from_environment and config.load_step == 30
+    assert dict(os.environ) == before
 
 
 def picture(height=40, width=56) -> torch.Tensor:
