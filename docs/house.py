@@ -26,7 +26,7 @@ LAYERS = (
     ("rasterization",),
     ("geometry", "metrics", "io"),
 )
-"""Rooms from the top of the house to its ground; imports point down. ``errors.py`` is left out: most rooms import it."""
+"""Rooms from the top of the house to its ground; imports point down. ``errors.py``, which most import, is left out."""
 
 WIDTHS = ((1, 2.0), (3, 3.5), (6, 5.5), (12, 8.0))
 """(files that import from a room, at least; width of the arrow in px); few, so that small changes draw the same"""

@@ -134,7 +134,7 @@ def flags(prefix: str, settings: type) -> list[tuple[str, str, str, str]]:
     defaults = {field.name: field for field in dataclasses.fields(settings)}
     for name, (kind, text) in field_texts(settings).items():
         field = defaults[name]
-        if name.startswith("_") or field.default is dataclasses.MISSING:
+        if name.startswith("_") or field.default is dataclasses.MISSING or "Suppress" in kind:
             continue
         if not text:
             raise SystemExit(f"{settings.__name__}.{name} has no docstring")

@@ -63,7 +63,7 @@ def flags_of_version(flags: Sequence[str]) -> list[str]:
 
 def plain_flags() -> list[str]:
     """All helps off."""
-    off = ["--pipeline.rounds", "0"]
+    off = flags_of_version(["--pipeline.rounds", "0"])
     return [*off, "--pipeline.sparse-helps", "False"] if NEW else off
 
 

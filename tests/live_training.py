@@ -103,16 +103,17 @@ class _Server:
         viewer = getattr(self.trainer, "viewer_state", None)
         if viewer is None or not viewer.ready:
             return {"ready": False}
-        rounds = self.trainer.pipeline.rounds
+        guidance = self.trainer.pipeline.guidance
+        ready = hasattr(guidance, "pool") and hasattr(self.trainer, "step")
         return {
-            "ready": rounds is not None and hasattr(self.trainer, "step"),
+            "ready": ready,
             "step": getattr(self.trainer, "step", -1),
             "state": self.trainer.training_state,
-            "round": rounds.progress.round if rounds else 0,
-            "pool": len(rounds.pool) if rounds else 0,
-            "targets": len(rounds.targets) if rounds else 0,
+            "round": guidance.round if ready else 0,
+            "pool": len(guidance.pool) if ready else 0,
+            "targets": len(guidance.targets) if ready else 0,
             "tabs": len(viewer.render_statemachines),
-            "enhancing": len(self.trainer.pipeline._enhancer.live._tabs),
+            "enhancing": len(self.trainer.pipeline.panel.live._tabs),
             "threads": sorted(thread.name for thread in threading.enumerate()),
         }
 
@@ -142,14 +143,14 @@ class _Server:
 
     def frames(self, clear: bool = False) -> list[list[Any]]:
         """What the output ``enhanced`` gave the viewer: [state of the render thread, whether it was enhanced]."""
-        live = self.trainer.pipeline._enhancer.live
+        live = self.trainer.pipeline.panel.live
         if not hasattr(self, "_frames"):
             self._frames: list[list[Any]] = []
             picture = live.picture
 
-            def watched(thread: Any, camera: Any, outputs: Any) -> Any:
-                shown = picture(thread, camera, outputs)
-                self._frames.append([thread.state, shown is not outputs["rgb"]])
+            def watched(thread: Any, camera: Any, image: Any) -> Any:
+                shown = picture(thread, camera, image)
+                self._frames.append([thread.state, shown is not image])
                 return shown
 
             live.picture = watched

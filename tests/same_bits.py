@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -189,6 +190,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where what was written stays")
     arguments = parser.parse_args()
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes end as well
     with tempfile.TemporaryDirectory(prefix="same_bits_") as temporary:
         work = (arguments.keep or Path(temporary)).resolve()
         old_checkout = arguments.before.resolve()

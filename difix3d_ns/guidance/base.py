@@ -11,6 +11,7 @@ import torch
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 
+from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.status import Status
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.settings import FixerConfig
@@ -85,7 +86,7 @@ class Guidance:
         return None
 
     def windows(self, run: Run) -> Sequence[Window]:
-        """Windows of densification, in order; none: splatfacto's own."""
+        """Windows of densification, in order; none: splatfacto's own. Asked before ``setup``."""
         return ()
 
     def rotation(self) -> int | None:
@@ -121,13 +122,19 @@ class Guidance:
             ``base`` with the view's weight, and with its depth and silhouette if it has them.
         """
         losses = dict(base)
+        height, width = outputs["accumulation"].shape[:2]
         if view.weight != 1.0:
             losses["main_loss"] = losses["main_loss"] * view.weight
         if view.depth is not None:
-            error = depth_loss(outputs["depth"], outputs["accumulation"], view.depth, depth_confidence(view))
+            trust = depth_confidence(view) if view.valid is None else depth_confidence(view) * view.valid
+            target, trust = (resized(maps, height, width, "nearest") for maps in (view.depth, trust))
+            error = depth_loss(outputs["depth"], outputs["accumulation"], target, trust)
             losses["depth_loss"] = error * view.weight
-        if view.alpha is not None and view.alpha.shape == outputs["accumulation"].shape:
-            losses["silhouette_loss"] = (outputs["accumulation"] - view.alpha).abs().mean() * view.weight
+        if view.alpha is not None:
+            error = (outputs["accumulation"] - resized(view.alpha, height, width)).abs()
+            if view.valid is not None:
+                error = error * resized(view.valid, height, width)
+            losses["silhouette_loss"] = error.mean() * view.weight
         return losses
 
     def state_dict(self, step: int) -> dict[str, Any]:

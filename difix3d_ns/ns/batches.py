@@ -42,4 +42,5 @@ def photo_view(batch: dict[str, Any], camera: Pinhole, background: Tensor) -> Tr
     if image.shape[-1] == 4:
         image = image[..., :3] * image[..., 3:] + background.to(image) * (1 - image[..., 3:])
     index = int(batch["image_idx"])
-    return TrainView(f"photo/{index:04d}", camera, image, photo=index, valid=batch.get("mask"))
+    valid = batch["mask"].float() if "mask" in batch else None
+    return TrainView(f"photo/{index:04d}", camera, image, photo=index, valid=valid)

@@ -148,7 +148,7 @@ class TrainFramedNerfstudio(PlyfileNerfstudio):
         if override != "none":
             raise UserError(
                 "--pipeline.datamanager.pose-frame train: remove `orientation_override` from transforms.json "
-                f"and give --pipeline.datamanager.dataparser.orientation-method {override} instead"
+                f"and end the command with `nerfstudio-data --orientation-method {override}`"
             )
         return "none"
 

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from gsplat.strategy.ops import remove
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor, nn
 
@@ -110,17 +111,33 @@ class SplatModelConfig(SplatfactoModelConfig):
         if self.exposure and self.use_bilateral_grid:
             raise UserError(f"{flag}.exposure and {flag}.use-bilateral-grid explain the same: leave one out")
 
-    def fitness(self, last_step: int) -> Fitness:
-        """When the splat is worth rendering, once the settings in steps are filled in."""
+    def fitness(self, last_step: int, windows: Sequence[Window] = ()) -> Fitness:
+        """When the splat is worth rendering, once the settings in steps are filled in.
+
+        Args:
+            last_step: at which training ends.
+            windows: of densification; none: splatfacto's own.
+        """
         assert self.refine_every and self.reset_alpha_every and self.warmup_length is not None
         assert self.stop_split_at is not None and self.resolution_schedule
         reset_every = self.reset_alpha_every * self.refine_every
         resets = reset_every < last_step and self.strategy == "default"
         full_resolution = self.resolution_schedule * self.num_downscales
-        return Fitness(
+        fitness = Fitness(
             fit_from=max(0, self.warmup_length + self.refine_every, full_resolution),
             reset_every=reset_every if resets else 0,
             refine_stop=max(0, self.stop_split_at),
+        )
+        if not windows:
+            return fitness
+        # before the first window it is splatfacto's own
+        stretches = [Window(0, self.warmup_length, self.stop_split_at), *sorted(windows, key=lambda w: w.start)]
+        ends = [*(window.start for window in stretches[1:]), last_step]
+        used = [(window, end) for window, end in zip(stretches, ends, strict=True) if end > window.start]
+        return replace(
+            fitness,
+            fit_from=max(used[0][0].densify_from + self.refine_every, full_resolution),
+            resets=tuple((window.start, min(window.densify_to, end)) for window, end in used if window.reset),
         )
 
 
@@ -274,14 +291,17 @@ class SplatModel(SplatfactoModel):
         window = next((window for window in reversed(self._windows) if window.start <= step), None)
         if window is None:
             return
-        self.strategy.refine_start_iter = window.densify_from
+        self.strategy.refine_start_iter = window.densify_from - 1  # gsplat's is the last step before
         self.strategy.refine_stop_iter = window.densify_to
         if hasattr(self.strategy, "reset_every"):
             refine_every, own = self.config.refine_every or 1, self.config.reset_alpha_every or 1
             self.strategy.reset_every = own * refine_every if window.reset else NEVER
 
+    def step_cb(self, optimizers: Optimizers, step: int) -> None:
+        super().step_cb(optimizers, step)
+        self._enter_window(step)  # before the step: the pause after a reset is set from its numbers
+
     def step_post_backward(self, step: int) -> None:
-        self._enter_window(step)
         if self.config.strategy != "mcmc":
             super().step_post_backward(step)
             return

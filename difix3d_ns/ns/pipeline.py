@@ -117,11 +117,12 @@ class GuidedPipeline(VanillaPipeline):
         self._find_free_space()
         if with_points:
             self._add_stereo_points(run)
-        renderer = SplatRenderer(self.model, self.config.model.fitness(run.last_step).at)
+        windows = self.guidance.windows(run)
+        renderer = SplatRenderer(self.model, self.config.model.fitness(run.last_step, windows).at)
         self.guidance.setup(self.scene, renderer, ReferenceViews(self.scene, renderer), run)
         if with_points and (points := self.guidance.initial_points()) is not None:
             self.model.set_initial_points(points.positions, points.colours)
-        self.model.follow_windows(self.guidance.windows(run))
+        self.model.follow_windows(windows)
 
     def _add_stereo_points(self, run: Run) -> None:
         count = self.config.initial_points.stereo
@@ -168,6 +169,10 @@ class GuidedPipeline(VanillaPipeline):
             camera, batch = to_batch(view, self.model.device)
         with self.model.depth_in_training(view.depth is not None):
             outputs = self._model(camera)
+        if made is not None and view.alpha is not None:
+            # an object cut out stands before the background of this step, as photographs with alpha do
+            change = outputs["background"] - self.model.background_color.to(view.image)
+            batch["image"] = view.image + (1 - view.alpha) * change
         metrics = self.model.get_metrics_dict(outputs, batch)
         if made is not None and view.confidence is not None:
             # What is not trusted is replaced by the render itself: it teaches nothing, and SSIM sees no cut-out edges

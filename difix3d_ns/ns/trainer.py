@@ -196,6 +196,7 @@ class GuidedTrainer(Trainer):
             self.pipeline.restore_training_state(self._ours["parts"], path.parent.parent, state["step"] + 1)
             checkpoints.restore_random_state(self._ours["random"])
         self._loaded, self._ours = None, {}
+        self._kept = presets.kept(self.config)  # now: nerfstudio's loop counts with another number of steps
         self.pipeline.panel.attach(self.pipeline.guidance, self._start_step)
         self.config.save_config()  # with everything filled in, so that evaluation rebuilds the same
 
@@ -210,11 +211,13 @@ class GuidedTrainer(Trainer):
 
     def _restart_rates(self, optimizers: Optimizers, run: Run) -> None:
         """Let the learning rate of the means begin anew in windows that ask for it, each with a decay of its own."""
-        restarts = [w.start for w in self.pipeline.guidance.windows(run) if w.restart_rate]
+        # schedulers count from the first step of this training
+        starts = [w.start - run.first_step for w in self.pipeline.guidance.windows(run) if w.restart_rate]
+        restarts = [start for start in starts if 0 < start < run.steps]
         scheduler = optimizers.schedulers.get("means")
         if not restarts or not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
             return
-        edges = sorted({0, *restarts, run.last_step})
+        edges = sorted({0, *restarts, run.steps})
         decay = scheduler.lr_lambdas[0]
 
         def restarted(step: int) -> float:
@@ -305,7 +308,7 @@ class GuidedTrainer(Trainer):
             STATE_KEY: {
                 "method": self.config.method_name,
                 "first_step": self._run.first_step,
-                "kept": presets.kept(self.config),
+                "kept": self._kept,
                 "parts": self.pipeline.training_state(step),
                 "random": checkpoints.random_state(),
             },

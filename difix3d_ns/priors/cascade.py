@@ -56,8 +56,8 @@ def load(
     """
     if weights in (None, "cascade"):
         raise ValueError(
-            "the fixer cascade needs --pipeline.fixer.weights (or --weights): what runs before detail, such as "
-            "nvidia/difix_ref"
+            "the fixer cascade needs --pipeline.guidance.fixer.weights (or --weights): what runs before detail, "
+            "such as nvidia/difix_ref"
         )
     name, inner = fixer_of(str(weights))
     return CascadeFixer(load_fixer(name, inner, device, dtype), load_fixer("detail", None, device, dtype))

@@ -221,8 +221,9 @@ def load(
     """
     if weights is None:
         raise FileNotFoundError(
-            "the fixer 'difix' has no weights of its own: give --pipeline.fixer.weights nvidia/difix_ref, nvidia/difix "
-            "(5 GB, non-commercial licence) or a local copy, or use --pipeline.fixer.name embedded"
+            "the fixer 'difix' has no weights of its own: give --pipeline.guidance.fixer.weights nvidia/difix_ref, "
+            "nvidia/difix (5 GB, non-commercial licence) or a local copy, or use "
+            "--pipeline.guidance.fixer.name embedded"
         )
     if hub.is_hub_id(weights):
         folder = hub.download(weights)

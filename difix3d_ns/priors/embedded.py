@@ -125,7 +125,8 @@ def load(
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RuntimeError(
             f"cannot read fixer weights {path} (with {path.with_suffix('.json').name}): {error}. "
-            "Reinstall the package, or give --pipeline.fixer.weights a folder written by `difix3d train-prior`."
+            "Reinstall the package, or give --pipeline.guidance.fixer.weights a folder written by "
+            "`difix3d train-prior`."
         ) from error
     chain = chain.to(device).in_precision(dtype or fast_dtype(torch.device(device).type))
     return EmbeddedFixer(chain.to(memory_format=torch.channels_last), diffusion)
@@ -139,7 +140,7 @@ def _locate(weights: str | None) -> Path:
     for file in (path.with_suffix(".safetensors"), path.with_suffix(".json")):
         if not file.is_file():
             raise FileNotFoundError(
-                f"fixer weights not found: {file}. --pipeline.fixer.weights takes a .safetensors file with its .json "
-                "beside it, or a folder written by `difix3d train-prior`."
+                f"fixer weights not found: {file}. --pipeline.guidance.fixer.weights takes a .safetensors file with "
+                "its .json beside it, or a folder written by `difix3d train-prior`."
             )
     return path.with_suffix(".safetensors")

@@ -85,7 +85,9 @@ def load_fixer(
     options: dict[str, Any] = {"weights": weights, "device": torch.device(device), "dtype": dtype}
     if compile:
         if "compile" not in inspect.signature(module.load).parameters:
-            raise ValueError(f"the fixer {name!r} cannot be compiled; leave out --compile or --pipeline.fixer.compile")
+            raise ValueError(
+                f"the fixer {name!r} cannot be compiled; leave out --compile or --pipeline.guidance.fixer.compile"
+            )
         options["compile"] = True
     with torch.random.fork_rng():  # a network is initialised at random before it is loaded
         return _OneAtATime(module.load(**options))
@@ -124,7 +126,7 @@ def _module(name: str) -> Any:
         return module
     if name not in available_fixers():
         raise ValueError(
-            f"unknown fixer {name!r}; --pipeline.fixer.name takes one of {', '.join(available_fixers())}, "
+            f"unknown fixer {name!r}; --pipeline.guidance.fixer.name takes one of {', '.join(available_fixers())}, "
             "or package.module of yours"
         )
     return importlib.import_module(f"difix3d_ns.priors.{name.replace('-', '_')}")

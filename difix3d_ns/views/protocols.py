@@ -50,6 +50,10 @@ class Scene(Protocol):
         """A photograph, undistorted, with camera and mask."""
         ...
 
+    def unoptimized_camera(self, index: int) -> Pinhole:
+        """Camera of a photograph, undistorted, without its pose correction: for a view that stands for it."""
+        ...
+
     def evaluation_cameras(self) -> list[Pinhole]:
         """Cameras that results are judged at; only for a kind of target that says so."""
         ...

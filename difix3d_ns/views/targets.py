@@ -69,14 +69,14 @@ def auto_targets(
     if len(cameras) < 2:
         raise ValueError(
             f"targets between training cameras need at least two training images, got {len(cameras)}; add photographs, "
-            "give a saved path with --pipeline.targets.kind camera-path, or train without pseudo-views: "
-            "--pipeline.rounds 0"
+            "give a saved path with --pipeline.guidance.targets.kind camera-path, or train without pseudo-views: "
+            "--pipeline.guidance.rounds 0"
         )
     unit = spacing(poses)
     if unit == 0 and rotation_angles(poses[:, :3, :3], poses[:, :3, :3]).max() < math.radians(1):
         raise ValueError(
             f"all {len(cameras)} training cameras stand at one place and look the same way; check the transform_matrix "
-            "entries in transforms.json, or train without pseudo-views: --pipeline.rounds 0"
+            "entries in transforms.json, or train without pseudo-views: --pipeline.guidance.rounds 0"
         )
     depths = _viewing_depths(cameras, poses, scene_points, unit)
     outside = 0 if beyond <= 0 else max(round(count * _BEYOND_SHARE), 1 if count > 1 else 0)
@@ -108,7 +108,7 @@ def camera_path_targets(path: Path, count: int | None = None) -> list[Pinhole]:
     if not path.is_file():
         raise FileNotFoundError(
             f"{path}: no such camera path; save one in the viewer's Render tab and name it with "
-            "--pipeline.targets.camera-path"
+            "--pipeline.guidance.targets.camera-path"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

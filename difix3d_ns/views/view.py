@@ -28,13 +28,13 @@ class TrainView:
     """
 
     key: str
-    camera: Pinhole  # any size
+    camera: Pinhole  # any size; without the photograph's pose correction if it stands for one: that comes in the step
     image: Tensor  # [H, W, 3] in [0, 1]
     photo: int | None = None  # the photograph it is or stands for, whose exposure and pose correction apply
     weight: float = 1.0  # of the step's picture loss; may differ from draw to draw
     confidence: Tensor | None = None  # [H, W, 1] in [0, 1]; where it is 0 the render is its own target
     valid: Tensor | None = None  # [H, W, 1] in [0, 1]; outside, nothing is taught
-    alpha: Tensor | None = None  # [H, W, 1] in [0, 1] silhouette; outside, nothing may be
+    alpha: Tensor | None = None  # [H, W, 1] in [0, 1] silhouette; outside, nothing may be: the image is background
     depth: Tensor | None = None  # [H, W, 1] along z, scene units, 0 where it is not known
     depth_weight: Tensor | float = 0.0  # [H, W, 1] in [0, 1], or a number, which counts times the confidence
     extra: Mapping[str, Tensor] = field(default_factory=dict)  # kept with it exactly, never trained on

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.gpu
 
 FLAGS = (
     *("--vis", "tensorboard", "--max-num-iterations", 400, "--steps-per-save", 100, "--machine.device-type", "cuda"),
-    *("--pipeline.rounds", 2, "--pipeline.targets.count", 6, "--experiment-name", "scene", "--timestamp", "run"),
+    *("--pipeline.guidance.rounds", 2, "--pipeline.guidance.targets.count", 6),
+    *("--experiment-name", "scene", "--timestamp", "run"),
 )
 
 

@@ -16,10 +16,10 @@ from unittest import mock
 import torch
 from nerfstudio.scripts.train import entrypoint
 
+from difix3d_ns.guidance import difix
 from difix3d_ns.ns.pipeline import GuidedPipeline
 from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.ns.trainer import GuidedTrainer
-from difix3d_ns.views import targets
 from difix3d_ns.views.pool import Pool
 
 
@@ -57,9 +57,9 @@ def main() -> None:
 
     plain_evaluation = GuidedTrainer.eval_iteration
     patches = [
-        (targets, "auto_targets", lambda found, *_: told["targets"].extend(bits(t.camera_to_world) for t in found)),
+        (difix, "auto_targets", lambda found, *_: told["targets"].extend(bits(t.camera_to_world) for t in found)),
         (Pool, "put", lambda _, pool, view: told["pool"].append(bits(view.camera.camera_to_world))),
-        (ReferenceViews, "choose_indices", lambda chosen, *_: told["references"].append(list(chosen))),
+        (ReferenceViews, "select", lambda chosen, *_: told["references"].append(list(chosen))),
         (
             GuidedPipeline,
             "get_train_loss_dict",

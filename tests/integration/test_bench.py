@@ -39,7 +39,7 @@ RECIPE = {
         "plain-tuned": {"best_of": ["plain", "plain-earlystop"]},
         "fix-only": {"of": "plain", "enhanced": True, "strength": 1.0},
         "sparse": {"ns_method": "sparse-splatfacto", "flags": {}},
-        "difix3d": {"flags": ROUND},
+        "difix3d": {"flags": ONE_ROUND},
         "difix3d+": {"of": "difix3d", "enhanced": True},
     },
     "compare": [{"method": "difix3d", "against": "plain-tuned", "bars": {"psnr": 0.4}}],

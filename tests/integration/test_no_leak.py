@@ -33,7 +33,7 @@ def _train(scene: Path, folder: Path, *flags: object) -> dict[str, Any]:
             *(sys.executable, "-m", "tests.integration.probe", str(told), "difix3d-splatfacto"),
             *("--data", str(scene), "--output-dir", str(folder / "outputs"), "--vis", "tensorboard"),
             *("--max-num-iterations", str(STEPS), "--machine.device-type", "cpu"),
-            *("--pipeline.model.max-gaussians", "3000", "--pipeline.targets.count", "4", *map(str, flags)),
+            *("--pipeline.model.max-gs-num", "3000", "--pipeline.guidance.targets.count", "4", *map(str, flags)),
         ],
         env={"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         cwd=folder,

@@ -159,7 +159,7 @@ def test_a_path_saved_in_the_viewer_is_what_is_trained_for(
         "ns-train",
         *("difix3d-splatfacto", "--data", tiny_scene, "--output-dir", tmp_path, "--experiment-name", "scene"),
         *("--timestamp", "run", *SMALL),
-        *("--pipeline.targets.kind", "camera-path", "--pipeline.targets.camera-path", saved_path),
+        *("--pipeline.guidance.targets.kind", "camera-path", "--pipeline.guidance.targets.camera-path", saved_path),
     )
     folder = tmp_path / "scene" / "difix3d-splatfacto" / "run" / "pseudo_views"
     views = [decode(file.read_bytes()).camera for file in folder.glob("view_*.safetensors")]

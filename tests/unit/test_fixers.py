@@ -49,7 +49,7 @@ def test_a_cascade_runs_one_after_the_other(tmp_path: Path):
     assert torch.equal(result.confidence, torch.maximum(first.confidence, expected.confidence))
     assert torch.equal(result.depth, expected.depth)
     for missing in (None, "cascade"):
-        with pytest.raises(ValueError, match=r"--pipeline\.fixer\.weights"):
+        with pytest.raises(ValueError, match=r"--pipeline\.guidance\.fixer\.weights"):
             load_fixer("cascade", missing)
 
 
@@ -80,7 +80,7 @@ def test_low_precision_stays_close(embedded_weights: str):
 
 
 def test_unreadable_weights_name_the_file(tmp_path: Path, embedded_weights: str):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors.*--pipeline\.fixer\.weights"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors.*--pipeline\.guidance\.fixer\.weights"):
         load_embedded(str(tmp_path / "nowhere"))
     whole = (Path(embedded_weights) / "weights.safetensors").read_bytes()
     (tmp_path / "weights.json").write_text(json.dumps(CHAIN))

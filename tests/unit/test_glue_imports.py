@@ -28,7 +28,7 @@ def test_the_method_adds_nothing_heavy() -> None:
 
 def test_every_module_of_the_glue_leaves_the_cuda_build_alone() -> None:
     ours = _modules(
-        "import difix3d_ns.methods.difix3d, difix3d_ns.splats.strategies.mcmc, difix3d_ns.guidance.rounds\n"
+        "import difix3d_ns.methods.difix3d, difix3d_ns.splats.strategies.mcmc, difix3d_ns.guidance.difix\n"
         "import difix3d_ns.apps.fix_images, difix3d_ns.cli\n"
         "import difix3d_ns.rasterization.rasterize, difix3d_ns.rasterization.median"
     )

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.guidance.base import GuidanceConfig
 from difix3d_ns.io import checkpoints
-from difix3d_ns.ns.trainer import STATE_KEY, GuidedTrainer, GuidedTrainerConfig
+from difix3d_ns.ns.trainer import FORMER_STATE_KEY, STATE_KEY, GuidedTrainer, GuidedTrainerConfig
 from tests.unit.short_training import foreign_checkpoint, said, short_config, train
 from tests.unit.tiny_scene import write_scene
 
@@ -151,3 +152,24 @@ def test_a_resumed_training_steps_as_this_machine_does(scene: Path) -> None:
     config.load_dir = path.parent
     trainer = train(config)
     assert all(o.param_groups[0]["fused"] for o in trainer.optimizers.optimizers.values())
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(scene: Path, tmp_path: Path) -> None:
+    path = foreign_checkpoint(tmp_path / "earlier", 10)
+    torch.save(torch.load(path, weights_only=True) | {FORMER_STATE_KEY: {"steps": 20}}, path)
+    config = short_config(scene)
+    config.load_checkpoint = path
+    with pytest.raises(UserError, match=f"{path.name} was written by an earlier version of difix3d_ns.*train anew"):
+        GuidedTrainer(config)
+
+
+def test_a_checkpoint_of_another_method_of_ours_is_trained_on(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = short_config(scene, steps=6, name="other")
+    other.method_name, other.pipeline.guidance = "sparse-splatfacto", GuidanceConfig()
+    trained = train(other)
+    config = short_config(scene, steps=4, rounds=1, name="on")
+    config.load_dir = trained.checkpoint_dir
+    trainer = train(config)
+    assert "comes from another method: training goes on for 4 steps" in said(capsys)
+    assert (trainer._run.first_step, trainer.step) == (6, 9)
+    assert config.pipeline.guidance.rounds == 1

@@ -57,7 +57,7 @@ def test_a_scene_may_ask_for_no_turning_but_not_for_another_one(tmp_path: Path) 
         return _parse(TrainFramedNerfstudio, scene, center_method="none", auto_scale_poses=False)
 
     assert torch.equal(parse("none").dataparser_transform, torch.eye(4)[:3])
-    with pytest.raises(UserError, match=r"pose-frame train: remove `orientation_override` .* orientation-method up"):
+    with pytest.raises(UserError, match=r"pose-frame train: remove `orientation_override` .* --orientation-method up"):
         parse("up")
 
 

@@ -22,7 +22,8 @@ def plan_rounds(
     **options,
 ) -> RoundSchedule:
     """A schedule whose ``fitness`` is known too."""
-    fitness = Fitness(max(first_densification, resolution_full_step), reset_every, refine_stop, recovery)
+    fit_from = max(first_densification, resolution_full_step)
+    fitness = Fitness(fit_from, reset_every, refine_stop, recovery=recovery)
     return rounds_schedule.plan_rounds(total, rounds, fitness.at, **options)
 
 

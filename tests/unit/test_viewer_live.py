@@ -6,15 +6,19 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from torch import Tensor
 
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.ns.model import Outputs
 from difix3d_ns.ns.viewer.live import LiveEnhancer
+from difix3d_ns.ns.viewer.panel import Panel
+from tests.unit.tiny_splat import tiny_camera
 
 
 class _Tab(RenderStateMachine):
@@ -36,14 +40,14 @@ class _Tab(RenderStateMachine):
         return self.asked.acquire(timeout=10)
 
 
-def _camera(x: float = 0.0) -> Cameras:
-    pose = torch.eye(4)[None, :3].clone()
-    pose[0, 0, 3] = x
-    return Cameras(pose, fx=10.0, fy=10.0, cx=4.0, cy=3.0, width=8, height=6)
+def _camera(x: float = 0.0) -> Pinhole:
+    pose = torch.eye(4)
+    pose[0, 3] = x
+    return Pinhole(pose, torch.tensor([[10.0, 0, 4], [0, 10, 3], [0, 0, 1]]), 8, 6)
 
 
-def _outputs(value: float = 0.5) -> dict[str, Tensor]:
-    return {"rgb": torch.full((6, 8, 3), value)}
+def _render(value: float = 0.5) -> Tensor:
+    return torch.full((6, 8, 3), value)
 
 
 class _Fixer:
@@ -55,14 +59,16 @@ class _Fixer:
         self.error: Exception | None = None
         self.calls = 0
         self.threads: set[str] = set()
+        self.callers: list[Any] = []
 
-    def __call__(self, camera: Cameras, outputs: dict[str, Any]) -> Tensor:
+    def __call__(self, camera: Pinhole, image: Tensor, caller: Any) -> Tensor:
+        self.callers.append(caller)
         self.threads.add(threading.current_thread().name)
         assert self.gate.wait(10)
         self.calls += 1
         if self.error is not None:
             raise self.error
-        return outputs["rgb"] + 0.25
+        return image + 0.25
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ def fixer() -> _Fixer:
 
 
 def _shown(live: LiveEnhancer, tab: _Tab, value: float = 0.5, x: float = 0.0) -> float:
-    return float(live.picture(tab, _camera(x), _outputs(value)).mean())
+    return float(live.picture(tab, _camera(x), _render(value)).mean())
 
 
 def test_the_render_at_once_and_then_the_enhanced_picture(fixer: _Fixer) -> None:
@@ -106,10 +112,11 @@ def test_after_a_move_nothing_old_is_shown(fixer: _Fixer) -> None:
 
 
 def test_always(fixer: _Fixer) -> None:
-    live = LiveEnhancer(fixer)
+    live, tab = LiveEnhancer(fixer), _Tab("low_move")
     live.always = True
-    assert _shown(live, _Tab("low_move")) == 0.75
+    assert _shown(live, tab) == 0.75
     assert fixer.threads == {threading.current_thread().name}
+    assert fixer.callers == [tab]  # whose frames follow each other
 
 
 def test_while_training_goes_on_the_last_picture_stays(fixer: _Fixer) -> None:
@@ -209,3 +216,33 @@ def test_a_closed_tab_is_forgotten_even_in_the_middle_of_a_picture(fixer: _Fixer
     assert _wait(lambda: gone() is None and len(live._tabs) == 0)
     _shown(live, other)
     assert other.wait() and _shown(live, other) == 0.75
+
+
+def test_a_tab_gets_the_picture_of_its_own(fixer: _Fixer) -> None:
+    """The viewer's render thread, patched to ask the pipeline's panel, shows what the enhancer made for this tab."""
+    tab = _Tab()
+    panel = Panel.__new__(Panel)
+    panel.live, panel._enhancer_controls = LiveEnhancer(fixer), None
+    plain = {"rgb": _render(), "depth": torch.ones(6, 8, 1)}
+    assert panel.serve(tab, plain) is plain  # nothing to enhance
+
+    def elsewhere() -> Tensor:
+        raise AssertionError("the enhancer of ns-eval was asked in the viewer")
+
+    def outputs() -> Outputs:
+        return Outputs(plain, {"enhanced": elsewhere}, tiny_camera(8, 6), plain["rgb"])
+
+    assert float(panel.serve(tab, outputs())["enhanced"].mean()) == 0.5
+    assert tab.wait() and float(panel.serve(tab, outputs())["enhanced"].mean()) == 0.75
+    assert float(panel.serve(_Tab(), outputs())["enhanced"].mean()) == 0.5  # another tab waits for its own
+
+
+def test_render_threads_ask_the_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from difix3d_ns.ns.patches import viewer_tabs
+
+    tab = _Tab()
+    monkeypatch.setattr(viewer_tabs, "_render_img", lambda self, state: {"rgb": state})
+    tab.pipeline = SimpleNamespace()  # type: ignore[attr-defined]  # of another plugin
+    assert tab._render_img("seen") == {"rgb": "seen"}  # type: ignore[arg-type]
+    tab.pipeline = SimpleNamespace(panel=SimpleNamespace(serve=lambda tab, outputs: outputs | {"tab": tab}))  # type: ignore[attr-defined]
+    assert tab._render_img("seen") == {"rgb": "seen", "tab": tab}  # type: ignore[arg-type]

@@ -17,16 +17,21 @@ from nerfstudio.viewer.utils import CameraState, get_camera
 from nerfstudio.viewer.viewer import Viewer
 from viser import _messages as messages
 
+from difix3d_ns.enhance.enhancer import EnhancerSettings
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import assemble
+from difix3d_ns.guidance.status import ShownView
 from difix3d_ns.ns.cameras import to_pinhole
-from difix3d_ns.ns.viewer.camera_path import path_cameras, remember_camera_paths
-from difix3d_ns.ns.viewer.frusta import Frusta, ShownView, thumbnail
+from difix3d_ns.ns.viewer.camera_path import path_cameras
+from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
+from difix3d_ns.ns.viewer.frusta import Frusta
 from difix3d_ns.ns.viewer.gallery import MOST, Gallery, describe
+from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
 from difix3d_ns.ns.viewer.poses import client_pinhole, pinhole_of, placed
-from difix3d_ns.views.records import record_fix
+from difix3d_ns.priors.settings import FixerConfig
+from difix3d_ns.views.records import record_fix, thumbnail
 
 PORT = 7451
 
@@ -74,31 +79,41 @@ def test_the_same_camera_as_nerfstudios_own_viewer() -> None:
     assert torch.allclose(theirs.intrinsics, ours.intrinsics, atol=1e-3)
 
 
-def _view(round: int = 1, target: int = 0, version: int = 0, references: tuple[Pinhole, ...] = ()) -> ShownView:
+def _view(
+    round: int = 1, target: int = 0, version: int = 0, references: tuple[Pinhole, ...] = ()
+) -> tuple[ShownView, tuple[Pinhole, ...]]:
     image = thumbnail(np.full((240, 360, 3), 200, np.uint8))
     assert image.shape == (60, 90, 3)
-    return ShownView(round, target, version, _pinhole(target), image, references)
+    return ShownView(f"target/{target:03d}@{round}", version, _pinhole(target), lambda: image), references
 
 
 def test_frusta_come_change_and_go(server: viser.ViserServer) -> None:
     frusta = Frusta(server, 0.1)
     frusta.show([_view(1, 0), _view(2, 1, references=(_pinhole(5), _pinhole(6)))])
-    assert frusta.versions() == {(1, 0): 0, (2, 1): 0}
+    assert frusta.versions() == {"target/000@1": 0, "target/001@2": 0}
     sent = _sent(server, messages.CameraFrustumMessage)
-    assert [m.name for m in sent] == ["/difix3d/pseudo_views/round_01/000", "/difix3d/pseudo_views/round_02/001"]
+    assert [m.name for m in sent] == ["/difix3d/views/round_1/target_000", "/difix3d/views/round_2/target_001"]
     assert all(m.image_binary for m in sent)
     lines = _sent(server, messages.CubicBezierSplineMessage)
-    assert [m.name for m in lines] == ["/difix3d/references/round_02/001"]
+    assert [m.name for m in lines] == ["/difix3d/references/round_2/target_001"]
     here = placed(_pinhole(1))["position"]
     assert np.allclose(
         lines[0].positions, [here, placed(_pinhole(5))["position"], here, placed(_pinhole(6))["position"], here]
     )
     frusta.show([_view(2, 1, version=1)])  # repaired again, without references
-    assert "/difix3d/references/round_02/001" in {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
-    frusta.show([_view(1, 0, version=3)], gone=[(2, 1)])
-    assert frusta.versions() == {(1, 0): 3}
+    assert "/difix3d/references/round_2/target_001" in {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
+    frusta.show([_view(1, 0, version=3)], gone=["target/001@2"])
+    assert frusta.versions() == {"target/000@1": 3}
     removed = {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
-    assert removed >= {"/difix3d/pseudo_views/round_02/001"}
+    assert removed >= {"/difix3d/views/round_2/target_001"}
+
+
+def test_rounds_can_be_chosen_where_there_are_any(server: viser.ViserServer) -> None:
+    frusta = Frusta(server, 0.1)
+    frusta.show([(ShownView("orbit/01", 0, _pinhole(), lambda: np.zeros((4, 4, 3), np.uint8)), ())])
+    assert not frusta._round.visible
+    frusta.show([_view(10, 0), _view(9, 0)])
+    assert frusta._round.visible and frusta._round.options == ("all", "9", "10")
 
 
 def test_targets_are_replaced(server: viser.ViserServer) -> None:
@@ -148,7 +163,6 @@ def test_a_camera_path(server: viser.ViserServer) -> None:
 
     with pytest.raises(UserError, match="fewer than two cameras"):
         path_cameras(server, 4, 100)
-    remember_camera_paths()
     path = render_panel.CameraPath(server, server.gui.add_number("Duration", 1.0))
     path.default_transition_sec, path.default_fov = 1.0, 0.8
     for x in (0.0, 1.0):
@@ -171,3 +185,40 @@ def test_a_camera_path(server: viser.ViserServer) -> None:
     assert torch.allclose(cameras[1].position, _pinhole(0.5).position, atol=1e-4)
     assert torch.allclose(cameras[2].camera_to_world, _pinhole(1.0).camera_to_world, atol=1e-4)
     assert 2 * math.atan(30 / float(cameras[0].intrinsics[1, 1])) == pytest.approx(0.8, abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["key", "rgb"])
+def test_nerfstudios_output_and_the_switch_agree(server: viser.ViserServer, mode: Any) -> None:
+    """From the first picture on, whichever of the two is used."""
+    server.gui._thread_executor = SimpleNamespace(submit=lambda call: call())  # viser's callbacks at once, in order
+    from nerfstudio.viewer.control_panel import ControlPanel
+
+    enhancer = SimpleNamespace(settings=EnhancerSettings(FixerConfig(), 0.5))
+    live = LiveEnhancer(lambda camera, image, caller: image)
+    chosen: list[str] = []
+    panel = ControlPanel(server, False, 10.0, lambda: None, lambda output: chosen.append(output.value), lambda _: None)
+
+    class Watched:
+        viser_server, control_panel, render_statemachines = server, panel, {}
+
+    controls = EnhancerControls(Watched(), enhancer, live, mode)  # type: ignore[arg-type]
+    raw, enhanced = ("rgb", "enhanced") if mode == "key" else ("raw", "rgb")
+    names = ["rgb", "depth", "enhanced"] if mode == "key" else ["depth", "raw", "rgb"]
+    outputs = {name: torch.zeros(2, 2, 3) for name in names}
+    controls.offer(outputs)
+    assert panel.output_render == (enhanced if mode == "rgb" else raw) and controls._on.value is (mode == "rgb")
+    panel.update_output_options(names)  # as nerfstudio does then
+    for on in (mode != "rgb", mode == "rgb"):
+        controls._on.value = on
+        assert panel.output_render == (enhanced if on else raw)
+        assert chosen[-1:] == [enhanced if on else raw]  # nerfstudio's own callback comes as well
+    panel._output_render.value = enhanced
+    assert controls._on.value is True
+    panel._output_render.value = "depth"
+    assert controls._on.value is False
+    controls.offer(outputs)  # a tab was opened
+    assert panel.output_render == "depth"
+    controls._split.value = True
+    assert panel.split and panel.split_output_render == enhanced
+    panel._split.value = False
+    assert controls._split.value is False

@@ -16,10 +16,10 @@ from tests.live_training import LiveTraining, live_training
 
 PORT = 7433
 FLAGS = (
-    *("--max-num-iterations", 100_000, "--pipeline.rounds", 2, "--pipeline.targets.count", 3),
+    *("--max-num-iterations", 100_000, "--pipeline.guidance.rounds", 2, "--pipeline.guidance.targets.count", 3),
     *("--pipeline.model.warmup-length", 20, "--pipeline.model.refine-every", 20),
     *("--pipeline.model.reset-alpha-every", 5000, "--pipeline.model.resolution-schedule", 10),
-    *("--pipeline.model.max-gaussians", 5000, "--pipeline.fixer.strength", 1),
+    *("--pipeline.model.max-gs-num", 5000, "--pipeline.enhancer.strength", 1),
     *("--machine.device-type", "cpu", "--viewer.image-format", "png"),
 )
 """A training that goes on as long as the tests look at it, fit for rounds after some hundred steps."""

@@ -20,8 +20,8 @@ PORT = 7437
 STEPS = 600
 RATE = 20  # moves per second
 FLAGS = (
-    *("--max-num-iterations", STEPS, "--pipeline.rounds", 2, "--pipeline.targets.count", 3),
-    *("--pipeline.model.max-gaussians", 3000, "--machine.device-type", "cpu"),
+    *("--max-num-iterations", STEPS, "--pipeline.guidance.rounds", 2, "--pipeline.guidance.targets.count", 3),
+    *("--pipeline.model.max-gs-num", 3000, "--machine.device-type", "cpu"),
 )
 
 

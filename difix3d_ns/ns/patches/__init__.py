@@ -1,4 +1,9 @@
-"""Force applied to nerfstudio, torch and Python, in one place."""
+"""All force applied to nerfstudio, torch and Python: names of theirs that are replaced, and why.
+
+A module of this folder holds one patch. ``apply`` does at once what can be done before anything is made, when anything
+of ``ns`` is imported; the others are functions that are called with what has been made, or around its making.
+``PATCHES`` is the list of all of them, with the test that fails without each.
+"""
 
 from __future__ import annotations
 
@@ -7,85 +12,115 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Patch:
-    """What is forced, and why."""
+    """A name that is replaced."""
 
     module: str  # of this folder
-    what: str
+    what: str  # the name, with its module
     why: str
-    version: str  # that needs it
-    test: str  # that holds it
+    version: str  # in which it is needed; look again with the next one
+    test: str  # file::function of what fails without it
+    by: str = "apply"  # the function of the module that replaces it
 
+
+_NERFSTUDIO = "nerfstudio 1.1.5"
 
 PATCHES = (
     Patch(
         "splatfacto_cpu",
-        "splatfacto's rasterizer, camera matrix and `.cuda()` of intrinsics",
-        "splatfacto runs on CUDA alone and has a fixed near plane",
-        "nerfstudio 1.1.5",
-        "tests/unit/test_glue_model.py",
+        "nerfstudio.models.splatfacto.rasterization",
+        "gsplat rasterizes with CUDA alone; and its near plane is fixed at 0.01",
+        _NERFSTUDIO,
+        "tests/unit/test_glue_model.py::test_a_step_reaches_every_parameter",
+    ),
+    Patch(
+        "splatfacto_cpu",
+        "nerfstudio.models.splatfacto.get_viewmat",
+        "it is compiled when it is called, which wants a C++ compiler on the user's machine",
+        _NERFSTUDIO,
+        "tests/unit/test_patches.py::test_camera_matrices_are_nerfstudios",
+    ),
+    Patch(
+        "splatfacto_cpu",
+        "nerfstudio.cameras.cameras.Cameras.get_intrinsics_matrices",
+        "splatfacto calls .cuda() on the matrices of the camera it renders",
+        _NERFSTUDIO,
+        "tests/unit/test_glue_model.py::test_cameras_keep_their_intrinsics_on_the_cpu",
+        by="keep_on_cpu",
     ),
     Patch(
         "lpips",
-        "torchmetrics' LPIPS while splatfacto is built",
-        "its constructor downloads weights that most runs never use",
-        "nerfstudio 1.1.5",
-        "tests/unit/test_glue_model.py",
-    ),
-    Patch(
-        "torch_load",
-        "numpy scalars are safe for `torch.load`",
-        "nerfstudio's checkpoints hold two of them (nerfstudio #3683)",
-        "torch 2.6",
-        "tests/unit/test_glue_checkpoints.py",
-    ),
-    Patch(
-        "excepthook",
-        "`sys.excepthook`",
-        "ns-commands have no place where a user's mistake could be told without a traceback",
-        "nerfstudio 1.1.5",
-        "tests/unit/test_patches.py",
-    ),
-    Patch(
-        "ffmpeg",
-        "`install_checks.check_ffmpeg_installed`",
-        "its message names a page to read, not what to type",
-        "nerfstudio 1.1.5",
-        "tests/unit/test_patches.py",
-    ),
-    Patch(
-        "event_writers",
-        "nerfstudio's event writers and `threading.excepthook`, once a training is set up",
-        "a full disk ends the curves, not the training",
-        "nerfstudio 1.1.5",
-        "tests/integration/test_disk.py",
-    ),
-    Patch(
-        "camera_path",
-        "`render_panel.CameraPath`",
-        "the path being edited in the Render tab cannot be reached",
-        "nerfstudio 1.1.5",
-        "tests/unit/test_viewer_scene.py",
+        "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity",
+        "splatfacto makes one with each model, which downloads weights and ends without a network",
+        _NERFSTUDIO,
+        "tests/unit/test_patches.py::test_models_are_made_with_a_lazy_lpips_and_others_are_not",
+        by="lazy_lpips",
     ),
     Patch(
         "viewer_tabs",
-        "`RenderStateMachine._render_img`",
-        "an enhanced picture comes later than the render, and each tab waits for its own",
-        "nerfstudio 1.1.5",
-        "tests/unit/test_viewer_live.py",
+        "nerfstudio.viewer.render_state_machine.RenderStateMachine._render_img",
+        "an enhanced picture comes later than its render, and each tab waits for its own",
+        _NERFSTUDIO,
+        "tests/unit/test_viewer_live.py::test_render_threads_ask_the_panel",
     ),
     Patch(
-        "output_choice",
-        "callbacks of two elements of nerfstudio's control panel, once a viewer is open",
-        "the plugin's switches follow nerfstudio's own",
-        "nerfstudio 1.1.5",
-        "tests/viewer/test_browser.py",
+        "camera_path",
+        "nerfstudio.viewer.render_panel.CameraPath",
+        "the Render tab keeps its path to its own callbacks, and the loop can make it its targets",
+        _NERFSTUDIO,
+        "tests/unit/test_viewer_scene.py::test_a_camera_path",
+    ),
+    Patch(
+        "panel_elements",
+        "nerfstudio.viewer.viewer_elements.ViewerElement.cb_hook",
+        "the switches of the enhancer stay true when nerfstudio's own output type or split view is used",
+        _NERFSTUDIO,
+        "tests/unit/test_viewer_scene.py::test_nerfstudios_output_and_the_switch_agree",
+        by="follow_panel",
+    ),
+    Patch(
+        "event_writers",
+        "nerfstudio.utils.writer.EVENT_WRITERS",
+        "TensorBoard raises in the training loop when the disk is full",
+        _NERFSTUDIO,
+        "tests/integration/test_disk.py::test_files_that_grow_too_large",
+        by="survive_a_full_disk",
+    ),
+    Patch(
+        "event_writers",
+        "threading.excepthook",
+        "TensorBoard's own thread prints a traceback as well",
+        "tensorboard 2",
+        "tests/integration/test_disk.py::test_files_that_grow_too_large",
+        by="survive_a_full_disk",
+    ),
+    Patch(
+        "ffmpeg",
+        "nerfstudio.utils.install_checks.check_ffmpeg_installed",
+        "it names a page to read, where a line to type serves",
+        _NERFSTUDIO,
+        "tests/integration/test_render.py::test_without_ffmpeg_the_message_says_how_to_get_it",
+    ),
+    Patch(
+        "torch_load",
+        "torch.serialization.get_safe_globals",
+        "nerfstudio's checkpoints hold numpy scalars, which weights_only=True refuses (nerfstudio #3683)",
+        "torch 2.6",
+        "tests/unit/test_glue_checkpoints.py::test_numpy_scalars_load",
+    ),
+    Patch(
+        "excepthook",
+        "sys.excepthook",
+        "nerfstudio's commands show a traceback for what the user can mend",
+        "Python 3",
+        "tests/unit/test_glue_overrides.py::test_user_errors_end_any_command_with_their_message_alone",
     ),
 )
+"""Of names that are functions with a list behind them, the list is added to; the others are replaced."""
 
 
 def apply() -> None:
-    """Apply all patches that need nothing but an import; twice is harmless."""
+    """Replace what can be replaced before anything is made; again it does nothing."""
     from difix3d_ns.ns.patches import camera_path, excepthook, ffmpeg, splatfacto_cpu, torch_load, viewer_tabs
 
-    for patch in (splatfacto_cpu, torch_load, excepthook, ffmpeg, camera_path, viewer_tabs):
-        patch.apply()
+    for module in (splatfacto_cpu, viewer_tabs, camera_path, ffmpeg, torch_load, excepthook):
+        module.apply()

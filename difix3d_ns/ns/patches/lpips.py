@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
-from torchmetrics.image import lpip
 
 
 class LazyLpips(nn.Module):
@@ -35,6 +34,8 @@ class LazyLpips(nn.Module):
 @contextmanager
 def lazy_lpips() -> Iterator[None]:
     """Meanwhile what builds LPIPS gets one that is fetched at its first use."""
+    from torchmetrics.image import lpip  # which imports transformers
+
     build = lpip.LearnedPerceptualImagePatchSimilarity
 
     def lazy(**options: Any) -> LazyLpips:

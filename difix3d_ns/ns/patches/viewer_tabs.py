@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextvars import copy_context
 from typing import Any, Protocol
 
 from nerfstudio.viewer.render_state_machine import RenderStateMachine
@@ -19,7 +20,7 @@ class TabServer(Protocol):
 
 
 def _served(self: RenderStateMachine, camera_state: Any) -> Any:
-    outputs = _render_img(self, camera_state)
+    outputs = copy_context().run(_render_img, self, camera_state)  # the background set there ends with it
     panel: TabServer | None = getattr(self.viewer.pipeline, "panel", None)
     return outputs if panel is None else panel.serve(self, outputs)
 

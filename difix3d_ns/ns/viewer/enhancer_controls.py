@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from nerfstudio.viewer.render_state_machine import RenderAction
 
 from difix3d_ns.enhance.enhancer import Enhancer, EnhancerSettings
 from difix3d_ns.enhance.settings import EnhanceMode
-from difix3d_ns.ns.patches.output_choice import follow
+from difix3d_ns.ns.patches.panel_elements import follow_panel
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
 from difix3d_ns.priors.registry import available_fixers, fixer_of
@@ -70,7 +71,7 @@ class EnhancerControls:
         live.on_frame = self._tell_frame
         live.on_error = self._tell_error
         viewer.viser_server.on_client_disconnect(lambda client: live.forget_closed())  # after nerfstudio's own
-        follow(viewer.control_panel, self._on_output, self._on_split, self._show)
+        follow_panel(viewer.control_panel, self._on_output, self._on_split)
 
     def _show(self) -> None:
         """Choose nerfstudio's output accordingly."""
@@ -93,14 +94,22 @@ class EnhancerControls:
         for machine in list(self._viewer.render_statemachines.values()):
             machine.action(RenderAction("move", self._viewer.get_camera_state(machine.client)))
 
-    def _on_output(self, name: str) -> None:
+    def offer(self, outputs: Mapping[str, Any]) -> None:
+        """Choose an output with the first picture of all, before nerfstudio reads which to show."""
+        panel = self._viewer.control_panel
+        if self._enhanced in outputs and self._enhanced not in panel._output_render.options:
+            panel._output_render.set_options(list(outputs.keys()))
+            self._show()
+
+    def _on_output(self) -> None:
         """Keep the switch true when somebody uses nerfstudio's own."""
-        on = name == self._enhanced
+        on = self._viewer.control_panel._output_render.value == self._enhanced
         if not self._split.value and self._on.value != on:
             self._on.value = on
 
-    def _on_split(self, on: bool) -> None:
-        if self._split.value and not on:
+    def _on_split(self) -> None:
+        """Keep the split switch true as well."""
+        if self._split.value and not self._viewer.control_panel._split.value:
             self._split.value = False
 
     def _change(self, strength: float | None = None, **fixer: Any) -> None:

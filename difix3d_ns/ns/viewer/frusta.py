@@ -36,7 +36,7 @@ class Frusta:
         self._round = gui.add_dropdown("Round", (_ALL,), hint="Views of one round alone", visible=False)
         self._links_on = gui.add_checkbox("Show references", False, hint="Lines to the photographs each leans on")
         self._targets_on = gui.add_checkbox("Show targets", False, hint="Poses the rounds lead to")
-        self._views = scene.add_frame(f"{_ROOT}/pseudo_views", show_axes=False)
+        self._views = scene.add_frame(f"{_ROOT}/views", show_axes=False)
         self._links = scene.add_frame(f"{_ROOT}/references", show_axes=False, visible=False)
         self._target_root = scene.add_frame(f"{_ROOT}/targets", show_axes=False, visible=False)
         self._rounds: dict[str, tuple[viser.FrameHandle, viser.FrameHandle]] = {}
@@ -76,7 +76,7 @@ class Frusta:
             return
         scene = self._server.scene
         self._rounds[number] = (
-            scene.add_frame(f"{_ROOT}/pseudo_views/round_{number}", show_axes=False),
+            scene.add_frame(f"{_ROOT}/views/round_{number}", show_axes=False),
             scene.add_frame(f"{_ROOT}/references/round_{number}", show_axes=False),
         )
         self._round.options = (_ALL, *sorted(filter(None, self._rounds), key=lambda text: (len(text), text)))
@@ -86,7 +86,7 @@ class Frusta:
     def _add(self, view: ShownView, references: Sequence[Pinhole]) -> None:
         name = f"round_{view.round}/{view.key.partition('@')[0].replace('/', '_')}"
         frustum = self._server.scene.add_camera_frustum(
-            f"{_ROOT}/pseudo_views/{name}",
+            f"{_ROOT}/views/{name}",
             scale=self._scale,
             color=PSEUDO_VIEW,
             image=view.image(),

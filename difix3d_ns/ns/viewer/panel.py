@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nerfstudio.viewer.render_state_machine import RenderStateMachine
     from nerfstudio.viewer.viewer import Viewer
 
+    from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
     from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
     from difix3d_ns.views.view import PackedView
 
@@ -57,6 +58,7 @@ class Panel(ViewerControl):
         self._guidance: Guidance | None = None
         self._controls: GuidanceControls | None = None
         self._viewer: Viewer | None = None
+        self._enhancer_controls: EnhancerControls | None = None
         self.live = LiveEnhancer(enhancer.enhance)
 
     def _setup(self, viewer: Viewer) -> None:
@@ -72,7 +74,7 @@ class Panel(ViewerControl):
             if self._mode == "off":
                 gui.add_markdown("The enhancer is off (DIFIX3D_ENHANCE=off).")
             else:
-                EnhancerControls(viewer, self._enhancer, self.live, self._mode)
+                self._enhancer_controls = EnhancerControls(viewer, self._enhancer, self.live, self._mode)
         if viewer.trainer is None:
             self._show_saved(viewer)
 
@@ -81,6 +83,8 @@ class Panel(ViewerControl):
         if isinstance(outputs, Outputs):
             camera, image = to_pinhole(outputs.camera), outputs.image
             outputs.serve(lambda: self.live.picture(tab, camera, image))
+        if self._enhancer_controls is not None:
+            self._enhancer_controls.offer(outputs)
         return outputs
 
     def attach(self, guidance: Guidance, step: int) -> None:

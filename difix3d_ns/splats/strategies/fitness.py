@@ -18,6 +18,7 @@ class Fitness:
     fit_from: int  # first densification and full training resolution
     reset_every: int = 0  # opacity resets at its multiples; 0 = never
     refine_stop: int = 0  # no reset from here on
+    resets: tuple[tuple[int, int], ...] | None = None  # (first step, end) of stretches with resets; None: one, from 0
     recovery: int | None = None
     """steps of training after a reset until renders are sound again; None: a sixth of ``reset_every`` (500 of
     splatfacto's 3000), at least 100, and at most half of it"""
@@ -31,12 +32,14 @@ class Fitness:
         """Whether the splat is densified once, at full resolution, and recovered from the last reset."""
         if step < self.fit_from:
             return False
-        if self.reset_every <= 0 or self.refine_stop <= 0:
+        if self.reset_every <= 0:
             return True
-        latest = min(step, self.refine_stop - 1) // self.reset_every * self.reset_every
+        stretches = ((0, self.refine_stop),) if self.resets is None else self.resets
+        multiples = ((start, min(step, end - 1) // self.reset_every * self.reset_every) for start, end in stretches)
+        latest = max((reset for start, reset in multiples if reset >= start), default=None)
         # The reset comes after its step's iteration: one more step makes the recovery complete.
         assert self.recovery is not None
-        return step - latest > self.recovery
+        return latest is None or step - latest > self.recovery
 
 
 def pause_after_reset(rotation: int, refine_every: int, reset_every: int) -> int:

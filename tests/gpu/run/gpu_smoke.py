@@ -201,11 +201,11 @@ def stereo(width: int = 480, height: int = 320) -> str:
 
 @check
 def pool_step(sizes: Sequence[Size] = ((960, 640), (1600, 1064), (1920, 1080)), count: int = 112) -> dict[str, str]:
-    """What a step on a pseudo-view does before its first kernel."""
+    """What a step on a made view does before its first kernel."""
     from difix3d_ns.geometry.pinhole import Pinhole
-    from difix3d_ns.ns.reference_views import to_cameras
+    from difix3d_ns.ns.cameras import to_cameras
     from difix3d_ns.views.pool import Pool
-    from difix3d_ns.views.view import PseudoView
+    from difix3d_ns.views.view import TrainView
 
     result = {}
     for width, height in sizes:
@@ -215,7 +215,8 @@ def pool_step(sizes: Sequence[Size] = ((960, 640), (1600, 1064), (1920, 1080)), 
                 pose = torch.eye(4)
                 pose[0, 3] = i * 0.1
                 camera = Pinhole(pose, intrinsics(width, height), width, height)
-                pool.put(PseudoView(torch.rand(height, width, 3), torch.rand(height, width, 1), camera, 1, i))
+                image, trust = torch.rand(height, width, 3), torch.rand(height, width, 1)
+                pool.put(TrainView(f"target/{i:03d}@1", camera, image, confidence=trust))
 
             def draw(pool: Pool = pool, generator: torch.Generator = generator) -> tuple[Tensor, Tensor]:
                 view = pool.sample(generator)

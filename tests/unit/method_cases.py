@@ -1,0 +1,145 @@
+"""All methods, small enough for tests, those of toys among them; trained in the tests' own process."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nerfstudio.plugins.types import MethodSpecification
+
+from difix3d_ns.io import checkpoints
+from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.methods.sparse import sparse_splatfacto
+from difix3d_ns.ns.trainer import STATE_KEY, GuidedTrainer, GuidedTrainerConfig
+from tests.toys import joint_splatfacto, weighing_splatfacto
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "enlarge"
+STEPS = 60
+PHOTOGRAPHS = 10
+State = dict[str, Any]
+
+
+def example() -> MethodSpecification:
+    sys.path.insert(0, str(EXAMPLE))
+    try:
+        from enlarge import enlarge_splatfacto
+    finally:
+        sys.path.remove(str(EXAMPLE))
+    return enlarge_splatfacto
+
+
+def _unchanged(config: GuidedTrainerConfig) -> None:
+    pass
+
+
+def _small_rounds(config: GuidedTrainerConfig) -> None:
+    guidance = config.pipeline.guidance
+    guidance.rounds, guidance.targets.count = 2, 4
+    guidance.fixer.name, guidance.fixer.references = "blend", 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method and what its suite needs to know of it."""
+
+    method: Callable[[], MethodSpecification]
+    settings: Callable[[GuidedTrainerConfig], None] = _unchanged
+    busy: Callable[[State], bool] | None = None  # whether a state of its guidance is in the middle of work
+    renders: int = 0  # most renders of one ``before_step``
+    fixes: int = 0
+    boundary: int = 1  # most calls of ``before_step`` before one step
+
+
+CASES = {
+    # a step prepares references at 8 photographs, or renders and repairs a view
+    "difix3d-splatfacto": Case(
+        lambda: difix3d_splatfacto, _small_rounds, lambda s: bool(s["queue"] and s["pool"]["views"]), 8, 1
+    ),
+    "sparse-splatfacto": Case(lambda: sparse_splatfacto),
+    "enlarge-splatfacto": Case(example, busy=lambda s: 0 < len(s["pool"]["views"]) < PHOTOGRAPHS),
+    "weighing-splatfacto": Case(lambda: weighing_splatfacto),
+    "joint-splatfacto": Case(lambda: joint_splatfacto, busy=lambda s: 0 < s["part"] < 8, renders=1, boundary=5),
+}
+
+
+def config_of(case: Case, scene: Path, name: str, steps: int = STEPS) -> GuidedTrainerConfig:
+    """Settings of a short training on a scene of a few small pictures."""
+    config = copy.deepcopy(case.method().config)
+    assert isinstance(config, GuidedTrainerConfig)
+    config.machine.device_type = "cpu"
+    config.data = scene
+    config.output_dir = scene.parent / "outputs"
+    config.experiment_name = "conformance"
+    config.timestamp = name
+    config.vis = "tensorboard"
+    config.max_num_iterations = steps
+    config.save_only_latest_checkpoint = False
+    config.steps_per_save = 2
+    config.steps_per_eval_image, config.steps_per_eval_all_images = 20, steps - 1
+    config.pipeline.datamanager.pose_frame = "train"
+    config.pipeline.initial_points.stereo = 0
+    config.pipeline.model.max_gs_num = 200
+    config.pipeline.model.resolution_schedule = 3
+    case.settings(config)
+    return config
+
+
+def set_up(config: GuidedTrainerConfig) -> GuidedTrainer:
+    """A training before its first step, always with the same random numbers."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    config.save_config()
+    trainer = GuidedTrainer(config)
+    trainer.setup()
+    return trainer
+
+
+def trained(config: GuidedTrainerConfig) -> GuidedTrainer:
+    """A training at its end."""
+    trainer = set_up(config)
+    trainer.train()
+    return trainer
+
+
+def checkpoint(trainer: GuidedTrainer, step: int) -> Path:
+    """Path of a checkpoint."""
+    return trainer.checkpoint_dir / f"step-{step:09d}.ckpt"
+
+
+def final_state(trainer: GuidedTrainer) -> State:
+    """All that the last checkpoint holds but numbers of files."""
+    assert trainer.config.max_num_iterations is not None
+    return comparable(checkpoints.load(checkpoint(trainer, trainer.config.max_num_iterations - 1)))
+
+
+def comparable(state: State) -> State:
+    """A checkpoint without numbers of files."""
+    ours = state[STATE_KEY]
+    guidance = ours["parts"]["guidance"]
+    if "pool" in guidance:  # files are numbered anew in another folder
+        guidance["pool"] = [key for key, _ in guidance["pool"]["views"]]
+    return {name: state[name] for name in ("step", "pipeline", "optimizers", "schedulers")} | {"ours": ours}
+
+
+def assert_same(a: object, b: object, where: str = "") -> None:
+    """Equal in every bit."""
+    if isinstance(a, torch.Tensor):
+        assert isinstance(b, torch.Tensor) and torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert isinstance(b, dict) and a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list | tuple):
+        assert isinstance(b, list | tuple) and len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    else:
+        assert a == b, where

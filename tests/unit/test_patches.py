@@ -1,0 +1,178 @@
+"""Force applied to nerfstudio, torch and Python: all of it in one table, each piece with a test."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nerfstudio.models import splatfacto
+
+from difix3d_ns.ns import patches
+from difix3d_ns.ns.patches import PATCHES, Patch, splatfacto_cpu
+from difix3d_ns.ns.patches.lpips import LazyLpips
+from tests.unit.tiny_splat import tiny_model
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "difix3d_ns"
+FOR_OTHERS = {"OMP_WAIT_POLICY", "RAY_USAGE_STATS_ENABLED"}
+"""Variables that numba's threads and Ray read, and that can be told nothing otherwise."""
+
+each_patch = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.what)
+
+
+def test_rows_cover_every_module() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(patches.__path__)}
+    assert {patch.module for patch in PATCHES} == modules
+
+
+@each_patch
+def test_each_row_names_a_test_and_a_function(patch: Patch) -> None:
+    file, name = patch.test.split("::")
+    tree = ast.parse((ROOT / file).read_text())
+    assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    assert callable(getattr(importlib.import_module(f"difix3d_ns.ns.patches.{patch.module}"), patch.by))
+    assert patch.why and patch.version
+
+
+NAMES = """
+import importlib, sys
+
+def find(what):
+    parts = what.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ImportError:
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part)
+        return len(found()) if parts[-1].startswith("get_safe") else found
+
+import nerfstudio.engine.trainer
+import nerfstudio.models.splatfacto, nerfstudio.utils.install_checks, nerfstudio.viewer.render_panel
+names = sys.argv[1:]
+before = [find(name) for name in names]
+from difix3d_ns.ns.patches import apply  # importing anything of ns applies them
+once = [find(name) for name in names]
+apply()
+twice = [find(name) for name in names]
+kept = [name for name, old, new in zip(names, before, once) if old is new or old == new]
+changed = [name for name, old, new in zip(names, once, twice) if not (old is new or old == new)]
+print("RESULT", len(names), kept, changed)
+"""
+
+
+def test_every_name_is_replaced_once() -> None:
+    names = [patch.what for patch in PATCHES if patch.by == "apply"]
+    assert len(names) > 5
+    done = subprocess.run([sys.executable, "-c", NAMES, *names], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"RESULT {len(names)} [] []"
+
+
+def test_camera_matrices_are_nerfstudios() -> None:
+    random = np.random.default_rng(0)
+    poses = torch.eye(4).repeat(3, 1, 1)
+    poses[:, :3, :3] = torch.from_numpy(np.linalg.qr(random.normal(size=(3, 3, 3)))[0]).float()
+    poses[:, :3, 3] = torch.from_numpy(random.normal(size=(3, 3))).float()
+    theirs = getattr(splatfacto_cpu._compiled_viewmat, "_torchdynamo_orig_callable", splatfacto_cpu._compiled_viewmat)
+    assert theirs is not splatfacto.get_viewmat is splatfacto_cpu._viewmat
+    torch.testing.assert_close(splatfacto.get_viewmat(poses[:, :3]), theirs(poses[:, :3]))
+
+
+def test_models_are_made_with_a_lazy_lpips_and_others_are_not() -> None:
+    from torchmetrics.image import lpip
+
+    theirs = lpip.LearnedPerceptualImagePatchSimilarity
+    assert isinstance(tiny_model().lpips, LazyLpips)
+    assert lpip.LearnedPerceptualImagePatchSimilarity is theirs and isinstance(theirs, type)
+    with pytest.raises(ZeroDivisionError), patches.lpips.lazy_lpips():
+        raise ZeroDivisionError
+    assert lpip.LearnedPerceptualImagePatchSimilarity is theirs
+
+
+def _modules() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def _name(node: ast.AST) -> str:
+    return ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
+
+
+def test_no_mock_outside_tests() -> None:
+    found = []
+    for path in _modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            if "mock" in module.split(".") or any("mock" in name.split(".") for name in names):
+                found.append(path)
+    assert found == []
+
+
+def _changes_the_environment(node: ast.AST) -> bool:
+    """Whether it sets, patches or takes away variables, other than those of others."""
+    if isinstance(node, (ast.Assign, ast.AugAssign, ast.Delete)):
+        targets = [node.target] if isinstance(node, ast.AugAssign) else node.targets
+        places = [target.value if isinstance(target, ast.Subscript) else target for target in targets]
+        return any(_name(place) == "os.environ" for place in places)
+    if not isinstance(node, ast.Call):
+        return False
+    function = _name(node.func)
+    if function in ("os.putenv", "os.unsetenv"):
+        return True
+    first = node.args[0] if node.args else None
+    if function == "os.environ.setdefault":
+        return not (isinstance(first, ast.Constant) and first.value in FOR_OTHERS)
+    changing = ("update", "pop", "popitem", "clear", "__setitem__", "__delitem__")
+    return function in {f"os.environ.{name}" for name in changing} or (
+        "patch" in function and any(_name(argument) == "os.environ" for argument in node.args)
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        ("os.environ['A'] = 'b'", True),
+        ("del os.environ['A']", True),
+        ("os.environ |= {}", True),
+        ("os.environ.update(A='b')", True),
+        ("os.environ.setdefault('DIFIX3D_ENHANCE', 'key')", True),
+        ("os.environ.setdefault('OMP_WAIT_POLICY', 'passive')", False),
+        ("monkeypatch.dict(os.environ, {})", True),
+        ("x = {**os.environ, 'A': 'b'}; y = os.environ['A']; os.environ.get('A')", False),
+    ],
+)
+def test_changes_of_the_environment_are_found(code: str, changes: bool) -> None:
+    assert any(map(_changes_the_environment, ast.walk(ast.parse(code)))) is changes
+
+
+def test_the_environment_is_read_and_not_written() -> None:
+    found = [path for path in _modules() if any(map(_changes_the_environment, ast.walk(ast.parse(path.read_text()))))]
+    assert found == []
+    assert reduce(lambda count, path: count + path.read_text().count("os.environ"), _modules(), 0) > 3
+
+
+FOREIGN = {"splatfacto", "render_panel", "RenderStateMachine", "install_checks", "lpip", "camera_utils", "writer"}
+FOREIGN |= {"sys", "threading", "torch"}
+
+
+def test_no_other_module_replaces_foreign_names() -> None:
+    found = []
+    for path in _modules():
+        if path.parent == PACKAGE / "ns" / "patches":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            owners = [_name(target.value) for target in targets if isinstance(target, ast.Attribute)]
+            if isinstance(node, ast.Call) and _name(node.func) == "setattr":
+                owners.append(_name(node.args[0]))
+            found += [(path.name, owner) for owner in owners if owner.split(".")[0] in FOREIGN]
+    assert found == []
