@@ -23,7 +23,7 @@ FLAGS = {
     "pipeline.enhancer.name": "blend",
 }
 PLAIN = {"pipeline.guidance.rounds": 0, "pipeline.sparse-helps": False}
-ROUND = {
+ONE_ROUND = {
     "pipeline.guidance.rounds": 1,
     "pipeline.guidance.targets.count": 2,
     "pipeline.guidance.fixer.name": "blend",

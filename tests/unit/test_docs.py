@@ -314,7 +314,7 @@ def test_figures_of_ablation_and_hard_scenes(tmp_path: Path, monkeypatch: pytest
         append(states, recipe, tmp_path / "record")
     monkeypatch.setattr(quality, "RECORD", tmp_path / "record")
     (row,) = [line for line in quality.ablation().splitlines() if line.startswith("| one-round")]
-    assert "| -0.10 |" in row and "| undecided | `--pipeline.rounds 1` |" in row
+    assert "| -0.10 |" in row and "| undecided | `--pipeline.guidance.rounds 1` |" in row
     assert "| far | 20.00 | - | 19.50 | - | -0.50, +0.000, +0.000 | - | - |" in quality.hard()
 
 
