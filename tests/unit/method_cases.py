@@ -41,7 +41,7 @@ def _unchanged(config: GuidedTrainerConfig) -> None:
 
 def _small_rounds(config: GuidedTrainerConfig) -> None:
     guidance = config.pipeline.guidance
-    guidance.rounds, guidance.targets.count = 2, 4
+    guidance.rounds, guidance.targets.count = 1, 4  # with time for one view in a step
     guidance.fixer.name, guidance.fixer.references = "blend", 2
 
 
@@ -81,7 +81,7 @@ def config_of(case: Case, scene: Path, name: str, steps: int = STEPS) -> GuidedT
     config.vis = "tensorboard"
     config.max_num_iterations = steps
     config.save_only_latest_checkpoint = False
-    config.steps_per_save = 2
+    config.steps_per_save = 5
     config.steps_per_eval_image, config.steps_per_eval_all_images = 20, steps - 1
     config.pipeline.datamanager.pose_frame = "train"
     config.pipeline.initial_points.stereo = 0

@@ -21,32 +21,25 @@ def scene(tmp_path: Path) -> Path:
     return write_scene(tmp_path / "scene")
 
 
-@pytest.mark.parametrize(("strategy", "rounds"), [("default", 0), ("mcmc", 0), ("default", 2)])
-def test_resumed_training_equals_an_uninterrupted_one(scene: Path, strategy: str, rounds: int) -> None:
-    steps = 100 if rounds else 40
+def test_resumed_training_with_mcmc_equals_an_uninterrupted_one(scene: Path) -> None:
+    """That with splatfacto's own densification is in test_method_conformance."""
 
     def config(name: str) -> GuidedTrainerConfig:
-        made = short_config(scene, steps=steps, rounds=rounds, name=name)
-        made.steps_per_save = steps // 2
-        made.pipeline.guidance.targets.count = 3
-        made.pipeline.model.strategy = strategy  # type: ignore[assignment]
+        made = short_config(scene, steps=40, name=name)
+        made.steps_per_save = 20
+        made.pipeline.model.strategy = "mcmc"
         made.pipeline.model.max_gs_num = 200
         return made
 
-    def seeded(made: GuidedTrainerConfig) -> GuidedTrainer:
-        torch.manual_seed(0)
-        np.random.seed(0)
-        return train(made)
-
-    whole = seeded(config("whole"))
+    torch.manual_seed(0)
+    np.random.seed(0)
+    whole = train(config("whole"))
     halves = config("halves")
-    halves.load_checkpoint = whole.checkpoint_dir / f"step-{steps // 2:09d}.ckpt"
+    halves.load_checkpoint = whole.checkpoint_dir / "step-000000020.ckpt"
     assert halves.load_checkpoint.exists()
     torch.manual_seed(99)
     resumed = train(halves)
-    assert resumed._start_step == steps // 2 + 1
-    if rounds:
-        assert len(whole.pipeline.guidance.pool) == len(resumed.pipeline.guidance.pool) > 0
+    assert resumed._start_step == 21
     for name, parameter in whole.pipeline.model.gauss_params.items():
         other = resumed.pipeline.model.gauss_params[name]
         assert parameter.shape == other.shape, name

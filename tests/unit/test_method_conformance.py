@@ -129,7 +129,7 @@ def watched(request: pytest.FixtureRequest, scene: Path) -> Watched:
 
 @pytest.mark.parametrize("moment", ["early", "in the middle of its work"])
 def test_a_resumed_training_ends_as_an_uninterrupted_one(watched: Watched, scene: Path, moment: str) -> None:
-    step = watched.steps[2] if moment == "early" else watched.busy_step
+    step = watched.steps[1] if moment == "early" else watched.busy_step
     config = config_of(watched.case, scene, f"from {step}")
     config.load_checkpoint = checkpoint(watched.trainer, step)
     resumed = trained(config)
