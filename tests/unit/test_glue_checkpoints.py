@@ -14,6 +14,7 @@ import torch
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
+from difix3d_ns.ns.patches import torch_load
 
 
 def _state(step: int) -> dict[str, Any]:
@@ -171,14 +172,14 @@ def test_older_torch_knows_no_other_names(version: str, tuples: int, monkeypatch
     given: list[Any] = []
     monkeypatch.setattr(torch, "__version__", version)
     monkeypatch.setattr(torch.serialization, "add_safe_globals", given.extend)
-    checkpoints.allow_numpy_scalars()
+    torch_load.apply()
     assert sum(isinstance(each, tuple) for each in given) == tuples
     assert all(hasattr(each, "__module__") for each in given if not isinstance(each, tuple))
     assert len(given) == 4
 
 
 def test_numpy_scalars_load(tmp_path: Path) -> None:
-    checkpoints.allow_numpy_scalars()
+    torch_load.apply()
     torch.save({"step": 3, "pipeline": {}, "lr": np.float64(0.25)}, tmp_path / "n.ckpt")
     assert checkpoints.load(tmp_path / "n.ckpt")["lr"] == 0.25
 

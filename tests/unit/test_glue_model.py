@@ -40,11 +40,11 @@ class TestOutputs:
 
     @pytest.mark.parametrize("read", [lambda o: dict(o.items())["e"], lambda o: list(o.values())[-1], lambda o: o["e"]])
     def test_every_way_of_reading_computes(self, read: Any) -> None:
-        outputs = Outputs({"rgb": torch.zeros(2)}, {"e": lambda: torch.ones(3)})
+        outputs = Outputs({"rgb": torch.zeros(2)}, {"e": lambda: torch.ones(3)}, tiny_camera(), torch.zeros(2))
         assert torch.equal(read(outputs), torch.ones(3))
 
     def test_lazy_key_may_replace_a_ready_one(self) -> None:
-        outputs = Outputs({"rgb": torch.zeros(1)}, {"rgb": lambda: torch.ones(1)})
+        outputs = Outputs({"rgb": torch.zeros(1)}, {"rgb": lambda: torch.ones(1)}, tiny_camera(), torch.zeros(1))
         assert outputs["rgb"].item() == 1 and len(outputs) == 1
 
     def test_a_failure_can_be_asked_for_again(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.ns.batches import photo_view, to_batch
+from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
+from difix3d_ns.views.view import TrainView
 from tests.unit.tiny_scene import datamanager, look_at, write_scene
 
 
@@ -236,11 +240,17 @@ def test_sampling_goes_on_where_it_was(tmp_path: Path) -> None:
     assert set(drawn[0]) == set(range(5))
 
 
-def test_pseudo_views_come_without_camera_index(tmp_path: Path) -> None:
+def test_made_views_come_without_camera_index_unless_they_stand_for_a_photograph(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene"))
-    photograph, _ = manager.next_train(0)
-    pseudo = (photograph, {"image": torch.zeros(30, 40, 3)})
-    manager.draw_pseudo_view = lambda step, generator: pseudo if step % 2 else None
-    assert manager.next_train(1) is pseudo
-    assert "cam_idx" in manager.next_train(2)[0].metadata
+    photograph, batch = manager.next_train(0)
+    index = photograph.metadata["cam_idx"]
+    seen_from, device = to_pinhole(photograph), torch.device("cpu")
+    made = TrainView("target/000@1", seen_from, torch.zeros(30, 40, 3), valid=torch.ones(30, 40, 1))
+    camera, learnt = to_batch(made, device)
+    assert "cam_idx" not in (camera.metadata or {}) and learnt.keys() == {"image", "mask"}
+    camera, learnt = to_batch(replace(made, photo=index), device)
+    assert camera.metadata["cam_idx"] == learnt["image_idx"] == index
+    photo = photo_view(batch, seen_from, torch.zeros(3))
+    assert (photo.key, photo.photo, photo.valid) == (f"photo/{index:04d}", index, None)
+    assert torch.equal(photo.image, batch["image"].float() / 255)
     assert len(manager.train_dataset) == 5 and np.ndim(manager.train_unseen_cameras) == 1

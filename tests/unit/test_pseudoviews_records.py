@@ -92,4 +92,4 @@ def test_the_latest_and_the_references(tmp_path: Path) -> None:
         records.write(_record(1, target, seed=seed))
     (tmp_path / "round-01_target-009.jpg").write_bytes(b"")
     assert [record.target for record in records.latest(2)] == [2, 0]
-    assert records.references() == {(1, target): ("b/1.png", "a.png") for target in range(3)}
+    assert records.references() == {f"target/{target:03d}@1": ("b/1.png", "a.png") for target in range(3)}
