@@ -63,7 +63,7 @@ class Enhancer:
             indices = self._references.select(camera, render, settings.fixer.references, frame.former_references)
             views = [self._references.view(index) for index in indices]
             with self._renderer.exclusive():  # loading draws from the random generator that training draws from
-                fixer = settings.fixer.load(depth.device)
+                fixer = settings.fixer.load(depth.device, "--pipeline.enhancer")
             fixed = fixer.fix([FixRequest(image, views, camera, depth, alpha)])[0].image
             fixed = frame.settle(image, fixed.to(image), indices)
         return torch.lerp(image, fixed, settings.strength).clamp(0, 1)

@@ -67,9 +67,8 @@ class Guidance:
     and ``losses`` for what it is worth. A system is a subclass that overrides some of these: docs/architecture.md.
     """
 
-    densify_by_made_views: ClassVar[bool] = False
-    """whether gradients of views that stand for no photograph count for densification; its thresholds are made for
-    those of photographs"""
+    depth_weight: float = 1.0
+    """of the depth of all views, against the weight of their pictures"""
 
     def __init__(self, config: GuidanceConfig) -> None:
         self.config = config
@@ -109,14 +108,22 @@ class Guidance:
         """
         return None
 
+    def counts(self, view: TrainView) -> bool:
+        """Whether gradients of a step on this view count for densification.
+
+        Its thresholds are made for those of photographs, so views that stand for none do not unless a guidance says so.
+        """
+        return view.photo is not None
+
     def losses(self, outputs: Outputs, view: TrainView, base: Losses) -> Losses:
         """Losses of a step.
 
         Args:
             outputs: of the render: "rgb" [H, W, 3], "accumulation" [H, W, 1], "depth" [H, W, 1] if the view has one.
-            view: what it is compared with, at full size (early steps render smaller).
-            base: splatfacto's, where the picture's is "main_loss". Pixels that the view does not trust were replaced by
-                the render before: they teach nothing, and SSIM sees no cut-out edge.
+            view: what it is compared with, at full size (early steps render smaller). A cut-out object stands before
+                the background of this step; where the view is not trusted, its picture is the render, which teaches
+                nothing, and SSIM sees no cut-out edge.
+            base: splatfacto's, where the picture's is "main_loss".
 
         Returns:
             ``base`` with the view's weight, and with its depth and silhouette if it has them.
@@ -129,7 +136,7 @@ class Guidance:
             trust = depth_confidence(view) if view.valid is None else depth_confidence(view) * view.valid
             target, trust = (resized(maps, height, width, "nearest") for maps in (view.depth, trust))
             error = depth_loss(outputs["depth"], outputs["accumulation"], target, trust)
-            losses["depth_loss"] = error * view.weight
+            losses["depth_loss"] = error * view.weight * self.depth_weight
         if view.alpha is not None:
             error = (outputs["accumulation"] - resized(view.alpha, height, width)).abs()
             if view.valid is not None:

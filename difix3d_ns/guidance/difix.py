@@ -18,7 +18,7 @@ import torch
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs
+from difix3d_ns.guidance.base import Guidance, GuidanceConfig
 from difix3d_ns.guidance.fixing import ViewFixer
 from difix3d_ns.guidance.progressive import advance
 from difix3d_ns.guidance.schedule import VIEWS_AT_ONCE, plan_rounds
@@ -100,7 +100,6 @@ class DifixConfig(GuidanceConfig):
             raise UserError(f"{flag}.probability {self.probability}: a number in [0, 1] is needed")
         if self.targets.kind == "camera-path" and self.targets.camera_path is None:
             raise UserError(f"{flag}.targets.kind camera-path needs {flag}.targets.camera-path FILE")
-        self.fixer.check(f"{flag}.fixer")
 
     @property
     def fixer_config(self) -> FixerConfig:
@@ -134,6 +133,10 @@ class DifixGuidance(Guidance):
     """
 
     config: DifixConfig
+
+    def __init__(self, config: DifixConfig) -> None:
+        super().__init__(config)
+        self.depth_weight = config.depth_weight
 
     def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
         config = self.config
@@ -302,14 +305,8 @@ class DifixGuidance(Guidance):
         view = replace(view, weight=self.schedule.weight(step, self._first_view))
         return view if self.config.depth_weight > 0 else replace(view, depth=None)
 
-    def losses(self, outputs: Outputs, view: TrainView, base: Losses) -> Losses:
-        losses = super().losses(outputs, view, base)
-        if "depth_loss" in losses:
-            losses["depth_loss"] = losses["depth_loss"] * self.config.depth_weight
-        return losses
-
     def rotation(self) -> int | None:
-        return len(self._scene.names()) + len(self.pool) if self._active else None
+        return len(self._scene) + len(self.pool) if self._active else None
 
     # ------------------------------------------------------------------ state
 

@@ -37,14 +37,11 @@ class InitialPointsConfig:
             raise UserError(f"{flag}.stereo {self.stereo}: at least 0 is needed")
 
 
-def stereo_cloud(
-    scene: Scene, photographs: int, given: Tensor | None, count: int, log: Callable[[str], None]
-) -> PointCloud | None:
+def stereo_cloud(scene: Scene, given: Tensor | None, count: int, log: Callable[[str], None]) -> PointCloud | None:
     """Points on what photographs show of each other.
 
     Args:
         scene: whose photographs.
-        photographs: how many it has.
         given: [P, 3] world points it came with; None: training would start from random ones.
         count: most points wanted.
         log: where what was found is told.
@@ -56,7 +53,7 @@ def stereo_cloud(
 
     from difix3d_ns.geometry.stereo import LONG_SIDE, stereo_depths, stereo_points
 
-    views = [scene.photo(index).within(LONG_SIDE) for index in range(photographs)]
+    views = [scene.photo(index).within(LONG_SIDE) for index in range(len(scene))]
 
     def progress(indices: Sequence[int]) -> Sequence[int]:
         return track(list(indices), "Stereo among photographs")  # type: ignore[return-value]

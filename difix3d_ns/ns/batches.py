@@ -35,12 +35,12 @@ def photo_view(batch: dict[str, Any], camera: Pinhole, background: Tensor) -> Tr
     Args:
         batch: as its datamanager made it.
         camera: undistorted, at the pose of the scene.
-        background: [3] behind a cut-out object.
+        background: [3] of the step's render, behind a cut-out object.
     """
     image = batch["image"]
     image = image.float() / 255 if image.dtype == torch.uint8 else image
     if image.shape[-1] == 4:
         image = image[..., :3] * image[..., 3:] + background.to(image) * (1 - image[..., 3:])
     index = int(batch["image_idx"])
-    valid = batch["mask"].float() if "mask" in batch else None
+    valid = batch["mask"].to(image) if "mask" in batch else None
     return TrainView(f"photo/{index:04d}", camera, image, photo=index, valid=valid)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from difix3d_ns.ns.viewer.panel import Panel
 from difix3d_ns.splats.floaters import FloatersConfig, FreeSpace
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from difix3d_ns.splats.strategies.fitness import pause_after_reset
+from difix3d_ns.views.view import TrainView
 
 
 @dataclass
@@ -90,6 +92,8 @@ class GuidedPipeline(VanillaPipeline):
         """the one guidance draws from"""
         self.guidance: Guidance = config.guidance.setup()
         self.scene = TrainingScene(self.datamanager, self.model)
+        self.between_pieces: Callable[[int], None] = lambda step: None
+        """called between pieces of work that cannot wait; the trainer's, which lets others have its lock"""
         self._free = FreeSpace([], [])
         self._losses = LossMeans()
         # its own renderer and references: what somebody looks at must not change what is trained
@@ -109,20 +113,39 @@ class GuidedPipeline(VanillaPipeline):
 
         Args:
             run: the training.
-            with_points: whether initial points are looked for; not if the splat comes from a checkpoint.
+            with_points: whether initial points are looked for and the guidance is set up; not if the splat comes from a
+                checkpoint, which is loaded later: see ``set_up_guidance``.
 
         Raises:
             UserError: the scene cannot be trained on so.
         """
+        self._check_enhancer()
         self._find_free_space()
-        if with_points:
-            self._add_stereo_points(run)
-        windows = self.guidance.windows(run)
-        renderer = SplatRenderer(self.model, self.config.model.fitness(run.last_step, windows).at)
-        self.guidance.setup(self.scene, renderer, ReferenceViews(self.scene, renderer), run)
-        if with_points and (points := self.guidance.initial_points()) is not None:
+        self.model.follow_windows(self.guidance.windows(run))
+        if not with_points:
+            return
+        self._add_stereo_points(run)
+        self.set_up_guidance(run)
+        if (points := self.guidance.initial_points()) is not None:
+            if self.model.config.random_init:
+                raise UserError("--pipeline.model.random-init True: this method brings points of its own; leave it out")
             self.model.set_initial_points(points.positions, points.colours)
-        self.model.follow_windows(windows)
+
+    def set_up_guidance(self, run: Run) -> None:
+        """Let the guidance get to know a training, once the splat it starts from is there.
+
+        Raises:
+            UserError: the scene cannot be trained on so.
+        """
+        fitness = self.config.model.fitness(run.last_step, self.guidance.windows(run))
+        renderer = SplatRenderer(self.model, fitness.at)
+        self.guidance.setup(self.scene, renderer, ReferenceViews(self.scene, renderer), run)
+
+    def _check_enhancer(self) -> None:
+        """Try a fixer of the enhancer's own before training, not after it."""
+        config = self.config.enhancer
+        if config.mode != "off" and (config.name or config.weights):
+            self.enhancer.settings.fixer.load(self.model.device, "--pipeline.enhancer")
 
     def _add_stereo_points(self, run: Run) -> None:
         count = self.config.initial_points.stereo
@@ -132,7 +155,7 @@ class GuidedPipeline(VanillaPipeline):
         given = seeds[0].to(self.model.device) if seeds is not None else None
         if cap := self.model.config.max_gs_num:  # half of it is left to densification
             count = max(0, min(count, cap // 2 - (0 if given is None else len(given))))
-        cloud = stereo_cloud(self.scene, len(self.datamanager.train_dataset), given, count, run.tracker.log)
+        cloud = stereo_cloud(self.scene, given, count, run.tracker.log)
         if cloud is None:
             return
         positions, colours = cloud.positions, cloud.colours
@@ -161,33 +184,42 @@ class GuidedPipeline(VanillaPipeline):
         made = self.guidance.next_view(step, self.view_generator)
         if made is None:
             camera, batch = self.datamanager.next_train(step)
-            view = photo_view(
-                batch, self.scene.unoptimized_camera(int(batch["image_idx"])), self.model.background_color
-            )
         else:
-            view = made.to(self.model.device)
-            camera, batch = to_batch(view, self.model.device)
-        with self.model.depth_in_training(view.depth is not None):
+            made = made.to(self.model.device)
+            camera, batch = to_batch(made, self.model.device)
+        with self.model.depth_in_training(made is not None and made.depth is not None):
             outputs = self._model(camera)
-        if made is not None and view.alpha is not None:
+        if made is not None and made.alpha is not None:
             # an object cut out stands before the background of this step, as photographs with alpha do
-            change = outputs["background"] - self.model.background_color.to(view.image)
-            batch["image"] = view.image + (1 - view.alpha) * change
+            change = outputs["background"] - self.model.background_color.to(made.image)
+            batch["image"] = made.image + (1 - made.alpha) * change
         metrics = self.model.get_metrics_dict(outputs, batch)
-        if made is not None and view.confidence is not None:
+        if made is not None and made.confidence is not None:
             # What is not trusted is replaced by the render itself: it teaches nothing, and SSIM sees no cut-out edges
             # as it would under a mask on both pictures.
             height, width = batch["image"].shape[:2]
             render = resized(outputs["rgb"].detach(), height, width, "nearest")
-            batch["image"] = torch.lerp(render, batch["image"], view.confidence)
+            batch["image"] = torch.lerp(render, batch["image"], made.confidence)
+        of_photograph = made is None or made.photo is not None
         if isinstance(self.model.strategy, CappedStrategy):
-            self.model.strategy.counting = view.photo is not None or self.guidance.densify_by_made_views
+            self.model.strategy.counting = made is None or self.guidance.counts(made)
         base = self.model.get_loss_dict(outputs, batch, metrics)
-        self._losses.follow("photographs" if made is None else "pseudo-views", base["main_loss"].detach())
-        if made is not None:
+        self._losses.follow("photographs" if of_photograph else "pseudo-views", base["main_loss"].detach())
+        if not of_photograph:
             # the curve of photographs stays readable: made views have their own
             metrics = {"pseudo_" + key if key == "psnr" else key: value for key, value in metrics.items()}
-        return outputs, self.guidance.losses(outputs, view, base), metrics
+        return outputs, self._guided(outputs, batch, made, base), metrics
+
+    def _guided(
+        self, outputs: dict[str, Any], batch: dict[str, Any], made: TrainView | None, base: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Losses of a step as the guidance weighs them."""
+        if made is not None:
+            return self.guidance.losses(outputs, replace(made, image=batch["image"]), base)
+        if type(self.guidance).losses is Guidance.losses:
+            return base  # nothing of the guidance's is felt on a photograph
+        camera = self.scene.unoptimized_camera(int(batch["image_idx"]))
+        return self.guidance.losses(outputs, photo_view(batch, camera, outputs["background"]), base)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         trainer = attributes.trainer
@@ -205,7 +237,8 @@ class GuidedPipeline(VanillaPipeline):
 
     def _before_step(self, step: int) -> None:
         while self.guidance.before_step(step):
-            self.show_progress(step)
+            self.panel.update(step, self._losses.values)
+            self.between_pieces(step)
         self.show_progress(step)
         strategy, rotation = self.model.strategy, self.guidance.rotation()
         if rotation is not None and hasattr(strategy, "pause_refine_after_reset"):
@@ -232,7 +265,8 @@ class GuidedPipeline(VanillaPipeline):
             step: of training.
             force: now, even if it was done a moment ago.
         """
-        self._losses.write(step, force)
+        if type(self.guidance) is not Guidance:  # else nerfstudio's own curve says the same
+            self._losses.write(step, force)
         self.panel.update(step, self._losses.values, force)
 
     # ------------------------------------------------------------------ state

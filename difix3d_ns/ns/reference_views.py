@@ -109,13 +109,13 @@ class ReferenceViews:
         return index in self._seen and 0 <= self._renderer.step - self._seen[index].step <= self._max_age
 
     def _render(self, index: int) -> None:
-        photo = self._scene.photo(index)
-        depth, alpha = self._renderer.median_depth(photo.pose)
+        camera, mask = self._scene.camera(index), self._scene.mask(index)
+        depth, alpha = self._renderer.median_depth(camera)
         largest = torch.finfo(torch.float16).max
         self._seen[index] = _Seen(
             self._renderer.step,
-            photo.pose,
+            camera,
             depth.clamp(max=largest).half(),
             alpha.half(),
-            None if photo.mask is None else photo.mask.half(),
+            None if mask is None else mask.half(),
         )

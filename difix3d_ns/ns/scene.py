@@ -49,6 +49,10 @@ class TrainingScene:
         self._fixed: list[Pinhole] | None = None
         self._unoptimized: dict[int, Pinhole] = {}
 
+    def __len__(self) -> int:
+        """Number of photographs."""
+        return len(self._datamanager.train_dataset)
+
     def points(self) -> Tensor | None:
         """Points [P, 3] that training starts from, world; None if they are random."""
         return self._model.seed_points[0] if self._model.seed_points is not None else None
@@ -68,19 +72,19 @@ class TrainingScene:
         assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
         if self._fixed is not None:
             return self._fixed
-        cameras = [self.camera(index) for index in range(len(self._datamanager.train_dataset))]
+        cameras = [self.camera(index) for index in range(len(self))]
         if self._model.camera_optimizer.config.mode == "off":
             self._fixed = cameras
         return cameras
 
     def unoptimized_cameras(self) -> list[Pinhole]:
         """Cameras of all photographs, undistorted, at the poses of the scene."""
-        assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
-        return [self.unoptimized_camera(index) for index in range(len(self._datamanager.train_dataset))]
+        return [self.unoptimized_camera(index) for index in range(len(self))]
 
     def unoptimized_camera(self, index: int) -> Pinhole:
         """Camera of a photograph, undistorted, at the pose of the scene."""
         if index not in self._unoptimized:
+            assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
             self._unoptimized[index] = to_pinhole(self._datamanager.train_cameras[index : index + 1])
         return self._unoptimized[index]
 
@@ -122,6 +126,7 @@ class TrainingScene:
         optimizer = self._model.camera_optimizer
         if optimizer.config.mode == "off":
             return self.unoptimized_camera(index)
+        assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
         camera = self._datamanager.train_cameras[index : index + 1].to(self._model.device)
         camera.metadata = {"cam_idx": index}
         with torch.no_grad():

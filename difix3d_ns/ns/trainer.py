@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ FORMER_STATE_KEY = "difix3d"
 
 CUDA_ITERATIONS = 30_000
 CPU_ITERATIONS = 2_000
+_SAVE_IN_BOUNDARIES = 120.0
+"""seconds between checkpoints while work before one step goes on"""
 MEANS_RATE = 1.6e-4
 """splatfacto's learning rate of the means, for 30,000 steps"""
 
@@ -191,6 +194,9 @@ class GuidedTrainer(Trainer):
         with self._writing():
             super().setup(test_mode)
             survive_a_full_disk()
+            if self._loaded is not None:
+                self.pipeline.set_up_guidance(self._run)
+        self.pipeline.between_pieces = self._between_pieces
         if self._loaded is not None and self._ours:
             path, state = self._loaded
             self.pipeline.restore_training_state(self._ours["parts"], path.parent.parent, state["step"] + 1)
@@ -202,11 +208,14 @@ class GuidedTrainer(Trainer):
 
     def setup_optimizers(self) -> Optimizers:
         images = len(self.pipeline.datamanager.train_dataset)
-        run = replace(self._run, images=images, folder=self.base_dir, resumed=bool(self._ours), tracker=LogTracker())
-        presets.fit(self.config, run)
-        self.pipeline.begin(run, with_points=self._loaded is None)
+        self._run = replace(
+            self._run, images=images, folder=self.base_dir, resumed=bool(self._ours), tracker=LogTracker()
+        )
+        for said in presets.fit(self.config, self._run):
+            CONSOLE.print(f"Fitted to {images} photographs: {said}")
+        self.pipeline.begin(self._run, with_points=self._loaded is None)
         optimizers = super().setup_optimizers()
-        self._restart_rates(optimizers, run)
+        self._restart_rates(optimizers, self._run)
         return optimizers
 
     def _restart_rates(self, optimizers: Optimizers, run: Run) -> None:
@@ -331,6 +340,20 @@ class GuidedTrainer(Trainer):
             kept = kept[:2]  # two, so that one damaged later does not lose everything
             checkpoints.remove_older(self.checkpoint_dir, kept)
         self.pipeline.guidance.keep(kept)
+
+    def _between_pieces(self, step: int) -> None:
+        """Let viewers render between pieces of work before a step, and save what has been done now and then.
+
+        nerfstudio holds its lock meanwhile. Before the first step there is nothing a checkpoint could be named by.
+        """
+        now = time.monotonic()
+        self._saved = getattr(self, "_saved", now)
+        if step > 0 and now - self._saved > _SAVE_IN_BOUNDARIES:
+            self._saved = now
+            self.save_checkpoint(step - 1)
+        self.train_lock.release()
+        time.sleep(0)
+        self.train_lock.acquire()
 
     def _update_viewer_state(self, step: int) -> None:
         with suppress(KeyError):  # nerfstudio looks up a browser tab that was closed this very moment

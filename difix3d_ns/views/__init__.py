@@ -1,1 +1,1 @@
-"""Poses, targets, references, the pool and the schedule of rounds; knows neither diffusion nor nerfstudio's trainer."""
+"""Training views, the pool, poses, references and records; knows neither diffusion nor nerfstudio."""

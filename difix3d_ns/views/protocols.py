@@ -34,6 +34,10 @@ class PointCloud:
 class Scene(Protocol):
     """The training photographs; nothing is rendered."""
 
+    def __len__(self) -> int:
+        """Number of photographs."""
+        ...
+
     def points(self) -> Tensor | None:
         """Points [P, 3] on surfaces that came with the scene, world; None if it has none."""
         ...
@@ -48,6 +52,14 @@ class Scene(Protocol):
 
     def photo(self, index: int) -> PosedImage:
         """A photograph, undistorted, with camera and mask."""
+        ...
+
+    def camera(self, index: int) -> Pinhole:
+        """Camera of a photograph, undistorted, at its optimised pose."""
+        ...
+
+    def mask(self, index: int) -> Tensor | None:
+        """What is to be used of a photograph [H, W, 1] in [0, 1]; None: all of it."""
         ...
 
     def unoptimized_camera(self, index: int) -> Pinhole:

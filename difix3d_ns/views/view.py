@@ -190,5 +190,5 @@ def _quantise(values: Tensor) -> Tensor:
 def _checksum(view: PackedView) -> int:
     checksum = 0
     for name in sorted(view.maps):
-        checksum = zlib.crc32(view.maps[name].contiguous().view(torch.uint8).numpy().tobytes(), checksum)
+        checksum = zlib.crc32(view.maps[name].reshape(-1).view(torch.uint8).numpy().tobytes(), checksum)
     return checksum

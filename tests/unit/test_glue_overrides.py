@@ -72,12 +72,14 @@ def test_a_training_follows_its_flags(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _set_all(monkeypatch)
+    loaded: list[str | None] = []
+    monkeypatch.setattr(FixerConfig, "load", lambda fixer, device, flag_prefix: loaded.append(fixer.weights))
     config = _config(tmp_path, weights="given.safetensors", strength=0.8)
     trainer = GuidedTrainer(config)
     trainer.setup()
     assert config.pipeline.enhancer == EnhancerConfig(weights="given.safetensors", strength=0.8)
     assert trainer.pipeline.enhancer.settings == EnhancerSettings(FixerConfig(weights="given.safetensors"), 0.8)
-    assert trainer.pipeline.model.enhance == "key"
+    assert trainer.pipeline.model.enhance == "key" and loaded == ["given.safetensors"]
     said = " ".join(capsys.readouterr().out.split())
     assert "DIFIX3D_ENHANCE, DIFIX3D_WEIGHTS, DIFIX3D_STRENGTH: no effect on training" in said
 

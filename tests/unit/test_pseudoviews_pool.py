@@ -293,13 +293,20 @@ def test_what_a_view_carries_comes_back(tmp_path):
     pool = Pool(9, tmp_path, ram_bytes=0)
     latent, low = torch.randn(4, 3, 5), torch.randint(0, 256, (5, 7, 3), dtype=torch.uint8)
     valid, alpha = torch.rand(16, 24, 1), torch.rand(16, 24, 1)
-    rich = replace(view(0), photo=12, weight=0.3, valid=valid, alpha=alpha, extra={"latent": latent, "low": low})
+    rich = replace(
+        view(0),
+        photo=12,
+        weight=0.3,
+        valid=valid,
+        alpha=alpha,
+        extra={"latent": latent, "low": low, "t": torch.tensor(0.7)},
+    )
     pool.put(rich)
     pool.put(replace(view(1), confidence=None))
     for again in (pool, restored(tmp_path, pool.state(), 9)):
         out, plain = again.get(key(0)), again.get(key(1))
         assert (out.photo, out.weight) == (12, 0.3)
-        assert out.extra.keys() == {"latent", "low"}
+        assert out.extra.keys() == {"latent", "low", "t"} and out.extra["t"] == rich.extra["t"]
         assert torch.equal(out.extra["latent"], latent) and torch.equal(out.extra["low"], low)
         torch.testing.assert_close(out.valid, valid, atol=1e-5, rtol=0)
         torch.testing.assert_close(out.alpha, alpha, atol=1e-5, rtol=0)

@@ -36,6 +36,7 @@ _TITLE = "Difix3D"
 _FRUSTUM = 0.15
 """size of a frustum in spacings of the training cameras: its picture can be seen, and it hides no other"""
 _SAVED_RECORDS = 12
+_LOOK_EVERY = 50  # steps between looks at whether a guidance has something to show
 
 
 class Panel(ViewerControl):
@@ -57,6 +58,7 @@ class Panel(ViewerControl):
         self._mode = mode
         self._guidance: Guidance | None = None
         self._controls: GuidanceControls | None = None
+        self._failed = False
         self._viewer: Viewer | None = None
         self._enhancer_controls: EnhancerControls | None = None
         self.live = LiveEnhancer(enhancer.enhance)
@@ -72,7 +74,7 @@ class Panel(ViewerControl):
         self._folder = gui.add_folder(_TITLE, order=viewer.stats_markdown.order + 0.5)
         with self._folder:
             if self._mode == "off":
-                gui.add_markdown("The enhancer is off (DIFIX3D_ENHANCE=off).")
+                gui.add_markdown("The enhancer is off (`--pipeline.enhancer.mode off` or `DIFIX3D_ENHANCE=off`).")
             else:
                 self._enhancer_controls = EnhancerControls(viewer, self._enhancer, self.live, self._mode)
         if viewer.trainer is None:
@@ -96,13 +98,17 @@ class Panel(ViewerControl):
 
     def update(self, step: int, losses: Callable[[], Mapping[str, float]], force: bool = False) -> None:
         """See ``GuidanceControls.update``; what fails there is told, and training goes on without."""
-        if self._controls is None or self._guidance is None:
+        if self._guidance is None or self._viewer is None:
             return
         try:
+            if self._controls is None and not self._failed and step % _LOOK_EVERY == 0:
+                self.attach(self._guidance, step)  # it may have something to show by now
+            if self._controls is None:
+                return
             self._controls.update(self._guidance, step, losses, force)
         except Exception as error:
             CONSOLE.log(f"[yellow]The viewer's folder {_TITLE} stands still: {type(error).__name__}: {error}")
-            self._controls = None
+            self._controls, self._failed = None, True
 
     def finish(self) -> None:
         """Training has ended."""
