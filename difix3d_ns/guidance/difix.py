@@ -202,7 +202,8 @@ class DifixGuidance(Guidance):
             return auto_targets(self._scene.cameras(), self._scene.points(), targets.count, targets.beyond)
         except (ValueError, FileNotFoundError) as error:
             raise UserError(
-                f"no poses for pseudo-views: {error} (--pipeline.guidance.rounds 0 trains without)"
+                f"no poses for pseudo-views: {error} (--pipeline.guidance.targets.kind camera-path takes a saved path, "
+                "--pipeline.guidance.rounds 0 trains without)"
             ) from error
 
     def _poses(self, number: int) -> list[Pinhole]:

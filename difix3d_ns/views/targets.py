@@ -68,15 +68,14 @@ def auto_targets(
         return []
     if len(cameras) < 2:
         raise ValueError(
-            f"targets between training cameras need at least two training images, got {len(cameras)}; add photographs, "
-            "give a saved path with --pipeline.guidance.targets.kind camera-path, or train without pseudo-views: "
-            "--pipeline.guidance.rounds 0"
+            f"targets between training cameras need at least two training images, got {len(cameras)}; add "
+            "photographs, or use a saved camera path"
         )
     unit = spacing(poses)
     if unit == 0 and rotation_angles(poses[:, :3, :3], poses[:, :3, :3]).max() < math.radians(1):
         raise ValueError(
             f"all {len(cameras)} training cameras stand at one place and look the same way; check the transform_matrix "
-            "entries in transforms.json, or train without pseudo-views: --pipeline.guidance.rounds 0"
+            "entries in transforms.json"
         )
     depths = _viewing_depths(cameras, poses, scene_points, unit)
     outside = 0 if beyond <= 0 else max(round(count * _BEYOND_SHARE), 1 if count > 1 else 0)
@@ -106,10 +105,7 @@ def camera_path_targets(path: Path, count: int | None = None) -> list[Pinhole]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: no such camera path; save one in the viewer's Render tab and name it with "
-            "--pipeline.guidance.targets.camera-path"
-        )
+        raise FileNotFoundError(f"{path}: no such camera path; save one in the viewer's Render tab")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         frames = content["camera_path"]

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -265,6 +266,12 @@ def test_where_a_number_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert provenance.code_digest("mine.fixer") != known == provenance.code_digest("embedded")
     assert re.fullmatch(r"[0-9a-f]{10}\+?|version .*", provenance.commit())
     assert "CPU core" in provenance.hardware() or "NVIDIA" in provenance.hardware()
+
+
+def test_a_method_of_another_package_counts_with_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert provenance.method_modules("difix3d-splatfacto") == []
+    monkeypatch.setattr(provenance, "entry_points", lambda group, name: [SimpleNamespace(module="enlarge")])
+    assert provenance.method_modules("enlarge-splatfacto") == ["enlarge"]
 
 
 def test_a_scene_is_known_by_its_files(tmp_path: Path) -> None:

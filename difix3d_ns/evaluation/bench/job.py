@@ -19,7 +19,15 @@ from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.pictures import keep_pictures
-from difix3d_ns.evaluation.bench.provenance import LOADED, code_digest, commit, data_digest, hardware, software
+from difix3d_ns.evaluation.bench.provenance import (
+    LOADED,
+    code_digest,
+    commit,
+    data_digest,
+    hardware,
+    method_modules,
+    software,
+)
 from difix3d_ns.evaluation.bench.recipe import Method, Recipe, Value
 from difix3d_ns.evaluation.runs import DEFAULT_METHOD
 from difix3d_ns.io.atomic import write_json
@@ -29,8 +37,6 @@ Changed = Literal["refuse", "redo", "keep"]
 State = dict[str, Any]
 """What is on disk of a job; ``parts`` holds the metrics of every look by its name."""
 
-_FIXERS = ("--pipeline.guidance.fixer.name", "--pipeline.enhancer.name")
-"""flags that may name a module of somebody else's"""
 _warm = threading.Event()
 
 
@@ -121,9 +127,11 @@ class Job:
     def identity(self, recipe: Recipe) -> dict[str, Any]:
         """What its numbers depend on."""
         flags = self.flags(recipe)
-        fixers = [value for name, value in _by_name(flags).items() if name in _FIXERS]
-        code = code_digest(*fixers)
-        return {"data": data_digest(self.scene.path), "ns_method": self.ns_method(recipe), "flags": flags, "code": code}
+        method = self.ns_method(recipe)
+        # a prior of somebody else's is named by its module
+        priors = [value for name, value in _by_name(flags).items() if name.endswith(".name") and "." in value]
+        code = code_digest(*priors, *method_modules(method))
+        return {"data": data_digest(self.scene.path), "ns_method": method, "flags": flags, "code": code}
 
 
 def missing_parts(job: Job, recipe: Recipe, state: State | None) -> list[Method]:

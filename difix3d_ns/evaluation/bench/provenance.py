@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,11 @@ _NO_PART = ("data/", "training/", "apps/", "evaluation/bench/", "evaluation/repo
 """Of the package, which no training and no metric depends on; a recipe is compared by what it says."""
 
 
-def code_digest(*fixers: str) -> str:
-    """Of the files of the package that a result depends on as they are now, committed or not.
+def code_digest(*names: str) -> str:
+    """Digest of the files that a result depends on as they are now, committed or not.
 
     Args:
-        fixers: their names; of one that is no part of the package the module counts as well.
+        names: of modules that count as well.
     """
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*")):
@@ -33,10 +33,16 @@ def code_digest(*fixers: str) -> str:
         counts = path.suffix in (".py", ".safetensors", ".json") and not name.startswith(_NO_PART)
         if counts and name != "cli.py":
             digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
-    for fixer in dict.fromkeys(fixers):
-        if "." in fixer and (origin := _origin(fixer)) is not None:
-            digest.update(fixer.encode() + b"\0" + hashlib.sha256(origin.read_bytes()).digest())
+    for name in dict.fromkeys(names):
+        if (origin := _origin(name)) is not None:
+            digest.update(name.encode() + b"\0" + hashlib.sha256(origin.read_bytes()).digest())
     return digest.hexdigest()[:16]
+
+
+def method_modules(ns_method: str) -> list[str]:
+    """Modules of a method of ns-train that is no part of the package."""
+    found = entry_points(group="nerfstudio.method_configs", name=ns_method)
+    return [point.module for point in found if not point.module.startswith(difix3d_ns.__name__ + ".")]
 
 
 def _origin(module: str) -> Path | None:
