@@ -117,7 +117,7 @@ def test_enhanced_output_and_its_switch(viewer: tuple[ClientConnection, Path], t
     controls = {m["label"]: m for m in messages if "label" in m and "id" in m}
     assert {"Difix3D", "Enhance", "Strength", "Show pseudo-views"} <= set(controls)
     assert "Run a fix round now" not in controls  # training is over
-    frusta = [m["name"] for m in messages if m["type"] == "CameraFrustumMessage" and "pseudo_views" in m["name"]]
+    frusta = [m["name"] for m in messages if m["type"] == "CameraFrustumMessage" and "/difix3d/views/" in m["name"]]
     assert len(set(frusta)) == 8
 
     def choose(control: str, value: object, shown: Callable[[np.ndarray], bool]) -> None:
