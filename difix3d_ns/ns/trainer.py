@@ -6,7 +6,7 @@ import errno
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -354,10 +354,6 @@ class GuidedTrainer(Trainer):
         self.train_lock.release()
         time.sleep(0)
         self.train_lock.acquire()
-
-    def _update_viewer_state(self, step: int) -> None:
-        with suppress(KeyError):  # nerfstudio looks up a browser tab that was closed this very moment
-            super()._update_viewer_state(step)
 
     def _train_complete_viewer(self) -> None:
         self.pipeline.show_progress(self.step, force=True)

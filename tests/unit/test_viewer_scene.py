@@ -23,6 +23,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import assemble
 from difix3d_ns.guidance.status import ShownView
 from difix3d_ns.ns.cameras import to_pinhole
+from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
 from difix3d_ns.ns.viewer.camera_path import path_cameras
 from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
 from difix3d_ns.ns.viewer.frusta import Frusta
@@ -222,3 +223,20 @@ def test_nerfstudios_output_and_the_switch_agree(server: viser.ViserServer, mode
     assert panel.split and panel.split_output_render == enhanced
     panel._split.value = False
     assert controls._split.value is False
+
+
+def test_a_tab_that_is_gone_is_moved_without_harm(server: viser.ViserServer) -> None:
+    """nerfstudio's own callback of a camera that moves comes after that of the tab that closes."""
+    viewer = Viewer.__new__(Viewer)
+    viewer.ready, viewer.viser_server, viewer.render_statemachines = True, server, {}
+    viewer.get_camera_state = lambda client: None  # type: ignore[method-assign]
+    survive_closed_tabs(viewer)
+    moved: list[Any] = []
+    camera = SimpleNamespace(on_update=moved.append)
+    viewer.handle_new_client(SimpleNamespace(client_id=3, camera=camera))  # type: ignore[arg-type]
+    assert list(viewer.render_statemachines) == [3]
+    thread = viewer.render_statemachines[3]
+    viewer.handle_disconnect(SimpleNamespace(client_id=3))  # type: ignore[arg-type]
+    assert len(viewer.render_statemachines) == 0 and not thread.running
+    moved[0](camera)
+    assert len(viewer.render_statemachines) == 0

@@ -63,6 +63,14 @@ PATCHES = (
         "tests/unit/test_viewer_live.py::test_render_threads_ask_the_panel",
     ),
     Patch(
+        "closed_tabs",
+        "nerfstudio.viewer.viewer.Viewer.render_statemachines",
+        "a tab that closes while its camera moves is a KeyError, with a traceback or the end of training",
+        _NERFSTUDIO,
+        "tests/unit/test_viewer_scene.py::test_a_tab_that_is_gone_is_moved_without_harm",
+        by="survive_closed_tabs",
+    ),
+    Patch(
         "camera_path",
         "nerfstudio.viewer.render_panel.CameraPath",
         "the Render tab keeps its path to its own callbacks, and the loop can make it its targets",

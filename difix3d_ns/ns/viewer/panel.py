@@ -18,6 +18,7 @@ from difix3d_ns.guidance.base import Guidance
 from difix3d_ns.guidance.status import ShownView, Status
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.model import Outputs
+from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
 from difix3d_ns.ns.rendering import SplatRenderer
 from difix3d_ns.ns.scene import TrainingScene
 from difix3d_ns.ns.viewer.live import LiveEnhancer
@@ -67,6 +68,7 @@ class Panel(ViewerControl):
         from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
 
         super()._setup(viewer)
+        survive_closed_tabs(viewer)
         self._viewer = viewer
         self._renderer.lock = viewer.train_lock or nullcontext()  # in ns-viewer it is the viewer's own
         gui = viewer.viser_server.gui
