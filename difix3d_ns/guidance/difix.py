@@ -30,7 +30,7 @@ from difix3d_ns.priors.settings import FixerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool, most_redundant
 from difix3d_ns.views.protocols import References, Renderer, Scene
-from difix3d_ns.views.records import FixRecords, thumbnail
+from difix3d_ns.views.records import FixRecords, thumbnail, view_key
 from difix3d_ns.views.targets import auto_targets, camera_path_targets
 from difix3d_ns.views.view import TrainView
 
@@ -117,7 +117,7 @@ class Task:
     @property
     def key(self) -> str:
         """Key of the view."""
-        return f"target/{self.target:03d}@{self.round}"
+        return view_key(self.round, self.target)
 
     @classmethod
     def of(cls, key: str) -> Task:

@@ -10,10 +10,8 @@ import torch
 
 from difix3d_ns.guidance.fixing import FixedView
 from difix3d_ns.io.run import Tracker
-from difix3d_ns.views.records import FixRecord, FixRecords, record_fix, thumbnail
+from difix3d_ns.views.records import LATEST, FixRecord, FixRecords, record_fix, thumbnail
 
-SHOWN = 12
-"""latest records kept for the viewer"""
 _STRIP = "before, after, reference, confidence of target"
 
 
@@ -30,7 +28,7 @@ class FixTracker:
         self._tracker = tracker
         self._records = records
         self._names = names
-        self.latest: deque[FixRecord] = deque(maxlen=SHOWN)
+        self.latest: deque[FixRecord] = deque(maxlen=LATEST)
         self.thumbnails: dict[str, np.ndarray] = {}  # by key of the view; taken out by who shows them
         self.references: dict[str, tuple[str, ...]] = {}  # by key of the view
         self._seconds, self._views, self._change = 0.0, 0, 0.0
@@ -73,4 +71,4 @@ class FixTracker:
         """Go on from the records of the training this one goes on from."""
         self._records.adopt(folder, step)
         self.references |= self._records.references()
-        self.latest.extend(self._records.latest(SHOWN))
+        self.latest.extend(self._records.latest(LATEST))

@@ -202,6 +202,7 @@ class GuidedTrainer(Trainer):
             self.pipeline.restore_training_state(self._ours["parts"], path.parent.parent, state["step"] + 1)
             checkpoints.restore_random_state(self._ours["random"])
         self._loaded, self._ours = None, {}
+        self._saved_at = time.monotonic()
         self._kept = presets.kept(self.config)  # now: nerfstudio's loop counts with another number of steps
         self.pipeline.panel.attach(self.pipeline.guidance, self._start_step)
         self.config.save_config()  # with everything filled in, so that evaluation rebuilds the same
@@ -322,6 +323,7 @@ class GuidedTrainer(Trainer):
                 "random": checkpoints.random_state(),
             },
         }
+        self._saved_at = time.monotonic()
         before = checkpoints.checkpoint_steps(self.checkpoint_dir) if self.checkpoint_dir.exists() else []
         try:
             checkpoints.save(state, self.checkpoint_dir, step)
@@ -346,10 +348,7 @@ class GuidedTrainer(Trainer):
 
         nerfstudio holds its lock meanwhile. Before the first step there is nothing a checkpoint could be named by.
         """
-        now = time.monotonic()
-        self._saved = getattr(self, "_saved", now)
-        if step > 0 and now - self._saved > _SAVE_IN_BOUNDARIES:
-            self._saved = now
+        if step > 0 and time.monotonic() - self._saved_at > _SAVE_IN_BOUNDARIES:
             self.save_checkpoint(step - 1)
         self.train_lock.release()
         time.sleep(0)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from difix3d_ns.io.sources import parse
 from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, PosedImage
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
@@ -50,9 +51,10 @@ def available_fixers() -> tuple[str, ...]:
     return available_priors(Fixer)
 
 
+@functools.cache
 def _returned_by_load(file: Path) -> str:
     """The name of what a file's ``load`` is annotated to return, empty without one; read, not run."""
-    for node in ast.parse(file.read_bytes(), file.name).body:
+    for node in parse(file.read_bytes(), file.name).body:
         if isinstance(node, ast.FunctionDef) and node.name == "load" and node.returns is not None:
             return ast.unparse(node.returns).strip("'\"").rpartition(".")[2]
     return ""

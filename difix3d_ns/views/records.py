@@ -21,6 +21,9 @@ from difix3d_ns.geometry.resize import resized
 LONG_SIDE = 640
 """pixels of a recorded picture, at most: enough to judge a fix; 64 views take some 15 MB"""
 
+LATEST = 12
+"""records that the viewer shows, at most"""
+
 _QUALITY = 88
 _THUMBNAIL = 100  # pixels on the long side
 
@@ -44,7 +47,7 @@ class FixRecord:
     @property
     def key(self) -> str:
         """Key of the view in the pool."""
-        return _key(self.round, self.target)
+        return view_key(self.round, self.target)
 
     @property
     def strip(self) -> np.ndarray:
@@ -81,6 +84,11 @@ def record_fix(
         reference=_pixels(shown),
         confidence=_pixels(resized(confidence, height, width).expand(-1, -1, 3)),
     )
+
+
+def view_key(number: int, target: int) -> str:
+    """Key of the view that is made at a target in round ``number``."""
+    return f"target/{target:03d}@{number}"
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
@@ -129,7 +137,7 @@ class FixRecords:
 
     def references(self) -> dict[str, tuple[str, ...]]:
         """Key of a view -> names of the photographs that were shown."""
-        return {_key(n["round"], n["target"]): tuple(n["references"]) for _, n in self._numbers()}
+        return {view_key(n["round"], n["target"]): tuple(n["references"]) for _, n in self._numbers()}
 
     def adopt(self, other: Path, step: int) -> None:
         """Hold the records of the training this one goes on from, as far as that is what it goes on from.
@@ -170,10 +178,6 @@ def _read(path: Path) -> FixRecord | None:
 
 
 _NUMBERS = ("round", "target", "step", "references", "change", "trust", "seconds")
-
-
-def _key(number: int, target: int) -> str:
-    return f"target/{target:03d}@{number}"
 
 
 def _pixels(values: Tensor) -> np.ndarray:

@@ -23,6 +23,7 @@ import tyro
 from PIL import Image
 
 from difix3d_ns.cli import COMMANDS
+from difix3d_ns.io.sources import parse
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "difix3d_ns"
@@ -192,7 +193,7 @@ def test_architecture_names_what_is_there() -> None:
     named = re.findall(r"`([a-z0-9_/]+\.py)`: (`\w+`(?:, `\w+`)*)", text)
     assert len(named) > 20
     for file, names in named:
-        tree = ast.walk(ast.parse((PACKAGE / file).read_text()))
+        tree = ast.walk(parse((PACKAGE / file).read_text()))
         there = {node.name for node in tree if isinstance(node, ast.ClassDef | ast.FunctionDef)}
         assert set(re.findall(r"\w+", names)) <= there, file
     files = set(re.findall(r"`([a-z0-9_]+/[a-z0-9_/]+\.py)`", text))

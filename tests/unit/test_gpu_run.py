@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from difix3d_ns.io.sources import parse
+
 RUN = Path(__file__).parents[1] / "gpu" / "run"
 SCRIPTS = sorted(RUN.glob("*.py"))
 SHELL = RUN / "gpu_run.sh"
@@ -20,7 +22,7 @@ SHELL = RUN / "gpu_run.sh"
 def named(source: str) -> list[tuple[str, str]]:
     """(module, name in it or "") of everything of the package that a script imports, also inside functions."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, ast.Import):
             found += [(alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

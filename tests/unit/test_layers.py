@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 import difix3d_ns
+from difix3d_ns.io.sources import parse
 
 PACKAGE = "difix3d_ns"
 LAYERS = (
@@ -53,7 +54,7 @@ def modules(root: Path) -> dict[str, Path]:
 def imports(module: str, path: Path) -> Iterator[Import]:
     """Names that a file imports, relative ones in full, "module.*" for a star."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (Import(module, node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from nerfstudio.models import splatfacto
 
+from difix3d_ns.io.sources import parse
 from difix3d_ns.ns import patches
 from difix3d_ns.ns.patches import PATCHES, Patch, splatfacto_cpu
 from difix3d_ns.ns.patches.lpips import LazyLpips
@@ -36,7 +37,7 @@ def test_rows_cover_every_module() -> None:
 @each_patch
 def test_each_row_names_a_test_and_a_function(patch: Patch) -> None:
     file, name = patch.test.split("::")
-    tree = ast.parse((ROOT / file).read_text())
+    tree = parse((ROOT / file).read_text())
     assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     assert callable(getattr(importlib.import_module(f"difix3d_ns.ns.patches.{patch.module}"), patch.by))
     assert patch.why and patch.version
@@ -109,7 +110,7 @@ def _name(node: ast.AST) -> str:
 def test_no_mock_outside_tests() -> None:
     found = []
     for path in _modules():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             if "mock" in module.split(".") or any("mock" in name.split(".") for name in names):
@@ -151,11 +152,11 @@ def _changes_the_environment(node: ast.AST) -> bool:
     ],
 )
 def test_changes_of_the_environment_are_found(code: str, changes: bool) -> None:
-    assert any(map(_changes_the_environment, ast.walk(ast.parse(code)))) is changes
+    assert any(map(_changes_the_environment, ast.walk(parse(code)))) is changes
 
 
 def test_the_environment_is_read_and_not_written() -> None:
-    found = [path for path in _modules() if any(map(_changes_the_environment, ast.walk(ast.parse(path.read_text()))))]
+    found = [path for path in _modules() if any(map(_changes_the_environment, ast.walk(parse(path.read_text()))))]
     assert found == []
     assert reduce(lambda count, path: count + path.read_text().count("os.environ"), _modules(), 0) > 3
 
@@ -169,7 +170,7 @@ def test_no_other_module_replaces_foreign_names() -> None:
     for path in _modules():
         if path.parent == PACKAGE / "ns" / "patches":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parse(path.read_text())):
             targets = node.targets if isinstance(node, ast.Assign) else []
             owners = [_name(target.value) for target in targets if isinstance(target, ast.Attribute)]
             if isinstance(node, ast.Call) and _name(node.func) == "setattr":

@@ -27,12 +27,12 @@ from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
 from difix3d_ns.ns.viewer.camera_path import path_cameras
 from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
 from difix3d_ns.ns.viewer.frusta import Frusta
-from difix3d_ns.ns.viewer.gallery import MOST, Gallery, describe
+from difix3d_ns.ns.viewer.gallery import Gallery, describe
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
 from difix3d_ns.ns.viewer.poses import client_pinhole, pinhole_of, placed
 from difix3d_ns.priors.settings import FixerConfig
-from difix3d_ns.views.records import record_fix, thumbnail
+from difix3d_ns.views.records import LATEST, record_fix, thumbnail
 
 PORT = 7451
 
@@ -131,9 +131,9 @@ def _record(target: int) -> Any:
 
 def test_the_gallery_shows_the_latest(server: viser.ViserServer) -> None:
     gallery = Gallery(server)
-    gallery.add(*(_record(i) for i in range(MOST + 3)))
+    gallery.add(*(_record(i) for i in range(LATEST + 3)))
     shown = [item.content for item in gallery._items if item.visible]
-    assert [content.split("**")[1] for content in shown] == [f"Round 1, view {MOST + 2 - i}" for i in range(4)]
+    assert [content.split("**")[1] for content in shown] == [f"Round 1, view {LATEST + 2 - i}" for i in range(4)]
     gallery._count.value = 1
     gallery._draw()
     assert sum(item.visible for item in gallery._items) == 1

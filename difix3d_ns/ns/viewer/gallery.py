@@ -13,9 +13,8 @@ import viser
 from PIL import Image
 
 from difix3d_ns.ns.viewer.markdown import plain
-from difix3d_ns.views.records import FixRecord
+from difix3d_ns.views.records import LATEST, FixRecord
 
-MOST = 12
 _WIDTH = 300  # pixels of the panel
 _QUALITY = 80
 
@@ -28,17 +27,17 @@ class Gallery:
     """
 
     def __init__(self, server: viser.ViserServer) -> None:
-        self._texts: deque[str] = deque(maxlen=MOST)
+        self._texts: deque[str] = deque(maxlen=LATEST)
         self._lock = threading.Lock()  # viser calls back in threads of its own
         with server.gui.add_folder("Gallery", expand_by_default=False):
             server.gui.add_markdown("Before, after; the photograph that helped most, confidence.")
-            self._count = server.gui.add_slider("Shown", 1, MOST, 1, 4, hint="How many of the latest pseudo-views")
-            self._items = [server.gui.add_markdown("", image_root=Path(), visible=False) for _ in range(MOST)]
+            self._count = server.gui.add_slider("Shown", 1, LATEST, 1, 4, hint="How many of the latest pseudo-views")
+            self._items = [server.gui.add_markdown("", image_root=Path(), visible=False) for _ in range(LATEST)]
         self._count.on_update(lambda _: self._draw())
 
     def add(self, *records: FixRecord) -> None:
         """Show these first, the last one on top."""
-        texts = [describe(record) for record in records[-MOST:]]
+        texts = [describe(record) for record in records[-LATEST:]]
         with self._lock:
             self._texts.extendleft(texts)
         self._draw()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +66,6 @@ class GuidanceControls:
         self._references = references
         self._long_side = long_side
         self._seen: list[FixRecord] = []
-        self._lock = threading.Lock()
         self._updated = float("-inf")
         self._waiting = False
         with server.gui.add_folder(status.title):

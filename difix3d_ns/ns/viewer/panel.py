@@ -23,7 +23,7 @@ from difix3d_ns.ns.rendering import SplatRenderer
 from difix3d_ns.ns.scene import TrainingScene
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
-from difix3d_ns.views.records import FixRecords, thumbnail
+from difix3d_ns.views.records import LATEST, FixRecords, thumbnail
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.render_state_machine import RenderStateMachine
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _TITLE = "Difix3D"
 _FRUSTUM = 0.15
 """size of a frustum in spacings of the training cameras: its picture can be seen, and it hides no other"""
-_SAVED_RECORDS = 12
 _LOOK_EVERY = 50  # steps between looks at whether a guidance has something to show
 
 
@@ -148,7 +147,7 @@ class Panel(ViewerControl):
         if views or names:
             rounds = len({view.round for view in views})
             line = f"{len(views)} pseudo-views in the pool, at {rounds} distances from the photographs."
-            latest = records.latest(_SAVED_RECORDS)
+            latest = records.latest(LATEST)
             self._make_controls(Status("Pseudo-views", [line], views, records=latest))
 
 
