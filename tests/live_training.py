@@ -114,7 +114,7 @@ class _Server:
             "targets": len(guidance.targets) if ready else 0,
             "tabs": len(viewer.render_statemachines),
             "enhancing": len(self.trainer.pipeline.panel.live._tabs),
-            "threads": sorted(thread.name for thread in threading.enumerate()),
+            "threads": sorted(f"{type(thread).__name__} {thread.name}" for thread in threading.enumerate()),
         }
 
     def memory(self) -> float:
