@@ -21,7 +21,7 @@ from difix3d_ns.evaluation.runs import look, train
 from difix3d_ns.evaluation.table import markdown_table
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 from difix3d_ns.priors import embedded
-from difix3d_ns.priors.alignment.align import Aligned
+from difix3d_ns.priors.alignment.aligned_references import Aligned
 from difix3d_ns.priors.base import FixRequest
 
 ROOT = Path(__file__).resolve().parents[1]

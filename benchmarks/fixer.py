@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from difix3d_ns.priors.base import FixRequest, PosedImage
 from difix3d_ns.priors.difix import DifixFixer
-from difix3d_ns.priors.networks.difix import TIMESTEP, DifixNet
+from difix3d_ns.priors.networks.difix_net import TIMESTEP, DifixNet
 from difix3d_ns.priors.networks.precision import fast_dtype
 
 SIZES = ((576, 1024), (1088, 1920))

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from difix3d_ns.data.shards import Sample, find_shards, read_shards
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
-from difix3d_ns.priors.alignment.align import align
+from difix3d_ns.priors.alignment.aligned_references import align
 from difix3d_ns.priors.base import Fixer
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.embedded import EmbeddedFixer, load
 from difix3d_ns.priors.none import IdentityFixer
-from difix3d_ns.training.shown import Shown
+from difix3d_ns.training.limit_references import Shown
 
 _WINDOW = 9  # pixels
 

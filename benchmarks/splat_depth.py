@@ -9,7 +9,7 @@ import torch
 
 from difix3d_ns.geometry.warp import warp_references
 from difix3d_ns.priors import embedded
-from difix3d_ns.priors.alignment.align import Aligned, choose
+from difix3d_ns.priors.alignment.aligned_references import Aligned, choose
 from difix3d_ns.priors.base import FixRequest
 
 

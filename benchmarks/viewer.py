@@ -71,7 +71,7 @@ class Tab:
 
 def _first_camera(config: Path) -> dict[str, Any]:
     from difix3d_ns.ns.cameras import to_pinhole
-    from difix3d_ns.ns.viewer.poses import placed
+    from difix3d_ns.ns.viewer.viewer_cameras import placed
 
     settings = yaml.load(config.read_text(), Loader=yaml.Loader)
     manager = settings.pipeline.datamanager.setup(device="cpu", test_mode="inference")

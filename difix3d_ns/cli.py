@@ -184,7 +184,7 @@ def bench(
             keep those of which only the code has changed.
         record: folder in which every finished run is noted down (unset: benchmarks/results of the checkout).
     """
-    from difix3d_ns.evaluation.bench.run import bench as run
+    from difix3d_ns.evaluation.bench.bench_run import bench as run
 
     run(data, output, seeds, methods, recipe, executor, address, changed, record)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from difix3d_ns.evaluation.bench.bench_recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.job import State
-from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.record import read
 from difix3d_ns.evaluation.bench.results import (
     Compared,

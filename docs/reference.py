@@ -17,7 +17,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from difix3d_ns.enhance.settings import EnhancerConfig
+from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.guidance import base
 from difix3d_ns.initialization.stereo_points import InitialPointsConfig
 from difix3d_ns.ns import presets

@@ -136,7 +136,7 @@ def curate(scene: str, output: Path, **options: Any) -> None:
 
 def train_fixer(recipe: Path, output: Path, shards: Path) -> dict[str, Any]:
     if NEW:
-        from difix3d_ns.training.recipe import load_recipe
+        from difix3d_ns.training.prior_recipe import load_recipe
         from difix3d_ns.training.train import train
 
         return train(load_recipe(str(recipe)), output, shards, device="cpu")

@@ -163,7 +163,7 @@ class _Server:
         import viser.transforms as vtf
 
         from difix3d_ns.ns.cameras import to_pinhole
-        from difix3d_ns.ns.viewer.poses import placed
+        from difix3d_ns.ns.viewer.viewer_cameras import placed
 
         dataset = self.trainer.pipeline.datamanager.eval_dataset
         where = placed(to_pinhole(dataset.cameras[eval_index : eval_index + 1]))

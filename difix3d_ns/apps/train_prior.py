@@ -35,7 +35,7 @@ def train_prior(
         device: cpu or cuda (unset: cuda if there is one).
     """
     from difix3d_ns.ns.capture_reader import read_dataset
-    from difix3d_ns.training.recipe import load_recipe
+    from difix3d_ns.training.prior_recipe import load_recipe
     from difix3d_ns.training.train import train
 
     loaded = load_recipe(recipe)

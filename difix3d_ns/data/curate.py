@@ -23,7 +23,7 @@ from difix3d_ns.data.capture import Capture
 from difix3d_ns.data.options import CurationOptions, Strategy
 from difix3d_ns.data.reconstruct import Schedule
 from difix3d_ns.data.samples import UnitSamples
-from difix3d_ns.data.scenes import ReadCapture, Scene, expand, only_procedural
+from difix3d_ns.data.scene_names import ReadCapture, Scene, expand, only_procedural
 from difix3d_ns.data.shards import PART, CannotWrite, Split, read_sidecar, write_json, write_shard
 from difix3d_ns.data.strategies import Plan, Unit, make_units, plans, steps_of
 from difix3d_ns.errors import UserError
@@ -59,7 +59,7 @@ def curate(
     work on one output: a scene is claimed by one of them at a time, and when it dies by the next.
 
     Args:
-        scenes: see ``difix3d_ns.data.scenes.expand``.
+        scenes: see ``difix3d_ns.data.scene_names.expand``.
         output: root folder.
         options: what to make.
         first_seed: of ``procedural:N``.

@@ -12,7 +12,7 @@ from torch import Tensor
 from difix3d_ns.enhance.temporal import Continuity
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.priors.base import FixRequest
-from difix3d_ns.priors.settings import FixerConfig
+from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.protocols import References, Render, Renderer
 
 

@@ -26,7 +26,7 @@ from difix3d_ns.guidance.status import Button, ShownView, Status, Visitor
 from difix3d_ns.guidance.tracking import FixTracker
 from difix3d_ns.guidance.work_queue import WorkQueue
 from difix3d_ns.io.run import Run
-from difix3d_ns.priors.settings import FixerConfig
+from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool, most_redundant
 from difix3d_ns.views.protocols import References, Renderer, Scene

@@ -10,7 +10,7 @@ import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
-from difix3d_ns.priors.settings import FixerConfig
+from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.protocols import References, Renderer
 
 _PHOTOGRAPHS_PER_VIEW = 8

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import cast
 
-from difix3d_ns.enhance.settings import EnhanceMode, EnhancerConfig
+from difix3d_ns.enhance.enhancer_config import EnhanceMode, EnhancerConfig
 from difix3d_ns.errors import UserError
 
 VARIABLES = ("DIFIX3D_ENHANCE", "DIFIX3D_WEIGHTS", "DIFIX3D_STRENGTH")

@@ -16,7 +16,7 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from torch import Tensor, nn
 
-from difix3d_ns.enhance.settings import EnhanceMode
+from difix3d_ns.enhance.enhancer_config import EnhanceMode
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Window

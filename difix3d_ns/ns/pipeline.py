@@ -15,7 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.enhance.enhancer import Enhancer, EnhancerSettings
-from difix3d_ns.enhance.settings import EnhancerConfig
+from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
@@ -29,7 +29,7 @@ from difix3d_ns.ns.loss_means import LossMeans
 from difix3d_ns.ns.model import SplatModel, SplatModelConfig
 from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.ns.rendering import SplatRenderer
-from difix3d_ns.ns.scene import TrainingScene
+from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.ns.viewer.panel import Panel
 from difix3d_ns.splats.floaters import FloatersConfig, FreeSpace
 from difix3d_ns.splats.strategies.capped import CappedStrategy

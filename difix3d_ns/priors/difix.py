@@ -15,9 +15,9 @@ from torch import Tensor
 
 from difix3d_ns.priors.base import FixRequest, FixResult
 from difix3d_ns.priors.blend import seen_at_all, warp_request
-from difix3d_ns.priors.networks.difix import DifixNet
+from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.precision import fast_dtype
-from difix3d_ns.priors.networks.strips import Strips
+from difix3d_ns.priors.networks.tiling import Strips
 from difix3d_ns.priors.published import hub
 from difix3d_ns.priors.published.folder import read_network, trained_references
 

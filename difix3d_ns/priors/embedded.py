@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difix3d_ns.priors.alignment.align import SLOTS, Aligned, align
+from difix3d_ns.priors.alignment.aligned_references import SLOTS, Aligned, align
 from difix3d_ns.priors.base import FixRequest, FixResult, finite
 from difix3d_ns.priors.blend import seen_at_all
 from difix3d_ns.priors.networks.precision import fast_dtype

@@ -12,7 +12,7 @@ import torch
 
 from difix3d_ns.data.shards import find_shards, read_sidecar
 from difix3d_ns.training.files import replace_file
-from difix3d_ns.training.recipe import Recipe
+from difix3d_ns.training.prior_recipe import Recipe
 
 
 def write_card(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from difix3d_ns.training import recipe
+from difix3d_ns.training import prior_recipe
 
 
 def integer(below: int, generator: Generator) -> int:
@@ -26,7 +26,7 @@ def to_unit(values: Tensor) -> Tensor:
     return values.float() / 255 if values.dtype == torch.uint8 else values.float()
 
 
-def size_of(crop: recipe.Crop, pictures: Sequence[Tensor]) -> tuple[int, int]:
+def size_of(crop: prior_recipe.Crop, pictures: Sequence[Tensor]) -> tuple[int, int]:
     """Height and width of the crops of a batch: the recipe's, or less where a picture [..., H, W] is smaller."""
     height, width = crop if isinstance(crop, tuple) else (crop, crop)
     return (

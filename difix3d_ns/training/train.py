@@ -13,15 +13,15 @@ from accelerate.utils import InitProcessGroupKwargs
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from difix3d_ns.data.scenes import ReadCapture, only_procedural
+from difix3d_ns.data.scene_names import ReadCapture, only_procedural
 from difix3d_ns.data.shards import find_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.training.card import write_card
 from difix3d_ns.training.files import write_json
-from difix3d_ns.training.recipe import Recipe
-from difix3d_ns.training.run import Run
+from difix3d_ns.training.prior_recipe import Recipe
 from difix3d_ns.training.systems import create
+from difix3d_ns.training.training_loop import Run
 from difix3d_ns.training.validate import choose_samples
 from difix3d_ns.training.window import Stream
 
@@ -105,7 +105,7 @@ def _samples(
         return shards
     root = output / SHARDS
     if recipe.scenes and accelerator.is_main_process:
-        from difix3d_ns.training.scenes import make_samples
+        from difix3d_ns.training.recipe_samples import make_samples
 
         make_samples(recipe.scenes, root, read, console)
     accelerator.wait_for_everyone()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from difix3d_ns.priors.difix import load as load_difix
-from difix3d_ns.priors.networks.strips import Strips
+from difix3d_ns.priors.networks.tiling import Strips
 from difix3d_ns.priors.registry import FixRequest, PosedImage
 from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import Official

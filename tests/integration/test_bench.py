@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.evaluation.bench.run import bench
+from difix3d_ns.evaluation.bench.bench_run import bench
 from tests.conftest import Command
 
 FLAGS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from difix3d_ns.evaluation.bench.recipe import load_recipe
+from difix3d_ns.evaluation.bench.bench_recipe import load_recipe
 from difix3d_ns.ns.trainer import STATE_KEY
 from tests.conftest import Command
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from difix3d_ns.evaluation.bench.bench_recipe import Recipe
 from difix3d_ns.evaluation.bench.job import Job, State, look_identity
-from difix3d_ns.evaluation.bench.recipe import Recipe
 from difix3d_ns.io.atomic import write_json
 
 METRICS = {"ssim": 0.8, "flip": 0.2, "lpips": None, "fid": None, "seconds": 10.0, "gaussians": 1000, "peak_mb": 900.0}

@@ -9,8 +9,8 @@ from typing import Any
 from difix3d_ns.guidance.difix import DifixConfig, DifixGuidance
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.reference_views import ReferenceViews
-from difix3d_ns.ns.scene import TrainingScene
-from difix3d_ns.priors.settings import FixerConfig
+from difix3d_ns.ns.training_scene import TrainingScene
+from difix3d_ns.priors.fixer_config import FixerConfig
 from tests.stand_ins import FlatRenderer, ModelOfScene
 from tests.unit.tiny_scene import datamanager, write_scene
 

@@ -12,7 +12,7 @@ from difix3d_ns.data.capture import Capture, procedural_capture
 from difix3d_ns.data.reconstruct import Schedule, Splat, reconstruct
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import project, unproject, visibility, warp_references
-from difix3d_ns.priors.alignment.align import Aligned, align, choose
+from difix3d_ns.priors.alignment.aligned_references import Aligned, align, choose
 from difix3d_ns.priors.alignment.aligner import Aligner
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.embedded import load

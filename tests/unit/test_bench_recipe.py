@@ -13,8 +13,8 @@ import tyro
 import yaml
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.bench.bench_recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.job import Job, Scene
-from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.record import read
 from difix3d_ns.io.run import Run
 from difix3d_ns.methods.difix3d import difix3d_splatfacto

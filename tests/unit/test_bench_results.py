@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from difix3d_ns.evaluation.bench.bench_recipe import Comparison, Method, Recipe
 from difix3d_ns.evaluation.bench.job import Job, Scene, State
-from difix3d_ns.evaluation.bench.recipe import Comparison, Method, Recipe
 from difix3d_ns.evaluation.bench.results import (
     Gain,
     Scores,

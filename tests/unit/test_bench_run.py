@@ -18,10 +18,10 @@ from rich.console import Console
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench import provenance, record
+from difix3d_ns.evaluation.bench.bench_recipe import Method, Recipe, load_recipe
+from difix3d_ns.evaluation.bench.bench_run import bench
 from difix3d_ns.evaluation.bench.job import Job, Scene, missing_parts
-from difix3d_ns.evaluation.bench.pictures import keep_pictures
-from difix3d_ns.evaluation.bench.recipe import Method, Recipe, load_recipe
-from difix3d_ns.evaluation.bench.run import bench
+from difix3d_ns.evaluation.bench.kept_pictures import keep_pictures
 from difix3d_ns.io.atomic import write_text
 from tests.unit.bench_states import finish
 from tests.unit.tiny_scene import write_scene

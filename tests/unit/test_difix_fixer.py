@@ -14,7 +14,7 @@ from torch import Tensor
 from difix3d_ns.priors import difix
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
-from difix3d_ns.priors.networks.strips import Strips
+from difix3d_ns.priors.networks.tiling import Strips
 from difix3d_ns.priors.registry import FixRequest, PosedImage
 from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import COARSE_UNET, UNET, Official

@@ -273,8 +273,8 @@ def test_figures_are_those_on_record() -> None:
 
 
 def test_figures_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from difix3d_ns.evaluation.bench.bench_recipe import load_recipe
     from difix3d_ns.evaluation.bench.job import Job, Scene
-    from difix3d_ns.evaluation.bench.recipe import load_recipe
     from difix3d_ns.evaluation.bench.record import append
     from tests.unit.bench_states import finish
     from tests.unit.tiny_scene import write_scene
@@ -299,8 +299,8 @@ def test_figures_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_figures_of_ablation_and_hard_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from difix3d_ns.evaluation.bench.bench_recipe import load_recipe
     from difix3d_ns.evaluation.bench.job import Job, Scene
-    from difix3d_ns.evaluation.bench.recipe import load_recipe
     from difix3d_ns.evaluation.bench.record import append
     from tests.unit.bench_states import finish
     from tests.unit.tiny_scene import write_scene
@@ -320,8 +320,8 @@ def test_figures_of_ablation_and_hard_scenes(tmp_path: Path, monkeypatch: pytest
 
 
 def test_scenes_that_fixing_harms_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from difix3d_ns.evaluation.bench.bench_recipe import load_recipe
     from difix3d_ns.evaluation.bench.job import Job, Scene
-    from difix3d_ns.evaluation.bench.recipe import load_recipe
     from difix3d_ns.evaluation.bench.record import append
     from tests.unit.bench_states import finish
     from tests.unit.tiny_scene import write_scene

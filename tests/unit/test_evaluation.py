@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from difix3d_ns.enhance.settings import EnhancerConfig
+from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.comparison import write_comparison
 from difix3d_ns.evaluation.runs import look

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from difix3d_ns.geometry.exposure import exposure_gains
+from difix3d_ns.geometry.exposure_match import exposure_gains
 from difix3d_ns.geometry.warp import warp_references
 from tests.unit.known_scenes import camera_at, photograph
 

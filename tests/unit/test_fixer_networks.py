@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from difix3d_ns.priors.alignment.align import SLOTS
-from difix3d_ns.priors.networks.blend import BlendNet
-from difix3d_ns.priors.networks.difix import DifixNet
+from difix3d_ns.priors.alignment.aligned_references import SLOTS
+from difix3d_ns.priors.networks.blend_net import BlendNet
+from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.stages import EmbeddedChain
 from tests.unit.tiny_fixers import CHAIN, SCHEDULER, UNET, VAE
 

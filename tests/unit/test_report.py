@@ -36,7 +36,7 @@ from difix3d_ns.evaluation.report import (
     slider,
     write_report,
 )
-from difix3d_ns.evaluation.report.settings import settings
+from difix3d_ns.evaluation.report.flags import settings
 from difix3d_ns.evaluation.report.training import duration, loss_by_kind, read_curves, read_training
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.ns import presets
@@ -343,7 +343,7 @@ def test_every_method_is_compared_with_its_own_defaults(run: Path, monkeypatch: 
     given = {"method": "sparse-splatfacto", "pipeline__model__gaussian_dropout": 0.1}
     for registered in (True, False):
         if not registered:  # then with those of its classes
-            monkeypatch.setattr("difix3d_ns.evaluation.report.settings.discover_methods", lambda: ({}, {}))
+            monkeypatch.setattr("difix3d_ns.evaluation.report.flags.discover_methods", lambda: ({}, {}))
         found = changed(fitted(run, **given))
         assert found["--pipeline.model.gaussian-dropout"] == ("0.1", "0")
         told = [flag for flag in found if re.search("guidance|optimizers|iterations|refine|clearance|stereo", flag)]

@@ -10,7 +10,7 @@ import torch
 
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.ns.reference_views import ReferenceViews
-from difix3d_ns.ns.scene import TrainingScene
+from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.views.protocols import Render
 from difix3d_ns.views.references import choose_references
 from difix3d_ns.views.shared_references import share_references

@@ -11,7 +11,7 @@ import torch
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.embedded import load
-from difix3d_ns.training.recipe import Phase, load_recipe
+from difix3d_ns.training.prior_recipe import Phase, load_recipe
 from difix3d_ns.training.systems.align import Align, alignment_loss, holds_aligner_alone, load_aligner
 from difix3d_ns.training.train import train
 from tests.unit.training_samples import RECIPE, sample, write_shards

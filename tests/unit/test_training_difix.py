@@ -14,7 +14,7 @@ from difix3d_ns.data.shards import find_shards, read_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.published.folder import read_network
 from difix3d_ns.priors.registry import load_fixer
-from difix3d_ns.training.recipe import Phase, Recipe, load_recipe
+from difix3d_ns.training.prior_recipe import Phase, Recipe, load_recipe
 from difix3d_ns.training.systems.difix import Difix
 from difix3d_ns.training.train import train
 from tests.unit.official_difix import Official

@@ -20,10 +20,10 @@ from difix3d_ns.cli import COMMANDS
 from difix3d_ns.data.shards import find_shards, read_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.registry import load_fixer
-from difix3d_ns.training.recipe import Phase, load_recipe
-from difix3d_ns.training.run import CHECKPOINT
+from difix3d_ns.training.prior_recipe import Phase, load_recipe
 from difix3d_ns.training.systems.embedded import Embedded
 from difix3d_ns.training.train import train
+from difix3d_ns.training.training_loop import CHECKPOINT
 from difix3d_ns.training.validate import choose_samples
 from tests.conftest import Command, command_line, execute
 from tests.unit.training_samples import RECIPE, write_shards
@@ -140,14 +140,14 @@ def test_a_killed_run_goes_on_exactly(trained: Path, shards: Path, tmp_path: Pat
     output = tmp_path / "out"
     code = (
         "import os, torch; torch.set_num_threads(1)\n"
-        "from difix3d_ns.training import run\n"
+        "from difix3d_ns.training import training_loop\n"
         "step = run.Run._one_step\n"
         "def die(self, *a):\n"
         "    if self.state.total == 33: os.kill(os.getpid(), 9)\n"
         "    return step(self, *a)\n"
         "run.Run._one_step = die\n"
         "from pathlib import Path\n"
-        "from difix3d_ns.training.recipe import load_recipe\n"
+        "from difix3d_ns.training.prior_recipe import load_recipe\n"
         "from difix3d_ns.training.train import train\n"
         f"train(load_recipe({str(recipe)!r}), Path({str(output)!r}), Path({str(shards)!r}))\n"
     )
@@ -209,7 +209,7 @@ def test_two_processes_share_gradients(shards: Path, tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, torch\n"
-        "from difix3d_ns.training import run\n"
+        "from difix3d_ns.training import training_loop\n"
         "measure = run.Run.measure\n"
         "def dump(self):\n"
         "    rank = self.accelerator.process_index\n"

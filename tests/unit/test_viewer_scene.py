@@ -30,8 +30,8 @@ from difix3d_ns.ns.viewer.frusta import Frusta
 from difix3d_ns.ns.viewer.gallery import Gallery, describe
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
-from difix3d_ns.ns.viewer.poses import client_pinhole, pinhole_of, placed
-from difix3d_ns.priors.settings import FixerConfig
+from difix3d_ns.ns.viewer.viewer_cameras import client_pinhole, pinhole_of, placed
+from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.records import LATEST, record_fix, thumbnail
 
 PORT = 7451

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from difix3d_ns.data.shards import Sample, write_shard
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import FixRequest
-from difix3d_ns.training.recipe import Phase, Recipe
+from difix3d_ns.training.prior_recipe import Phase, Recipe
 from tests.unit.known_scenes import camera_at, photograph
 from tests.unit.tiny_fixers import CHAIN
 

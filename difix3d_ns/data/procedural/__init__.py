@@ -1,7 +1,7 @@
 """Generated scenes with exactly known truth: for the demo, for training a fixer, for testing geometry."""
 
 from difix3d_ns.data.procedural.dataset import View, photograph_world, write_scene, write_views
-from difix3d_ns.data.procedural.demo import demo_scene, demo_world, photographs
+from difix3d_ns.data.procedural.demo_scene import demo_scene, demo_world, photographs
 from difix3d_ns.data.procedural.worlds import World, training_world
 
 __all__ = [

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from difix3d_ns.data.procedural.scene import CYLINDER, SPHERE, Scene
+from difix3d_ns.data.procedural.ray_scene import CYLINDER, SPHERE, Scene
 
 _LEAF_SIZE = 4
 

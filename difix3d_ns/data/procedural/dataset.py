@@ -18,8 +18,8 @@ from scipy.ndimage import gaussian_gradient_magnitude, maximum_filter, minimum_f
 from torch import Tensor
 
 from difix3d_ns.data.procedural.bounding_volumes import BoundingVolumes
-from difix3d_ns.data.procedural.camera_path import pinhole, views_along
 from difix3d_ns.data.procedural.ray_caster import render, to_photograph
+from difix3d_ns.data.procedural.trajectories import pinhole, views_along
 from difix3d_ns.data.procedural.worlds import World
 from difix3d_ns.geometry.pinhole import Pinhole
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from difix3d_ns.data.procedural.scene import SceneBuilder
+from difix3d_ns.data.procedural.ray_scene import SceneBuilder
 
 
 def _turn(yaw: float) -> np.ndarray:  # [3, 3]

@@ -10,7 +10,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from difix3d_ns.data.procedural.bounding_volumes import BoundingVolumes
-from difix3d_ns.data.procedural.scene import CYLINDER, DISC, LEAF, SPHERE, Scene
+from difix3d_ns.data.procedural.ray_scene import CYLINDER, DISC, LEAF, SPHERE, Scene
 from difix3d_ns.data.procedural.textures import SIZE
 from difix3d_ns.geometry.pinhole import Pinhole
 

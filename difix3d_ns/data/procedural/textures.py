@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import cKDTree
 
-from difix3d_ns.data.procedural.pictures import Split, load_picture, picture_names
+from difix3d_ns.data.procedural.sample_pictures import Split, load_picture, picture_names
 
 SIZE = 512
 Colour = np.ndarray  # [3], sRGB in [0, 1]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from difix3d_ns.data.procedural import furniture
-from difix3d_ns.data.procedural.camera_path import CameraPath, arc, forward_facing, walk
-from difix3d_ns.data.procedural.scene import Scene, SceneBuilder
+from difix3d_ns.data.procedural.ray_scene import Scene, SceneBuilder
+from difix3d_ns.data.procedural.trajectories import CameraPath, arc, forward_facing, walk
 
 
 @dataclass(frozen=True)

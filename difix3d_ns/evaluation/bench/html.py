@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from difix3d_ns.evaluation.bench.pictures import TRUTH
+from difix3d_ns.evaluation.bench.kept_pictures import TRUTH
 from difix3d_ns.evaluation.bench.results import Compared, Scores
 from difix3d_ns.evaluation.bench.tables import Part
 from difix3d_ns.evaluation.report import Cell, Figure, Section, gallery, long_side_for, page, picture, slider, table

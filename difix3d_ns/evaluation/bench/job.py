@@ -18,7 +18,8 @@ from filelock import FileLock
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.evaluation.bench.pictures import keep_pictures
+from difix3d_ns.evaluation.bench.bench_recipe import Method, Recipe, Value
+from difix3d_ns.evaluation.bench.kept_pictures import keep_pictures
 from difix3d_ns.evaluation.bench.provenance import (
     LOADED,
     code_digest,
@@ -28,7 +29,6 @@ from difix3d_ns.evaluation.bench.provenance import (
     method_modules,
     software,
 )
-from difix3d_ns.evaluation.bench.recipe import Method, Recipe, Value
 from difix3d_ns.evaluation.runs import DEFAULT_METHOD
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.checkpoints import checkpoint_steps

@@ -10,8 +10,8 @@ from typing import Any
 from filelock import FileLock
 
 import difix3d_ns
+from difix3d_ns.evaluation.bench.bench_recipe import Recipe
 from difix3d_ns.evaluation.bench.job import Job, Scene, State, look_identity, made_by
-from difix3d_ns.evaluation.bench.recipe import Recipe
 
 
 def default_folder(output: Path) -> Path:

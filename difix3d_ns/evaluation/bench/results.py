@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
+from difix3d_ns.evaluation.bench.bench_recipe import Comparison, Method, Recipe
 from difix3d_ns.evaluation.bench.job import State
-from difix3d_ns.evaluation.bench.recipe import Comparison, Method, Recipe
 
 METRICS = ("psnr", "ssim", "flip", "lpips", "fid", "seconds", "gaussians", "peak_mb")
 LOWER_IS_BETTER = frozenset({"flip", "lpips", "fid", "seconds", "gaussians", "peak_mb"})

@@ -7,6 +7,7 @@ html = page("Demo", [Section("Views", [gallery(views)]), Section("Results", [res
 """
 
 from difix3d_ns.evaluation.report.chart import Curve, chart
+from difix3d_ns.evaluation.report.page_pictures import Picture, error_map, long_side_for, picture
 from difix3d_ns.evaluation.report.parts import (
     Cell,
     Figure,
@@ -20,7 +21,6 @@ from difix3d_ns.evaluation.report.parts import (
     slider,
     table,
 )
-from difix3d_ns.evaluation.report.pictures import Picture, error_map, long_side_for, picture
 from difix3d_ns.evaluation.report.report import write_report
 
 __all__ = [

@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from difix3d_ns.evaluation.report.page_pictures import error_map, long_side_for, picture
 from difix3d_ns.evaluation.report.parts import Cell, Figure, gallery, slider, table
-from difix3d_ns.evaluation.report.pictures import error_map, long_side_for, picture
 from difix3d_ns.evaluation.report.training import duration
 from difix3d_ns.evaluation.runs import HeldOutView
 from difix3d_ns.metrics.image import image_metrics, mean_metrics

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from difix3d_ns.evaluation.report.pictures import Picture
+from difix3d_ns.evaluation.report.page_pictures import Picture
 from difix3d_ns.evaluation.report.templates import render, text
 from difix3d_ns.evaluation.table import Results, cells
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from difix3d_ns.evaluation.report.page_pictures import Picture, long_side_for, picture
 from difix3d_ns.evaluation.report.parts import Section, fold, gallery, slider
-from difix3d_ns.evaluation.report.pictures import Picture, long_side_for, picture
 from difix3d_ns.evaluation.report.training import Training, duration
 from difix3d_ns.views.folders import POOL_FOLDER
 from difix3d_ns.views.records import FixRecord

@@ -14,10 +14,10 @@ from rich.console import Console
 
 import difix3d_ns
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.report.flags import settings
 from difix3d_ns.evaluation.report.held_out import HeldOut, measure
 from difix3d_ns.evaluation.report.parts import Figure, Section, facts, fold, page, results_table
 from difix3d_ns.evaluation.report.pseudo_views import fixes_section
-from difix3d_ns.evaluation.report.settings import settings
 from difix3d_ns.evaluation.report.training import Training, duration, read_training
 from difix3d_ns.evaluation.report.training_curves import curves_section
 from difix3d_ns.evaluation.runs import HeldOutView, held_out_views

@@ -30,7 +30,7 @@ PATCHES = (
         "nerfstudio.models.splatfacto.rasterization",
         "gsplat rasterizes with CUDA alone; and its near plane is fixed at 0.01",
         _NERFSTUDIO,
-        "tests/unit/test_glue_model.py::test_a_step_reaches_every_parameter",
+        "tests/unit/test_ns_model.py::test_a_step_reaches_every_parameter",
     ),
     Patch(
         "splatfacto_cpu",
@@ -44,7 +44,7 @@ PATCHES = (
         "nerfstudio.cameras.cameras.Cameras.get_intrinsics_matrices",
         "splatfacto calls .cuda() on the matrices of the camera it renders",
         _NERFSTUDIO,
-        "tests/unit/test_glue_model.py::test_cameras_keep_their_intrinsics_on_the_cpu",
+        "tests/unit/test_ns_model.py::test_cameras_keep_their_intrinsics_on_the_cpu",
         by="keep_on_cpu",
     ),
     Patch(
@@ -71,7 +71,7 @@ PATCHES = (
         by="survive_closed_tabs",
     ),
     Patch(
-        "camera_path",
+        "render_panel",
         "nerfstudio.viewer.render_panel.CameraPath",
         "the Render tab keeps its path to its own callbacks, and the loop can make it its targets",
         _NERFSTUDIO,
@@ -113,14 +113,14 @@ PATCHES = (
         "torch.serialization.get_safe_globals",
         "nerfstudio's checkpoints hold numpy scalars, which weights_only=True refuses (nerfstudio #3683)",
         "torch 2.6",
-        "tests/unit/test_glue_checkpoints.py::test_numpy_scalars_load",
+        "tests/unit/test_ns_checkpoints.py::test_numpy_scalars_load",
     ),
     Patch(
         "excepthook",
         "sys.excepthook",
         "nerfstudio's commands show a traceback for what the user can mend",
         "Python 3",
-        "tests/unit/test_glue_overrides.py::test_user_errors_end_any_command_with_their_message_alone",
+        "tests/unit/test_ns_overrides.py::test_user_errors_end_any_command_with_their_message_alone",
     ),
 )
 """Of names that are functions with a list behind them, the list is added to; the others are replaced."""
@@ -128,7 +128,7 @@ PATCHES = (
 
 def apply() -> None:
     """Replace what can be replaced before anything is made; again it does nothing."""
-    from difix3d_ns.ns.patches import camera_path, excepthook, ffmpeg, splatfacto_cpu, torch_load, viewer_tabs
+    from difix3d_ns.ns.patches import excepthook, ffmpeg, render_panel, splatfacto_cpu, torch_load, viewer_tabs
 
-    for module in (splatfacto_cpu, viewer_tabs, camera_path, ffmpeg, torch_load, excepthook):
+    for module in (splatfacto_cpu, viewer_tabs, render_panel, ffmpeg, torch_load, excepthook):
         module.apply()

@@ -7,8 +7,8 @@ import viser
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.ns.patches.camera_path import edited_path
-from difix3d_ns.ns.viewer.poses import pinhole_of
+from difix3d_ns.ns.patches.render_panel import edited_path
+from difix3d_ns.ns.viewer.viewer_cameras import pinhole_of
 
 
 def path_cameras(server: viser.ViserServer, count: int, long_side: int) -> list[Pinhole]:

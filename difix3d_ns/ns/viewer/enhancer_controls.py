@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nerfstudio.viewer.render_state_machine import RenderAction
 
 from difix3d_ns.enhance.enhancer import Enhancer, EnhancerSettings
-from difix3d_ns.enhance.settings import EnhanceMode
+from difix3d_ns.enhance.enhancer_config import EnhanceMode
 from difix3d_ns.ns.patches.panel_elements import follow_panel
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain

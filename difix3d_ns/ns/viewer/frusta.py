@@ -9,7 +9,7 @@ import viser
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.status import ShownView
-from difix3d_ns.ns.viewer.poses import placed
+from difix3d_ns.ns.viewer.viewer_cameras import placed
 
 PSEUDO_VIEW = (255, 140, 0)
 TARGET = (70, 200, 120)

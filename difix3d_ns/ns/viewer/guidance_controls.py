@@ -17,7 +17,7 @@ from difix3d_ns.ns.viewer.camera_path import path_cameras
 from difix3d_ns.ns.viewer.frusta import Frusta
 from difix3d_ns.ns.viewer.gallery import Gallery
 from difix3d_ns.ns.viewer.markdown import plain
-from difix3d_ns.ns.viewer.poses import client_pinhole
+from difix3d_ns.ns.viewer.viewer_cameras import client_pinhole
 from difix3d_ns.views.records import FixRecord
 
 _EVERY = 0.5

@@ -12,7 +12,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from difix3d_ns.enhance.enhancer import Enhancer
-from difix3d_ns.enhance.settings import EnhanceMode
+from difix3d_ns.enhance.enhancer_config import EnhanceMode
 from difix3d_ns.geometry.poses import spacing, stack_poses
 from difix3d_ns.guidance.base import Guidance
 from difix3d_ns.guidance.status import ShownView, Status
@@ -20,7 +20,7 @@ from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.model import Outputs
 from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
 from difix3d_ns.ns.rendering import SplatRenderer
-from difix3d_ns.ns.scene import TrainingScene
+from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.records import LATEST, FixRecords, thumbnail

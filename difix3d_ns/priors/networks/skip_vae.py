@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from difix3d_ns.priors.networks import strips
-from difix3d_ns.priors.networks.strips import Strips
+from difix3d_ns.priors.networks import tiling
+from difix3d_ns.priors.networks.tiling import Strips
 
 
 def skip_convolutions(widths: Sequence[int]) -> nn.ModuleList:
@@ -59,7 +59,7 @@ class SkipVae:
         encoder = self.vae.encoder
         kept: list[Tensor] = []
         if tiles is not None:
-            hidden, kept = strips.encode(encoder, pictures, keep, tiles)
+            hidden, kept = tiling.encode(encoder, pictures, keep, tiles)
         else:
             hidden = encoder.conv_in(pictures)
             for block in encoder.down_blocks:
@@ -81,7 +81,7 @@ class SkipVae:
         hidden = decoder.conv_in(hidden)
         hidden = _laid_out_as(hidden, decoder.mid_block(hidden))
         if tiles is not None:
-            return strips.decode(decoder, hidden, self.skips if self.gamma else None, self.gamma, kept, tiles)
+            return tiling.decode(decoder, hidden, self.skips if self.gamma else None, self.gamma, kept, tiles)
         for block, skip, source in zip(decoder.up_blocks, self.skips, reversed(kept), strict=True):
             hidden = block(hidden + skip(source * self.gamma) if self.gamma else hidden)
         return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(hidden)))

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from difix3d_ns.priors.alignment.align import SLOTS
+from difix3d_ns.priors.alignment.aligned_references import SLOTS
 from difix3d_ns.priors.alignment.aligner import Aligner
-from difix3d_ns.priors.networks.blend import BlendNet
-from difix3d_ns.priors.networks.difix import DifixNet
+from difix3d_ns.priors.networks.blend_net import BlendNet
+from difix3d_ns.priors.networks.difix_net import DifixNet
 
 
 class ChainOutput(NamedTuple):
@@ -56,7 +56,7 @@ class EmbeddedChain(nn.Module):
     def forward(
         self, image: Tensor, alpha: Tensor, warps: Tensor, visibility: Tensor, diffusion: bool = True
     ) -> ChainOutput:
-        """Repair a batch whose references were aligned (``difix3d_ns.priors.alignment.align``).
+        """Repair a batch whose references were aligned (``difix3d_ns.priors.alignment.aligned_references``).
 
         Args:
             image: [B, 3, H, W] in [0, 1], the render.

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from difix3d_ns.priors.networks.difix import DifixNet
+from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.skip_vae import skip_convolutions
 from difix3d_ns.priors.published.hub import PICKLES
 from difix3d_ns.priors.published.lora import merge_lora

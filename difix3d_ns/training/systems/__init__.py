@@ -14,7 +14,7 @@ from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import Fixer
 from difix3d_ns.training.losses import Loss
-from difix3d_ns.training.recipe import Phase, Recipe
+from difix3d_ns.training.prior_recipe import Phase, Recipe
 
 
 class System(Protocol):

@@ -20,7 +20,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.priors.alignment.align import SLOTS, Aligned, align, choose
+from difix3d_ns.priors.alignment.aligned_references import SLOTS, Aligned, align, choose
 from difix3d_ns.priors.alignment.aligner import Aligner, Corrected, Stage, padded
 from difix3d_ns.priors.alignment.matcher import COARSE, FINE, reliance
 from difix3d_ns.priors.alignment.sampling import sample_reference
@@ -30,7 +30,7 @@ from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.training.crops import integer, to_bytes, to_unit
 from difix3d_ns.training.files import write_json, write_weights
 from difix3d_ns.training.losses import Loss
-from difix3d_ns.training.recipe import Phase, Recipe
+from difix3d_ns.training.prior_recipe import Phase, Recipe
 
 _HOLES = 0.25  # of the crops get places where the splat has nothing
 _HOLE_SIDES = (16, 72)  # pixels

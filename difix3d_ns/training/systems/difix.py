@@ -20,7 +20,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import Fixer
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.difix import DifixFixer, fit
-from difix3d_ns.priors.networks.difix import DifixNet
+from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.priors.published import hub
@@ -29,9 +29,9 @@ from difix3d_ns.priors.published.lora import ALPHA
 from difix3d_ns.priors.published.prompt import write_prompt
 from difix3d_ns.training.crops import integer, size_of, to_bytes, to_unit
 from difix3d_ns.training.files import replace_file, write_json
+from difix3d_ns.training.limit_references import Shown
 from difix3d_ns.training.losses import Loss
-from difix3d_ns.training.recipe import Crop, Phase, Recipe
-from difix3d_ns.training.shown import Shown
+from difix3d_ns.training.prior_recipe import Crop, Phase, Recipe
 
 
 class LowRank(nn.Module):

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.priors.alignment.align import SLOTS, align
+from difix3d_ns.priors.alignment.aligned_references import SLOTS, align
 from difix3d_ns.priors.alignment.aligner import Aligner
 from difix3d_ns.priors.base import Fixer
 from difix3d_ns.priors.blend import BlendFixer
@@ -23,9 +23,9 @@ from difix3d_ns.priors.networks.stages import EmbeddedChain
 from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.training.crops import Crop, integer, size_of, to_bytes, to_unit
 from difix3d_ns.training.files import write_json, write_weights
+from difix3d_ns.training.limit_references import Shown
 from difix3d_ns.training.losses import Loss
-from difix3d_ns.training.recipe import Phase, Recipe
-from difix3d_ns.training.shown import Shown
+from difix3d_ns.training.prior_recipe import Phase, Recipe
 from difix3d_ns.training.systems.align import holds_aligner_alone, load_aligner
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from difix3d_ns.data.procedural.pictures import Split
+from difix3d_ns.data.procedural.sample_pictures import Split
 from difix3d_ns.data.procedural.textures import SIZE, make_sky, make_texture
 
 QUAD, DISC, LEAF, SPHERE, CYLINDER = range(5)

@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench import record
+from difix3d_ns.evaluation.bench.bench_recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.html import report
 from difix3d_ns.evaluation.bench.job import Changed, CodeChanged, Job, Scene, State, made_by, missing_parts, run_job
-from difix3d_ns.evaluation.bench.pictures import write_scene_comparison
-from difix3d_ns.evaluation.bench.recipe import Recipe, load_recipe
+from difix3d_ns.evaluation.bench.kept_pictures import write_scene_comparison
 from difix3d_ns.evaluation.bench.results import Scores, compare, gather, results
 from difix3d_ns.evaluation.bench.tables import document, page
 from difix3d_ns.io.atomic import write_json, write_text

@@ -18,8 +18,8 @@ from difix3d_ns.guidance.difix import DifixConfig, DifixGuidance, TargetConfig
 from difix3d_ns.guidance.fixing import ViewFixer
 from difix3d_ns.io import checkpoints
 from difix3d_ns.io.run import Run
-from difix3d_ns.ns.scene import TrainingScene
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
+from difix3d_ns.ns.training_scene import TrainingScene
 from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
 from tests.unit.short_training import said, short_config, train
 from tests.unit.tiny_scene import datamanager, write_scene

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from difix3d_ns.priors.networks.skip_vae import SkipVae, skip_convolutions
-from difix3d_ns.priors.networks.strips import Strips
+from difix3d_ns.priors.networks.tiling import Strips
 from difix3d_ns.priors.networks.view_attention import ViewAttention, token_masks
 
 TIMESTEP = 199  # the paper's tau = 200, counted from zero

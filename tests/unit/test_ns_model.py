@@ -12,7 +12,7 @@ import pytest
 import torch
 from nerfstudio.data.scene_box import OrientedBox
 
-from difix3d_ns.enhance.settings import EnhanceMode
+from difix3d_ns.enhance.enhancer_config import EnhanceMode
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.ns.model import Outputs, SplatModel
 from difix3d_ns.ns.patches.lpips import LazyLpips

@@ -14,7 +14,7 @@ from difix3d_ns.data.capture import procedural_capture, spread, thinned
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.data.procedural import photograph_world, training_world, write_views
 from difix3d_ns.data.procedural.dataset import structure_points
-from difix3d_ns.data.scenes import expand
+from difix3d_ns.data.scene_names import expand
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.capture_reader import read_dataset
 

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from difix3d_ns.data.curate import curate
 from difix3d_ns.data.options import CurationOptions
-from difix3d_ns.data.scenes import ReadCapture
+from difix3d_ns.data.scene_names import ReadCapture
 from difix3d_ns.errors import UserError
 
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from difix3d_ns.enhance.enhancer import EnhancerSettings
-from difix3d_ns.enhance.settings import EnhanceMode, EnhancerConfig
+from difix3d_ns.enhance.enhancer_config import EnhanceMode, EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.ns.environment import Overrides
 from difix3d_ns.ns.pipeline import GuidedPipeline
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
-from difix3d_ns.priors.settings import FixerConfig
+from difix3d_ns.priors.fixer_config import FixerConfig
 from tests.unit.tiny_scene import write_scene
 
 

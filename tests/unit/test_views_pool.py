@@ -496,7 +496,7 @@ import json, sys
 from pathlib import Path
 import torch
 sys.path.insert(0, sys.argv[2])
-from test_pseudoviews_pool import Pool, view
+from test_views_pool import Pool, view
 torch.set_num_threads(1)
 folder, pool, number = Path(sys.argv[1]), Pool(6, Path(sys.argv[1])), 0
 while True:

@@ -19,12 +19,12 @@ from difix3d_ns.data.procedural import (
     training_world,
     write_views,
 )
-from difix3d_ns.data.procedural.camera_path import arc, look_at, pinhole, views_along
 from difix3d_ns.data.procedural.dataset import View, structure_points
-from difix3d_ns.data.procedural.pictures import PICTURES, load_picture, picture_names
 from difix3d_ns.data.procedural.ray_caster import render, to_photograph
-from difix3d_ns.data.procedural.scene import SceneBuilder
+from difix3d_ns.data.procedural.ray_scene import SceneBuilder
+from difix3d_ns.data.procedural.sample_pictures import PICTURES, load_picture, picture_names
 from difix3d_ns.data.procedural.textures import DEMO_ONLY, SHARED, make_texture
+from difix3d_ns.data.procedural.trajectories import arc, look_at, pinhole, views_along
 from difix3d_ns.geometry.warp import project, unproject
 
 

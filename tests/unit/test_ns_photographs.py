@@ -18,7 +18,7 @@ from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.ns.cameras import to_cameras, to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager
 from difix3d_ns.ns.reference_views import ReferenceViews
-from difix3d_ns.ns.scene import TrainingScene
+from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.views.protocols import Render
 from tests.stand_ins import FlatRenderer, ModelOfScene
 from tests.unit.tiny_scene import datamanager, write_scene

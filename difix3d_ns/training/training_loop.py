@@ -26,7 +26,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.training.files import read_state, replace_file, write_state
 from difix3d_ns.training.journal import Journal
 from difix3d_ns.training.losses import Losses
-from difix3d_ns.training.recipe import Phase, Recipe
+from difix3d_ns.training.prior_recipe import Phase, Recipe
 from difix3d_ns.training.systems import System
 from difix3d_ns.training.validate import Row, measure, summarise
 from difix3d_ns.training.window import Stream, Window

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from difix3d_ns.geometry.exposure import exposure_gains
+from difix3d_ns.geometry.exposure_match import exposure_gains
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import fetch, warp_references

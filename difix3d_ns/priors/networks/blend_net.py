@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from difix3d_ns.priors.alignment.align import SLOTS
+from difix3d_ns.priors.alignment.aligned_references import SLOTS
 
 
 def _silence(layer: nn.Module) -> None:

@@ -21,7 +21,7 @@ from rich.console import Console
 from difix3d_ns.data.capture import procedural_capture
 from difix3d_ns.data.curate import CLAIMS, FINISHED, curate, curate_scene, finished, prepare, split_of
 from difix3d_ns.data.options import CurationOptions
-from difix3d_ns.data.scenes import Scene, expand
+from difix3d_ns.data.scene_names import Scene, expand
 from difix3d_ns.data.shards import find_shards, read_shards, read_sidecar
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.capture_reader import read_dataset

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from difix3d_ns.data.procedural import furniture
-from difix3d_ns.data.procedural.camera_path import arc
 from difix3d_ns.data.procedural.dataset import photograph_world, save_image, write_scene
-from difix3d_ns.data.procedural.scene import SceneBuilder
+from difix3d_ns.data.procedural.ray_scene import SceneBuilder
+from difix3d_ns.data.procedural.trajectories import arc
 from difix3d_ns.data.procedural.worlds import World
 
 _STEADY = 0.05  # metres of jitter: photographs and held-out views look at the same part of the room

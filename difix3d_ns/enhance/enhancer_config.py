@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.priors.settings import FixerConfig, Precision
+from difix3d_ns.priors.fixer_config import FixerConfig, Precision
 
 EnhanceMode = Literal["off", "key", "rgb"]
 
