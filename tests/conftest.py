@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -71,6 +72,44 @@ def run() -> Command:
         return result
 
     return succeed
+
+
+@pytest.fixture(scope="session")
+def _random_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for ``TORCH_HOME`` with random AlexNet, VGG16 (both without their classifiers) and Inception."""
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+    from torchvision.models import AlexNet_Weights, VGG16_Weights, alexnet, vgg16
+
+    home = tmp_path_factory.mktemp("torch")
+    folder = home / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for build, weights in ((alexnet, AlexNet_Weights), (vgg16, VGG16_Weights)):
+            state = {f"features.{key}": value for key, value in build().features.state_dict().items()}
+            torch.save(state, folder / weights.IMAGENET1K_V1.url.rpartition("/")[2])
+        file = folder / URL_INCEPTION_V3.rpartition("/")[2]
+        torch.save({}, file)
+        with mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict"):
+            inception = FeatureExtractorInceptionV3("random", ["2048"], feature_extractor_weights_path=str(file))
+        torch.save(inception.state_dict(), file)
+    return home
+
+
+@pytest.fixture
+def perceptual_weights(_random_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Random weights for LPIPS and FID where torch looks for them; the folder they are in."""
+    monkeypatch.setenv("TORCH_HOME", str(_random_weights))
+    return _random_weights / "hub" / "checkpoints"
+
+
+@pytest.fixture
+def no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder where torch looks for weights."""
+    home = tmp_path / "torch-home"
+    home.mkdir()
+    monkeypatch.setenv("TORCH_HOME", str(home))
+    return home
 
 
 @pytest.fixture(scope="module")

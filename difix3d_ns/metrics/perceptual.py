@@ -1,77 +1,194 @@
-"""LPIPS and FID, where the weights of their networks are on the machine already; nothing is downloaded."""
+"""LPIPS and FID: distances between pictures as pretrained networks see them.
+
+The networks' weights are not part of the packages that define them. They are read from torch's hub folder or from
+files that are named, and fetched only where a caller asks for it.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-_ALEXNET = "alexnet-owt-7be5be79.pth"  # torchvision's, on which LPIPS stands
-_INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's, that of the TensorFlow original
+from difix3d_ns.errors import UserError
+
+Net = Literal["alex", "vgg"]
+NETS: tuple[Net, ...] = ("alex", "vgg")
+
+_URLS = {
+    "alex": "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+    "vgg": "https://download.pytorch.org/models/vgg16-397923af.pth",
+    "inception": "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth",
+}
+_MIN_SIDES = {"alex": 35, "vgg": 16}  # pixels, below which the deepest features vanish
 
 
-def lpips(predictions: Sequence[Tensor], truths: Sequence[Tensor]) -> float | None:
-    """Mean LPIPS (Zhang et al. 2018, AlexNet, as in splatfacto), lower is better.
+def column(net: Net) -> str:
+    """Return the name of the LPIPS column of a network: ``lpips_alex`` or ``lpips_vgg``."""
+    return f"lpips_{net}"
+
+
+class MissingWeights(UserError):
+    """Weights of a network that are not on this machine; the message names file and address."""
+
+
+@dataclass(frozen=True)
+class PerceptualWeights:
+    """Files with the weights of the networks behind LPIPS and FID.
 
     Args:
-        predictions: [H, W, 3] each, in [0, 1].
-        truths: [H, W, 3] each, in [0, 1].
-
-    Returns:
-        None if the weights of AlexNet are not in torch's hub folder.
+        files: files to use instead of those in torch's hub folder, called as they are there.
+        fetch: download what is missing into the hub folder.
     """
-    if not _weights(_ALEXNET).is_file():
-        return None
-    metric = _lpips()
-    with torch.no_grad():
-        values = [float(metric(_batch(p), _batch(t))) for p, t in zip(predictions, truths, strict=True)]
-    return sum(values) / len(values)
+
+    files: Sequence[Path] = ()
+    fetch: bool = False
+
+    def find(self, network: str) -> Path:
+        """Return the file with the weights of ``alex``, ``vgg`` or ``inception``, fetched first if that is allowed.
+
+        Raises:
+            MissingWeights: it is not there, or cannot be fetched.
+        """
+        url = _URLS[network]
+        name = url.rpartition("/")[2]
+        named = [file for file in self.files if file.name == name]
+        file = named[0] if named else Path(torch.hub.get_dir()) / "checkpoints" / name
+        if file.is_file():
+            return file
+        if self.fetch and not named:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
+            except (OSError, RuntimeError) as error:
+                raise MissingWeights(f"{url} could not be fetched ({error}); put it at {file}") from error
+            return file
+        raise MissingWeights(f"the weights {file} are missing; put {url} there")
+
+    def load(self, network: str) -> dict[str, Tensor]:
+        """Read the weights of a network.
+
+        Raises:
+            MissingWeights: see :meth:`find`.
+            UserError: the file is damaged.
+        """
+        file = self.find(network)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError) as error:
+            raise UserError(f"{file} is damaged ({error}); fetch {_URLS[network]} again") from error
 
 
-def fid(predictions: Sequence[Tensor], truths: Sequence[Tensor]) -> float | None:
-    """Fréchet distance of Inception features (Heusel et al. 2017) between the two sets, lower is better.
-
-    Of a handful of held-out views it says little: it compares distributions, and is biased upward for few pictures.
+class LPIPS(nn.Module):
+    """LPIPS of the package ``lpips`` (Zhang et al. 2018), frozen.
 
     Args:
-        predictions: [H, W, 3] each, in [0, 1].
-        truths: [H, W, 3] each, in [0, 1].
+        net: the network whose features are compared.
+        weights: where its weights are.
 
-    Returns:
-        None if the weights of Inception are not in torch's hub folder, or there are fewer than two pictures.
+    Raises:
+        MissingWeights: its weights are not there.
+        UserError: they are damaged or of another network.
     """
-    if not _weights(_INCEPTION).is_file() or len(truths) < 2:
-        return None
-    metric = _fid()
-    metric.reset()
-    with torch.no_grad():
-        for prediction, truth in zip(predictions, truths, strict=True):
-            metric.update(_batch(truth), real=True)
-            metric.update(_batch(prediction), real=False)
-        return float(metric.compute())
+
+    def __init__(self, net: Net = "alex", weights: PerceptualWeights | None = None):
+        import lpips
+
+        super().__init__()
+        weights = weights or PerceptualWeights()
+        state = weights.load(net)
+        with torch.random.fork_rng():  # the random values it is made with must not count as draws
+            self._metric = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        try:
+            for part in self._metric.net.children():  # numbers its layers as torchvision does
+                part.load_state_dict({key: state[f"features.{key}"] for key in part.state_dict()})
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise UserError(f"{weights.find(net)} is damaged ({error}); fetch {_URLS[net]} again") from error
+        self.eval().requires_grad_(False)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Distances [B] between pictures [B, 3, H, W] in [0, 1]; lower is better."""
+        return self._metric(first, second, normalize=True).flatten()
+
+    def features(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Activations [B, C, h, w] of five layers, shallow to deep, for pictures [B, 3, H, W] in [0, 1]."""
+        return tuple(self._metric.net(self._metric.scaling_layer(pictures * 2 - 1)))
 
 
-def _weights(name: str) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / name
+class LazyLPIPS(nn.Module):
+    """LPIPS that loads its network at the first use and is NaN without it.
+
+    Args:
+        net: the network whose features are compared.
+        notify: takes the one sentence that says what is missing.
+        weights: where its weights are.
+    """
+
+    def __init__(self, net: Net, notify: Callable[[str], Any], weights: PerceptualWeights | None = None):
+        super().__init__()
+        self.column = column(net)
+        self._net, self._notify, self._weights = net, notify, weights
+        self._loaded: list[LPIPS | None] = []  # a list hides the network from checkpoints
+
+    @torch.no_grad()
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Mean distance [] between pictures [B, 3, H, W] in [0, 1]; NaN without weights or for tiny pictures."""
+        if not self._loaded:
+            try:
+                self._loaded.append(LPIPS(self._net, self._weights).to(first.device))
+            except UserError as error:
+                self._notify(f"{self.column} is left out: {error}")
+                self._loaded.append(None)
+        network = self._loaded[0]
+        if network is None or min(first.shape[-2:]) < _MIN_SIDES[self._net]:
+            return first.new_tensor(float("nan"))
+        return network(first.clamp(0, 1), second.clamp(0, 1)).mean()
+
+    def measure(self, prediction: Tensor, truth: Tensor) -> float:
+        """Distance between two pictures [H, W, 3] in [0, 1]; NaN where :meth:`forward` gives that."""
+        return float(self(prediction.permute(2, 0, 1)[None], truth.permute(2, 0, 1)[None]))
 
 
-def _batch(picture: Tensor) -> Tensor:  # [1, 3, H, W]
-    return picture.detach().to("cpu", torch.float32).clamp(0, 1).permute(2, 0, 1)[None]
+class FID:
+    """Fréchet distance between the Inception features of two sets of pictures (Heusel et al. 2017).
 
+    Args:
+        weights: where Inception's weights are, as torch-fidelity converted them from TensorFlow.
+        features: a network for pictures [B, 3, H, W] in [0, 1] -> [B, D] instead of Inception.
 
-@functools.cache
-def _lpips() -> Any:
-    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    Raises:
+        MissingWeights: its weights are not there.
+        UserError: they are damaged.
+    """
 
-    return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+    def __init__(self, weights: PerceptualWeights | None = None, features: nn.Module | None = None):
+        from torchmetrics.image.fid import FrechetInceptionDistance
 
+        if features is not None:
+            self._metric = FrechetInceptionDistance(feature=features, normalize=True)
+            return
+        weights = weights or PerceptualWeights()
+        weights.load("inception")  # torch-fidelity unpickles without a check
+        self._metric = FrechetInceptionDistance(
+            normalize=True, feature_extractor_weights_path=str(weights.find("inception"))
+        )
 
-@functools.cache
-def _fid() -> Any:
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    @torch.no_grad()
+    def __call__(self, predictions: Iterable[Tensor], truths: Iterable[Tensor]) -> float:
+        """Distance between two sets of pictures, lower is better; biased upward for few of them.
 
-    return FrechetInceptionDistance(normalize=True)
+        Args:
+            predictions: [H, W, 3] each, in [0, 1], at least two.
+            truths: [H, W, 3] each, in [0, 1], at least two; numbers and sizes may differ.
+        """
+        self._metric.reset()
+        for pictures, real in ((truths, True), (predictions, False)):
+            for picture in pictures:
+                self._metric.update(picture.float().clamp(0, 1).permute(2, 0, 1)[None].cpu(), real=real)
+        return float(self._metric.compute())

@@ -14,6 +14,7 @@ from gsplat.strategy.ops import remove
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
 from difix3d_ns.enhance.enhancer_config import EnhanceMode
@@ -21,6 +22,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Window
 from difix3d_ns.io.run import Run, at_most
+from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights, column
 from difix3d_ns.ns.patches.lpips import lazy_lpips
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane
 from difix3d_ns.splats.exposure import Exposures
@@ -65,6 +67,8 @@ class SplatModelConfig(SplatfactoModelConfig):
     up to max_gs_num"""
     regularization: bool = False
     """pull opacities and sizes of Gaussians down with the two loss terms of MCMC, whatever the densification"""
+    fetch_lpips: bool = False
+    """download the networks of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) when an evaluation first needs them"""
     gaussian_dropout: float = 0.0
     """probability with which a Gaussian is left out of a training step (DropGaussian, Park et al. 2025)"""
     exposure: bool = False
@@ -198,6 +202,7 @@ class SplatModel(SplatfactoModel):
     """nothing nearer to a camera is drawn, scene units; splatfacto's, until the pipeline knows the scene"""
     _windows: Sequence[Window] = ()
     exposures: Exposures | None
+    lpips: LazyLPIPS  # type: ignore[assignment]
 
     def populate_modules(self) -> None:
         colours = None
@@ -206,9 +211,11 @@ class SplatModel(SplatfactoModel):
             # splatfacto puts seed colours on CUDA; and it trains on the very tensor it is given
             self.seed_points = (positions.clone(), colours[:0])
 
-        with lazy_lpips():
+        with lazy_lpips(self.config.fetch_lpips):
             super().populate_modules()
         from difix3d_ns.splats.losses.ssim import FusedSSIM
+
+        self.lpips_vgg = LazyLPIPS("vgg", CONSOLE.log, PerceptualWeights(fetch=self.config.fetch_lpips))
 
         self.ssim = FusedSSIM()
         if colours is not None and colours.shape[0] > 0:
@@ -392,18 +399,26 @@ class SplatModel(SplatfactoModel):
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Splatfacto's metrics, FLIP, and the same of the enhanced picture as ``enhanced_*``."""
+        """Splatfacto's metrics and FLIP, and those of the enhanced picture as ``enhanced_*``.
+
+        LPIPS names its network, ``lpips_alex`` and ``lpips_vgg``, and is left out where the weights are missing. VGG
+        and the enhancer take too long for evaluation in the middle of a training and are left out there.
+        """
         from difix3d_ns.metrics.image import image_metrics
 
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
-        metrics = {key: value for key, value in metrics.items() if value == value}  # NaN: LPIPS without weights
+        metrics = {key.replace("lpips", column("alex")): value for key, value in metrics.items()}
         truth = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
         metrics["flip"] = image_metrics(outputs["rgb"], truth)["flip"]
+        if not self.is_being_trained:
+            metrics[self.lpips_vgg.column] = self.lpips_vgg.measure(outputs["rgb"], truth)
         if "enhanced" in outputs and not self.is_being_trained:
             enhanced = outputs["enhanced"]
             metrics |= {f"enhanced_{key}": value for key, value in image_metrics(enhanced, truth).items()}
+            for lpips in (self.lpips, self.lpips_vgg):
+                metrics[f"enhanced_{lpips.column}"] = lpips.measure(enhanced, truth)
             images["enhanced"] = torch.cat([truth, enhanced], dim=1)
-        return metrics, images
+        return {key: value for key, value in metrics.items() if not math.isnan(value)}, images
 
     @property
     def is_being_trained(self) -> bool:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pytorch_msssim import ms_ssim, ssim
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.metrics.perceptual import LPIPS, MissingWeights
 from difix3d_ns.training.flip import flip
-from difix3d_ns.training.vgg import Vgg, gram, lpips
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Of a picture and the truth, [B, 3, H, W] each; the picture may leave [0, 1]."""
 
 _SCALES = 160  # the shorter side of pictures must be larger for the five scales of MS-SSIM
+_GRAM_WEIGHTS = (1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5)
+"""weights of relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 in the published training of Difix"""
 
 
 def _l1(picture: Tensor, truth: Tensor) -> Tensor:
@@ -46,6 +49,24 @@ def _ms_ssim(picture: Tensor, truth: Tensor) -> Tensor:
     return 1 - ms_ssim(picture.clamp(0, 1), truth, data_range=1.0)
 
 
+def _lpips(vgg: LPIPS, picture: Tensor, truth: Tensor) -> Tensor:
+    """LPIPS on VGG16."""
+    return vgg(picture, truth).mean()
+
+
+def _gram(vgg: LPIPS, picture: Tensor, truth: Tensor) -> Tensor:
+    """Weighted squared differences of Gram matrices (Gatys et al. 2016; weights of Wu et al., Difix3D+, 2025)."""
+    pairs = zip(_GRAM_WEIGHTS, vgg.features(picture), vgg.features(truth), strict=True)
+    terms = [weight * F.mse_loss(_correlations(first), _correlations(second)) for weight, first, second in pairs]
+    return torch.stack(terms).sum()
+
+
+def _correlations(features: Tensor) -> Tensor:
+    """Mean products [B, C, C] of each two channels over all pixels and channels of features [B, C, H, W]."""
+    flat = features.flatten(2)
+    return flat @ flat.transpose(1, 2) / flat[0].numel()
+
+
 PLAIN: dict[str, Loss] = {
     "l1": _l1,
     "l2": _l2,
@@ -55,7 +76,7 @@ PLAIN: dict[str, Loss] = {
     "flip": lambda picture, truth: flip(picture.clamp(0, 1), truth),
 }
 """Losses without weights of their own."""
-VGG: dict[str, Callable[[Vgg, Tensor, Tensor], Tensor]] = {"lpips": lpips, "gram": gram}
+VGG: dict[str, Callable[[LPIPS, Tensor, Tensor], Tensor]] = {"lpips": _lpips, "gram": _gram}
 """Losses on the features of a VGG16 whose weights must be on the machine."""
 
 
@@ -83,7 +104,7 @@ class Losses:
     def __init__(self, entries: Mapping[str, Any], device: torch.device):
         self._terms = [_term(name, entry) for name, entry in entries.items()]
         wanted = [term.name for term in self._terms if term.name in VGG]
-        self._vgg = Vgg(wanted).to(device) if wanted else None
+        self._vgg = _vgg(wanted).to(device) if wanted else None
 
     def __call__(self, picture: Tensor, truth: Tensor, step: int) -> Tensor:
         """The sum at a step of the phase; random crops come from the global generator."""
@@ -101,6 +122,17 @@ class Losses:
         if self._vgg is not None and term.name in VGG:
             return term.weight * VGG[term.name](self._vgg, picture, truth)
         return term.weight * PLAIN[term.name](picture, truth)
+
+
+def _vgg(wanted: Sequence[str]) -> LPIPS:
+    try:
+        return LPIPS("vgg")
+    except MissingWeights as error:
+        names = " and ".join(f"`{name}`" for name in wanted)
+        raise UserError(
+            f"the losses {', '.join(wanted)} need VGG16: {error}, or take {names} out of the recipe's `losses` "
+            f"(without them: {', '.join(PLAIN)})"
+        ) from error
 
 
 def _term(name: str, entry: Any) -> _Term:

@@ -15,7 +15,6 @@ from nerfstudio.data.scene_box import OrientedBox
 from difix3d_ns.enhance.enhancer_config import EnhanceMode
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.ns.model import Outputs, SplatModel
-from difix3d_ns.ns.patches.lpips import LazyLpips
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from tests.unit.tiny_splat import tiny_camera, tiny_model
@@ -339,39 +338,38 @@ class TestOnACpu:
         assert (int(camera.width), int(camera.height), float(camera.fx)) == (40, 30, 40.0)
 
 
+def _measured(model: SplatModel, training: bool = False) -> dict[str, float]:
+    if not training:
+        vars(model).pop("optimizers", None)
+    outputs = model.get_outputs_for_camera(tiny_camera(80, 60))
+    return model.get_image_metrics_and_images(outputs, {"image": torch.rand(60, 80, 3)})[0]
+
+
 class TestLpips:
-    def test_missing_weights_are_told_of_once(self, capsys: pytest.CaptureFixture[str]) -> None:
-        tried = []
+    def test_columns_name_their_network(self, perceptual_weights: Path) -> None:
+        model = tiny_model(color_corrected_metrics=True).eval()
+        assert {"lpips_alex", "cc_lpips_alex"} == {key for key in _measured(model, training=True) if "lpips" in key}
+        metrics = _measured(model)
+        assert {"lpips_alex", "cc_lpips_alex", "lpips_vgg"} == {key for key in metrics if "lpips" in key}
+        assert 0 < metrics["lpips_alex"] != metrics["lpips_vgg"] > 0
 
-        def build() -> torch.nn.Module:
-            tried.append(1)
-            raise OSError("no network")
-
-        metric = LazyLpips(build)
-        assert tried == []
-        values = [metric(torch.zeros(1), torch.zeros(1)) for _ in range(3)]
-        assert all(value.isnan() for value in values) and tried == [1]
-        assert capsys.readouterr().out.count("LPIPS is left out") == 1
-
-    def test_building_it_draws_nothing_from_training(self) -> None:
-        metric = LazyLpips(lambda: torch.nn.Bilinear(2, 2, 2))
-        state = torch.get_rng_state()
-        metric(torch.zeros(2), torch.zeros(2))
-        assert torch.equal(torch.get_rng_state(), state)
-
-    def test_the_network_stays_out_of_checkpoints(self) -> None:
-        class Network(torch.nn.Linear):
-            def forward(self, truth: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
-                return (truth - prediction).abs().mean()
-
-        metric = LazyLpips(lambda: Network(2, 2))
-        assert metric(torch.ones(1), torch.zeros(1)).item() == 1
-        assert metric.state_dict() == {} and list(metric.parameters()) == []
-
-    def test_a_missing_metric_is_absent(self, tmp_path: Path) -> None:
+    def test_the_enhanced_picture_is_measured(self, perceptual_weights: Path) -> None:
         model = tiny_model().eval()
-        model.lpips = LazyLpips(lambda: (_ for _ in ()).throw(OSError("no network")))
-        outputs = model.get_outputs_for_camera(tiny_camera())
-        metrics, _ = model.get_image_metrics_and_images(outputs, {"image": torch.rand(30, 40, 3)})
-        assert "lpips" not in metrics
-        assert {"psnr", "ssim", "flip"} <= set(metrics)
+        model.enhancer = lambda camera, image: image * 0.5
+        metrics = _measured(model)
+        for column in ("lpips_alex", "lpips_vgg"):
+            assert 0 < metrics[f"enhanced_{column}"] != metrics[column]
+
+    def test_a_missing_metric_is_absent(self, no_weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        model = tiny_model().eval()
+        metrics = [_measured(model) for _ in range(2)][-1]
+        assert {"psnr", "ssim", "flip"} == set(metrics)
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.count("lpips_alex is left out") == said.count("lpips_vgg is left out") == 1
+        assert list(no_weights.iterdir()) == []
+
+    def test_networks_stay_out_of_checkpoints(self, perceptual_weights: Path) -> None:
+        model = tiny_model().eval()
+        before = set(model.state_dict())
+        _measured(model)
+        assert set(model.state_dict()) == before and not [key for key in before if "lpips" in key]

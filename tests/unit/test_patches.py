@@ -16,9 +16,9 @@ import torch
 from nerfstudio.models import splatfacto
 
 from difix3d_ns.io.sources import parse
+from difix3d_ns.metrics.perceptual import LazyLPIPS
 from difix3d_ns.ns import patches
 from difix3d_ns.ns.patches import PATCHES, Patch, splatfacto_cpu
-from difix3d_ns.ns.patches.lpips import LazyLpips
 from tests.unit.tiny_splat import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +92,7 @@ def test_models_are_made_with_a_lazy_lpips_and_others_are_not() -> None:
     from torchmetrics.image import lpip
 
     theirs = lpip.LearnedPerceptualImagePatchSimilarity
-    assert isinstance(tiny_model().lpips, LazyLpips)
+    assert isinstance(tiny_model().lpips, LazyLPIPS)
     assert lpip.LearnedPerceptualImagePatchSimilarity is theirs and isinstance(theirs, type)
     with pytest.raises(ZeroDivisionError), patches.lpips.lazy_lpips():
         raise ZeroDivisionError

@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.models import vgg16
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.training.losses import PLAIN, Losses
-from difix3d_ns.training.vgg import weights_file
 
 CPU = torch.device("cpu")
 
@@ -65,22 +65,9 @@ def test_weights_steps_and_crops(pictures: tuple[Tensor, Tensor]):
     assert all(abs(value - float(plain)) < float(plain) for value in values)
 
 
-@pytest.fixture(scope="module")
-def vgg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights where torchvision keeps its own; without the classifier, which losses do not need."""
-    home = tmp_path_factory.mktemp("torch")
-    (home / "hub" / "checkpoints").mkdir(parents=True)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        state = {f"features.{key}": value for key, value in vgg16().features.state_dict().items()}
-    torch.save(state, home / "hub" / "checkpoints" / "vgg16-397923af.pth")
-    return home
-
-
-def test_vgg_losses(vgg: Path, monkeypatch: pytest.MonkeyPatch, pictures: tuple[Tensor, Tensor]):
-    monkeypatch.setenv("TORCH_HOME", str(vgg))
+def test_vgg_losses(perceptual_weights: Path, pictures: tuple[Tensor, Tensor]):
     blurred, truth = (p[..., :64, :64] for p in pictures)
-    state = torch.load(weights_file(), weights_only=True)
+    state = PerceptualWeights().load("vgg")
     plain = vgg16().features
     plain.load_state_dict({key.removeprefix("features."): value for key, value in state.items()})
     metric = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
@@ -103,12 +90,12 @@ def test_vgg_losses(vgg: Path, monkeypatch: pytest.MonkeyPatch, pictures: tuple[
     torch.testing.assert_close(Losses({"gram": 1.0}, CPU)(blurred, truth, 0), total, rtol=2e-2, atol=1e-9)
 
 
-def test_missing_and_damaged_vgg_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"losses lpips, gram need .*vgg16-397923af\.pth is not there.*`lpips` and"):
+def test_missing_and_damaged_vgg_weights_are_named(no_weights: Path):
+    with pytest.raises(UserError, match=r"losses lpips, gram need .*vgg16-397923af\.pth are missing.*`lpips` and"):
         Losses({"l2": 1.0, "lpips": 1.0, "gram": 1.0}, CPU)
-    weights_file().parent.mkdir(parents=True)
-    weights_file().write_bytes(b"half")
+    file = no_weights / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half")
     with pytest.raises(UserError, match=r"vgg16-397923af\.pth is damaged"):
         Losses({"gram": 1.0}, CPU)
 

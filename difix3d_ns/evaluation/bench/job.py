@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import threading
 import time
@@ -279,10 +280,18 @@ def _look(job: Job, recipe: Recipe, output: Path, state: State, methods: Sequenc
 
 def _metrics(pictures: Sequence[Tensor], truths: Sequence[Tensor]) -> dict[str, float | None]:
     from difix3d_ns.metrics.image import image_metrics, mean_metrics
-    from difix3d_ns.metrics.perceptual import fid, lpips
+    from difix3d_ns.metrics.perceptual import FID, LazyLPIPS, MissingWeights
 
-    means = mean_metrics([image_metrics(p, t) for p, t in zip(pictures, truths, strict=True)])
-    return {**means, "lpips": lpips(pictures, truths), "fid": fid(pictures, truths)}
+    pairs = list(zip(pictures, truths, strict=True))
+    means: dict[str, float | None] = {**mean_metrics([image_metrics(p, t) for p, t in pairs])}
+    lpips = LazyLPIPS("alex", lambda _: None)
+    distances = [lpips.measure(p, t) for p, t in pairs]
+    means["lpips"] = None if any(map(math.isnan, distances)) else sum(distances) / len(distances)
+    try:
+        means["fid"] = FID()(pictures, truths) if len(pairs) > 1 else None
+    except MissingWeights:
+        means["fid"] = None
+    return means
 
 
 def look_identity(method: Method) -> dict[str, Any]:
