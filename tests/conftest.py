@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from unittest import mock
 
 import pytest
 import torch
+
+from tests import commands
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -38,8 +39,8 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def command_line(name: str, *arguments: object) -> list[str]:
-    """A console script of this environment, whether or not the environment is active."""
-    return [str(Path(sys.executable).parent / name), *map(str, arguments)]
+    """A console script of this environment with its arguments."""
+    return [str(commands.script(name)), *map(str, arguments)]
 
 
 def execute(
@@ -66,7 +67,12 @@ def run() -> Command:
     def succeed(
         name: str, *arguments: object, status: int = 0, env: dict[str, str] | None = None, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        result = execute(command_line(name, *arguments), env, cwd=cwd)
+        command = command_line(name, *arguments)
+        if commands.READ_AT_IMPORT.isdisjoint(env or {}):
+            code, output = commands.run_forked(name, command[1:], env or {}, cwd)
+            result = subprocess.CompletedProcess(command, code, output)
+        else:
+            result = execute(command, env, cwd=cwd)
         shown = f"{name} {arguments} ended with {result.returncode}:\n{result.stdout[-6000:]}"
         assert result.returncode == status, shown
         return result

@@ -27,7 +27,7 @@ from difix3d_ns.io.sources import parse
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "difix3d_ns"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NERFSTUDIO = {
     "ns-eval": "nerfstudio.scripts.eval:ComputePSNR",
     "ns-export gaussian-splat": "nerfstudio.scripts.exporter:ExportGaussianSplat",

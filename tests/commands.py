@@ -1,0 +1,89 @@
+"""Console scripts, each in a process of its own that is forked from one that has imported nerfstudio already.
+
+Importing nerfstudio takes 12 seconds of a core; about a hundred commands are run by the tests.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+PRELOADED = ("nerfstudio.scripts.train", "nerfstudio.scripts.eval", "nerfstudio.scripts.render", "difix3d_ns.cli")
+WIDTH = "200"  # columns
+READ_AT_IMPORT = frozenset({"PYTHONPATH", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "COLUMNS"})
+"""variables that must be there before a process imports anything"""
+TIMEOUT = 600  # seconds
+
+
+def script(name: str) -> Path:
+    """A console script of this environment, whether or not the environment is active."""
+    return Path(sys.executable).parent / name
+
+
+def preload() -> None:
+    """Import what commands need, without what belongs to one of them alone."""
+    for module in PRELOADED:
+        __import__(module)
+
+
+def run_forked(name: str, arguments: list[str], env: Mapping[str, str], cwd: Path | None) -> tuple[int, str]:
+    """Run a console script and return (exit status, what it wrote)."""
+    with tempfile.NamedTemporaryFile("r", errors="replace") as output:
+        where = str(cwd or Path.cwd())
+        command = (str(script(name)), arguments, {**os.environ, "COLUMNS": WIDTH, **env}, where, output.name)
+        process = _context().Process(target=_command, args=command)
+        process.start()
+        process.join(TIMEOUT)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired([name, *arguments], TIMEOUT, output.read())
+        assert process.exitcode is not None
+        return process.exitcode, output.read()
+
+
+def _context() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preloaded"])
+    return context
+
+
+def _command(path: str, arguments: list[str], env: dict[str, str], cwd: str, output: str) -> None:
+    """Be the command: the current process becomes what a terminal would have started."""
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    file = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for number, descriptor in ((0, os.open(os.devnull, os.O_RDONLY)), (1, file), (2, file)):
+        os.dup2(descriptor, number)
+    sys.argv = [path, *arguments]
+    status = _status(lambda: runpy.run_path(path, run_name="__main__"))
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _status(command: Callable[[], object]) -> int:
+    """The exit status Python would end with."""
+    try:
+        command()
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+            return 1
+        return int(end.code or 0)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
+    return 0
