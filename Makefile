@@ -1,4 +1,4 @@
-# make setup | demo | test | docs | screenshots | lint | bench | weights: each makes or reuses .venv
+# make setup | demo | check | test | docs | screenshots | lint | bench | weights: each makes or reuses .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
@@ -6,7 +6,7 @@ VENV := .venv
 export OMP_WAIT_POLICY ?= passive
 BIN := $(VENV)/bin
 
-.PHONY: setup system-check demo test lint docs screenshots bench weights clean
+.PHONY: setup system-check demo check test lint docs screenshots bench weights clean
 
 setup: $(VENV)/.installed system-check
 
@@ -23,8 +23,14 @@ system-check: $(VENV)/.installed
 demo: setup
 	$(BIN)/difix3d demo --output demo
 
+# a file's tests stay in one process; what takes longest comes first
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile
+
+check: $(VENV)/.installed lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m "not slow" $(PARALLEL)
+
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit tests/gpu tests/integration --numprocesses logical --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/integration tests/unit tests/gpu $(PARALLEL)
 	$(BIN)/python -m pytest tests/viewer
 
 lint: $(VENV)/.installed

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -35,18 +35,24 @@ def preload() -> None:
         __import__(module)
 
 
-def run_forked(name: str, arguments: list[str], env: Mapping[str, str], cwd: Path | None) -> tuple[int, str]:
-    """Run a console script and return (exit status, what it wrote)."""
+def run_forked(command: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> tuple[int, str]:
+    """Run a command and return (exit status, what it wrote).
+
+    Args:
+        command: the path of a Python script, or "-m" and a module's name, then arguments.
+        env: variables beside those of this process; none of ``READ_AT_IMPORT``.
+        cwd: the folder it runs in; None for this process's.
+    """
     with tempfile.NamedTemporaryFile("r", errors="replace") as output:
         where = str(cwd or Path.cwd())
-        command = (str(script(name)), arguments, {**os.environ, "COLUMNS": WIDTH, **env}, where, output.name)
-        process = _context().Process(target=_command, args=command)
+        variables = {**os.environ, "COLUMNS": WIDTH, **env}
+        process = _context().Process(target=_command, args=(list(command), variables, where, output.name))
         process.start()
         process.join(TIMEOUT)
         if process.is_alive():
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired([name, *arguments], TIMEOUT, output.read())
+            raise subprocess.TimeoutExpired(command, TIMEOUT, output.read())
         assert process.exitcode is not None
         return process.exitcode, output.read()
 
@@ -57,7 +63,7 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _command(path: str, arguments: list[str], env: dict[str, str], cwd: str, output: str) -> None:
+def _command(command: list[str], env: dict[str, str], cwd: str, output: str) -> None:
     """Be the command: the current process becomes what a terminal would have started."""
     os.chdir(cwd)
     os.environ.clear()
@@ -65,8 +71,12 @@ def _command(path: str, arguments: list[str], env: dict[str, str], cwd: str, out
     file = os.open(output, os.O_WRONLY | os.O_APPEND)
     for number, descriptor in ((0, os.open(os.devnull, os.O_RDONLY)), (1, file), (2, file)):
         os.dup2(descriptor, number)
-    sys.argv = [path, *arguments]
-    status = _status(lambda: runpy.run_path(path, run_name="__main__"))
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        status = _status(lambda: runpy.run_module(command[1], run_name="__main__", alter_sys=True))
+    else:
+        sys.argv = command
+        status = _status(lambda: runpy.run_path(command[0], run_name="__main__"))
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -74,10 +84,10 @@ def _command(path: str, arguments: list[str], env: dict[str, str], cwd: str, out
     os._exit(status)
 
 
-def _status(command: Callable[[], object]) -> int:
+def _status(run: Callable[[], object]) -> int:
     """The exit status Python would end with."""
     try:
-        command()
+        run()
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Command, with_compiled_kernels
 
 SMALL = (
     *("--vis", "tensorboard", "--max-num-iterations", 150, "--steps-per-save", 30),
@@ -26,13 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def trained(run: Command, tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """config.yml of a finished small training with pseudo-views."""
-    # Twice: kernels compiled in the process round differently from the same ones read from numba's cache, and the tests
-    # of resume ask for equal bits.
-    for name in ("warm", "trained"):
-        output = tmp_path_factory.mktemp(name)
+
+    def train() -> Path:
+        output = tmp_path_factory.mktemp("trained")
         run(
             "ns-train",
             *("difix3d-splatfacto", "--data", tiny_scene, "--output-dir", output, "--experiment-name", "scene"),
             *("--timestamp", "run", *SMALL),
         )
-    return output / "scene" / "difix3d-splatfacto" / "run" / "config.yml"
+        return output / "scene" / "difix3d-splatfacto" / "run" / "config.yml"
+
+    return with_compiled_kernels(train)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.conftest import execute
+from tests.commands import run_forked
+from tests.conftest import with_compiled_kernels
 
-ROOT = Path(__file__).parents[2]
 STEPS = 220
 IN_BETWEEN = ("--steps-per-eval-image", 50, "--steps-per-eval-all-images", 100)
 NEVER = ("--steps-per-eval-image", 0, "--steps-per-eval-all-images", 0)
@@ -28,17 +26,17 @@ Change = Callable[[dict[str, Any], Path], None]
 def _train(scene: Path, folder: Path, *flags: object) -> dict[str, Any]:
     """What the probe told of a training with the defaults, but short."""
     told = folder / "told.json"
-    result = execute(
+    status, output = run_forked(
         [
-            *(sys.executable, "-m", "tests.integration.probe", str(told), "difix3d-splatfacto"),
+            *("-m", "tests.integration.probe", str(told), "difix3d-splatfacto"),
             *("--data", str(scene), "--output-dir", str(folder / "outputs"), "--vis", "tensorboard"),
             *("--max-num-iterations", str(STEPS), "--machine.device-type", "cpu"),
             *("--pipeline.model.max-gs-num", "3000", "--pipeline.guidance.targets.count", "4", *map(str, flags)),
         ],
-        env={"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        env={},
         cwd=folder,
     )
-    assert result.returncode == 0, result.stdout[-4000:]
+    assert status == 0, output[-4000:]
     return json.loads(told.read_text())
 
 
@@ -88,10 +86,7 @@ def scene(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def told(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of a training with evaluation in between."""
-    # Twice: kernels compiled in the process round differently from the same ones read from numba's cache.
-    for name in ("warm", "first"):
-        result = _train(scene, tmp_path_factory.mktemp(name), *IN_BETWEEN)
-    return result
+    return with_compiled_kernels(lambda: _train(scene, tmp_path_factory.mktemp("first"), *IN_BETWEEN))
 
 
 def test_evaluation_pictures_change_nothing(told: dict[str, Any], scene: Path, tmp_path: Path) -> None:
