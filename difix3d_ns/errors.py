@@ -1,7 +1,7 @@
-"""Mistakes a user can make and mend."""
+"""Mistakes a user can make and correct."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something the user can mend; the message names the file or flag and the remedy."""
+    """A mistake the user can correct; the message names the file or flag and the remedy."""

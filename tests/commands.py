@@ -13,8 +13,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.context import ForkServerContext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 PRELOADED = ("nerfstudio.scripts.train", "nerfstudio.scripts.eval", "nerfstudio.scripts.render", "difix3d_ns.cli")
@@ -35,35 +36,43 @@ def preload() -> None:
         __import__(module)
 
 
-def run_forked(command: Sequence[str], env: Mapping[str, str], cwd: Path | None) -> tuple[int, str]:
-    """Run a command and return (exit status, what it wrote).
+@contextmanager
+def forked(
+    command: Sequence[object], output: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[ForkServerProcess]:
+    """Run a command in the background; killed at the end.
 
     Args:
         command: the path of a Python script, or "-m" and a module's name, then arguments.
+        output: file for what it writes.
         env: variables beside those of this process; none of ``READ_AT_IMPORT``.
         cwd: the folder it runs in; None for this process's.
     """
+    output.touch()
+    variables = {**os.environ, "COLUMNS": WIDTH, **(env or {})}
+    arguments = (list(map(str, command)), variables, str(cwd or Path.cwd()), str(output))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.preloaded"])
+    process = context.Process(target=_become, args=arguments)
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def run_forked(command: Sequence[object], env: Mapping[str, str], cwd: Path | None) -> tuple[int, str]:
+    """Run a command to its end and return (exit status, what it wrote); see :func:`forked`."""
     with tempfile.NamedTemporaryFile("r", errors="replace") as output:
-        where = str(cwd or Path.cwd())
-        variables = {**os.environ, "COLUMNS": WIDTH, **env}
-        process = _context().Process(target=_command, args=(list(command), variables, where, output.name))
-        process.start()
-        process.join(TIMEOUT)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(command, TIMEOUT, output.read())
-        assert process.exitcode is not None
+        with forked(command, Path(output.name), env, cwd) as process:
+            process.join(TIMEOUT)
+            if process.exitcode is None:
+                raise subprocess.TimeoutExpired(list(map(str, command)), TIMEOUT, output.read())
         return process.exitcode, output.read()
 
 
-def _context() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.preloaded"])
-    return context
-
-
-def _command(command: list[str], env: dict[str, str], cwd: str, output: str) -> None:
+def _become(command: list[str], env: dict[str, str], cwd: str, output: str) -> None:
     """Be the command: the current process becomes what a terminal would have started."""
     os.chdir(cwd)
     os.environ.clear()

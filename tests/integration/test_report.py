@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
+from tests.commands import forked
 from tests.conftest import Command, command_line
 from tests.integration.conftest import SMALL
 from tests.unit.fabricated_run import text_of
@@ -84,20 +85,19 @@ def test_a_training_that_goes_on_is_not_disturbed(run: Command, tiny_scene: Path
     folder = tmp_path / "outputs" / "scene" / "difix3d-splatfacto" / "run"
     arguments = ("difix3d-splatfacto", "--data", tiny_scene, "--output-dir", tmp_path / "outputs", *SMALL)
     arguments += ("--experiment-name", "scene", "--timestamp", "run", "--max-num-iterations", 400)
-    with (tmp_path / "log").open("w") as log:
-        training = subprocess.Popen(command_line("ns-train", *arguments), stdout=log, stderr=subprocess.STDOUT)
-        try:
-            deadline = time.monotonic() + 300
-            while not list(folder.glob("nerfstudio_models/*.ckpt")):
-                assert training.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
-                time.sleep(0.1)
-            training.send_signal(signal.SIGSTOP)  # or it may end before the report has looked
-            assert training.poll() is None
-            _, text = _report(run, folder, tmp_path / "page.html")
-            training.send_signal(signal.SIGCONT)
-            assert training.wait(300) == 0, (tmp_path / "log").read_text()[-3000:]
-        finally:
-            training.kill()
+    log = tmp_path / "log"
+    with forked(command_line("ns-train", *arguments), log) as training:
+        deadline = time.monotonic() + 300
+        while not list(folder.glob("nerfstudio_models/*.ckpt")):
+            assert training.is_alive() and time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.1)
+        assert training.pid is not None
+        os.kill(training.pid, signal.SIGSTOP)  # or it may end before the report is written
+        assert training.is_alive()
+        _, text = _report(run, folder, tmp_path / "page.html")
+        os.kill(training.pid, signal.SIGCONT)
+        training.join(300)
+        assert training.exitcode == 0, log.read_text()[-3000:]
     assert re.search(r"it is at step \d+ of 400", text)
     assert "3 photographs were kept out" in text
     assert (folder / "nerfstudio_models" / "step-000000399.ckpt").is_file()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.commands import forked
 from tests.conftest import Command, command_line
 from tests.integration.conftest import SMALL
 
@@ -57,24 +55,15 @@ def test_killed_training_resumes_to_the_same_splat(
     moment: str, run: Command, trained: Path, tiny_scene: Path, tmp_path: Path
 ) -> None:
     pool = tmp_path / "scene" / "difix3d-splatfacto" / "run" / "pseudo_views"
-    process = subprocess.Popen(
-        command_line("ns-train", *_train(tmp_path, tiny_scene)),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    try:
+    with forked(command_line("ns-train", *_train(tmp_path, tiny_scene)), tmp_path / "log") as process:
         deadline = time.monotonic() + 400
-        while time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline and process.is_alive():
             checkpoint = any(_models(tmp_path).glob("*.ckpt")) if _models(tmp_path).exists() else False
             in_round = any(pool.glob("view_*")) if pool.exists() else False
             if checkpoint and (in_round or moment != "in a round"):
                 break
             time.sleep(0.02)
-        assert process.poll() is None, "training ended before it could be killed"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.is_alive(), "training ended before it could be killed"
 
     result = run("ns-train", *_train(tmp_path, tiny_scene, "--load-dir", _models(tmp_path)))
     assert "going on at step" in result.stdout

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
+from tests.commands import forked
 from tests.conftest import command_line
 
 PORT = 7431
@@ -77,29 +76,18 @@ def _difference(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def viewer(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     log = tmp_path_factory.mktemp("viewer") / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command_line(
-                "ns-viewer", "--load-config", trained, "--viewer.websocket-port", PORT, "--viewer.image-format", "png"
-            ),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "COLUMNS": "200"},
-        )
-        try:
-            deadline = time.monotonic() + 180
-            client = None
-            while client is None:
-                assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-3000:]
-                try:
-                    client = connect(f"ws://localhost:{PORT}", max_size=None)
-                except OSError:
-                    time.sleep(0.5)
-            with client:
-                yield client, log
-        finally:
-            process.terminate()
-            process.wait(30)
+    flags = ("--load-config", trained, "--viewer.websocket-port", PORT, "--viewer.image-format", "png")
+    with forked(command_line("ns-viewer", *flags), log) as process:
+        deadline = time.monotonic() + 180
+        client = None
+        while client is None:
+            assert process.is_alive() and time.monotonic() < deadline, log.read_text()[-3000:]
+            try:
+                client = connect(f"ws://localhost:{PORT}", max_size=None)
+            except OSError:
+                time.sleep(0.5)
+        with client:
+            yield client, log
 
 
 def test_enhanced_output_and_its_switch(viewer: tuple[ClientConnection, Path], trained: Path) -> None:
