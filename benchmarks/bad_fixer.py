@@ -3,8 +3,8 @@
     python benchmarks/bad_fixer.py SCENE... --output DIR [--steps N] [--seed N]
 
 Trains each scene three times: plain; with pseudo-views that are noise; and plain with the two other things that
-training with pseudo-views brings (stereo points and clearance), so that they cannot hide the damage. Prints held-out
-PSNR, SSIM and FLIP and the differences. This file is also the fixer: a module with a function ``load``.
+training with pseudo-views brings (stereo points and floater pruning), so that they cannot hide the damage. Prints
+held-out PSNR, SSIM and FLIP and the differences. This file is also the fixer: a module with a function ``load``.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def main(scenes: Annotated[list[Path], tyro.conf.Positional], output: Path, step
     shared = ["--steps-per-eval-image", "0", "--steps-per-eval-all-images", "0", "--machine.seed", str(seed)]
     shared += ["--pipeline.datamanager.train-cameras-sampling-seed", str(42 + seed)]
     shared += ["--max-num-iterations", str(steps)] if steps else []
-    geometry = ["--pipeline.initial-points.stereo", "12000", "--pipeline.floaters.clearance", "0.5"]
+    geometry = ["--pipeline.initial-points.stereo", "12000", "--pipeline.floaters.min-depth", "0.5"]
     no_rounds = ["--pipeline.guidance.rounds", "0"]
     runs = {
         "plain": [*no_rounds, "--pipeline.sparse-helps", "False"],
-        "plain with stereo points and clearance": [*no_rounds, *geometry],
+        "plain with stereo points and floater pruning": [*no_rounds, *geometry],
         "noise as fixer": ["--pipeline.guidance.fixer.name", "benchmarks.bad_fixer", *geometry],
     }
     worst = 0.0

@@ -26,7 +26,7 @@ from torch import Tensor
 from difix3d_ns.data.procedural import demo_scene, demo_world
 from difix3d_ns.data.procedural.bounding_volumes import BoundingVolumes
 from difix3d_ns.data.procedural.ray_caster import render, to_photograph
-from difix3d_ns.enhance.temporal import CARRIED
+from difix3d_ns.enhance.temporal import BLEND
 from difix3d_ns.evaluation.runs import config_of, train
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
@@ -88,14 +88,14 @@ class _Video:
         depth, alpha = self.model.median_depth(camera)
         return _Frame(camera, outputs["rgb"].clone(), depth, alpha)
 
-    def enhanced(self, frames: Sequence[_Frame], share: bool, carried: float, label: str = "") -> list[Tensor]:
+    def enhanced(self, frames: Sequence[_Frame], share: bool, blend: float, label: str = "") -> list[Tensor]:
         """At full strength; each frame alone unless ``share``."""
-        self.enhancer.continuity.forget()
-        self.enhancer.continuity.carried = carried
+        self.enhancer.temporal_filter.forget()
+        self.enhancer.temporal_filter.blend = blend
         pictures = []
         for frame in track(frames, label, disable=not label):
             if not share:
-                self.enhancer.continuity.forget()
+                self.enhancer.temporal_filter.forget()
             pictures.append(self.enhancer.enhance(frame.camera, frame.image, self))
         return pictures
 
@@ -112,7 +112,7 @@ class _Video:
 _WAYS: dict[str, tuple[bool, float]] = {
     "enhanced, each frame alone": (False, 0.0),
     "enhanced, shared references": (True, 0.0),
-    "enhanced, shared references, change carried over (the default)": (True, CARRIED),
+    "enhanced, shared references, change carried over (the default)": (True, BLEND),
 }
 
 

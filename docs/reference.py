@@ -83,7 +83,7 @@ FITTED_HEAD = """\
 
 What unset flags become with {few} photos: by default without CUDA ({cpu:,} steps), by default with CUDA
 ({cuda:,} steps), and in a training of 10,000 steps without CUDA. They are the same for all methods. With
-`--pipeline.sparse-helps False`, initial points and clearance are 0. The learning rates of positions and cameras decay
+`--pipeline.sparse-helps False`, initial points and `min-depth` are 0. The learning rates of positions and cameras decay
 over the whole training.
 
 | flag | CPU, {cpu:,} steps | CUDA, {cuda:,} steps | CPU, 10,000 steps |

@@ -46,7 +46,7 @@ def main() -> None:
         with open_tab(*SIZE) as tab:
             tab.page.add_init_script(SHARP)
             tab.page.goto(training.address)
-            tab.page.get_by_text("Difix3D", exact=True).wait_for(timeout=120_000)
+            tab.page.get_by_text("difix3d-splatfacto", exact=True).wait_for(timeout=120_000)
             _viewer(training, tab)
             _loop(training, tab)
     _report(options.output / "outputs" / "demo" / "difix3d-splatfacto" / "run")

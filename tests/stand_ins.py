@@ -1,4 +1,4 @@
-"""What stands in for large parts of the program where a test is about others."""
+"""Stand-ins for large parts of the program where a test is about others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from difix3d_ns.views.protocols import Render
 
 
 class ModelOfScene:
-    """What a scene asks of a model: a background, and poses that move if ``mode`` is not off."""
+    """The part of a model that a scene uses: a background, and poses that move if ``mode`` is not off."""
 
     def __init__(self, count: int, mode: str = "off") -> None:
         self.device = torch.device("cpu")
@@ -26,7 +26,8 @@ class ModelOfScene:
         self.camera_optimizer: CameraOptimizer = config.setup(num_cameras=count, device="cpu")
 
     def composite_with_background(self, image: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
-        return image[..., 3:] * image[..., :3] + (1 - image[..., 3:]) * background
+        alpha = image[..., 3:]
+        return image if image.shape[-1] == 3 else alpha * image[..., :3] + (1 - alpha) * background
 
 
 class FlatRenderer:

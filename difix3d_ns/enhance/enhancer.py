@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from difix3d_ns.enhance.temporal import Continuity
+from difix3d_ns.enhance.temporal import TemporalFilter
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.fixer_config import FixerConfig
@@ -18,18 +18,18 @@ from difix3d_ns.views.protocols import References, Render, Renderer
 
 @dataclass(frozen=True)
 class EnhancerSettings:
-    """What an enhancer works with at the moment."""
+    """Present settings of an enhancer."""
 
     fixer: FixerConfig
     strength: float  # 0 = the render, 1 = the fixer's picture
 
 
 class Enhancer:
-    """Repairs one render at a time with the photographs that see the same surfaces.
+    """Repairer of one render at a time with the photographs that see the same surfaces.
 
     Args:
         settings: fixer and strength; replaced as a whole in the viewer.
-        renderer: of the splat that is looked at.
+        renderer: of the splat that is shown.
         references: the photographs.
     """
 
@@ -38,16 +38,16 @@ class Enhancer:
         self._renderer = renderer
         self._references = references
         self._lock = threading.Lock()
-        self.continuity = Continuity()
+        self.temporal_filter = TemporalFilter()
 
     @torch.no_grad()
     def enhance(self, camera: Pinhole, image: Tensor, caller: Any = None) -> Tensor:
-        """The enhanced picture [H, W, 3] of a render.
+        """Return the enhanced picture [H, W, 3] of a render.
 
         Args:
             camera: of the render.
             image: [H, W, 3] in [0, 1].
-            caller: whose frames follow each other, see ``Continuity.frame``; None: a picture of its own.
+            caller: whose frames follow each other, see ``TemporalFilter.frame``; None: a picture of its own.
 
         Raises:
             UserError: the fixer is unusable.
@@ -57,13 +57,13 @@ class Enhancer:
             return image
         with self._lock:
             depth, alpha = self._renderer.median_depth(camera)
-            stamp = (settings, self._renderer.step)
-            frame = self.continuity.frame(caller, camera, depth, alpha, stamp)
+            version = (settings, self._renderer.step)
+            frame = self.temporal_filter.frame(caller, camera, depth, alpha, version)
             render = Render(image, alpha, depth)
-            indices = self._references.select(camera, render, settings.fixer.references, frame.former_references)
+            indices = self._references.select(camera, render, settings.fixer.references, frame.previous_references)
             views = [self._references.view(index) for index in indices]
             with self._renderer.exclusive():  # loading draws from the random generator that training draws from
                 fixer = settings.fixer.load(depth.device, "--pipeline.enhancer")
             fixed = fixer.fix([FixRequest(image, views, camera, depth, alpha)])[0].image
-            fixed = frame.settle(image, fixed.to(image), indices)
+            fixed = frame.blend_with_previous(image, fixed.to(image), indices)
         return torch.lerp(image, fixed, settings.strength).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Whether and with what finished renders are enhanced, by flags."""
+"""Settings of the enhancer: on or off, and with which fixer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from difix3d_ns.errors import UserError
+from difix3d_ns.io.config_fields import check_share
 from difix3d_ns.priors.fixer_config import FixerConfig, Precision
 
 EnhanceMode = Literal["off", "key", "rgb"]
@@ -39,7 +39,7 @@ class EnhancerConfig:
     """whether DIFIX3D_* variables change how a finished training is shown; False: for measurements"""
 
     def fixer(self, guidance: FixerConfig | None = None) -> FixerConfig:
-        """What is unset here, filled in.
+        """Return the fixer to use, with what is unset here filled in.
 
         Args:
             guidance: its fixer, if what guides the training is one.
@@ -56,7 +56,7 @@ class EnhancerConfig:
         )
 
     def check(self, flag_prefix: str = "--pipeline.enhancer") -> None:
-        """Refuse what cannot be.
+        """Refuse settings that cannot work.
 
         Args:
             flag_prefix: what its flags begin with.
@@ -64,6 +64,5 @@ class EnhancerConfig:
         Raises:
             UserError: naming the flag.
         """
-        if not 0 <= self.strength <= 1:
-            raise UserError(f"{flag_prefix}.strength {self.strength}: a number in [0, 1] is needed")
+        check_share(self, flag_prefix, "strength")
         self.fixer().check(flag_prefix)

@@ -1,4 +1,4 @@
-"""What the frame before says about the next one, so that an enhanced video does not flicker."""
+"""Temporal filter: the previous frame steadies the next one, so that an enhanced video does not flicker."""
 
 from __future__ import annotations
 
@@ -14,110 +14,113 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import opaque, project, unproject, warp_references
 
-CARRIED = 0.5
-"""share of the former frame's change that is carried over where it shows the same surface; see docs/flicker.md"""
-NEIGHBOURING = 0.05
+BLEND = 0.5
+"""share of the previous frame's change that is blended in where it shows the same surface; see docs/flicker.md"""
+MAX_MOTION = 0.05
 """mean motion between two frames, as a share of the longer side, up to which they belong to one sequence"""
-_SAME_SURFACE = 0.01  # relative depth error: neighbours differ by less, and what is carried must not smear over edges
+_SAME_SURFACE = (
+    0.01  # relative depth error: neighbours differ by less, and what is blended in must not smear over edges
+)
 _STRIDE = 8  # pixels: motion is smooth
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """A frame that was enhanced."""
+class _EnhancedFrame:
+    """An enhanced frame."""
 
     camera: Pinhole
     depth: Tensor  # [H, W, 1]
     alpha: Tensor  # [H, W, 1]
-    stamp: Any
+    version: Any
     references: tuple[int, ...]
     change: Tensor  # [H, W, 3] fixed picture less render
 
 
-class Continuity:
-    """Remembers the last frame of each sequence, as long as who asks for it lives.
+class TemporalFilter:
+    """Memory of the last frame of each sequence, as long as its caller lives.
 
     Two viewers or threads have a sequence each. It is not safe to call from two threads at once.
 
     Args:
-        carried: see ``CARRIED``; 0 shares references alone.
+        blend: see ``BLEND``; 0 reuses references alone.
     """
 
-    def __init__(self, carried: float = CARRIED) -> None:
-        self.carried = carried
-        self._last: WeakKeyDictionary[Any, _Shown] = WeakKeyDictionary()
+    def __init__(self, blend: float = BLEND) -> None:
+        self.blend = blend
+        self._previous: WeakKeyDictionary[Any, _EnhancedFrame] = WeakKeyDictionary()
 
-    def frame(self, caller: Any, camera: Pinhole, depth: Tensor, alpha: Tensor, stamp: Any) -> Frame:
-        """A new frame, after the caller's last one if the camera moved little and nothing else changed.
+    def frame(self, caller: Any, camera: Pinhole, depth: Tensor, alpha: Tensor, version: Any) -> Frame:
+        """Make a new frame, after the caller's previous one if the camera moved little and nothing else changed.
 
         Args:
             caller: whose sequence it is, any object that can be referred to weakly; None for a picture of its own.
             camera: of the frame.
             depth: [H, W, 1] median depth of the splat.
             alpha: [H, W, 1] opacity of the splat.
-            stamp: of splat and settings; frames of another one are not neighbours.
+            version: of splat and settings; frames of another one are not neighbours.
         """
-        last = None if caller is None else self._last.get(caller)
-        if last is not None and (
-            last.stamp != stamp
-            or last.depth.shape != depth.shape
-            or motion(camera, depth, alpha, last.camera) > NEIGHBOURING
+        previous = None if caller is None else self._previous.get(caller)
+        if previous is not None and (
+            previous.version != version
+            or previous.depth.shape != depth.shape
+            or motion(camera, depth, alpha, previous.camera) > MAX_MOTION
         ):
-            last = None
-        return Frame(self, caller, camera, depth, alpha, stamp, last)
+            previous = None
+        return Frame(self, caller, camera, depth, alpha, version, previous)
 
     def forget(self) -> None:
-        """The next frame of every caller is the first."""
-        self._last.clear()
+        """Start over: the next frame of every caller is the first."""
+        self._previous.clear()
 
-    def _remember(self, caller: Any, shown: _Shown) -> None:
+    def _remember(self, caller: Any, frame: _EnhancedFrame) -> None:
         if caller is not None:
-            self._last[caller] = shown
+            self._previous[caller] = frame
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame and the one before, if it has one."""
+    """A frame and the previous one, if it has one."""
 
-    continuity: Continuity
+    temporal_filter: TemporalFilter
     caller: Any
     camera: Pinhole
     depth: Tensor  # [H, W, 1]
     alpha: Tensor  # [H, W, 1]
-    stamp: Any
-    last: _Shown | None
+    version: Any
+    previous: _EnhancedFrame | None
 
     @property
-    def former_references(self) -> tuple[int, ...]:
-        """Of the frame before; empty for a first one."""
-        return () if self.last is None else self.last.references
+    def previous_references(self) -> tuple[int, ...]:
+        """Return the references of the previous frame; none for a first one."""
+        return () if self.previous is None else self.previous.references
 
-    def settle(self, render: Tensor, fixed: Tensor, references: Sequence[int]) -> Tensor:
-        """The fixed picture with a part of its change taken from the frame before, by the splat's depth.
+    def blend_with_previous(self, render: Tensor, fixed: Tensor, references: Sequence[int]) -> Tensor:
+        """Take a part of the fixed picture's change from the previous frame, by the splat's depth.
 
         The render is not touched: what the splat shows moves as before, and only what the fixer adds is steadied.
 
         Args:
             render: [H, W, 3].
-            fixed: [H, W, 3] what the fixer made of it.
-            references: what it was shown.
+            fixed: [H, W, 3] the fixer's picture of it.
+            references: photographs it was shown.
 
         Returns:
             [H, W, 3], also remembered for the frame after.
         """
         change = fixed - render
-        if self.last is not None and self.continuity.carried > 0:
-            former = PosedImage(self.last.change, self.last.camera, self.last.depth, self.last.alpha)
-            warps = warp_references(self.camera, self.depth, self.alpha, [former], _SAME_SURFACE)
-            share = self.continuity.carried * warps.visibility[0].to(change)
+        previous = self.previous
+        if previous is not None and self.temporal_filter.blend > 0:
+            image = PosedImage(previous.change, previous.camera, previous.depth, previous.alpha)
+            warps = warp_references(self.camera, self.depth, self.alpha, [image], _SAME_SURFACE)
+            share = self.temporal_filter.blend * warps.visibility[0].to(change)
             change = torch.lerp(change, warps.images[0].to(change), share)
-        shown = _Shown(self.camera, self.depth, self.alpha, self.stamp, tuple(references), change)
-        self.continuity._remember(self.caller, shown)
+        enhanced = _EnhancedFrame(self.camera, self.depth, self.alpha, self.version, tuple(references), change)
+        self.temporal_filter._remember(self.caller, enhanced)
         return render + change
 
 
 def motion(camera: Pinhole, depth: Tensor, alpha: Tensor, other: Pinhole) -> float:
-    """How far what a camera sees lies from its place in another camera's picture.
+    """Measure how far what a camera sees lies from its place in another camera's picture.
 
     Args:
         camera: of the view.

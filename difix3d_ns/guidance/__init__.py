@@ -1,1 +1,1 @@
-"""How a prior teaches a splat."""
+"""Guidance: how a prior teaches a splat."""

@@ -30,7 +30,7 @@ class Window:
     start: int  # step
     densify_from: int  # first step at which Gaussians may multiply
     densify_to: int  # step from which they do not any more
-    restart_rate: bool = False  # the learning rate of the means begins anew
+    restart_rate: bool = False  # the learning rate of the means starts over
     reset: bool = True  # opacities are reset now and then, as splatfacto does
 
 
@@ -42,7 +42,7 @@ class GuidanceConfig(InstantiateConfig):
     kept: ClassVar[tuple[str, ...]] = ()
     """fields that a resumed training takes over from its checkpoint where they are unset"""
     announced: ClassVar[dict[str, str]] = {}
-    """fields whose CPU-sized value is told, with a sentence for each"""
+    """fields whose CPU-sized value is printed, with a sentence for each"""
 
     def fit(self, run: Run) -> None:
         """Fill in what is unset; called before the pipeline is built, and again when the images are known."""
@@ -56,12 +56,12 @@ class GuidanceConfig(InstantiateConfig):
 
     @property
     def fixer_config(self) -> FixerConfig | None:
-        """The fixer that the enhancer uses as well; None if the guidance has none."""
+        """Return the fixer that the enhancer uses as well; None if the guidance has none."""
         return None
 
 
 class Guidance:
-    """When views are made, at which cameras, with which prior, how they are kept, and how they weigh.
+    """A prior's plan: when views are made, at which cameras, with which prior, how they are kept, and how they weigh.
 
     The pipeline asks ``before_step`` for work between steps, ``next_view`` once per step for something to learn from,
     and ``losses`` for what it is worth. A system is a subclass that overrides some of these: docs/architecture.md.
@@ -74,22 +74,25 @@ class Guidance:
         self.config = config
 
     def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
-        """Get to know a training; no expensive work if it is resumed.
+        """Prepare for a training; no expensive work if it is resumed.
 
         Raises:
             UserError: the scene cannot be trained on so.
         """
 
     def initial_points(self) -> PointCloud | None:
-        """Points to start from instead of the scene's, after ``setup``, before optimizers; not asked when resumed."""
+        """Return points to start from instead of the scene's.
+
+        Called after ``setup``, before optimizers; not if the training is resumed.
+        """
         return None
 
     def windows(self, run: Run) -> Sequence[Window]:
-        """Windows of densification, in order; none: splatfacto's own. Asked before ``setup``."""
+        """Return the windows of densification, in order; none: splatfacto's own. Asked before ``setup``."""
         return ()
 
     def rotation(self) -> int | None:
-        """Number of views among which steps are drawn, for the pause of densification after a reset.
+        """Return the number of views among which steps are drawn, for the pause of densification after a reset.
 
         None: the photographs alone, as splatfacto counts.
         """
@@ -100,7 +103,7 @@ class Guidance:
         return False
 
     def next_view(self, step: int, generator: torch.Generator) -> TrainView | None:
-        """What the step learns from; None: a photograph.
+        """Return the view the step learns from; None: a photograph.
 
         Args:
             step: of training.
@@ -109,19 +112,19 @@ class Guidance:
         return None
 
     def counts(self, view: TrainView) -> bool:
-        """Whether gradients of a step on this view count for densification.
+        """Return whether gradients of a step on this view count for densification.
 
         Its thresholds are made for those of photographs, so views that stand for none do not unless a guidance says so.
         """
         return view.photo is not None
 
     def losses(self, outputs: Outputs, view: TrainView, base: Losses) -> Losses:
-        """Losses of a step.
+        """Compute the losses of a step.
 
         Args:
             outputs: of the render: "rgb" [H, W, 3], "accumulation" [H, W, 1], "depth" [H, W, 1] if the view has one.
             view: what it is compared with, at full size (early steps render smaller). A cut-out object stands before
-                the background of this step; where the view is not trusted, its picture is the render, which teaches
+                the background of this step; where its confidence is 0, its picture is the render, which teaches
                 nothing, and SSIM sees no cut-out edge.
             base: splatfacto's, where the picture's is "main_loss".
 
@@ -133,9 +136,9 @@ class Guidance:
         if view.weight != 1.0:
             losses["main_loss"] = losses["main_loss"] * view.weight
         if view.depth is not None:
-            trust = depth_confidence(view) if view.valid is None else depth_confidence(view) * view.valid
-            target, trust = (resized(maps, height, width, "nearest") for maps in (view.depth, trust))
-            error = depth_loss(outputs["depth"], outputs["accumulation"], target, trust)
+            confidence = depth_confidence(view) if view.valid is None else depth_confidence(view) * view.valid
+            target, confidence = (resized(maps, height, width, "nearest") for maps in (view.depth, confidence))
+            error = depth_loss(outputs["depth"], outputs["accumulation"], target, confidence)
             losses["depth_loss"] = error * view.weight * self.depth_weight
         if view.alpha is not None:
             error = (outputs["accumulation"] - resized(view.alpha, height, width)).abs()
@@ -145,11 +148,11 @@ class Guidance:
         return losses
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """What resuming at ``step`` needs, as plain values and tensors."""
+        """Return what resuming at ``step`` needs, as plain values and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any], folder: Path, step: int) -> None:
-        """Go on where ``state_dict`` was taken.
+        """Continue where ``state_dict`` was taken.
 
         Args:
             state: what it returned.
@@ -158,17 +161,17 @@ class Guidance:
         """
 
     def keep(self, steps: Sequence[int]) -> None:
-        """Let go of files that no checkpoint of these steps needs."""
+        """Delete files that no checkpoint of these steps needs."""
 
     def status(self, step: int) -> Status:
-        """What the viewer shows."""
+        """Return what the viewer shows."""
         return Status()
 
 
 def depth_confidence(view: TrainView) -> Tensor:
-    """Weight [H, W, 1] of a view's depth: its own map, or its number times the confidence."""
+    """Return the weight [H, W, 1] of a view's depth: its own map, or its number times the confidence."""
     assert view.depth is not None
     if isinstance(view.depth_weight, Tensor):
         return view.depth_weight
-    trust = torch.ones_like(view.depth) if view.confidence is None else view.confidence
-    return trust if view.depth_weight == 1.0 else trust * view.depth_weight
+    confidence = torch.ones_like(view.depth) if view.confidence is None else view.confidence
+    return confidence if view.depth_weight == 1.0 else confidence * view.depth_weight

@@ -20,11 +20,12 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
 from difix3d_ns.guidance.fixing import ViewFixer
-from difix3d_ns.guidance.progressive import advance
+from difix3d_ns.guidance.progressive import interpolate_toward
 from difix3d_ns.guidance.schedule import VIEWS_AT_ONCE, plan_rounds
 from difix3d_ns.guidance.status import Button, ShownView, Status, Visitor
 from difix3d_ns.guidance.tracking import FixTracker
 from difix3d_ns.guidance.work_queue import WorkQueue
+from difix3d_ns.io.config_fields import check_at_least, check_share, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
@@ -37,14 +38,14 @@ from difix3d_ns.views.view import TrainView
 CUDA_ROUNDS = 8
 CPU_ROUNDS = 2  # a third one brought 0.01 to 0.06 dB on three captures, for a fifth of the time
 MIN_CONFIDENCE = 0.02
-"""mean confidence of a view below which its step goes to a photograph: a fixer that nobody can trust must not take
+"""mean confidence of a view below which its step goes to a photograph: a fixer without confidence must not take
 half of the training away either"""
 _SEED_OF_ROUND = 100_003  # noise is reproducible, and not the same everywhere
 
 
 @dataclass
 class TargetConfig:
-    """Poses the rounds lead to."""
+    """Settings of the poses the rounds lead to."""
 
     kind: Literal["auto", "camera-path", "eval"] = "auto"
     """auto: between and somewhat beyond the training cameras; camera-path: a path saved in the viewer;
@@ -59,7 +60,7 @@ class TargetConfig:
 
 @dataclass
 class DifixConfig(GuidanceConfig):
-    """When pseudo-views are made, where, with which fixer, and how they weigh."""
+    """Settings of pseudo-views: when they are made, where, with which fixer, and how they weigh."""
 
     _target: type = field(default_factory=lambda: DifixGuidance)
     kept: ClassVar[tuple[str, ...]] = ("rounds",)
@@ -81,23 +82,12 @@ class DifixConfig(GuidanceConfig):
     """most pseudo-views kept; at 960 x 640 one takes about 5 MB of memory"""
 
     def fit(self, run: Run) -> None:
-        if self.rounds is None:
-            self.rounds = CPU_ROUNDS if run.on_cpu else CUDA_ROUNDS
+        fill_unset(self, rounds=CPU_ROUNDS if run.on_cpu else CUDA_ROUNDS)
 
     def check(self, flag: str) -> None:
-        at_least = {
-            "rounds": (self.rounds, 0),
-            "targets.count": (self.targets.count, 1),
-            "targets.beyond": (self.targets.beyond, 0),
-            "weight": (self.weight, 0),
-            "depth-weight": (self.depth_weight, 0),
-            "pool-capacity": (self.pool_capacity, 1),
-        }
-        for name, (number, bound) in at_least.items():
-            if number is not None and not bound <= number < float("inf"):
-                raise UserError(f"{flag}.{name} {number}: at least {bound} is needed")
-        if not 0 <= self.probability <= 1:
-            raise UserError(f"{flag}.probability {self.probability}: a number in [0, 1] is needed")
+        at_least_0 = dict.fromkeys(("rounds", "targets.beyond", "weight", "depth_weight"), 0)
+        check_at_least(self, flag, {**at_least_0, "targets.count": 1, "pool_capacity": 1})
+        check_share(self, flag, "probability")
         if self.targets.kind == "camera-path" and self.targets.camera_path is None:
             raise UserError(f"{flag}.targets.kind camera-path needs {flag}.targets.camera-path FILE")
 
@@ -112,22 +102,22 @@ class Task:
 
     round: int
     target: int
-    asked: bool = False  # by somebody in the viewer, not by the schedule
+    requested: bool = False  # by somebody in the viewer, not by the schedule
 
     @property
     def key(self) -> str:
-        """Key of the view."""
+        """Return the key of the view."""
         return view_key(self.round, self.target)
 
     @classmethod
     def of(cls, key: str) -> Task:
-        """The task that made the view of a key."""
+        """Return the task that made the view of a key."""
         target, _, number = key.removeprefix("target/").partition("@")
         return cls(int(number), int(target))
 
 
 class DifixGuidance(Guidance):
-    """Makes views in rounds while training goes on; a step learns from one of them or from a photograph.
+    """Maker of views in rounds while training goes on; a step learns from one of them or from a photograph.
 
     Without rounds (``rounds`` 0) it does nothing.
     """
@@ -167,7 +157,7 @@ class DifixGuidance(Guidance):
         self.round = 0
         self._first_view: int | None = None  # step at which the first view was made
         self._problem = ""
-        # a scene that cannot have any is told of now, not in the middle of training; so are unreadable weights
+        # a scene that cannot have any is reported now, not in the middle of training; so are unreadable weights
         self._targets = self._find_targets()  # only appended to: views in the pool are known by their position here
         self._current = list(range(len(self._targets)))  # those that rounds lead to
         self.pool = Pool(config.pool_capacity, run.folder / POOL_FOLDER, _of_the_oldest_round)
@@ -177,7 +167,7 @@ class DifixGuidance(Guidance):
 
     @property
     def targets(self) -> list[Pinhole]:
-        """The poses rounds lead to."""
+        """Return the poses rounds lead to."""
         return [self._targets[index] for index in self._current]
 
     # ------------------------------------------------------------------ where
@@ -207,23 +197,23 @@ class DifixGuidance(Guidance):
             ) from error
 
     def _poses(self, number: int) -> list[Pinhole]:
-        return advance(self._scene.cameras(), self._targets, self._fraction(number))
+        return interpolate_toward(self._scene.cameras(), self._targets, self._fraction(number))
 
     def _fraction(self, number: int) -> float:
-        """Fraction of the way from the nearest photograph to the target in round ``number``.
+        """Return the fraction of the way from the nearest photograph to the target in round ``number``.
 
-        Of three or more rounds the last makes the views at the targets anew: they teach most, and what is made in the
+        Of three or more rounds the last makes the views at the targets again: they teach most, and what is made in the
         last round is seen only a few times.
         """
         return min(1.0, number / (self._rounds - 1 if self._rounds > 2 else self._rounds))
 
     @property
     def _rounds(self) -> int:
-        """Number of rounds; one at least: it can be asked for."""
+        """Return the number of rounds; one at least: it can be requested."""
         return max(1, self.schedule.rounds)
 
     def _first_with_poses_of(self, number: int) -> int:
-        """The round that made the views round ``number`` makes anew; itself if its poses are new."""
+        """Return the round that made the views round ``number`` makes again; itself if its poses are new."""
         return next(r for r in range(1, number + 1) if self._fraction(r) == self._fraction(number))
 
     # ------------------------------------------------------------------ when
@@ -236,7 +226,7 @@ class DifixGuidance(Guidance):
         due = self.schedule.round_at(step)
         if due > self.round:
             self._begin(due)
-        if len(self.queue) and self.schedule.may_render(step, late=self.queue.tasks[0].asked):
+        if len(self.queue) and self.schedule.may_render(step, late=self.queue.tasks[0].requested):
             self._make_batch(step)
         return False
 
@@ -246,10 +236,10 @@ class DifixGuidance(Guidance):
         fresh = [Task(place, target) for target in self._current]
         made = [Task.of(key) for key in self.pool]
         outdated = [task for task in made if task not in fresh]
-        asked = [task for task in self.queue.tasks if task.asked]
-        tasks = list({task.key: task for task in fresh + outdated + asked}.values())
+        requested = [task for task in self.queue.tasks if task.requested]
+        tasks = list({task.key: task for task in fresh + outdated + requested}.values())
         self.round = number
-        self.queue.replace(sorted(tasks, key=lambda task: not task.asked))
+        self.queue.replace(sorted(tasks, key=lambda task: not task.requested))
         self._tracking.begin(
             f"Round {number}/{self.schedule.rounds}: fixing {len(fresh)} pseudo-views "
             f"at {self._fraction(number):.0%} of the way"
@@ -267,9 +257,9 @@ class DifixGuidance(Guidance):
             self._make(batch, cameras, step)
             self._problem = ""
         except Exception as error:
-            if not all(task.asked for task in batch):
+            if not all(task.requested for task in batch):
                 raise
-            self._problem = f"What was asked for could not be made: {error}"  # which must not end the training
+            self._problem = f"A requested view could not be made: {error}"  # which must not end the training
             self._run.tracker.log(f"[yellow]{self._problem}")
         self.queue.finished(batch)
         if not len(self.queue):
@@ -283,14 +273,14 @@ class DifixGuidance(Guidance):
         for task, camera, view in zip(tasks, cameras, views, strict=True):
             made = TrainView(task.key, camera, view.result.image, confidence=view.result.confidence)
             if self.config.depth_weight > 0 and view.result.depth is not None:
-                trust = view.result.depth_confidence
-                made = replace(made, depth=view.result.depth, depth_weight=1.0 if trust is None else trust)
+                confidence = view.result.depth_confidence
+                made = replace(made, depth=view.result.depth, depth_weight=1.0 if confidence is None else confidence)
             self.pool.put(made)
             self._tracking.made(task.round, task.target, step, view)
         self._tracking.progress(self._label(), len(self.queue) - len(tasks))
 
     def _label(self) -> str:
-        return f"Round {self.round}/{self.schedule.rounds}" if self.round else "Asked for"
+        return f"Round {self.round}/{self.schedule.rounds}" if self.round else "Requested"
 
     # ------------------------------------------------------------------ how they weigh
 
@@ -317,7 +307,7 @@ class DifixGuidance(Guidance):
         self._references.forget()  # a resumed training renders them here, so this one does too
         return {
             "round": self.round,
-            "queue": [[task.round, task.target, task.asked] for task in self.queue.tasks],
+            "queue": [[task.round, task.target, task.requested] for task in self.queue.tasks],
             "targets": [[t.camera_to_world.float(), t.intrinsics.float(), t.width, t.height] for t in self._targets],
             "current": list(self._current),
             "first_view": self._first_view,
@@ -339,14 +329,14 @@ class DifixGuidance(Guidance):
         if self._active:
             self.pool.prune(steps)
 
-    # ------------------------------------------------------------------ what people see and ask for
+    # ------------------------------------------------------------------ what people see and request
 
     def status(self, step: int) -> Status:
         if not self._active:
             return Status()
         lines = [f"Round **{self.round} of {self.schedule.rounds}**, pool {len(self.pool)}"]
         if left := len(self.queue):
-            fit = self.schedule.may_render(step, late=self.queue.tasks[0].asked)
+            fit = self.schedule.may_render(step, late=self.queue.tasks[0].requested)
             lines.append(f"{left} views to go" + ("" if fit else ", waiting: the splat is not fit to be rendered yet"))
         elif self.round < self.schedule.rounds:
             lines.append(f"Next round at step {self.schedule.starts[self.round]}, now {step}")
@@ -361,7 +351,7 @@ class DifixGuidance(Guidance):
                 Button("Add a pseudo-view here", "Repair what this tab shows and learn from it", self._on_view),
                 Button("Use this camera path as targets", "The path of the tab Render", self._on_path),
             ),
-            waiting=self.queue.requested or any(task.asked for task in self.queue.tasks),
+            waiting=self.queue.requested or any(task.requested for task in self.queue.tasks),
         )
 
     def _shown(self, entry: Entry) -> ShownView:
@@ -377,47 +367,47 @@ class DifixGuidance(Guidance):
             return np.zeros((1, 1, 3), np.uint8)
 
     def request_round(self) -> None:
-        """Have the next round begin now, or the last one again; from any thread, taken up before the next step."""
-        self.queue.request(self._begin_asked)
+        """Request the next round now, or the last one again; from any thread, taken up before the next step."""
+        self.queue.request(self._begin_requested)
 
     def request_view(self, camera: Pinhole) -> None:
-        """Have a view made here and in later rounds again; from any thread, taken up before the next step."""
+        """Request a view here and in later rounds again; from any thread, taken up before the next step."""
         self.queue.request(lambda: self._add_view(camera))
 
     def request_targets(self, targets: Sequence[Pinhole]) -> None:
-        """Lead later rounds to other targets; from any thread, taken up before the next step.
+        """Request other targets for later rounds; from any thread, taken up before the next step.
 
-        Views at earlier targets stay in the pool and are made anew as before.
+        Views at earlier targets stay in the pool and are made again as before.
         """
         self.queue.request(lambda: self._replace_targets(targets))
 
     def _on_round(self, visitor: Visitor) -> str:
         self.request_round()
-        return "A round was asked for; it begins when training goes on and the splat is fit to be rendered."
+        return "A round was requested; it begins when training goes on and the splat is fit to be rendered."
 
     def _on_view(self, visitor: Visitor) -> str:
         self.request_view(visitor.camera())
-        return "A pseudo-view was asked for; later rounds make it again."
+        return "A pseudo-view was requested; later rounds make it again."
 
     def _on_path(self, visitor: Visitor) -> str:
         targets = visitor.path(self.config.targets.count)
         self.request_targets(targets)
         return f"Later rounds lead to {len(targets)} poses along the path. To begin at once, run a fix round."
 
-    def _begin_asked(self) -> None:
+    def _begin_requested(self) -> None:
         place = self._first_with_poses_of(max(1, self.round))
-        left = {task.target for task in self.queue.tasks if task.asked and task.round == place}
+        left = {task.target for task in self.queue.tasks if task.requested and task.round == place}
         made = {task.target for task in map(Task.of, self.pool) if task.round == place}
         if self.round and left and set(self._current) <= left | made:
-            return  # one that was asked for is being made
+            return  # a requested one is being made
         self._begin(min(self.round + 1, self._rounds))
-        self.queue.replace(replace(task, asked=True) for task in self.queue.tasks)
+        self.queue.replace(replace(task, requested=True) for task in self.queue.tasks)
 
     def _add_view(self, camera: Pinhole) -> None:
         self._targets.append(camera)
         self._current.append(len(self._targets) - 1)
         place = self._first_with_poses_of(self._rounds)  # whose poses are the targets themselves
-        self.queue.insert(Task(place, self._current[-1], asked=True))
+        self.queue.insert(Task(place, self._current[-1], requested=True))
 
     def _replace_targets(self, targets: Sequence[Pinhole]) -> None:
         first = len(self._targets)
@@ -427,6 +417,6 @@ class DifixGuidance(Guidance):
 
 
 def _of_the_oldest_round(entries: Sequence[Entry]) -> str:
-    """Of the oldest round, the view whose pose is most like another's: what a full pool gives up."""
+    """Choose what a full pool gives up: of the oldest round, the view whose pose is most like another's."""
     first = min(Task.of(entry.key).round for entry in entries)
     return most_redundant(entries, [entry for entry in entries if Task.of(entry.key).round == first])

@@ -19,7 +19,7 @@ _PHOTOGRAPHS_PER_VIEW = 8
 
 @dataclass(frozen=True)
 class FixedView:
-    """A render, what the fixer was shown, and what it made of it."""
+    """A repaired render with the request it came from."""
 
     request: FixRequest
     result: FixResult
@@ -28,7 +28,7 @@ class FixedView:
 
 
 class ViewFixer:
-    """Renders the splat at given cameras and repairs what is seen.
+    """Renderer of the splat at given cameras, with a fixer that repairs what is seen.
 
     Args:
         config: of the fixer, which is loaded when the first view is made.
@@ -43,7 +43,7 @@ class ViewFixer:
         self._fixer: Fixer | None = None
 
     def load(self) -> Fixer:
-        """The fixer, loaded once.
+        """Load the fixer, once.
 
         Raises:
             UserError: its name or weights are unusable.

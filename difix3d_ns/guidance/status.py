@@ -1,4 +1,4 @@
-"""What a guidance shows in the viewer: lines, views, targets, buttons."""
+"""Status of a guidance for the viewer: lines, views, targets, buttons."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from difix3d_ns.views.records import FixRecord
 
 
 class Visitor(Protocol):
-    """Who pressed a button: somebody who looks from somewhere and may have drawn a camera path."""
+    """A visitor of the viewer who pressed a button: has a camera, and may have drawn a camera path."""
 
     def camera(self) -> Pinhole:
-        """What the tab shows. Raises UserError where no picture can be made of it."""
+        """Return the camera of the tab. Raises UserError where no picture can be made of it."""
         ...
 
     def path(self, count: int) -> list[Pinhole]:
-        """Cameras evenly spread along the path. Raises UserError if there is none."""
+        """Return cameras evenly spaced along the path. Raises UserError if there is none."""
         ...
 
 
 @dataclass(frozen=True)
 class Button:
-    """Something that can be asked for; pressed in any thread."""
+    """A button for a request; pressed in any thread."""
 
     label: str
     hint: str
-    press: Callable[[Visitor], str]  # what is answered, Markdown; raises UserError
+    press: Callable[[Visitor], str]  # returns the answer, Markdown; raises UserError
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class ShownView:
 
     @property
     def round(self) -> str:
-        """The round it was made in, the end of a key like "target/003@2"; empty without rounds."""
+        """Return the round it was made in, the end of a key like "target/003@2"; empty without rounds."""
         return self.key.rpartition("@")[2] if "@" in self.key else ""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a guidance stands; empty: nothing is shown."""
+    """State of a guidance; empty: nothing is shown."""
 
     title: str = ""
     lines: Sequence[str] = ()  # Markdown
@@ -59,4 +59,4 @@ class Status:
     targets: Sequence[Pinhole] = ()
     records: Sequence[FixRecord] = ()  # the latest ones, oldest first
     buttons: Sequence[Button] = ()
-    waiting: bool = False  # something was asked for that is not done yet
+    waiting: bool = False  # a request is not carried out yet

@@ -1,4 +1,4 @@
-"""What people see of views that are made: messages, curves, and a record of each."""
+"""Messages and curves about views that are made, and a record of each."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from difix3d_ns.guidance.fixing import FixedView
 from difix3d_ns.io.run import Tracker
 from difix3d_ns.views.records import LATEST, FixRecord, FixRecords, record_fix, thumbnail
 
-_STRIP = "before, after, reference, confidence of target"
+_PANELS = "before, after, reference, confidence of target"
 
 
 class FixTracker:
-    """Follows rounds of repaired views.
+    """Follower of rounds of repaired views.
 
     Args:
         tracker: of the training.
@@ -34,12 +34,12 @@ class FixTracker:
         self._seconds, self._views, self._change = 0.0, 0, 0.0
 
     def begin(self, message: str) -> None:
-        """A round begins."""
+        """Announce a round."""
         self._seconds, self._views, self._change = 0.0, 0, 0.0
         self._tracker.log(message)
 
-    def made(self, number: int, target: int, step: int, view: FixedView) -> FixRecord:
-        """Follow a view that was made in round ``number``."""
+    def made(self, number: int, target: int, step: int, view: FixedView) -> None:
+        """Record a view that was made in round ``number``."""
         request, result = view.request, view.result
         record = record_fix(
             *(number, target, step, tuple(self._names[index] for index in view.references), view.seconds),
@@ -53,16 +53,15 @@ class FixTracker:
         self.latest.append(record)
         self.references[record.key] = record.references
         self.thumbnails[record.key] = thumbnail(record.after)
-        strip = torch.from_numpy(record.strip[::2, ::2].copy()).float() / 255  # the whole one is in the records
-        self._tracker.image(f"Pseudo-views/{_STRIP} {target:03d}", strip, step)
-        return record
+        panels = torch.from_numpy(record.panels[::2, ::2].copy()).float() / 255  # the whole one is in the records
+        self._tracker.image(f"Pseudo-views/{_PANELS} {target:03d}", panels, step)
 
     def progress(self, label: str, left: int) -> None:
-        """Say how many views are left."""
+        """Report how many views are left."""
         self._tracker.log(f"{label}: {self._views} fixed, {left} to go, {self._seconds / self._views:.2f} s per view")
 
     def end(self, label: str, step: int, pool: int) -> None:
-        """A round has ended."""
+        """Report the end of a round."""
         self._tracker.scalar("Pseudo-views/pool", pool, step)
         self._tracker.scalar("Pseudo-views/mean change", self._change / max(1, self._views), step)
         self._tracker.log(f"{label} done in {self._seconds:.0f} s: pool of {pool}")

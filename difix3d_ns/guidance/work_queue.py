@@ -1,4 +1,4 @@
-"""Work that is done a little before each training step, and requests for more of it from any thread."""
+"""Work that is done bit by bit before training steps, and requests for more of it from any thread."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ class WorkQueue(Generic[Task]):
         return len(self.tasks)
 
     def request(self, action: Callable[[], None]) -> None:
-        """Have something done before the next step, where training runs; from any thread."""
+        """Request something to be done before the next step, where training runs; from any thread."""
         self._requests.put(action)
 
     @property
     def requested(self) -> bool:
-        """Whether a request was not taken up yet."""
+        """True if a request was not taken up yet."""
         return not self._requests.empty()
 
     def take_requests(self) -> None:
-        """Do what was requested; where training runs."""
+        """Carry out the requests; where training runs."""
         while not self._requests.empty():
             self._requests.get()()
 
     def batch(self) -> list[Task]:
-        """The tasks of one step, which stay until they are ``finished``."""
+        """Return the tasks of one step, which stay until they are ``finished``."""
         return self.tasks[: self.per_step]
 
     def finished(self, tasks: Sequence[Task]) -> None:
-        """Take the first tasks out."""
+        """Remove the first tasks."""
         del self.tasks[: len(tasks)]
 
     def replace(self, tasks: Iterable[Task]) -> None:
-        """Do these instead."""
+        """Queue these tasks instead."""
         self.tasks = list(tasks)
 
     def insert(self, task: Task) -> None:
-        """Do this first."""
+        """Queue a task before all others."""
         self.tasks.insert(0, task)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from difix3d_ns.errors import UserError
+from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.views.protocols import PointCloud, Scene
 
@@ -20,7 +20,7 @@ MIN_POINTS = 1000
 
 @dataclass
 class InitialPointsConfig:
-    """Where the first Gaussians come from, beside the points that came with the scene."""
+    """Settings of the points that training starts from, beside those that came with the scene."""
 
     stereo: int | None = None
     """points added before training, found by stereo among the training photographs
@@ -28,23 +28,21 @@ class InitialPointsConfig:
 
     def fit(self, run: Run) -> None:
         """Fill in the number of points by device."""
-        if self.stereo is None:
-            self.stereo = CPU_POINTS if run.on_cpu else CUDA_POINTS
+        fill_unset(self, stereo=CPU_POINTS if run.on_cpu else CUDA_POINTS)
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if the number is negative."""
-        if self.stereo is not None and self.stereo < 0:
-            raise UserError(f"{flag}.stereo {self.stereo}: at least 0 is needed")
+        check_at_least(self, flag, {"stereo": 0})
 
 
 def stereo_cloud(scene: Scene, given: Tensor | None, count: int, log: Callable[[str], None]) -> PointCloud | None:
-    """Points on what photographs show of each other.
+    """Find points on what photographs show of each other.
 
     Args:
         scene: whose photographs.
         given: [P, 3] world points it came with; None: training would start from random ones.
-        count: most points wanted.
-        log: where what was found is told.
+        count: maximum number of points.
+        log: prints what was found.
 
     Returns:
         The points; None if training starts better without them.

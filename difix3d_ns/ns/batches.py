@@ -14,7 +14,7 @@ from difix3d_ns.views.view import TrainView
 
 
 def to_batch(view: TrainView, device: torch.device) -> tuple[Cameras, dict[str, Any]]:
-    """What nerfstudio trains a step on.
+    """Convert a view to what nerfstudio trains a step on.
 
     A view that stands for a photograph has its index, so that its exposure, pose correction and bilateral grid apply;
     any other has none, and they stay out of it.
@@ -29,18 +29,19 @@ def to_batch(view: TrainView, device: torch.device) -> tuple[Cameras, dict[str, 
     return camera, batch
 
 
-def photo_view(batch: dict[str, Any], camera: Pinhole, background: Tensor) -> TrainView:
-    """A photograph that nerfstudio drew.
+def unit_range(image: Tensor) -> Tensor:
+    """Convert a cached picture, which may have 8 bits, to numbers in [0, 1]."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image
+
+
+def photo_view(batch: dict[str, Any], camera: Pinhole, image: Tensor) -> TrainView:
+    """Return a photograph that nerfstudio drew.
 
     Args:
         batch: as its datamanager made it.
         camera: undistorted, at the pose of the scene.
-        background: [3] of the step's render, behind a cut-out object.
+        image: [H, W, 3] its picture; a cut-out object stands before the background of the step's render.
     """
-    image = batch["image"]
-    image = image.float() / 255 if image.dtype == torch.uint8 else image
-    if image.shape[-1] == 4:
-        image = image[..., :3] * image[..., 3:] + background.to(image) * (1 - image[..., 3:])
     index = int(batch["image_idx"])
     valid = batch["mask"].to(image) if "mask" in batch else None
     return TrainView(f"photo/{index:04d}", camera, image, photo=index, valid=valid)

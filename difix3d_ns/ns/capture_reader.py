@@ -69,7 +69,7 @@ def read_dataset(
     train: list[int] = []
     test: list[int] = []
     for split, outputs in splits.items():
-        outputs.alpha_color = None  # alpha is looked at below
+        outputs.alpha_color = None  # alpha is used below
         dataset = InputDataset(outputs)
         for index in range(len(dataset)):
             (train if split == "train" else test).append(len(photographs))
@@ -151,7 +151,7 @@ def _parse(parser: DataParser, path: Path, split: str) -> DataparserOutputs:
         return parser.get_dataparser_outputs(split)
     except (AssertionError, RuntimeError, LookupError, OSError, ValueError, ArithmeticError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a scene: {reason}; make it anew with ns-process-data") from error
+        raise UserError(f"{path} cannot be read as a scene: {reason}; make it again with ns-process-data") from error
 
 
 def _photograph(dataset: InputDataset, index: int, long_side: int) -> _Photograph:
@@ -211,7 +211,7 @@ def _random_points(cameras: list[Pinhole], images: list[Tensor]) -> tuple[Tensor
 
 
 def _devices(splits: dict[str, DataparserOutputs], cameras: list[Pinhole]) -> list[int] | None:
-    """Which physical camera took each picture: same folder and same intrinsics; None if that tells nothing."""
+    """Which physical camera took each picture: same folder and same intrinsics; None if that is not known."""
     names = [path for outputs in splits.values() for path in outputs.image_filenames]
     keys = [
         (Path(path).parent, camera.width, camera.height, *camera.intrinsics.flatten().round(decimals=2).tolist())

@@ -65,7 +65,7 @@ class SceneDatamanager(FullImageDatamanager[InputDataset]):
         except (AssertionError, RuntimeError, LookupError, OSError, ValueError, ArithmeticError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{data} cannot be read as a scene: {reason}; mend transforms.json or make it anew with ns-process-data"
+                f"{data} cannot be read as a scene: {reason}; fix transforms.json or make it again with ns-process-data"
             ) from error
         if str(device) == "cpu":
             self.config.cache_images = "gpu"  # "gpu" means the device; "cpu" would pin memory, which needs a driver

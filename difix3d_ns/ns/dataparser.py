@@ -40,7 +40,7 @@ def read_points(path: Path) -> tuple[Tensor, Tensor] | None:
     except (PlyParseError, KeyError, ValueError, OSError) as error:
         raise ValueError(
             f"cannot read the initial points in {path} ({error}); "
-            "mend the file, or remove `ply_file_path` from transforms.json to start from random points"
+            "fix the file, or remove `ply_file_path` from transforms.json to start from random points"
         ) from error
     names = vertices.data.dtype.names or ()
     if {"red", "green", "blue"} <= set(names):

@@ -14,7 +14,7 @@ VARIABLES = ("DIFIX3D_ENHANCE", "DIFIX3D_WEIGHTS", "DIFIX3D_STRENGTH")
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the environment asks for; None leaves the trained config as it is."""
+    """Settings requested by the environment; None leaves the trained config as it is."""
 
     enhance: EnhanceMode | None = None
     weights: str | None = None
@@ -39,12 +39,12 @@ class Overrides:
         return cls(cast("EnhanceMode | None", enhance), weights, number)
 
     def apply_to(self, enhancer: EnhancerConfig) -> None:
-        """Replace what is asked for."""
+        """Replace the requested settings."""
         enhancer.mode = self.enhance or enhancer.mode
         enhancer.weights = self.weights or enhancer.weights
         enhancer.strength = enhancer.strength if self.strength is None else self.strength
 
 
 def ignored_in_training() -> list[str]:
-    """Names of the variables that are set although a training follows its flags alone."""
+    """Return the names of the variables that are set although a training follows its flags alone."""
     return [name for name in VARIABLES if os.environ.get(name)]

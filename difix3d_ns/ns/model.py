@@ -1,4 +1,4 @@
-"""Splatfacto on any device, with resume that works and an output that is computed only when asked for."""
+"""Splatfacto on any device, with resume that works and an output that is computed only on demand."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from difix3d_ns.enhance.enhancer_config import EnhanceMode
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Window
+from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights, column
 from difix3d_ns.ns.patches.lpips import lazy_lpips
@@ -28,6 +29,14 @@ from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane
 from difix3d_ns.splats.exposure import Exposures
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from difix3d_ns.splats.strategies.fitness import Fitness
+from difix3d_ns.splats.strategies.mcmc import (
+    INITIAL_OPACITY,
+    INITIAL_SCALE,
+    OPACITY_REG,
+    SCALE_REG,
+    build_mcmc,
+    regularization,
+)
 
 CPU_GAUSSIANS = 40_000
 """Enough for about a dozen photographs of 480 px; twice as many overfit them and cost twice the time."""
@@ -65,8 +74,10 @@ class SplatModelConfig(SplatfactoModelConfig):
     strategy: Literal["default", "mcmc"] = "default"
     """how Gaussians multiply. default: splatfacto's; mcmc: 3DGS as Markov chain Monte Carlo (Kheradmand et al. 2024),
     up to max_gs_num"""
-    regularization: bool = False
-    """pull opacities and sizes of Gaussians down with the two loss terms of MCMC, whatever the densification"""
+    mcmc_opacity_reg: float | None = None
+    """weight of the mean opacity of Gaussians in the loss, with either strategy (unset: 0.01 with mcmc, else 0)"""
+    mcmc_scale_reg: float | None = None
+    """weight of the mean size of Gaussians in the loss, with either strategy (unset: 0.01 with mcmc, else 0)"""
     fetch_lpips: bool = False
     """download the networks of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) when an evaluation first needs them"""
     gaussian_dropout: float = 0.0
@@ -78,38 +89,30 @@ class SplatModelConfig(SplatfactoModelConfig):
     def fit(self, run: Run) -> None:
         """Fill in splatfacto's own numbers for its 30,000 steps, shrunk with the training where it is shorter."""
         start, steps = run.first_step, run.steps
-        if self.max_gs_num is None:
-            self.max_gs_num = CPU_GAUSSIANS if run.on_cpu else 0
-        if self.refine_every is None:
-            self.refine_every = at_most(steps / 40, 100)
-        if self.warmup_length is None:
-            self.warmup_length = start + at_most(steps / 12, 500)
-        if self.stop_split_at is None:
-            self.stop_split_at = start + max(1, steps * 5 // 6 if self.strategy == "mcmc" else steps // 2)
-        if self.stop_screen_size_at is None:
-            self.stop_screen_size_at = start + at_most(steps * 4 / 30, 4000)
-        if self.sh_degree_interval is None:
-            self.sh_degree_interval = at_most(steps / 30, 1000)
-        if self.resolution_schedule is None:
-            self.resolution_schedule = at_most(steps / 10, 3000)
-        if self.reset_alpha_every is None:
-            if start:  # Gaussians trained elsewhere: resets would undo that
-                self.reset_alpha_every = max(1, run.last_step // self.refine_every + 1)
-            else:  # every reset costs hundreds of steps until opacities are back: a short training has one
-                self.reset_alpha_every = max(2, round(at_most(steps * 0.3, 3000) / self.refine_every))
+        mcmc = self.strategy == "mcmc"
+        fill_unset(
+            self,
+            max_gs_num=CPU_GAUSSIANS if run.on_cpu else 0,
+            mcmc_opacity_reg=OPACITY_REG if mcmc else 0.0,
+            mcmc_scale_reg=SCALE_REG if mcmc else 0.0,
+            refine_every=at_most(steps / 40, 100),
+            warmup_length=start + at_most(steps / 12, 500),
+            stop_split_at=start + max(1, steps * 5 // 6 if mcmc else steps // 2),
+            stop_screen_size_at=start + at_most(steps * 4 / 30, 4000),
+            sh_degree_interval=at_most(steps / 30, 1000),
+            resolution_schedule=at_most(steps / 10, 3000),
+        )
+        assert self.refine_every
+        if start:  # Gaussians trained elsewhere: resets would undo that
+            fill_unset(self, reset_alpha_every=max(1, run.last_step // self.refine_every + 1))
+        else:  # every reset costs hundreds of steps until opacities are back: a short training has one
+            fill_unset(self, reset_alpha_every=max(2, round(at_most(steps * 0.3, 3000) / self.refine_every)))
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if a setting cannot work."""
-        at_least = {
-            "max-gs-num": (self.max_gs_num, 0),
-            "refine-every": (self.refine_every, 1),
-            "reset-alpha-every": (self.reset_alpha_every, 1),
-            "sh-degree-interval": (self.sh_degree_interval, 1),
-            "resolution-schedule": (self.resolution_schedule, 1),
-        }
-        for name, (number, bound) in at_least.items():
-            if number is not None and not bound <= number < math.inf:
-                raise UserError(f"{flag}.{name} {number}: at least {bound} is needed")
+        at_least_0 = ("max_gs_num", "mcmc_opacity_reg", "mcmc_scale_reg")
+        at_least_1 = ("refine_every", "reset_alpha_every", "sh_degree_interval", "resolution_schedule")
+        check_at_least(self, flag, dict.fromkeys(at_least_0, 0) | dict.fromkeys(at_least_1, 1))
         if not 0 <= self.gaussian_dropout < 1:
             raise UserError(f"{flag}.gaussian-dropout {self.gaussian_dropout}: at least 0 and below 1 is needed")
         if self.exposure and self.use_bilateral_grid:
@@ -149,9 +152,9 @@ _chosen_background: ContextVar[Tensor | None] = ContextVar("chosen_background", 
 
 
 class Outputs(dict):
-    """Outputs of a render of which some are computed when somebody asks for them.
+    """Outputs of a render of which some are computed on demand.
 
-    nerfstudio reads outputs by key, so an output nobody looks at costs nothing.
+    nerfstudio reads outputs by key, so an output nobody reads costs nothing.
 
     Args:
         ready: those that are there.
@@ -225,8 +228,6 @@ class SplatModel(SplatfactoModel):
         if colours is not None:
             self.seed_points = (positions, colours)
         if self.config.strategy == "mcmc":
-            from difix3d_ns.splats.strategies.mcmc import INITIAL_OPACITY, INITIAL_SCALE
-
             self.gauss_params["scales"].data += math.log(INITIAL_SCALE)
             self.gauss_params["opacities"].data[:] = math.log(INITIAL_OPACITY / (1 - INITIAL_OPACITY))
         self._build_strategy()
@@ -237,7 +238,7 @@ class SplatModel(SplatfactoModel):
         return groups | {"exposure": list(self.exposures.parameters())} if self.exposures is not None else groups
 
     def set_initial_points(self, positions: Tensor, colours: Tensor) -> None:
-        """Start from these points, anew; only before optimizers hold the parameters.
+        """Start again from these points; only before optimizers hold the parameters.
 
         Args:
             positions: [N, 3] world.
@@ -266,8 +267,6 @@ class SplatModel(SplatfactoModel):
     def _build_strategy(self) -> None:
         cap = self.config.max_gs_num or None
         if self.config.strategy == "mcmc":
-            from difix3d_ns.splats.strategies.mcmc import build_mcmc
-
             self.strategy = build_mcmc(self.config, cap)
             self.strategy_state = self.strategy.initialize_state()
             return
@@ -334,10 +333,11 @@ class SplatModel(SplatfactoModel):
         self, outputs: dict[str, Any], batch: dict[str, Any], metrics_dict: dict[str, Any] | None = None
     ) -> dict[str, Tensor]:
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
-        if self.training and (self.config.regularization or self.config.strategy == "mcmc"):
-            from difix3d_ns.splats.strategies.mcmc import regularisation
-
-            losses |= regularisation(self.gauss_params["opacities"], self.gauss_params["scales"])
+        opacity_reg, scale_reg = self.config.mcmc_opacity_reg or 0.0, self.config.mcmc_scale_reg or 0.0
+        if self.training and (opacity_reg or scale_reg):
+            losses |= regularization(
+                self.gauss_params["opacities"], self.gauss_params["scales"], opacity_reg, scale_reg
+            )
         if self.training and self.exposures is not None and "image_idx" in batch:  # of a photograph
             losses["exposure_reg"] = EXPOSURE_PULL * self.exposures.deviation()
         return losses
@@ -371,10 +371,10 @@ class SplatModel(SplatfactoModel):
         return outputs
 
     @contextmanager
-    def depth_in_training(self, wanted: bool) -> Iterator[None]:
+    def depth_in_training(self, requested: bool) -> Iterator[None]:
         """Meanwhile training renders have an expected depth [H, W, 1] too; it takes gradients."""
         before = self.config.output_depth_during_training
-        self.config.output_depth_during_training = before or wanted
+        self.config.output_depth_during_training = before or requested
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
 from difix3d_ns.initialization.stereo_points import InitialPointsConfig, stereo_cloud
 from difix3d_ns.io.run import Run
-from difix3d_ns.ns.batches import photo_view, to_batch
+from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 from difix3d_ns.ns.environment import Overrides, ignored_in_training
@@ -57,19 +57,19 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
     """what repairs finished renders, in the viewer and in ns-render"""
 
     def fit(self, run: Run) -> None:
-        """Switch the helps off if that is wanted; before they are fitted themselves."""
+        """Switch the helps off if that is requested; before they are fitted themselves."""
         if not self.sparse_helps:
-            self.initial_points.stereo, self.floaters.clearance = 0, 0.0
+            self.initial_points.stereo, self.floaters.min_depth = 0, 0.0
 
     def check(self, flag: str) -> None:
-        """Raise a UserError if a help is asked for and switched off."""
+        """Raise a UserError if a help is requested and switched off."""
         if self.sparse_helps:
             return
-        asked = {"initial-points.stereo": self.initial_points.stereo, "floaters.clearance": self.floaters.clearance}
-        for name, value in asked.items():
+        given = {"initial-points.stereo": self.initial_points.stereo, "floaters.min-depth": self.floaters.min_depth}
+        for name, value in given.items():
             if value:
                 raise UserError(
-                    f"{flag}.sparse-helps False switches off what {flag}.{name} {value} asks for: leave one of them out"
+                    f"{flag}.sparse-helps False switches off what {flag}.{name} {value} requests: leave one of them out"
                 )
 
 
@@ -96,7 +96,7 @@ class GuidedPipeline(VanillaPipeline):
         """called between pieces of work that cannot wait; the trainer's, which lets others have its lock"""
         self._free = FreeSpace([], [])
         self._losses = LossMeans()
-        # its own renderer and references: what somebody looks at must not change what is trained
+        # its own renderer and references: what is shown must not change what is trained
         self.renderer = SplatRenderer(self.model)
         fixer = config.enhancer.fixer(config.guidance.fixer_config)
         references = ReferenceViews(self.scene, self.renderer)
@@ -113,7 +113,7 @@ class GuidedPipeline(VanillaPipeline):
 
         Args:
             run: the training.
-            with_points: whether initial points are looked for and the guidance is set up; not if the splat comes from a
+            with_points: whether initial points are searched and the guidance is set up; not if the splat comes from a
                 checkpoint, which is loaded later: see ``set_up_guidance``.
 
         Raises:
@@ -132,7 +132,7 @@ class GuidedPipeline(VanillaPipeline):
             self.model.set_initial_points(points.positions, points.colours)
 
     def set_up_guidance(self, run: Run) -> None:
-        """Let the guidance get to know a training, once the splat it starts from is there.
+        """Prepare the guidance for a training, once the splat it starts from is there.
 
         Raises:
             UserError: the scene cannot be trained on so.
@@ -171,10 +171,10 @@ class GuidedPipeline(VanillaPipeline):
         castle it turned held-out views black in one training of two, 3 dB of their mean.
         """
         floaters = self.config.floaters
-        if not floaters.clearance or (points := self.scene.given_points()) is None:
+        if not floaters.min_depth or (points := self.scene.given_points()) is None:
             return
         # as the points are given: a resumed training has no other poses
-        self._free = FreeSpace.of(points, self.scene.unoptimized_cameras(), floaters.clearance)
+        self._free = FreeSpace.of(points, self.scene.unoptimized_cameras(), floaters.min_depth)
         if floaters.near_plane and (nearest := self._free.nearest) is not None:
             self.model.near_plane = max(self.model.near_plane, nearest)
 
@@ -195,8 +195,8 @@ class GuidedPipeline(VanillaPipeline):
             batch["image"] = made.image + (1 - made.alpha) * change
         metrics = self.model.get_metrics_dict(outputs, batch)
         if made is not None and made.confidence is not None:
-            # What is not trusted is replaced by the render itself: it teaches nothing, and SSIM sees no cut-out edges
-            # as it would under a mask on both pictures.
+            # Without confidence it is replaced by the render itself: that teaches nothing, and SSIM sees no cut-out
+            # edges as it would under a mask on both pictures.
             height, width = batch["image"].shape[:2]
             render = resized(outputs["rgb"].detach(), height, width, "nearest")
             batch["image"] = torch.lerp(render, batch["image"], made.confidence)
@@ -219,7 +219,8 @@ class GuidedPipeline(VanillaPipeline):
         if type(self.guidance).losses is Guidance.losses:
             return base  # nothing of the guidance's is felt on a photograph
         camera = self.scene.unoptimized_camera(int(batch["image_idx"]))
-        return self.guidance.losses(outputs, photo_view(batch, camera, outputs["background"]), base)
+        image = self.model.composite_with_background(unit_range(batch["image"]), outputs["background"])
+        return self.guidance.losses(outputs, photo_view(batch, camera, image), base)
 
     def get_training_callbacks(self, attributes: TrainingCallbackAttributes) -> list[TrainingCallback]:
         trainer = attributes.trainer
@@ -255,7 +256,7 @@ class GuidedPipeline(VanillaPipeline):
     # ------------------------------------------------------------------ what people see
 
     def _enhance(self, camera: Cameras, image: Tensor) -> Tensor:
-        """The enhanced picture [H, W, 3] of a render; what is asked for one after the other is one sequence."""
+        """Return the enhanced picture [H, W, 3] of a render; successive calls are one sequence."""
         return self.enhancer.enhance(to_pinhole(camera), image, self)
 
     def show_progress(self, step: int, force: bool = False) -> None:

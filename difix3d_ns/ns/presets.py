@@ -1,8 +1,8 @@
 """Settings fitted to a run: every config fills in what is unset and checks what is given.
 
 A config of ours may have ``fit(run)``, ``check(flag)``, ``kept`` (fields that a resumed training takes over from its
-checkpoint) and ``announced`` (fields whose CPU-sized values are told, with a sentence for each). A value given by the
-user is never touched: settings that can be derived are None until they are.
+checkpoint) and ``announced`` (fields whose CPU-sized values are printed, with a sentence for each). A value given by
+the user is never touched: settings that can be derived are None until they are.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ def fit(config: Any, run: Run) -> list[str]:
         run: what it is fitted to; call again when more is known of it.
 
     Returns:
-        What to tell of values that were filled in.
+        Messages about values that were filled in.
     """
-    told = []
+    messages = []
     for flag, part in walk(config):
         if not hasattr(part, "fit"):
             continue
         announced = getattr(part, "announced", {})
         unset = [name for name in announced if getattr(part, name) is None]
         part.fit(run)
-        told += [
+        messages += [
             f"{announced[name].format(getattr(part, name))} ({_flag(flag, name)})"
             for name in unset
             if getattr(part, name) is not None
         ]
-    return told
+    return messages
 
 
 def kept(config: Any) -> dict[str, Any]:

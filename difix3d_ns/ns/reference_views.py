@@ -12,7 +12,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.poses import pose_distances, spacing, stack_poses
 from difix3d_ns.views.protocols import Render, Renderer, Scene
-from difix3d_ns.views.shared_references import share_references
+from difix3d_ns.views.reused_references import reuse_references
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class _Seen:
 
 
 class ReferenceViews:
-    """Training photographs as references; what the splat shows at their poses is rendered anew when it has changed.
+    """Training photographs as references; what the splat shows at their poses is rendered again when it has changed.
 
     Four bytes a pixel are kept of each. See ``views.protocols.References``.
 
@@ -36,7 +36,7 @@ class ReferenceViews:
         renderer: of the splat.
         max_age: training steps after which the splat's depth at the photographs counts as outdated. Between rounds the
             geometry moves little, and rendering all photographs costs as much as that many training steps.
-        nearest: how many photographs, the nearest by pose, are looked at for a view. What a further one could add, one
+        nearest: how many photographs, the nearest by pose, are considered for a view. What a further one could add, one
             of 32 nearer ones shows as well, and large captures cost no more than small ones.
     """
 
@@ -48,13 +48,13 @@ class ReferenceViews:
         self._seen: dict[int, _Seen] = {}
 
     def select(self, camera: Pinhole, render: Render, count: int, keep: Sequence[int] = ()) -> list[int]:
-        """Positions of the photographs that together show most of a view, most useful first.
+        """Choose the photographs that together show most of a view, most useful first.
 
         Args:
             camera: of the view.
             render: of it, with depth.
             count: how many.
-            keep: positions chosen for the frame before, see ``share_references``.
+            keep: positions chosen for the previous frame, see ``reuse_references``.
         """
         if count < 1:
             return []
@@ -65,7 +65,7 @@ class ReferenceViews:
         seen = [self._seen[index] for index in candidates]
         kept = [candidates.index(index) for index in keep if index in candidates]
         assert render.depth is not None
-        chosen = share_references(camera, render.depth, render.alpha, seen, count, kept)
+        chosen = reuse_references(camera, render.depth, render.alpha, seen, count, kept)
         return [candidates[position] for position in chosen]
 
     def view(self, index: int) -> PosedImage:
@@ -93,7 +93,7 @@ class ReferenceViews:
         return not outdated
 
     def forget(self) -> None:
-        """Render anew at the next use."""
+        """Render again at the next use."""
         self._seen.clear()
 
     def _candidates(self, camera: Pinhole) -> list[int]:

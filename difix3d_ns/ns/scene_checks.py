@@ -1,4 +1,4 @@
-"""What is wrong with a scene's folder, told before nerfstudio stumbles over it."""
+"""Checks of a scene's folder, with messages that come before nerfstudio stumbles over it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CAMERA_MODELS = ("OPENCV", "OPENCV_FISHEYE", "PINHOLE", "SIMPLE_PINHOLE", "SIMP
 
 
 def check_transforms(data: Path | None, scaled: bool = True, opened: bool = True) -> None:
-    """Look at ``transforms.json`` for what cannot be trained on.
+    """Check ``transforms.json`` for what cannot be trained on.
 
     Args:
         data: a folder with transforms.json, or such a file.
@@ -32,11 +32,11 @@ def check_transforms(data: Path | None, scaled: bool = True, opened: bool = True
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; make it anew with ns-process-data") from error
+        raise UserError(f"{path} cannot be read: {error}; make it again with ns-process-data") from error
     frames = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(frames, list) or not frames:
         raise UserError(
-            f"{path} has no images: its list `frames` is missing or empty; make it anew with ns-process-data"
+            f"{path} has no images: its list `frames` is missing or empty; make it again with ns-process-data"
         )
     if meta.get("camera_model", "OPENCV") not in _CAMERA_MODELS:
         raise UserError(
@@ -53,7 +53,7 @@ def check_transforms(data: Path | None, scaled: bool = True, opened: bool = True
 
 
 def check_views(outputs: DataparserOutputs, data: Path, split: str, opened: bool = True) -> None:
-    """Look at what the dataparser made of one split.
+    """Check what the dataparser made of one split.
 
     Args:
         outputs: of the dataparser.
@@ -72,11 +72,11 @@ def check_views(outputs: DataparserOutputs, data: Path, split: str, opened: bool
     bad = (~np.isfinite(outputs.cameras.camera_to_worlds.numpy()).all(axis=(-2, -1))).nonzero()[0]
     if len(bad):
         name = Path(outputs.image_filenames[bad[0]]).name
-        raise UserError(f"the pose of {name} in {data} is not finite ({len(bad)} such frames); remove or mend it")
+        raise UserError(f"the pose of {name} in {data} is not finite ({len(bad)} such frames); remove or fix it")
 
 
 def explain_unreadable(dataset: InputDataset, error: Exception) -> str:
-    """Which picture of a dataset cannot be used, and why; ``error`` is what reading all of them ended with."""
+    """Explain which picture of a dataset cannot be used, and why; ``error`` ended the reading of all of them."""
     masks = dataset._dataparser_outputs.mask_filenames
     for index, path in enumerate(dataset.image_filenames):
         for file in [path, *([masks[index]] if masks else [])]:
@@ -122,9 +122,9 @@ def _position(frame: Any, path: Path) -> np.ndarray:  # [3]
     except (KeyError, TypeError, ValueError):
         pose = np.zeros(0)
     if pose.shape != (4, 4):
-        raise UserError(f"{path}: the transform_matrix of {name} is missing or not 4 x 4; mend it or remove the frame")
+        raise UserError(f"{path}: the transform_matrix of {name} is missing or not 4 x 4; fix it or remove the frame")
     if not np.isfinite(pose).all():
-        raise UserError(f"{path}: the pose of {name} is not finite; mend its transform_matrix or remove the frame")
+        raise UserError(f"{path}: the pose of {name} is not finite; fix its transform_matrix or remove the frame")
     return pose[:3, 3]
 
 

@@ -21,6 +21,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
+from difix3d_ns.io.config_fields import fill_unset
 from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.log_tracker import LogTracker
@@ -30,9 +31,9 @@ from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 STATE_KEY = "difix3d_ns"
-"""Where a checkpoint keeps what plain nerfstudio does not, the state of each part under a key of its own."""
+"""Key of what plain nerfstudio does not keep in a checkpoint, the state of each part under a key of its own."""
 FORMER_STATE_KEY = "difix3d"
-"""Where earlier versions kept it."""
+"""Key used by earlier versions."""
 
 CUDA_ITERATIONS = 30_000
 CPU_ITERATIONS = 2_000
@@ -91,28 +92,24 @@ class GuidedTrainerConfig(TrainerConfig):
     def fit(self, run: Run) -> None:
         """Fill in how often things are saved and evaluated, and learning rates for the length of the training."""
         steps = run.steps
-        if self.max_num_iterations is None:
-            self.max_num_iterations = steps
-        if self.steps_per_save is None:
-            self.steps_per_save = at_most(steps / 5, 2000)
-        if self.steps_per_eval_image is None:
-            self.steps_per_eval_image = at_most(steps / 5, 1000)
-        if self.steps_per_eval_all_images is None:
-            self.steps_per_eval_all_images = at_most(steps, 10_000)
+        fill_unset(
+            self,
+            max_num_iterations=steps,
+            steps_per_save=at_most(steps / 5, 2000),
+            steps_per_eval_image=at_most(steps / 5, 1000),
+            steps_per_eval_all_images=at_most(steps, 10_000),
+        )
         # Adam moves a Gaussian by about the learning rate per step, so with splatfacto's own rate a short training
         # could not move them as far; the square root, since shorter trainings also have less to follow. The decay is
         # gentler, or the geometry would be frozen before the last rounds.
         shorter = max(1.0, CUDA_ITERATIONS / steps)
         means = self.optimizers["means"]
-        if means["optimizer"].lr is None:
-            means["optimizer"].lr = MEANS_RATE * shorter**0.5
-        if means["scheduler"].lr_final is None:
-            means["scheduler"].lr_final = means["optimizer"].lr / (100 if shorter == 1 else 20)
+        fill_unset(means["optimizer"], lr=MEANS_RATE * shorter**0.5)
+        fill_unset(means["scheduler"], lr_final=means["optimizer"].lr / (100 if shorter == 1 else 20))
         for group in self.optimizers.values():
             scheduler = group.get("scheduler")
             if scheduler is not None:  # they count from the first step of this training
-                scheduler.max_steps = steps if scheduler.max_steps is None else scheduler.max_steps
-                scheduler.warmup_steps = steps // 30 if scheduler.warmup_steps is None else scheduler.warmup_steps
+                fill_unset(scheduler, max_steps=steps, warmup_steps=steps // 30)
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if a setting cannot work on this machine."""
@@ -156,7 +153,7 @@ class GuidedTrainer(Trainer):
         path, state = self._loaded if self._loaded else (None, {})
         if FORMER_STATE_KEY in state:
             raise UserError(
-                f"{path} was written by an earlier version of difix3d_ns, which this one cannot go on from: train anew"
+                f"{path} was written by an earlier version of difix3d_ns, which this one cannot go on from: train again"
             )
         self._ours = state.get(STATE_KEY, {})
         if self._ours.get("method") != config.method_name:
@@ -166,11 +163,11 @@ class GuidedTrainer(Trainer):
         presets.check(config)
         presets.adopt(config, self._ours.get("kept", {}))
         self._run = config.run(first_step)
-        told = presets.fit(config, self._run)
-        if told and self._run.on_cpu:
+        messages = presets.fit(config, self._run)
+        if messages and self._run.on_cpu:
             CONSOLE.print(
                 "[bold]No CUDA in use: CPU-sized defaults:[/bold] "
-                + ", ".join(told)
+                + ", ".join(messages)
                 + ", images of about 480 px (--pipeline.datamanager.camera-res-scale-factor); any flag you give wins."
             )
         if foreign:
@@ -212,15 +209,15 @@ class GuidedTrainer(Trainer):
         self._run = replace(
             self._run, images=images, folder=self.base_dir, resumed=bool(self._ours), tracker=LogTracker()
         )
-        for said in presets.fit(self.config, self._run):
-            CONSOLE.print(f"Fitted to {images} photographs: {said}")
+        for message in presets.fit(self.config, self._run):
+            CONSOLE.print(f"Fitted to {images} photographs: {message}")
         self.pipeline.begin(self._run, with_points=self._loaded is None)
         optimizers = super().setup_optimizers()
         self._restart_rates(optimizers, self._run)
         return optimizers
 
     def _restart_rates(self, optimizers: Optimizers, run: Run) -> None:
-        """Let the learning rate of the means begin anew in windows that ask for it, each with a decay of its own."""
+        """Restart the learning rate of the means in windows that request it, each with a decay of its own."""
         # schedulers count from the first step of this training
         starts = [w.start - run.first_step for w in self.pipeline.guidance.windows(run) if w.restart_rate]
         restarts = [start for start in starts if 0 < start < run.steps]
@@ -259,10 +256,10 @@ class GuidedTrainer(Trainer):
         CONSOLE.print(f"Loaded {path}: going on at step {self._start_step}.")
 
     def _check_exposures(self, path: Path, state: dict[str, Any]) -> None:
-        saved, wanted = "exposure" in state.get("optimizers", {}), self.config.pipeline.model.exposure
-        if saved and not wanted:
+        saved, requested = "exposure" in state.get("optimizers", {}), self.config.pipeline.model.exposure
+        if saved and not requested:
             raise UserError(f"{path} holds exposures of the photographs: give --pipeline.model.exposure True")
-        if wanted and not saved:
+        if requested and not saved:
             CONSOLE.print(f"{path} holds no exposures of the photographs: they start from no change.")
 
     def _load_moments(self, saved: dict[str, Any], with_rates: bool) -> None:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.ns.batches import unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager
 
 
 class SceneModel(Protocol):
-    """What a scene asks of a model."""
+    """The part of a model that a scene uses."""
 
     background_color: Tensor  # [3]
     camera_optimizer: CameraOptimizer
@@ -25,18 +26,18 @@ class SceneModel(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where photographs are brought."""
+        """Device photographs are moved to."""
         ...
 
     def composite_with_background(self, image: Tensor, background: Tensor) -> Tensor:
-        """A picture [H, W, 3 or 4] before a colour [3]."""
+        """Put a picture [H, W, 4] before a colour [3]; [H, W, 3] stays as it is."""
         ...
 
 
 class TrainingScene:
     """Undistorted photographs with their true cameras; see ``views.protocols.Scene``.
 
-    Pictures stay as the datamanager caches them (8 bits) until they are asked for.
+    Pictures stay as the datamanager caches them (8 bits) until they are needed.
 
     Args:
         datamanager: whose undistorted cache is read, lazily.
@@ -104,10 +105,8 @@ class TrainingScene:
     def photo(self, index: int) -> PosedImage:
         """A photograph [H, W, 3] with its camera, and a mask [H, W, 1] if it has a mask or alpha."""
         data = self._datamanager.cached_train[index]  # first: undistorting fixes the intrinsics
-        image = data["image"].to(self._model.device)
-        image = image.float() / 255 if image.dtype == torch.uint8 else image
-        if image.shape[-1] == 4:
-            image = self._model.composite_with_background(image, self._model.background_color.to(image))
+        image = unit_range(data["image"].to(self._model.device))
+        image = self._model.composite_with_background(image, self._model.background_color.to(image))
         return PosedImage(image, self.camera(index), mask=self.mask(index))
 
     def mask(self, index: int) -> Tensor | None:
@@ -117,8 +116,7 @@ class TrainingScene:
         mask = data["mask"].to(self._model.device, torch.float32) if "mask" in data else None
         if image.shape[-1] != 4:
             return mask
-        opacity = image[..., 3:].to(self._model.device, torch.float32)
-        opacity = opacity / 255 if image.dtype == torch.uint8 else opacity
+        opacity = unit_range(image[..., 3:].to(self._model.device))
         return opacity if mask is None else mask * opacity
 
     def camera(self, index: int) -> Pinhole:

@@ -28,10 +28,10 @@ _MARGIN = 0.1  # of the picture, around it: a Gaussian's extent reaches further 
 class FloatersConfig:
     """What is done against Gaussians that float in front of the cameras."""
 
-    kept: ClassVar[tuple[str, ...]] = ("clearance",)
-    clearance: float | None = None
-    """share of the nearest given points' depth up to which the space in front of a training camera is taken to be free
-    (unset: 0.5 with up to 64 photographs, else 0; 0 = nothing is known to be free)"""
+    kept: ClassVar[tuple[str, ...]] = ("min_depth",)
+    min_depth: float | None = None
+    """smallest depth of Gaussians in front of a training camera, as a share of the depth of the nearest given points;
+    what is nearer floats (unset: 0.5 with up to 64 photographs, else 0; 0 = nothing is known to float)"""
     prune: bool = True
     """remove Gaussians from free space throughout training: few photographs cannot tell them from what is behind"""
     near_plane: bool = True
@@ -39,13 +39,13 @@ class FloatersConfig:
 
     def fit(self, run: Run) -> None:
         """Fill in the clearance once the number of photographs is known."""
-        if self.clearance is None and run.images is not None:
-            self.clearance = CLEARANCE if run.images <= MAX_IMAGES else 0.0
+        if self.min_depth is None and run.images is not None:
+            self.min_depth = CLEARANCE if run.images <= MAX_IMAGES else 0.0
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if the clearance is no share."""
-        if self.clearance is not None and not 0 <= self.clearance <= 1:
-            raise UserError(f"{flag}.clearance {self.clearance}: a number in [0, 1] is needed")
+        if self.min_depth is not None and not 0 <= self.min_depth <= 1:
+            raise UserError(f"{flag}.min-depth {self.min_depth}: a number in [0, 1] is needed")
 
 
 @dataclass(frozen=True)

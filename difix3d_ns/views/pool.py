@@ -4,47 +4,40 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import rich
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import pose_distances, spacing, stack_poses
-from difix3d_ns.views.store import Store
+from difix3d_ns.views.store import PoolState, Store
 from difix3d_ns.views.view import PackedView, TrainView, pack
 
 _RAM_BYTES = 2**30
 """1 GiB: some 800 views of 480 x 320 pixels or 64 of 1920 x 1080, small beside what training itself needs."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Entry:
-    """What the pool knows of a view without reading its picture."""
+    """A view's facts, known without reading its picture."""
 
     key: str
     camera: Pinhole
-    generation: int  # when the pool took the view
-    packed: PackedView | None  # None: on the disk alone
-
-    @classmethod
-    def of(cls, view: PackedView) -> Entry:
-        """The entry of a view in memory."""
-        return cls(view.key, view.camera, view.generation, view)
+    generation: int  # number of its file, counted up with each view taken
 
 
 Evict = Callable[[Sequence[Entry]], str]
-"""Which view a full pool gives up, by key; the guidance's rule."""
+"""Choose the view a full pool gives up, by key; the guidance's rule."""
 
 
 def most_redundant(entries: Sequence[Entry], among: Sequence[Entry] | None = None) -> str:
-    """Key of the view whose pose is most like another's.
+    """Return the key of the view whose pose is most like another's.
 
     Args:
         entries: all views.
-        among: those of them one of which is wanted; None: any.
+        among: those of them to choose from; None: all.
     """
     among = entries if among is None else among
     places = {entry.key: place for place, entry in enumerate(entries)}
@@ -58,9 +51,9 @@ def most_redundant(entries: Sequence[Entry], among: Sequence[Entry] | None = Non
 class Pool:
     """Views to train on, by key.
 
-    A view put under a key that is taken replaces the old one in its place. Each view taken gets a generation, counted
-    up. Files are immutable and named by generation; ``state()`` goes into a checkpoint and ``restore`` brings back
-    exactly that pool, whatever was written after it. Not thread-safe: call it where training runs.
+    A view put under a key that is taken replaces the old one in its place. Files are immutable and named by generation,
+    a counter of the views taken; ``state()`` goes into a checkpoint and ``restore`` brings back exactly that pool,
+    whatever was written after it. Not thread-safe: call it where training runs.
     """
 
     def __init__(
@@ -89,28 +82,23 @@ class Pool:
         self.capacity = capacity
         self._evict = evict
         self._ram_bytes = ram_bytes
+        self._entries: dict[str, Entry] = {}  # by key, in the order in which keys first came
+        self._held: OrderedDict[str, PackedView] = OrderedDict()  # in memory, least recently used first
+        self._unsaved: set[str] = set()  # keys whose file could not be written
+        self._noticed = False
         self._store = Store(folder) if folder is not None else None
+        self._needed: set[int] = set()  # generations checkpoints need
+        self._generation = -1
         if self._store:
             self._store.prepare()
-        self._entries: dict[str, Entry] = {}  # by key, in the order in which keys first came
-        self._ram: OrderedDict[str, None] = OrderedDict()  # keys in memory, least recently used first
-        self._unsaved: set[str] = set()  # keys whose file could not be written
-        kept = self._store.kept() if self._store else {}
-        on_disk = self._store.generations() if self._store else set()
-        self._needed: set[int] = set().union(*kept.values())  # generations checkpoints need
-        self._generation = max([-1, *on_disk, *self._needed])  # never reuse a file's name
-        self._noticed = False
+            self._needed = _generations(self._store.kept().values())
+            self._generation = max([-1, *self._store.generations(), *self._needed])  # never reuse a file's name
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries
-
-    @property
-    def generation(self) -> int:
-        """Generation of the newest view taken; -1 before the first."""
-        return self._generation
 
     def __iter__(self) -> Iterator[str]:
         """Keys, in the order in which they first came."""
@@ -123,32 +111,30 @@ class Pool:
             ValueError: picture, maps and camera differ in size.
         """
         packed = pack(view)
-        gone = []
-        if view.key in self._entries:
-            gone.append(self._forget(view.key, keep_place=True))
-        elif self.capacity is not None and len(self) >= self.capacity:
-            gone.append(self._forget(self._evict(self.entries())))
-        self._take(packed, gone)
+        gone = self._entries.get(view.key)
+        if gone is None and self.capacity is not None and len(self) >= self.capacity:
+            gone = self._forget(self._evict(self.entries()))
+        self._take(packed)
+        if self._store and gone and gone.generation not in self._needed and view.key not in self._unsaved:
+            self._store.delete_view(gone.generation)
 
     def get(self, key: str) -> TrainView:
-        """The view, float32 on the CPU.
+        """Return a view, float32 on the CPU.
 
         Raises:
             KeyError: no such view.
             ValueError: its file has become unreadable; the message names it.
         """
         entry = self._entries[key]
-        packed = entry.packed
+        packed = self._held.get(key)
         if packed is None:
             assert self._store is not None
-            packed = entry.packed = self._store.read_view(entry.generation)
-        self._ram[key] = None
-        self._ram.move_to_end(key)
-        self._trim()
+            packed = self._store.read_view(key, entry.generation)
+        self._hold(packed)
         return packed.unpack()
 
     def sample(self, generator: torch.Generator | None = None) -> TrainView:
-        """A view drawn uniformly; unreadable ones are dropped with a notice.
+        """Draw a view uniformly; unreadable ones are dropped with a notice.
 
         Args:
             generator: torch's on the CPU; None draws from torch's global one.
@@ -170,23 +156,23 @@ class Pool:
         """Key, camera and generation of all views, in the order of their keys."""
         return list(self._entries.values())
 
-    def state(self, checkpoint: int | None = None) -> dict[str, Any]:
-        """What a checkpoint has to hold: generation and views. Plain numbers and lists.
+    def state(self, checkpoint: int) -> PoolState:
+        """Return what a checkpoint has to hold: key and generation of each view, in order.
 
-        Call it where the checkpoint is made; the files it names stay until ``prune`` is told otherwise.
+        Call it where the checkpoint is made; the files it names stay until a ``prune`` without this checkpoint.
 
         Args:
-            checkpoint: the number under which ``prune`` will know it, say the training step; None takes the generation.
+            checkpoint: the number under which ``prune`` will know it, the training step.
         """
         for key in sorted(self._unsaved):
             self._save(key)
-        state = self._snapshot()
+        state = [(key, entry.generation) for key, entry in self._entries.items() if key not in self._unsaved]
         if self._store:
             try:
-                self._store.keep(state, self._generation if checkpoint is None else checkpoint)
+                self._store.keep(state, checkpoint)
             except OSError as error:
                 self._notice_unsaved(error)
-            self._needed |= {entry[1] for entry in state["views"]}
+            self._needed |= _generations([state])
         return state
 
     def prune(self, keep: Iterable[int]) -> None:
@@ -195,7 +181,7 @@ class Pool:
         Where the folder has no list for a kept checkpoint (say, the disk was full), nothing is deleted.
 
         Args:
-            keep: numbers of all checkpoints that are still there, as given to ``state`` or from its ``generation``.
+            keep: numbers of all checkpoints that are still there, as given to ``state``.
         """
         if not self._store:
             return
@@ -204,99 +190,77 @@ class Pool:
         if not numbers <= kept.keys():
             return
         self._store.forget(but=numbers)
-        self._needed = set().union(*(kept[number] for number in numbers))
+        self._needed = _generations(kept[number] for number in numbers)
         self._store.delete_views(self._needed | {entry.generation for entry in self._entries.values()})
 
-    def restore(self, folder: Path, state: dict[str, Any] | None) -> None:
+    def restore(self, folder: Path, state: PoolState) -> None:
         """Hold the views of a checkpoint instead of the present ones.
 
-        Damaged or missing views are named in a notice and left out. If the capacity is smaller than it was, the newest
-        rounds stay.
+        Damaged or missing views are named in a notice and left out. If the capacity is smaller than it was, views are
+        given up by the guidance's rule.
 
         Args:
             folder: of the pool the checkpoint belongs to. Views of another folder than this pool's are written to its
                 own, so that the other run may be deleted.
-            state: from the checkpoint; None takes what the folder's index says, or without one every readable view.
+            state: from the checkpoint.
         """
         source = Store(folder)
         own = self._store is not None and source.folder.resolve() == self._store.folder.resolve()
-        entries = _listed(source, state)
-        self._entries, self._ram, self._unsaved = {}, OrderedDict(), set()
+        self._entries, self._held, self._unsaved = {}, OrderedDict(), set()
         lost = []
-        for key, generation in sorted(entries, key=lambda entry: entry[1]):  # what was oldest stays oldest
+        for key, generation in sorted(state, key=lambda listed: listed[1]):  # what was oldest stays oldest
             try:
-                packed = source.read_view(generation)
+                packed = source.read_view(key, generation)
             except ValueError as error:
                 lost.append(str(error))
                 continue
-            key = packed.key
             if own:
-                self._entries[key] = Entry.of(packed)
-                self._ram[key] = None
-                self._trim()
+                self._entries[key] = Entry(key, packed.camera, generation)
+                self._hold(packed)
             else:
-                self._take(packed, [])
-        self._entries = {key: self._entries[key] for key, _ in entries if key in self._entries}
+                self._take(packed)
+        self._entries = {key: self._entries[key] for key, _ in state if key in self._entries}
         if lost:
             _notice(
-                f"{len(lost)} of {len(entries)} training views cannot be read and are left out; training goes on with "
+                f"{len(lost)} of {len(state)} training views cannot be read and are left out; training goes on with "
                 "the others:\n  " + "\n  ".join(lost)
             )
         while self.capacity is not None and len(self) > self.capacity:
             self._forget(self._evict(self.entries()))
-        if own and state is not None and self._generation > int(state["generation"]):
-            self._generation += 1  # another branch: its checkpoints keep their own lists
 
-    def _snapshot(self) -> dict[str, Any]:
-        views = [[key, entry.generation] for key, entry in self._entries.items() if key not in self._unsaved]
-        return {"generation": self._generation, "views": views}
-
-    def _take(self, packed: PackedView, gone: list[int]) -> None:
-        key = packed.key
+    def _take(self, packed: PackedView) -> None:
         self._generation += 1
-        self._entries[key] = Entry.of(replace(packed, generation=self._generation))
-        self._ram[key] = None
-        self._ram.move_to_end(key)
-        self._save(key)
-        # The index first: without it a file that is gone would be missed.
-        for generation in gone:
-            if self._store and generation not in self._needed and key not in self._unsaved:
-                self._store.delete_view(generation)
-        self._trim()
+        self._entries[packed.key] = Entry(packed.key, packed.camera, self._generation)
+        self._hold(packed)
+        self._save(packed.key)
 
     def _save(self, key: str) -> None:
         if not self._store:
             return
-        packed = self._entries[key].packed
-        assert packed is not None  # an unsaved view never leaves the memory
-        self._unsaved.add(key)
         try:
-            self._store.write_view(packed)
+            self._store.write_view(self._held[key], self._entries[key].generation)  # unsaved, it never leaves memory
             self._unsaved.discard(key)
-            self._store.write_index(self._snapshot())
         except OSError as error:
+            self._unsaved.add(key)
             self._notice_unsaved(error)
 
-    def _forget(self, key: str, keep_place: bool = False) -> int:
-        generation = self._entries[key].generation
-        if not keep_place:
-            del self._entries[key]
-        self._ram.pop(key, None)
+    def _forget(self, key: str) -> Entry:
+        self._held.pop(key, None)
         self._unsaved.discard(key)
-        return generation
+        return self._entries.pop(key)
 
-    def _trim(self) -> None:
-        """Let the least recently used views go from memory; those without a file stay."""
+    def _hold(self, packed: PackedView) -> None:
+        """Keep a view in memory, and let the least recently used ones go; those without a file stay."""
+        self._held[packed.key] = packed
+        self._held.move_to_end(packed.key)
         if not self._store:
             return
-        held = {key: packed.nbytes for key in self._ram if (packed := self._entries[key].packed)}
-        total = sum(held.values())
-        for key in [key for key in held if key not in self._unsaved][:-1]:
+        total = sum(view.nbytes for view in self._held.values())
+        staying = self._unsaved | {packed.key}
+        for key in [key for key in self._held if key not in staying]:
             if total <= self._ram_bytes:
                 return
-            total -= held[key]
-            self._entries[key].packed = None
-            del self._ram[key]
+            total -= self._held.pop(key).nbytes
 
     def _notice_unsaved(self, error: OSError) -> None:
         if not self._noticed:
@@ -308,28 +272,8 @@ class Pool:
             )
 
 
-def _listed(source: Store, state: dict[str, Any] | None) -> list[tuple[str, int]]:
-    """Keys and generations of the views to restore; keys of unlisted files are read with them."""
-    if state is None:
-        try:
-            state = source.read_index()
-        except ValueError as error:
-            found = sorted(source.generations())
-            if found:
-                _notice(f"the index of the training views is unreadable, taking all {len(found)} views: {error}")
-            return _newest(source, found)
-    return [(str(entry[0]), int(entry[1])) for entry in state["views"]]
-
-
-def _newest(source: Store, generations: Sequence[int]) -> list[tuple[str, int]]:
-    """Keys of view files, each with its newest generation; what cannot be read keeps a name of its own."""
-    newest: dict[str, int] = {}
-    for generation in generations:
-        try:
-            newest[source.read_view(generation).key] = generation
-        except ValueError:
-            newest[f"unreadable/{generation}"] = generation
-    return list(newest.items())
+def _generations(states: Iterable[PoolState]) -> set[int]:
+    return {generation for state in states for _, generation in state}
 
 
 def _notice(text: str) -> None:

@@ -1,4 +1,4 @@
-"""What guidance and the enhancer know of a scene and its splat; ``ns`` implements it over nerfstudio."""
+"""Protocols of a scene and its splat for guidance and the enhancer; ``ns`` implements them over nerfstudio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from difix3d_ns.geometry.posed_image import PosedImage
 
 @dataclass(frozen=True)
 class Render:
-    """What the splat shows."""
+    """A render of the splat."""
 
     image: Tensor  # [H, W, 3] in [0, 1]
     alpha: Tensor  # [H, W, 1] accumulated opacity in [0, 1]
@@ -35,7 +35,7 @@ class Scene(Protocol):
     """The training photographs; nothing is rendered."""
 
     def __len__(self) -> int:
-        """Number of photographs."""
+        """Return the number of photographs."""
         ...
 
     def points(self) -> Tensor | None:
@@ -59,7 +59,7 @@ class Scene(Protocol):
         ...
 
     def mask(self, index: int) -> Tensor | None:
-        """What is to be used of a photograph [H, W, 1] in [0, 1]; None: all of it."""
+        """Return the mask of a photograph [H, W, 1] in [0, 1]; None: all of it is used."""
         ...
 
     def unoptimized_camera(self, index: int) -> Pinhole:
@@ -85,11 +85,11 @@ class Renderer(Protocol):
         ...
 
     def fit_at(self, step: int) -> bool:
-        """Whether the splat is worth rendering: densified once, at full resolution, recovered from a reset."""
+        """Return whether the splat is worth rendering: densified once, at full resolution, recovered from a reset."""
         ...
 
     def render(self, camera: Pinhole, depth: bool = False) -> Render:
-        """What is seen from a camera; with the median depth if it is asked for."""
+        """Render what is seen from a camera; with the median depth on demand."""
         ...
 
     def median_depth(self, camera: Pinhole) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,7 @@ class Renderer(Protocol):
         ...
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Meanwhile no other thread trains: for what touches the generators or the splat."""
+        """Keep other threads from training meanwhile: for what touches the generators or the splat."""
         ...
 
 
@@ -105,13 +105,13 @@ class References(Protocol):
     """The photographs as references of a view, with what the splat shows at their poses."""
 
     def select(self, camera: Pinhole, render: Render, count: int, keep: Sequence[int] = ()) -> list[int]:
-        """The photographs that together show most of a view, most useful first.
+        """Choose the photographs that together show most of a view, most useful first.
 
         Args:
             camera: of the view.
             render: of it, with depth.
             count: how many.
-            keep: those of the frame before; they stay while they serve.
+            keep: those of the previous frame; they stay while they serve.
         """
         ...
 
@@ -124,5 +124,5 @@ class References(Protocol):
         ...
 
     def forget(self) -> None:
-        """Render anew at the next use."""
+        """Render again at the next use."""
         ...

@@ -1,4 +1,4 @@
-"""What each fix did, as a small picture with numbers beside the training: for the gallery, the report and people."""
+"""Records of fixes, small pictures with numbers beside the training: for the gallery, the report and people."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FixRecord:
     step: int  # of training, at which it was repaired
     references: tuple[str, ...]  # file names of the photographs shown to the fixer, most useful first
     change: float  # mean absolute difference of after and before, in [0, 1]
-    trust: float  # mean confidence, in [0, 1]
+    mean_confidence: float  # in [0, 1]
     seconds: float  # of rendering and repairing it
     before: np.ndarray  # [H, W, 3] the render
     after: np.ndarray  # [H, W, 3] the fixer's picture
@@ -46,12 +46,12 @@ class FixRecord:
 
     @property
     def key(self) -> str:
-        """Key of the view in the pool."""
+        """Return the key of the view in the pool."""
         return view_key(self.round, self.target)
 
     @property
-    def strip(self) -> np.ndarray:
-        """[H, 4 W, 3]: before | after | reference | confidence."""
+    def panels(self) -> np.ndarray:
+        """Return all pictures side by side [H, 4 W, 3]: before | after | reference | confidence."""
         return np.concatenate([self.before, self.after, self.reference, self.confidence], axis=1)
 
 
@@ -70,35 +70,35 @@ def record_fix(
     height, width = before.shape[:2]
     scale = min(1.0, LONG_SIDE / max(height, width))
     height, width = max(1, int(height * scale)), max(1, int(width * scale))
-    shown = torch.zeros(height, width, 3) if reference is None else _fitted(reference, height, width)
+    shown = torch.zeros(height, width, 3) if reference is None else _letterboxed(reference, height, width)
     return FixRecord(
         round=round,
         target=target,
         step=step,
         references=references,
         change=float((after - before).abs().mean()),
-        trust=float(confidence.mean()),
+        mean_confidence=float(confidence.mean()),
         seconds=seconds,
-        before=_pixels(resized(before, height, width)),
-        after=_pixels(resized(after, height, width)),
-        reference=_pixels(shown),
-        confidence=_pixels(resized(confidence, height, width).expand(-1, -1, 3)),
+        before=_to_uint8(resized(before, height, width)),
+        after=_to_uint8(resized(after, height, width)),
+        reference=_to_uint8(shown),
+        confidence=_to_uint8(resized(confidence, height, width).expand(-1, -1, 3)),
     )
 
 
 def view_key(number: int, target: int) -> str:
-    """Key of the view that is made at a target in round ``number``."""
+    """Return the key of the view that is made at a target in round ``number``."""
     return f"target/{target:03d}@{number}"
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """A picture [H, W, 3] as small as a frustum shows it."""
+    """Reduce a picture [H, W, 3] to the size at which a frustum shows it."""
     step = -(-max(image.shape[:2]) // _THUMBNAIL)
     return image[::step, ::step].copy()
 
 
 class FixRecords:
-    """Records of a training: one JPEG ``round-R_target-T.jpg`` each, the numbers as JSON in its comment.
+    """Folder of the records of a training: one JPEG ``round-R_target-T.jpg`` each, the numbers as JSON in its comment.
 
     A view that is repaired again replaces its record. What cannot be written is left out: records are for people,
     nothing depends on them.
@@ -114,7 +114,7 @@ class FixRecords:
         """Add or replace a record, whole or not at all."""
         numbers = {name: getattr(record, name) for name in _NUMBERS}
         content = io.BytesIO()
-        Image.fromarray(record.strip).save(content, "JPEG", quality=_QUALITY, comment=json.dumps(numbers).encode())
+        Image.fromarray(record.panels).save(content, "JPEG", quality=_QUALITY, comment=json.dumps(numbers).encode())
         path = self.folder / f"round-{record.round:02d}_target-{record.target:03d}.jpg"
         part = path.with_suffix(".part")
         try:
@@ -126,21 +126,21 @@ class FixRecords:
                 part.unlink(missing_ok=True)
 
     def read(self) -> list[FixRecord]:
-        """All readable records, by round and target."""
+        """Read all readable records, by round and target."""
         found = [_read(path) for path, _ in self._numbers()]
         return sorted((r for r in found if r is not None), key=lambda record: (record.round, record.target))
 
     def latest(self, count: int) -> list[FixRecord]:
-        """The readable ones that were made last, in that order; no other picture is decoded."""
+        """Read the records that were made last, in that order; no other picture is decoded."""
         newest = sorted(self._numbers(), key=lambda found: found[1]["step"])[-count:]
         return [record for path, _ in newest if (record := _read(path)) is not None]
 
     def references(self) -> dict[str, tuple[str, ...]]:
-        """Key of a view -> names of the photographs that were shown."""
+        """Return the names of the photographs that were shown, by key of the view."""
         return {view_key(n["round"], n["target"]): tuple(n["references"]) for _, n in self._numbers()}
 
     def adopt(self, other: Path, step: int) -> None:
-        """Hold the records of the training this one goes on from, as far as that is what it goes on from.
+        """Take over the records of the training this one goes on from, up to its step.
 
         Args:
             other: its folder, perhaps this one.
@@ -156,7 +156,7 @@ class FixRecords:
                     shutil.copy2(path, self.folder / path.name)
 
     def _numbers(self) -> list[tuple[Path, dict[str, Any]]]:
-        """Of every readable record, from the heads of the files alone."""
+        """Read path and numbers of every readable record, from the heads of the files alone."""
         found = []
         for path in sorted(self.folder.glob("round-*_target-*.jpg")):
             with contextlib.suppress(OSError, ValueError, KeyError), Image.open(path) as picture:
@@ -169,23 +169,23 @@ class FixRecords:
 def _read(path: Path) -> FixRecord | None:
     try:
         with Image.open(path) as picture:
-            strip, numbers = np.array(picture.convert("RGB")), json.loads(picture.info["comment"])
-        before, after, reference, confidence = np.split(strip, 4, axis=1)
+            panels, numbers = np.array(picture.convert("RGB")), json.loads(picture.info["comment"])
+        before, after, reference, confidence = np.split(panels, 4, axis=1)
         numbers["references"] = tuple(numbers["references"])
         return FixRecord(**numbers, before=before, after=after, reference=reference, confidence=confidence)
     except (OSError, ValueError, KeyError, TypeError, SyntaxError):  # half a file, or none of ours
         return None
 
 
-_NUMBERS = ("round", "target", "step", "references", "change", "trust", "seconds")
+_NUMBERS = ("round", "target", "step", "references", "change", "mean_confidence", "seconds")
 
 
-def _pixels(values: Tensor) -> np.ndarray:
+def _to_uint8(values: Tensor) -> np.ndarray:
     return (values.detach().float().cpu().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1) * 255).round().byte().numpy()
 
 
-def _fitted(picture: Tensor, height: int, width: int) -> Tensor:
-    """[height, width, 3]: the whole picture in the middle, black beside it."""
+def _letterboxed(picture: Tensor, height: int, width: int) -> Tensor:
+    """Fit a whole picture into the middle of [height, width, 3], black beside it."""
     picture = picture.detach().float().cpu()
     scale = min(height / picture.shape[0], width / picture.shape[1])
     small = resized(picture, max(1, int(picture.shape[0] * scale)), max(1, int(picture.shape[1] * scale)))

@@ -13,9 +13,9 @@ from difix3d_ns.geometry.poses import pose_distances, spacing, stack_poses
 from difix3d_ns.geometry.warp import opaque
 
 _PIXELS = 2400  # of the pseudo-view that vote; 1/8 of 480 x 320 in both directions
-_PLANE_PIXELS = 20000  # of a candidate's depth and alpha that are looked at
+_PLANE_PIXELS = 20000  # of a candidate's depth and alpha that are sampled
 _TOLERANCE = 0.05  # relative depth error at which a point counts half, as in geometry.warp
-_TRUST = 0.7  # share of a pixel one perfect reference settles; the rest rewards a second opinion
+_MAX_COVERAGE = 0.7  # of a pixel by one perfect reference; the rest rewards a second opinion
 _TIE = 1e-3  # of the visible pixels: what the whole range of pose distances may change
 
 
@@ -32,11 +32,11 @@ class Candidate(Protocol):
     def mask(self) -> Tensor | None: ...  # [H, W, 1] in [0, 1]
 
 
-class Usefulness(NamedTuple):
-    """What each candidate shows of a view."""
+class Coverage(NamedTuple):
+    """Coverage of a view by each candidate, and what counts against it."""
 
-    worth: Tensor  # [K, P] at the voting pixels, in [0, 1): what it settles there
-    penalty: Tensor  # [K] for pose distance, in pixels: decides among equals
+    coverage: Tensor  # [K, P] at the voting pixels, in [0, 1)
+    pose_penalty: Tensor  # [K] for pose distance, in pixels: decides among equals
 
 
 def choose_references(
@@ -46,11 +46,11 @@ def choose_references(
     candidates: Sequence[Candidate],
     count: int,
 ) -> list[int]:
-    """The training views that together show most of what the splat shows from ``camera``.
+    """Choose the training views that together show most of what the splat shows from ``camera``.
 
-    A candidate's worth at a pixel is its visibility there (splat depth of both views, so occlusion counts) times how
+    A candidate's coverage of a pixel is its visibility there (splat depth of both views, so occlusion counts) times how
     alike the views are: the cosine between the viewing rays and the relative resolution. References are taken
-    greedily; each gains what the ones before left open, 1 - prod(1 - 0.7 worth), a submodular coverage for which
+    greedily; each gains what the ones before left open, 1 - prod(1 - 0.7 coverage), a submodular function for which
     greedy choice is within 63 % of the best (Nemhauser et al. 1978). Pose distance decides among equals and orders
     whatever shows nothing or has no depth.
 
@@ -63,48 +63,48 @@ def choose_references(
         count: how many to choose.
 
     Returns:
-        At most ``count`` different positions in ``candidates``, most useful first.
+        At most ``count`` different positions in ``candidates``, best first.
     """
     if min(count, len(candidates)) <= 0:
         return []
-    return choose_most_useful(usefulness(camera, depth, alpha, candidates), count)
+    return greedy_max_coverage(candidate_coverage(camera, depth, alpha, candidates), count)
 
 
-def usefulness(camera: Pinhole, depth: Tensor, alpha: Tensor, candidates: Sequence[Candidate]) -> Usefulness:
-    """How much each training view shows of what the splat shows from ``camera``; arguments of ``choose_references``."""
-    remoteness = _remoteness(camera, candidates)
-    worth, total = _worth(camera, depth, alpha, candidates)
-    return Usefulness(worth, (_TIE * max(total, 1e-12) * remoteness).to(worth))
+def candidate_coverage(camera: Pinhole, depth: Tensor, alpha: Tensor, candidates: Sequence[Candidate]) -> Coverage:
+    """Coverage of what the splat shows from ``camera``; arguments of ``choose_references``."""
+    distance = _scaled_pose_distance(camera, candidates)
+    coverage, total = _coverage(camera, depth, alpha, candidates)
+    return Coverage(coverage, (_TIE * max(total, 1e-12) * distance).to(coverage))
 
 
-def choose_most_useful(useful: Usefulness, count: int, taken: Sequence[int] = ()) -> list[int]:
-    """``taken`` and after them, greedily, what adds most, up to ``count`` different positions."""
-    worth, penalty = useful
+def greedy_max_coverage(covered: Coverage, count: int, taken: Sequence[int] = ()) -> list[int]:
+    """Complete ``taken`` greedily with what adds most, up to ``count`` different positions."""
+    coverage, pose_penalty = covered
     chosen = list(taken)
-    open_share = (1 - worth[chosen]).prod(0)
-    for _ in range(min(count, len(worth)) - len(chosen)):
-        gain = worth @ open_share - penalty
+    open_share = (1 - coverage[chosen]).prod(0)
+    for _ in range(min(count, len(coverage)) - len(chosen)):
+        gain = coverage @ open_share - pose_penalty
         gain[chosen] = -torch.inf
         chosen.append(int(gain.argmax()))
-        open_share = open_share * (1 - worth[chosen[-1]])
+        open_share = open_share * (1 - coverage[chosen[-1]])
     return chosen
 
 
-def _remoteness(camera: Pinhole, candidates: Sequence[Candidate]) -> Tensor:
+def _scaled_pose_distance(camera: Pinhole, candidates: Sequence[Candidate]) -> Tensor:
     """[K] pose distances, scaled into [0, 1); 2 without a camera."""
     placed = [i for i, c in enumerate(candidates) if c.camera is not None]
     result = torch.full((len(candidates),), 2.0, dtype=torch.float64)
     if placed:
         poses = stack_poses([c.camera for c in candidates if c.camera is not None])
         own = stack_poses([camera])
-        unit = spacing(poses) or float(torch.cdist(own[:, :3, 3], poses[:, :3, 3]).max())
-        distance = pose_distances(own, poses, unit)[0]
+        baseline = spacing(poses) or float(torch.cdist(own[:, :3, 3], poses[:, :3, 3]).max())
+        distance = pose_distances(own, poses, baseline)[0]
         result[placed] = distance / (1 + distance)
     return result
 
 
-def _worth(camera: Pinhole, depth: Tensor, alpha: Tensor, candidates: Sequence[Candidate]) -> tuple[Tensor, float]:
-    """[K, P] worth of every candidate at the voting pixels, times ``_TRUST``; and how many pixels there are to see."""
+def _coverage(camera: Pinhole, depth: Tensor, alpha: Tensor, candidates: Sequence[Candidate]) -> tuple[Tensor, float]:
+    """Compute the coverage [K, P] by every candidate at the voting pixels, and how many pixels there are to see."""
     points, solid = _voting_points(camera, depth, alpha)  # [P, 3], [P]
     result = points.new_zeros(len(candidates), len(points))
     usable = [i for i, c in enumerate(candidates) if c.camera and c.depth is not None and c.alpha is not None]
@@ -120,15 +120,15 @@ def _worth(camera: Pinhole, depth: Tensor, alpha: Tensor, candidates: Sequence[C
     other_rays = points - poses[:, None, :3, 3]  # [K, P, 3]
     pixels = other_rays @ (matrix @ poses[:, :3, :3].mT).mT  # [K, P, 3]
     z = pixels[..., 2]
-    unit = pixels[..., :2] / z.clamp_min(1e-9)[..., None] / size[:, None]
-    seen = ((z > 0) & (unit > 0).all(-1) & (unit < 1).all(-1)).to(points)
-    there, usable_share = _look_up(views, unit, points)
+    relative = pixels[..., :2] / z.clamp_min(1e-9)[..., None] / size[:, None]
+    seen = ((z > 0) & (relative > 0).all(-1) & (relative < 1).all(-1)).to(points)
+    there, usable_share = _sample_planes(views, relative, points)
     seen = seen * usable_share * (1.5 - (z / there - 1).abs() / _TOLERANCE).clamp(0, 1)
 
     span, other_span = rays.norm(dim=1).clamp_min(1e-9), other_rays.norm(dim=2).clamp_min(1e-9)
     cosine = (other_rays * rays).sum(2) / (span * other_span)
     resolution = matrix[:, :1, 0] / float(camera.intrinsics[0, 0]) * span / other_span
-    result[usable] = _TRUST * solid * seen * cosine.clamp(0, 1) * resolution.clamp(0, 1)
+    result[usable] = _MAX_COVERAGE * solid * seen * cosine.clamp(0, 1) * resolution.clamp(0, 1)
     return result, float(solid.sum())
 
 
@@ -148,24 +148,24 @@ def _voting_points(camera: Pinhole, depth: Tensor, alpha: Tensor) -> tuple[Tenso
     return local @ camera.camera_to_world[:3, :3].T + camera.position, solid
 
 
-def _look_up(views: Sequence[Candidate], unit: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+def _sample_planes(views: Sequence[Candidate], relative: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Depth and usable share (opacity times mask) of each view at picture coordinates [K, P, 2] in [0, 1]."""
     planes: list[Tensor] = []
     shares: list[Tensor] = []
-    index = torch.zeros(unit.shape[:2], dtype=torch.long, device=points.device)
+    index = torch.zeros(relative.shape[:2], dtype=torch.long, device=points.device)
     offset = 0
     for k, view in enumerate(views):
         assert view.depth is not None
         assert view.alpha is not None
-        depth = _thin(view.depth).to(points)
-        share = opaque(_thin(view.alpha).to(points))
+        depth = _subsampled(view.depth).to(points)
+        share = opaque(_subsampled(view.alpha).to(points))
         if view.mask is not None:
-            share = share * _thin(view.mask).to(points)
+            share = share * _subsampled(view.mask).to(points)
         if share.shape != depth.shape:
             raise ValueError(f"depth {tuple(depth.shape)} and alpha {tuple(share.shape)} of a reference differ in size")
         height, width = depth.shape[:2]
-        column = (unit[k, :, 0] * width).clamp(0, width - 1).long()
-        index[k] = offset + (unit[k, :, 1] * height).clamp(0, height - 1).long() * width + column
+        column = (relative[k, :, 0] * width).clamp(0, width - 1).long()
+        index[k] = offset + (relative[k, :, 1] * height).clamp(0, height - 1).long() * width + column
         offset += height * width
         planes.append(depth.flatten())
         shares.append(share.flatten())
@@ -173,7 +173,7 @@ def _look_up(views: Sequence[Candidate], unit: Tensor, points: Tensor) -> tuple[
     return there.clamp_min(1e-9), torch.cat(shares)[index] * (there > 0)
 
 
-def _thin(plane: Tensor) -> Tensor:
+def _subsampled(plane: Tensor) -> Tensor:
     """Every n-th pixel of a large plane [H, W, 1]: enough for votes, and the large plane is never copied."""
     step = max(1, round((plane.shape[0] * plane.shape[1] / _PLANE_PIXELS) ** 0.5))
     return plane[step // 2 :: step, step // 2 :: step]

@@ -1,4 +1,4 @@
-"""The pool's folder: immutable view files and small JSON indices, each complete or absent at any moment."""
+"""The pool's folder: immutable view files and small JSON lists, each complete or absent at any moment."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import contextlib
 import errno
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from difix3d_ns.views.view import PackedView, decode, encode
 
-_INDEX = "index.json"
+PoolState = Sequence[tuple[str, int]]
+"""Key and generation of each view of a pool, in order"""
 
 
 class Store:
-    """Reads and writes one folder.
+    """Reader and writer of one folder.
 
-    ``view_G.safetensors`` is the view taken at generation G and never changes. ``index.json`` lists the views the pool
-    holds now, ``checkpoint_N.json`` those it held when checkpoint N was made. Everything is written to
-    a temporary name, flushed to the disk and renamed, so that an interruption leaves old or new, never half.
+    ``view_G.safetensors`` is the view taken at generation G and never changes; ``checkpoint_N.json`` lists the views
+    the pool held when checkpoint N was made. Everything is written to a temporary name, flushed to the disk and
+    renamed, so that an interruption leaves old or new, never half.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,50 +47,36 @@ class Store:
             ) from error
 
     def path(self, generation: int) -> Path:
-        """Of a view's file."""
+        """Return the path of a view's file."""
         return self.folder / f"view_{generation:08d}.safetensors"
 
-    def write_view(self, view: PackedView) -> None:
-        """Raises OSError, for instance on a full disk, and then leaves nothing behind."""
-        self.write(self.path(view.generation).name, encode(view))
+    def write_view(self, view: PackedView, generation: int) -> None:
+        """Write a view; a failure, for instance on a full disk, leaves nothing behind. Raises OSError."""
+        self.write(self.path(generation).name, encode(view))
 
-    def read_view(self, generation: int) -> PackedView:
-        """Raises ValueError naming the file if it is missing or damaged."""
+    def read_view(self, key: str, generation: int) -> PackedView:
+        """Read a view. Raises ValueError naming the file if it is missing or damaged."""
         path = self.path(generation)
         try:
             view = decode(path.read_bytes())
         except (OSError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
-        if view.generation != generation:
-            raise ValueError(f"{path}: holds the view of generation {view.generation}")
+        if view.key != key:
+            raise ValueError(f"{path}: holds the view {view.key}, not {key}")
         return view
 
-    def write_index(self, state: dict[str, Any], name: str = _INDEX) -> None:
-        """Raises OSError."""
-        self.write(name, json.dumps(state).encode())
-
-    def read_index(self, name: str = _INDEX) -> dict[str, Any]:
-        """Raises ValueError naming the file if it is missing or damaged."""
-        path = self.folder / name
-        try:
-            state = json.loads(path.read_text(encoding="utf-8"))
-            [(str(key), int(number)) for key, number in state["views"]]
-            int(state["generation"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: {error}") from error
-        return state
-
-    def keep(self, state: dict[str, Any], checkpoint: int) -> None:
+    def keep(self, state: PoolState, checkpoint: int) -> None:
         """Remember what a checkpoint needs. Raises OSError."""
-        self.write_index(state, self._list(checkpoint))
+        self.write(self._list(checkpoint), json.dumps(state).encode())
 
-    def kept(self) -> dict[int, set[int]]:
-        """Number of a checkpoint -> generations of the views it needs; unreadable lists are left out."""
-        result = {}
+    def kept(self) -> dict[int, PoolState]:
+        """Return what each checkpoint needs, by its number; unreadable lists are left out."""
+        result: dict[int, PoolState] = {}
         for path in self.folder.glob("checkpoint_*.json"):
-            number = path.stem.removeprefix("checkpoint_")
-            with contextlib.suppress(ValueError):
-                result[int(number)] = {entry[1] for entry in self.read_index(path.name)["views"]}
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                listed = json.loads(path.read_text(encoding="utf-8"))
+                number = int(path.stem.removeprefix("checkpoint_"))
+                result[number] = [(str(key), int(generation)) for key, generation in listed]
         return result
 
     def forget(self, but: set[int]) -> None:
@@ -111,11 +98,11 @@ class Store:
             self._delete(path)
 
     def delete_view(self, generation: int) -> None:
-        """Delete one view's file, if it is there."""
+        """Delete a view's file, if it is there."""
         self._delete(self.path(generation))
 
     def generations(self) -> set[int]:
-        """Of all view files, readable or not."""
+        """Return the generations of all view files, readable or not."""
         numbers = (path.stem.removeprefix("view_") for path in self.folder.glob("view_*.safetensors"))
         return {int(number) for number in numbers if number.isdigit()}
 

@@ -25,13 +25,13 @@ from difix3d_ns.geometry.poses import (
 )
 
 _BEYOND_SHARE = 0.25  # of the targets; interpolated poses gained most in every scene measured, jittered ones less
-_WIDEST = math.pi / 2  # neighbours turned further apart share no view worth interpolating
-_CLOSEST = 0.1  # spacings between a target and a photograph, below which it repeats the photograph
-_LONGEST = 4.0  # times the median edge: one far camera must not draw all targets into its gap
+_MAX_ANGLE = math.pi / 2  # neighbours turned further apart share no view worth interpolating
+_MIN_DISTANCE = 0.1  # spacings between a target and a photograph, below which it repeats the photograph
+_MAX_EDGE = 4.0  # times the median edge: one far camera must not draw all targets into its gap
 _BULGE = 0.25  # of the edge: how far the way around the look-at point may leave the chord
-_ROLL = math.pi / 4  # above, one camera was held upright and the other turned: never meet in between
-_NEIGHBOURS = 16  # enough for every camera's relative neighbourhood, small enough for thousands of cameras
-_POINTS = 4096  # scene points looked at
+_MAX_ROLL = math.pi / 4  # above, one camera was held upright and the other turned: never meet in between
+_MAX_NEIGHBOURS = 16  # enough for every camera's relative neighbourhood, small enough for thousands of cameras
+_MAX_POINTS = 4096  # scene points used
 
 
 def auto_targets(
@@ -71,19 +71,19 @@ def auto_targets(
             f"targets between training cameras need at least two training images, got {len(cameras)}; add "
             "photographs, or use a saved camera path"
         )
-    unit = spacing(poses)
-    if unit == 0 and rotation_angles(poses[:, :3, :3], poses[:, :3, :3]).max() < math.radians(1):
+    baseline = spacing(poses)
+    if baseline == 0 and rotation_angles(poses[:, :3, :3], poses[:, :3, :3]).max() < math.radians(1):
         raise ValueError(
             f"all {len(cameras)} training cameras stand at one place and look the same way; check the transform_matrix "
             "entries in transforms.json"
         )
-    depths = _viewing_depths(cameras, poses, scene_points, unit)
+    depths = _viewing_depths(cameras, poses, scene_points, baseline)
     outside = 0 if beyond <= 0 else max(round(count * _BEYOND_SHARE), 1 if count > 1 else 0)
-    between, nearer = _between(poses, depths, unit, count - outside, dense=beyond <= 0)
+    between, nearer = _between(poses, depths, baseline, count - outside, dense=beyond <= 0)
     targets = with_poses([cameras[i] for i in nearer.tolist()], between)
     if beyond > 0:
         # Where the gaps are full, the rest goes beyond.
-        shifted, owners = _beyond(poses, depths, unit, count - len(targets), beyond, seed)
+        shifted, owners = _beyond(poses, depths, baseline, count - len(targets), beyond, seed)
         targets += with_poses([cameras[i] for i in owners.tolist()], shifted)
     return targets
 
@@ -94,7 +94,7 @@ def camera_path_targets(path: Path, count: int | None = None) -> list[Pinhole]:
     Args:
         path: the JSON file; its poses are OpenGL camera-to-world in the coordinates training uses (those of the
             dataparser), its field of view is vertical, in degrees.
-        count: at most so many, evenly spread along the path; None takes every frame.
+        count: at most so many, evenly spaced along the path; None takes every frame.
 
     Returns:
         Cameras with square pixels and the principal point in the middle, float32 on the CPU.
@@ -149,12 +149,12 @@ def _path_camera(path: Path, index: int, frame: Any, width: int, height: int) ->
     return Pinhole(pose, intrinsics, width, height)
 
 
-def _viewing_depths(cameras: Sequence[Pinhole], poses: Tensor, scene_points: Tensor | None, unit: float) -> Tensor:
+def _viewing_depths(cameras: Sequence[Pinhole], poses: Tensor, scene_points: Tensor | None, baseline: float) -> Tensor:
     """[N] distance along the viewing direction to what each camera looks at."""
     depths = torch.full((len(cameras),), torch.nan, dtype=poses.dtype)
     if scene_points is not None and len(scene_points):
         points = scene_points.detach().to("cpu", poses.dtype)
-        points = points[:: -(-len(points) // _POINTS)]
+        points = points[:: -(-len(points) // _MAX_POINTS)]
         points = points[points.isfinite().all(1)]
         intrinsics = torch.stack([c.intrinsics.detach().to("cpu", poses.dtype) for c in cameras])
         size = torch.tensor([[c.width, c.height] for c in cameras], dtype=poses.dtype)
@@ -166,28 +166,28 @@ def _viewing_depths(cameras: Sequence[Pinhole], poses: Tensor, scene_points: Ten
         depths[enough] = z.where(seen, torch.nan)[enough].nanmedian(1).values
     known = depths.isfinite()
     if not known.any():
-        return _converging_depths(poses, unit)
+        return _converging_depths(poses, baseline)
     return depths.where(known, depths[known].median())
 
 
-def _converging_depths(poses: Tensor, unit: float) -> Tensor:
+def _converging_depths(poses: Tensor, baseline: float) -> Tensor:
     """[N] without scene points: to where the viewing directions meet, else a few spacings."""
     positions, forward = poses[:, :3, 3], poses[:, :3, 2]
     across = torch.eye(3, dtype=poses.dtype) - forward[:, :, None] * forward[:, None]  # [N, 3, 3]
     system = across.sum(0)
-    far = torch.full((len(poses),), 4 * unit or 1.0, dtype=poses.dtype)
+    far = torch.full((len(poses),), 4 * baseline or 1.0, dtype=poses.dtype)
     # Nearly parallel directions meet anywhere.
     if torch.linalg.eigvalsh(system / len(poses))[0] < 1e-2:
         return far
     meeting = torch.linalg.solve(system, (across @ positions[:, :, None]).sum(0))[:, 0]
     depths = ((meeting - positions) * forward).sum(1)
-    return depths if (depths > 0.5 * unit).all() else far
+    return depths if (depths > 0.5 * baseline).all() else far
 
 
-def _edges(poses: Tensor, unit: float) -> tuple[Tensor, Tensor]:
+def _edges(poses: Tensor, baseline: float) -> tuple[Tensor, Tensor]:
     """Relative neighbourhood graph: camera pairs [E, 2] and their pose distances [E]."""
-    distances = pose_distances(poses, poses, unit)
-    near = distances.topk(min(_NEIGHBOURS + 1, len(poses)), largest=False).indices  # [N, k], itself included
+    distances = pose_distances(poses, poses, baseline)
+    near = distances.topk(min(_MAX_NEIGHBOURS + 1, len(poses)), largest=False).indices  # [N, k], itself included
     length = distances.gather(1, near)
     # Whatever is closer to both ends is among the nearest of either.
     blocked = torch.maximum(length[:, None], distances[near[:, :, None], near[:, None]]) < length[:, :, None] - 1e-5
@@ -196,7 +196,7 @@ def _edges(poses: Tensor, unit: float) -> tuple[Tensor, Tensor]:
     pairs = torch.stack([first, near[keep]], 1)
     pairs = pairs[pairs[:, 0] != pairs[:, 1]].sort(1).values.unique(dim=0)
     length = distances[pairs[:, 0], pairs[:, 1]]
-    usable = (_facing(poses, pairs) < _WIDEST) & (length > 2 * _CLOSEST)
+    usable = (_facing(poses, pairs) < _MAX_ANGLE) & (length > 2 * _MIN_DISTANCE)
     return pairs[usable], length[usable]
 
 
@@ -206,16 +206,16 @@ def _facing(poses: Tensor, pairs: Tensor) -> Tensor:
     return (forward[pairs[:, 0]] * forward[pairs[:, 1]]).sum(1).clamp(-1, 1).arccos()
 
 
-def _between(poses: Tensor, depths: Tensor, unit: float, count: int, dense: bool) -> tuple[Tensor, Tensor]:
+def _between(poses: Tensor, depths: Tensor, baseline: float, count: int, dense: bool) -> tuple[Tensor, Tensor]:
     """Poses [<= count, 4, 4] on the edges and the nearer camera of each; ``dense`` ignores how close they come."""
-    pairs, length = _edges(poses, unit)
+    pairs, length = _edges(poses, baseline)
     if count <= 0 or not len(pairs):
         return poses[:0], torch.zeros(0, dtype=torch.long)
     # D'Hondt: the next target goes to the edge whose pieces are the longest.
-    weight = length.clamp(max=_LONGEST * float(length.median()))
+    weight = length.clamp(max=_MAX_EDGE * float(length.median()))
     pieces = weight[:, None] / torch.arange(2, count + 2)
     if not dense:
-        pieces = pieces.masked_fill(length[:, None] / torch.arange(2, count + 2) < _CLOSEST, -1)
+        pieces = pieces.masked_fill(length[:, None] / torch.arange(2, count + 2) < _MIN_DISTANCE, -1)
     # Rounded, so that the last digits do not decide among equal gaps.
     chosen = pieces.round(decimals=5).flatten().argsort(descending=True, stable=True)[:count]
     chosen = chosen[pieces.flatten()[chosen] > 0] // count
@@ -240,16 +240,18 @@ def _between(poses: Tensor, depths: Tensor, unit: float, count: int, dense: bool
     levelled = aim(rotations[first], forward[second])
     roll = rotation_angles(levelled, rotations[second]).diagonal()
     turned = slerp(rotations[first], rotations[second], along)
-    base = turned.where((roll < _ROLL)[:, None, None], rotations[nearer])
+    base = turned.where((roll < _MAX_ROLL)[:, None, None], rotations[nearer])
     return assemble(aim(base, look_at - position), position), nearer
 
 
-def _beyond(poses: Tensor, depths: Tensor, unit: float, count: int, beyond: float, seed: int) -> tuple[Tensor, Tensor]:
+def _beyond(
+    poses: Tensor, depths: Tensor, baseline: float, count: int, beyond: float, seed: int
+) -> tuple[Tensor, Tensor]:
     """Poses [<= count, 4, 4] off the outermost cameras, and those cameras."""
     generator = torch.Generator().manual_seed(seed)
     positions, rotations = poses[:, :3, 3], poses[:, :3, :3]
     # Away from the neighbours, in the picture's plane: the outermost cameras have the longest such vector.
-    near = pose_distances(poses, poses, unit).topk(min(5, len(poses)), largest=False).indices
+    near = pose_distances(poses, poses, baseline).topk(min(5, len(poses)), largest=False).indices
     ways = positions[near] - positions[:, None]
     lengths = ways.norm(dim=2, keepdim=True)
     ways = torch.einsum("nji,nkj->nki", rotations, ways / lengths.clamp_min(1e-12) * (lengths > 0))[..., :2]
@@ -269,14 +271,14 @@ def _beyond(poses: Tensor, depths: Tensor, unit: float, count: int, beyond: floa
     world = torch.einsum("nij,nj->ni", rotations[owner][:, :, :2], way)
     depth = depths[owner][:, None]
     look_at = positions[owner] + depth * rotations[owner][:, :, 2]
-    if unit > 0:
+    if baseline > 0:
         # Not so far that the scene is seen from quite another side.
-        shifted = positions[owner] + world * (far * unit).minimum(0.5 * depth)
+        shifted = positions[owner] + world * (far * baseline).minimum(0.5 * depth)
         position = look_at + torch.nn.functional.normalize(shifted - look_at, dim=1) * depth
     else:
         position = positions[owner]
         look_at = look_at + world * depth * (far * ANGLE_UNIT).tan()
     candidates = assemble(aim(rotations[owner], look_at - position), position)
-    closest = pose_distances(candidates, poses, unit).amin(1)
-    kept = (closest >= min(0.5 * _CLOSEST, 0.25 * beyond)).nonzero().flatten()[:count]
+    closest = pose_distances(candidates, poses, baseline).amin(1)
+    kept = (closest >= min(0.5 * _MIN_DISTANCE, 0.25 * beyond)).nonzero().flatten()[:count]
     return candidates[kept], owner[kept]

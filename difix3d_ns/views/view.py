@@ -1,4 +1,4 @@
-"""A training view: what one step of training learns from, photographed or made."""
+"""Training views, photographed or made: each step of training learns from one."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from difix3d_ns.geometry.pinhole import Pinhole
 
 _LEVELS = 65535  # 16 bits: the error of rounding is far below an 8-bit step, and half the memory of float32
 _MIN_DEPTH = 6.2e-5  # below, float16 loses digits
-_FORMAT = "2"
 _EXTRA = "extra."  # before the names of what is kept exactly
 _SHARES = ("confidence", "valid", "alpha", "depth_weight")  # maps [H, W, 1] in [0, 1]
 
 
 @dataclass(frozen=True)
 class TrainView:
-    """What one step learns from. Photographs are training views too.
+    """A picture that one step learns from. Photographs are training views too.
 
     A new view with the same ``key`` takes the place of the old one: "photo/0012", "target/003@2", "orbit/07".
     """
@@ -40,7 +39,7 @@ class TrainView:
     extra: Mapping[str, Tensor] = field(default_factory=dict)  # kept with it exactly, never trained on
 
     def to(self, device: torch.device | str) -> TrainView:
-        """The same with its maps on ``device``; its camera stays where it is."""
+        """Return the same view with its maps on ``device``; its camera stays where it is."""
         names = ("image", "confidence", "valid", "alpha", "depth", "depth_weight")
         maps: dict[str, Any] = {name: v.to(device) for name in names if isinstance(v := getattr(self, name), Tensor)}
         return replace(self, **maps, extra={name: values.to(device) for name, values in self.extra.items()})
@@ -53,7 +52,6 @@ class PackedView:
     key: str
     camera: Pinhole
     maps: Mapping[str, Tensor]  # uint16 [H, W, C] by field; depth is float16 in ``depth_unit``; "extra.*" as given
-    generation: int = -1  # when the pool took it
     photo: int | None = None
     weight: float = 1.0
     depth_weight: float = 0.0  # where there is no map of it
@@ -65,7 +63,7 @@ class PackedView:
         return sum(values.nbytes for values in self.maps.values())
 
     def unpack(self) -> TrainView:
-        """The view in float32 on the CPU."""
+        """Return the view in float32 on the CPU."""
         shares = {name: self.maps[name].float() / _LEVELS for name in _SHARES if name in self.maps}
         depth = self.maps.get("depth")
         return TrainView(
@@ -81,7 +79,7 @@ class PackedView:
 
 
 def pack(view: TrainView) -> PackedView:
-    """Store a view. Pixels that are not finite get confidence 0 and depth 0, so that they teach nothing.
+    """Pack a view into 16 bits. Pixels that are not finite get confidence 0 and depth 0, so that they teach nothing.
 
     Raises:
         ValueError: picture, maps and camera differ in size.
@@ -95,14 +93,12 @@ def pack(view: TrainView) -> PackedView:
         maps["confidence"] = _quantise(confidence.where(finite & confidence.isfinite(), 0))
     elif not finite.all():
         maps["confidence"] = _quantise(finite.float())
-    for name in ("valid", "alpha"):
-        if (values := getattr(view, name)) is not None:
+    for name in ("valid", "alpha", "depth_weight"):
+        if isinstance(values := getattr(view, name), Tensor):
             maps[name] = _quantise(values.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0))
     unit = 1.0
     if view.depth is not None:
         maps["depth"], unit = _pack_depth(view.depth)
-        if isinstance(view.depth_weight, Tensor):
-            maps["depth_weight"] = _quantise(view.depth_weight.detach().float().cpu().nan_to_num(0.0, 0.0, 0.0))
     maps |= {_EXTRA + name: values.detach().cpu().clone() for name, values in view.extra.items()}
     return PackedView(
         view.key,
@@ -117,9 +113,9 @@ def pack(view: TrainView) -> PackedView:
 
 def _check(view: TrainView) -> None:
     height, width = view.camera.height, view.camera.width
-    wanted: dict[str, tuple[Tensor | float | None, int]] = {"image": (view.image, 3), "depth": (view.depth, 1)}
-    wanted |= {name: (getattr(view, name), 1) for name in _SHARES}
-    for name, (values, channels) in wanted.items():
+    expected: dict[str, tuple[Tensor | float | None, int]] = {"image": (view.image, 3), "depth": (view.depth, 1)}
+    expected |= {name: (getattr(view, name), 1) for name in _SHARES}
+    for name, (values, channels) in expected.items():
         if isinstance(values, Tensor) and tuple(values.shape) != (height, width, channels):
             raise ValueError(
                 f"the training view {view.key} of {width} x {height} pixels needs {name} "
@@ -128,7 +124,7 @@ def _check(view: TrainView) -> None:
 
 
 def _pack_depth(depth: Tensor) -> tuple[Tensor, float]:
-    """In units of its median, as float16: a relative error of at most 0.05 % between 1e-4 and 6e4 medians."""
+    """Convert depth to float16 in units of its median; the error is at most 0.05 % between 1e-4 and 6e4 medians."""
     depth = depth.detach().float().cpu()
     depth = depth.where(depth.isfinite() & (depth > 0), 0)
     known = depth[depth > 0]
@@ -138,7 +134,7 @@ def _pack_depth(depth: Tensor) -> tuple[Tensor, float]:
 
 
 def encode(view: PackedView) -> bytes:
-    """safetensors bytes of a stored view, with a checksum of its maps."""
+    """Serialize a stored view as safetensors, with a checksum of its maps."""
     from safetensors.torch import save
 
     tensors = {name: values.contiguous() for name, values in view.maps.items()} | {
@@ -147,18 +143,17 @@ def encode(view: PackedView) -> bytes:
     }
     facts = {
         "key": view.key,
-        "generation": view.generation,
         "photo": view.photo,
         "weight": view.weight,
         "depth_weight": view.depth_weight,
         "depth_unit": view.depth_unit,
         "checksum": _checksum(view),
     }
-    return save(tensors, {"format": _FORMAT, "view": json.dumps(facts)})
+    return save(tensors, {"view": json.dumps(facts)})
 
 
 def decode(content: bytes) -> PackedView:
-    """A stored view from the bytes of its file.
+    """Read a stored view from the bytes of its file.
 
     Raises:
         ValueError: the bytes are damaged or no training view.

@@ -115,7 +115,7 @@ def test_a_method_without_a_prior(run: Command, tiny_scene: Path, tmp_path: Path
     assert "sparse-splatfacto, 30 steps" in text and "3 photographs were kept out of training" in text
     assert "seudo-view" not in text and "rounds" not in text.partition("Settings")[0]
     assert html.count('data-name="Enhanced"') == 3 and "--pipeline.enhancer.name blend default unset" in text
-    for fitted in ("clearance", "stereo", "refine-every", "steps-per-save"):
+    for fitted in ("min-depth", "stereo", "refine-every", "steps-per-save"):
         assert not re.search(rf"{fitted} \S+ default", text), fitted
 
 

@@ -62,11 +62,12 @@ def test_the_default_compares_with_every_plain_variant() -> None:
     assert recipe.methods["difix3d"].flags == {}  # the defaults of ns-train are what is measured
     for name in plain - {"plain-tuned", "plain-earlystop"}:
         pipeline = _settings(recipe, name, 0).pipeline
-        assert pipeline.guidance.rounds == 0 and pipeline.floaters.clearance == 0
+        assert pipeline.guidance.rounds == 0 and pipeline.floaters.min_depth == 0
         assert pipeline.initial_points.stereo == (12_000 if name == "plain-stereo" else 0)
     assert _settings(recipe, "plain", 0).save_only_latest_checkpoint is False
     cap = _settings(recipe, "plain-cap", 0).pipeline.model
-    assert cap.max_gs_num == 20_000 and cap.use_scale_regularization and cap.regularization
+    assert cap.max_gs_num == 20_000 and cap.use_scale_regularization
+    assert cap.mcmc_opacity_reg == cap.mcmc_scale_reg == 0.01
     pairs = {entry.needs: (entry.bars, entry.worst, entry.time) for entry in recipe.compare}
     assert pairs["difix3d", "plain"] == ({"psnr": 0.8, "ssim": 0.02}, None, 1.5)
     assert pairs["difix3d", "plain-tuned"] == ({"psnr": 0.4, "ssim": 0.01, "flip": 0.0}, -0.1, None)
@@ -85,7 +86,7 @@ def test_the_method_without_a_prior_is_a_row_of_its_own() -> None:
     sparse = _settings(recipe, "sparse", 0).pipeline
     for other in (without, with_rounds):  # the same helps
         assert (sparse.initial_points, sparse.floaters) == (other.initial_points, other.floaters)
-    assert sparse.initial_points.stereo == 12_000 and sparse.floaters.clearance == 0.5
+    assert sparse.initial_points.stereo == 12_000 and sparse.floaters.min_depth == 0.5
 
 
 @pytest.mark.parametrize(("name", "runs", "lines"), [("default", 87, 164), ("ablation", 51, 51), ("hard", 15, 20)])
@@ -113,7 +114,7 @@ def test_flags_of_earlier_names_are_those_of_today() -> None:
             pipeline = config.pipeline
             plain = before.get("--pipeline.rounds") == "0"
             assert pipeline.initial_points.stereo == int(before.get("--pipeline.stereo-points", 0 if plain else 12_000))
-            assert pipeline.floaters.clearance == float(before.get("--pipeline.clearance", 0.0 if plain else 0.5))
+            assert pipeline.floaters.min_depth == float(before.get("--pipeline.clearance", 0.0 if plain else 0.5))
             assert pipeline.guidance.rounds == int(before.get("--pipeline.rounds", 2))
             assert pipeline.guidance.fixer.name == before.get("--pipeline.fixer.name", "embedded")
             assert pipeline.guidance.weight == float(before.get("--pipeline.pseudo-weight", 1))

@@ -11,7 +11,7 @@ import torch
 
 from difix3d_ns.ns.model import SplatModelConfig
 from difix3d_ns.rasterization import rasterization
-from difix3d_ns.splats.strategies.mcmc import DeviceFreeMCMCStrategy, build_mcmc, regularisation, relocated
+from difix3d_ns.splats.strategies.mcmc import DeviceFreeMCMCStrategy, build_mcmc, regularization, relocated
 
 NAMES = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 
@@ -204,7 +204,7 @@ def test_fifty_steps_on_a_cpu_lower_the_loss() -> None:
         image = _render(params)
         strategy.step_pre_backward(params, optimizers, {}, step, {})
         loss = (image - truth).abs().mean()
-        (loss + sum(regularisation(params["opacities"], params["scales"]).values())).backward()
+        (loss + sum(regularization(params["opacities"], params["scales"]).values())).backward()
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad()
@@ -226,6 +226,6 @@ def test_built_from_the_models_settings() -> None:
 
 
 def test_regularisation_is_the_papers() -> None:
-    losses = regularisation(torch.zeros(4, 1), torch.zeros(4, 3))
+    losses = regularization(torch.zeros(4, 1), torch.zeros(4, 3))
     assert losses["mcmc_opacity"].item() == pytest.approx(0.005)
     assert losses["mcmc_scale"].item() == pytest.approx(0.01)

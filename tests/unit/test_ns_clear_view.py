@@ -19,10 +19,10 @@ def scene(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("strategy", ["default", "mcmc"])
-@pytest.mark.parametrize("clearance", [0.5, 0.0])
-def test_what_floats_in_front_of_a_camera_is_removed(scene: Path, strategy: str, clearance: float) -> None:
+@pytest.mark.parametrize("min_depth", [0.5, 0.0])
+def test_what_floats_in_front_of_a_camera_is_removed(scene: Path, strategy: str, min_depth: float) -> None:
     config = short_config(scene, steps=6, rounds=1)
-    config.pipeline.floaters.clearance = clearance
+    config.pipeline.floaters.min_depth = min_depth
     config.pipeline.initial_points.stereo = 0
     config.pipeline.model.refine_every = 2
     config.pipeline.model.warmup_length = 100  # nothing else removes Gaussians
@@ -39,7 +39,7 @@ def test_what_floats_in_front_of_a_camera_is_removed(scene: Path, strategy: str,
         model.means[3] = camera.position - 0.1 * camera.forward  # behind it, and seen by others: no business of this
     trainer.train()
     gone = before - len(model.means)
-    assert gone >= 3 if clearance else gone == 0
+    assert gone >= 3 if min_depth else gone == 0
     for name, parameter in model.gauss_params.items():
         moments = trainer.optimizers.optimizers[name].state[parameter]
         assert moments["exp_avg"].shape == parameter.shape, name

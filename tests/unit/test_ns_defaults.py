@@ -181,8 +181,8 @@ def test_no_steps_is_an_error(steps: int) -> None:
         ("guidance.depth_weight", -0.1),
         ("enhancer.references", -1),
         ("initial_points.stereo", -1),
-        ("floaters.clearance", 1.1),
-        ("floaters.clearance", float("nan")),
+        ("floaters.min_depth", 1.1),
+        ("floaters.min_depth", float("nan")),
         ("enhancer.strength", 1.1),
         ("enhancer.strength", -0.1),
         ("datamanager.camera_res_scale_factor", 0.0),
@@ -206,7 +206,7 @@ def test_the_ends_of_the_ranges_are_allowed() -> None:
     pipeline = config.pipeline
     pipeline.guidance.weight = pipeline.guidance.probability = pipeline.guidance.targets.beyond = 0.0
     pipeline.guidance.fixer.references = 0
-    pipeline.enhancer.strength = pipeline.floaters.clearance = 0.0
+    pipeline.enhancer.strength = pipeline.floaters.min_depth = 0.0
     _fit(config)
 
 
@@ -221,23 +221,23 @@ def test_other_devices_are_refused() -> None:
         _fit(_config("mps"))
 
 
-@pytest.mark.parametrize(("images", "clearance"), [(3, 0.5), (64, 0.5), (65, 0.0)])
-def test_free_space_is_for_captures_of_few_photographs(images: int, clearance: float) -> None:
+@pytest.mark.parametrize(("images", "min_depth"), [(3, 0.5), (64, 0.5), (65, 0.0)])
+def test_free_space_is_for_captures_of_few_photographs(images: int, min_depth: float) -> None:
     for method in (difix3d_splatfacto, sparse_splatfacto):
         config = copy.deepcopy(method.config)
         config.machine.device_type = "cpu"
         _fit(config)
-        assert config.pipeline.floaters.clearance is None  # not before they are counted
+        assert config.pipeline.floaters.min_depth is None  # not before they are counted
         _fit(config, images=images)
-        assert config.pipeline.floaters.clearance == clearance
+        assert config.pipeline.floaters.min_depth == min_depth
 
 
 def test_one_flag_switches_all_helps_off() -> None:
     config = _config(steps=300)
     config.pipeline.sparse_helps = False
     _fit(config, images=5)
-    assert config.pipeline.initial_points.stereo == 0 and config.pipeline.floaters.clearance == 0
-    for part, name, value in (("initial_points", "stereo", 100), ("floaters", "clearance", 0.3)):
+    assert config.pipeline.initial_points.stereo == 0 and config.pipeline.floaters.min_depth == 0
+    for part, name, value in (("initial_points", "stereo", 100), ("floaters", "min_depth", 0.3)):
         config = _config(steps=300)
         config.pipeline.sparse_helps = False
         setattr(getattr(config.pipeline, part), name, value)
@@ -261,7 +261,7 @@ def test_what_a_resumed_training_takes_over() -> None:
     assert kept == {
         "--max-num-iterations": 300,
         "--pipeline.guidance.rounds": 5,
-        "--pipeline.floaters.clearance": 0.0,
+        "--pipeline.floaters.min-depth": 0.0,
     }
     again, given = _config(), _config(steps=500)
     given.pipeline.guidance.rounds = 1
@@ -269,4 +269,4 @@ def test_what_a_resumed_training_takes_over() -> None:
         presets.adopt(config, kept)
     assert (again.max_num_iterations, again.pipeline.guidance.rounds) == (300, 5)
     assert (given.max_num_iterations, given.pipeline.guidance.rounds) == (500, 1)
-    assert again.pipeline.floaters.clearance == given.pipeline.floaters.clearance == 0.0
+    assert again.pipeline.floaters.min_depth == given.pipeline.floaters.min_depth == 0.0

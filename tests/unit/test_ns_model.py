@@ -14,6 +14,7 @@ from nerfstudio.data.scene_box import OrientedBox
 
 from difix3d_ns.enhance.enhancer_config import EnhanceMode
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.io.run import Run
 from difix3d_ns.ns.model import Outputs, SplatModel
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu
 from difix3d_ns.splats.strategies.capped import CappedStrategy
@@ -282,12 +283,14 @@ class TestOnACpu:
     def test_mcmc_adds_its_two_losses_in_training_only(self) -> None:
         batch = {"image": torch.rand(30, 40, 3)}
         both = {"mcmc_opacity", "mcmc_scale"}
-        for strategy, asked, expected in (
-            ("default", False, set()),
-            ("default", True, both),
-            ("mcmc", False, both),
+        for strategy, given, expected in (
+            ("default", {}, set()),
+            ("default", {"mcmc_opacity_reg": 0.01}, both),
+            ("mcmc", {}, both),
+            ("mcmc", {"mcmc_opacity_reg": 0.0, "mcmc_scale_reg": 0.0}, set()),
         ):
-            model = tiny_model(strategy=strategy, regularization=asked, max_gs_num=100).train()
+            model = tiny_model(strategy=strategy, max_gs_num=100, **given).train()
+            model.config.fit(Run(100))
             assert model.strategy.absgrad is (strategy == "default")
             losses = model.get_loss_dict(model.get_outputs(tiny_camera()), batch)
             assert {key for key in losses if key.startswith("mcmc")} == expected

@@ -152,7 +152,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(scene: Path, tmp_path: Pa
     torch.save(torch.load(path, weights_only=True) | {FORMER_STATE_KEY: {"steps": 20}}, path)
     config = short_config(scene)
     config.load_checkpoint = path
-    with pytest.raises(UserError, match=f"{path.name} was written by an earlier version of difix3d_ns.*train anew"):
+    with pytest.raises(UserError, match=f"{path.name} was written by an earlier version of difix3d_ns.*train again"):
         GuidedTrainer(config)
 
 

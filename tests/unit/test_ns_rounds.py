@@ -60,9 +60,9 @@ def test_a_round_that_is_asked_for_begins_early_and_is_not_repeated(tmp_path: Pa
     rounds.request_round()
     _step(rounds, splat, range(20, start))
     assert _places(rounds) == {(1, target) for target in range(4)} and rounds.state_dict(20)["first_view"] == 20
-    newest = rounds.pool.generation
+    newest = rounds.pool._generation
     _step(rounds, splat, range(start, start + 20))
-    assert rounds.pool.generation == newest
+    assert rounds.pool._generation == newest
 
 
 def test_what_is_asked_for_waits_until_the_splat_is_fit(tmp_path: Path) -> None:
@@ -87,10 +87,10 @@ def test_a_training_too_short_for_rounds_makes_what_is_asked_for(tmp_path: Path)
 def test_what_is_asked_for_late_is_still_made(tmp_path: Path) -> None:
     rounds, splat = short_rounds(tmp_path, references=0)
     _step(rounds, splat, range(398))
-    newest = rounds.pool.generation
+    newest = rounds.pool._generation
     rounds.request_round()
     _step(rounds, splat, range(398, 400))
-    assert rounds.pool.generation == newest + 2
+    assert rounds.pool._generation == newest + 2
 
 
 def test_a_view_that_is_asked_for(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_was_asked_for_is_resumed(tmp_path: Path) -> None:
     _step(rounds, splat, range(3))
     again, _ = short_rounds(tmp_path / "again", references=0)
     again.load_state_dict(rounds.state_dict(2), tmp_path, 3)
-    assert again.queue.tasks == rounds.queue.tasks and again.queue.tasks[0].asked and again.status(3).waiting
+    assert again.queue.tasks == rounds.queue.tasks and again.queue.tasks[0].requested and again.status(3).waiting
     assert len(again.targets) == len(rounds.targets) == 1
     assert again.state_dict(3)["first_view"] is None
 

@@ -13,7 +13,7 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.ns.batches import photo_view, to_batch
+from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 from difix3d_ns.views.view import TrainView
@@ -60,7 +60,7 @@ SCENES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "list of a split missing": (
         lambda d: write_scene(d, change=lambda meta: meta.pop("val_filenames")),
-        ["val", "mend transforms.json"],
+        ["val", "fix transforms.json"],
     ),
     "missing image": (
         lambda d: (write_scene(d), (d / "images/frame_002.png").unlink()),
@@ -90,14 +90,14 @@ SCENES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda d: write_scene(d, change=_edit_frame(1, w=50)),
         ["frame_001.png has 40 x 30", "50 x 30", "correct w and h"],
     ),
-    "pose not finite": (lambda d: write_scene(d, change=_not_finite), ["frame_002.png is not finite", "mend"]),
+    "pose not finite": (lambda d: write_scene(d, change=_not_finite), ["frame_002.png is not finite", "fix"]),
     "pose of another shape": (
         lambda d: write_scene(d, change=_edit_frame(1, transform_matrix=[[1, 0], [0, 1]])),
         ["frame_001.png", "not 4 x 4"],
     ),
     "no pose": (lambda d: write_scene(d, change=_without(1, "transform_matrix")), ["frame_001.png", "is missing"]),
     "frame without a picture": (lambda d: write_scene(d, change=_without(1, "file_path")), ["file_path", "remove"]),
-    "no focal length": (lambda d: write_scene(d, change=_without(1, "fl_x")), ["fx not specified", "mend"]),
+    "no focal length": (lambda d: write_scene(d, change=_without(1, "fl_x")), ["fx not specified", "fix"]),
     "all at one place": (
         lambda d: write_scene(d, poses=[look_at((1, 1, 1))] * 5),
         ["all 5 cameras are at one place", "add images"],
@@ -115,7 +115,7 @@ SCENES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda d: (write_scene(d, masks=True), (d / "masks/frame_002.png").unlink()),
         ["masks", "frame_002.png", "put them there"],
     ),
-    "some masks": (lambda d: write_scene(d, masks=True, change=_without(1, "mask_path")), ["mask_path", "mend"]),
+    "some masks": (lambda d: write_scene(d, masks=True, change=_without(1, "mask_path")), ["mask_path", "fix"]),
     "unreadable points": (
         lambda d: (write_scene(d), (d / "points.ply").write_text("no points")),
         ["points.ply", "remove `ply_file_path`"],
@@ -250,7 +250,7 @@ def test_made_views_come_without_camera_index_unless_they_stand_for_a_photograph
     assert "cam_idx" not in (camera.metadata or {}) and learnt.keys() == {"image", "mask"}
     camera, learnt = to_batch(replace(made, photo=index), device)
     assert camera.metadata["cam_idx"] == learnt["image_idx"] == index
-    photo = photo_view(batch, seen_from, torch.zeros(3))
+    photo = photo_view(batch, seen_from, unit_range(batch["image"]))
     assert (photo.key, photo.photo, photo.valid) == (f"photo/{index:04d}", index, None)
     assert torch.equal(photo.image, batch["image"].float() / 255)
     assert len(manager.train_dataset) == 5 and np.ndim(manager.train_unseen_cameras) == 1

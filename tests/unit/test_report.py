@@ -317,7 +317,7 @@ def test_settings_that_were_given_come_first_and_fitted_ones_are_defaults(run: P
     }
     values = {row.flag: row.value for row in settings(config, 6)}
     assert values["--max-num-iterations"] == "2000"
-    assert values["--pipeline.floaters.clearance"] == "0.5"
+    assert values["--pipeline.floaters.min-depth"] == "0.5"
     assert "--optimizers.means.optimizer.lr" in values
     assert not any("_target" in flag or "None" in flag or "environment" in flag for flag in values)
 
@@ -329,7 +329,7 @@ def test_a_length_that_was_given_differs_and_what_follows_from_it_does_not(run: 
 
 
 def test_settings_that_follow_from_the_number_of_photographs(run: Path) -> None:
-    flag = "--pipeline.floaters.clearance"
+    flag = "--pipeline.floaters.min-depth"
     assert flag not in changed(fitted(run, images=6), 6)
     assert flag not in changed(fitted(run, images=100), 100)
     assert changed(fitted(run, images=100), 6)[flag] == ("0", "0.5")
@@ -346,7 +346,7 @@ def test_every_method_is_compared_with_its_own_defaults(run: Path, monkeypatch: 
             monkeypatch.setattr("difix3d_ns.evaluation.report.flags.discover_methods", lambda: ({}, {}))
         found = changed(fitted(run, **given))
         assert found["--pipeline.model.gaussian-dropout"] == ("0.1", "0")
-        told = [flag for flag in found if re.search("guidance|optimizers|iterations|refine|clearance|stereo", flag)]
+        told = [flag for flag in found if re.search("guidance|optimizers|iterations|refine|min-depth|stereo", flag)]
         assert told == [] and "--method-name" not in found
     found = changed(fitted(run, pipeline__guidance__weight=0.5))
     assert found["--pipeline.guidance.weight"] == ("0.5", "1") and "--pipeline.guidance.rounds" not in found

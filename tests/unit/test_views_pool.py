@@ -74,7 +74,7 @@ def test_what_goes_in_comes_out_without_bias(tmp_path):
     pool = Pool(2, tmp_path, ram_bytes=0)
     pool.put(TrainView(key(0), camera(width=300, height=200), ramp, confidence=confidence))
     pool.put(view(1))
-    for out in (pool.get(key(0)), restored(tmp_path, pool.state(), 2).get(key(0))):
+    for out in (pool.get(key(0)), restored(tmp_path, pool.state(0), 2).get(key(0))):
         error = (out.image.double() - ramp).flatten()
         assert error.abs().mean() < 1e-5
         assert abs(error.mean()) < 1e-8
@@ -107,7 +107,7 @@ def test_depth_comes_out_again_at_any_scale(tmp_path, unit):
     pool.put(replace(view(0), depth=depth, depth_weight=trust))
     pool.put(replace(view(1), depth=torch.zeros_like(depth), depth_weight=0.25))
     pool.put(view(2))
-    for again in (pool, restored(tmp_path, pool.state(), 3)):
+    for again in (pool, restored(tmp_path, pool.state(0), 3)):
         out, unknown, without = (again.get(k) for k in again)
         same(out, view(0))
         assert (out.depth[0, :4] == 0).all()
@@ -154,7 +154,7 @@ def test_a_view_takes_the_place_of_one_with_its_key(tmp_path, on_disk):
     pool.put(view(9, place=key(0)))
     same(pool.get(key(0)), view(9))
     assert list(pool) == [key(0), key(1), key(2)] and key(0) in pool and key(9) not in pool
-    assert [entry.generation for entry in pool.entries()] == [3, 1, 2] and pool.generation == 3
+    assert [entry.generation for entry in pool.entries()] == [3, 1, 2]
     assert len(view_files(tmp_path)) == (3 if on_disk else 0)
 
 
@@ -182,7 +182,7 @@ def test_memory_stays_bounded_and_every_view_can_be_drawn(tmp_path):
         number = Task.of(drawn.key).target
         same(drawn, view(number))
         seen.add(number)
-        assert sum(entry.packed is not None for entry in pool.entries()) <= 3
+        assert len(pool._held) <= 3
     assert seen == set(range(20))
 
 
@@ -191,7 +191,7 @@ def test_drawing_is_reproducible_and_uniform_also_after_a_restore(tmp_path):
     for number in range(8):
         pool.put(view(number))
     pool.put(view(30, place=key(3)))
-    state = pool.state()
+    state = pool.state(0)
 
     def draw(pool, seed, times):
         generator = torch.Generator().manual_seed(seed)
@@ -212,7 +212,7 @@ def test_restore_brings_back_the_checkpoint_not_what_came_after(tmp_path):
     pool = Pool(6, tmp_path)
     for number in range(4):
         pool.put(view(number))
-    state = pickle.loads(pickle.dumps(pool.state()))
+    state = pickle.loads(pickle.dumps(pool.state(0)))
     pool.put(view(10, place=key(0)))
     for number in range(11, 20):
         pool.put(view(number, 1))
@@ -221,7 +221,7 @@ def test_restore_brings_back_the_checkpoint_not_what_came_after(tmp_path):
     for number in range(4):
         same(again.get(key(number)), view(number))
     # The other branch is untouched by going on from here.
-    later = pool.state()
+    later = pool.state(0)
     again.put(view(99))
     again.put(view(98, place=key(1)))
     other = restored(tmp_path, later, 6)
@@ -233,16 +233,14 @@ def test_restore_brings_back_the_checkpoint_not_what_came_after(tmp_path):
 def test_going_on_from_an_older_checkpoint_leaves_the_newer_ones_whole(tmp_path):
     pool = Pool(6, tmp_path)
     pool.put(view(0))
-    old = pool.state()
+    old = pool.state(100)
     pool.put(view(1, place=key(0)))
     pool.put(view(2))
-    new = pool.state()
+    new = pool.state(200)
     branch = restored(tmp_path, old, 6)
-    branched = branch.state()
+    branched = branch.state(150)
     branch.put(view(3))
-    generations = [s["generation"] for s in (old, new, branched)]
-    assert len(set(generations)) == 3
-    branch.prune(generations)
+    branch.prune([100, 150, 200])
     again = restored(tmp_path, new, 6)
     assert numbers(again) == [0, 2]
     same(again.get(key(0)), view(1))
@@ -303,7 +301,7 @@ def test_what_a_view_carries_comes_back(tmp_path):
     )
     pool.put(rich)
     pool.put(replace(view(1), confidence=None))
-    for again in (pool, restored(tmp_path, pool.state(), 9)):
+    for again in (pool, restored(tmp_path, pool.state(0), 9)):
         out, plain = again.get(key(0)), again.get(key(1))
         assert (out.photo, out.weight) == (12, 0.3)
         assert out.extra.keys() == {"latent", "low", "t"} and out.extra["t"] == rich.extra["t"]
@@ -330,8 +328,8 @@ def test_the_guidance_decides_what_is_given_up():
 def test_state_is_plain_enough_for_a_checkpoint(tmp_path):
     pool = Pool(3, tmp_path)
     pool.put(view(0))
-    state = pool.state()
-    assert json.loads(json.dumps(state)) == state
+    state = pool.state(0)
+    assert state == [(key(0), 0)]
     torch.save(state, tmp_path / "checkpoint.pt")
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True) == state
 
@@ -346,14 +344,14 @@ def test_pruning_keeps_what_kept_checkpoints_need_and_bounds_the_disk(tmp_path):
         else:
             pool.put(view(number, number))
         if number % 4 == 3:
-            states.append(pool.state())
+            states.append(pool.state(number))
             keep = states[-2:]
-            pool.prune(s["generation"] for s in keep)
-            needed = {entry[1] for s in keep for entry in s["views"]}
+            pool.prune([number - 4, number] if number > 4 else [number])
+            needed = {generation for state in keep for _, generation in state}
             assert {int(p.stem[5:]) for p in view_files(tmp_path)} == needed
             assert len(list(tmp_path.glob("checkpoint_*"))) == len(keep)
             for s in keep:
-                assert len(restored(tmp_path, s, 5)) == len(s["views"])
+                assert len(restored(tmp_path, s, 5)) == len(s)
         assert len(view_files(tmp_path)) <= 15
     (tmp_path / "view_00000077.safetensors.partial").write_bytes(b"half")
     pool.prune([])
@@ -365,7 +363,7 @@ def filled(folder):
     pool = Pool(6, folder)
     for number in range(5):
         pool.put(view(number))
-    return pool.state()
+    return pool.state(0)
 
 
 @pytest.mark.parametrize("harm", ["truncated", "empty", "flipped", "gone", "another", "garbage"])
@@ -394,42 +392,28 @@ def test_a_damaged_view_is_named_and_left_out(tmp_path, capsys, harm):
     assert "1 of 5" in said
     # New views never take the name of a damaged one's successors.
     pool.put(view(50))
-    assert len(restored(tmp_path, pool.state(), 6)) == 5
+    assert len(restored(tmp_path, pool.state(0), 6)) == 5
 
 
 def test_leftovers_of_an_interrupted_write_do_no_harm(tmp_path, capsys):
     state = filled(tmp_path)
     (tmp_path / "view_00000005.safetensors.partial").write_bytes(b"\x10\0\0")
-    (tmp_path / "index.json.partial").write_text("{")
-    (tmp_path / "index.json").unlink()
     (tmp_path / "checkpoint_00000099.json").write_text("nonsense")
     pool = restored(tmp_path, state, 6)
     assert len(pool) == 5
     assert capsys.readouterr().out == ""
     pool.put(view(9))
-    pool.prune([pool.state()["generation"]])
+    pool.state(200)
+    pool.prune([200])
     assert not list(tmp_path.glob("*.partial"))
     assert not (tmp_path / "checkpoint_00000099.json").exists()
-
-
-def test_without_a_state_the_index_or_else_the_files_are_taken(tmp_path, capsys):
-    filled(tmp_path)
-    assert len(restored(tmp_path, None, 6)) == 5
-    assert capsys.readouterr().out == ""
-    for content in ("{", "[]", '{"generation": 1, "views": [["a"]]}', '{"generation": 3}', "{}"):
-        (tmp_path / "index.json").write_text(content)
-        pool = restored(tmp_path, None, 6)
-        assert sorted(numbers(pool)) == [0, 1, 2, 3, 4]
-        assert "index.json" in capsys.readouterr().out
-    assert len(restored(tmp_path / "new", None, 6)) == 0
-    assert capsys.readouterr().out == ""
 
 
 def test_a_smaller_capacity_keeps_the_newest_rounds(tmp_path):
     pool = Pool(6, tmp_path)
     for number in range(6):
         pool.put(view(number, round=number // 2))
-    smaller = restored(tmp_path, pool.state(), 2)
+    smaller = restored(tmp_path, pool.state(0), 2)
     assert [Task.of(k).round for k in smaller] == [2, 2]
 
 
@@ -456,7 +440,7 @@ def test_a_full_disk_keeps_views_in_memory_and_saves_them_later(tmp_path, capsys
     for number in range(1, 4):
         pool.put(view(number))
     pool.put(view(10, place=key(0)))
-    assert [entry[0] for entry in pool.state()["views"]] == []
+    assert pool.state(0) == []
     assert len(pool) == 4
     for there, number in zip(pool, (10, 1, 2, 3), strict=True):
         same(pool.get(there), view(number))
@@ -466,7 +450,7 @@ def test_a_full_disk_keeps_views_in_memory_and_saves_them_later(tmp_path, capsys
     assert not list(tmp_path.glob("*.partial"))
     # Room again: the next checkpoint has everything.
     monkeypatch.setattr(os, "fsync", honest)
-    again = restored(tmp_path, pool.state(), 8)
+    again = restored(tmp_path, pool.state(0), 8)
     assert numbers(again) == [0, 1, 2, 3]
     same(again.get(key(0)), view(10))
 
@@ -505,9 +489,9 @@ while True:
         pool.put(view(number))
     number += 1
     if number % 5 == 0:
-        state = pool.state()
+        state = pool.state(number)
         print(json.dumps([state, list(pool)]), flush=True)
-        pool.prune([state["generation"]])
+        pool.prune([number])
 """
 
 

@@ -21,7 +21,7 @@ def _record(round: int = 1, target: int = 0, size: tuple[int, int] = (40, 60), s
 def test_numbers_and_pictures() -> None:
     record = _record()
     assert record.change == pytest.approx(0.05, abs=1e-6)
-    assert record.trust == 0.25
+    assert record.mean_confidence == 0.25
     assert record.before.shape == record.after.shape == record.reference.shape == record.confidence.shape == (40, 60, 3)
     assert np.abs(record.after.astype(int) - record.before - 12.75).max() <= 1
     lit = record.reference.any(-1)

@@ -12,7 +12,7 @@ import torch
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.poses import ANGLE_UNIT, pose_distances, rotation_angles, slerp, spacing, stack_poses
-from difix3d_ns.guidance.progressive import advance
+from difix3d_ns.guidance.progressive import interpolate_toward
 from difix3d_ns.views.references import choose_references
 from difix3d_ns.views.targets import auto_targets, camera_path_targets
 from tests.unit.known_scenes import look_at, straight, wall_reference
@@ -157,7 +157,7 @@ def test_a_pose_that_is_not_finite_is_named():
     with pytest.raises(ValueError, match=r"\[2\].*transforms.json"):
         auto_targets(cameras, None, 4)
     with pytest.raises(ValueError, match=r"\[2\]"):
-        advance(cameras, ring(2), 0.5)
+        interpolate_toward(cameras, ring(2), 0.5)
 
 
 def test_a_thousand_cameras_and_a_count_of_zero():
@@ -223,13 +223,13 @@ def test_a_missing_or_broken_camera_path_names_the_file(tmp_path):
 
 def test_rounds_lead_from_the_nearest_photograph_to_the_target():
     cameras, targets = ring(6), auto_targets(ring(6), ball(), 9)
-    similar(advance(cameras, targets, 1.0), targets)
+    similar(interpolate_toward(cameras, targets, 1.0), targets)
     start, end = stack_poses(cameras), stack_poses(targets)
     unit = spacing(start)
     nearest = pose_distances(end, start, unit).argmin(1)
     before = torch.zeros(len(targets), dtype=torch.float64)
     for r in range(1, 5):
-        step = stack_poses(advance(cameras, targets, r / 4))
+        step = stack_poses(interpolate_toward(cameras, targets, r / 4))
         along = (step[:, :3, 3] - start[nearest][:, :3, 3]).norm(dim=1)
         whole = (end[:, :3, 3] - start[nearest][:, :3, 3]).norm(dim=1)
         torch.testing.assert_close(along, whole * r / 4, atol=1e-5, rtol=1e-4)
@@ -243,16 +243,16 @@ def test_rounds_lead_from_the_nearest_photograph_to_the_target():
 def test_advancing_from_equal_rotations_one_camera_or_nowhere():
     camera = look_at((0.0, -5.0, 0.0))
     target = look_at((1.0, -5.0, 0.0), (1.0, 0.0, 0.0))
-    [half] = advance([camera], [target], 0.5)
+    [half] = interpolate_toward([camera], [target], 0.5)
     assert half.camera_to_world.isfinite().all()
     assert float(half.position[0]) == pytest.approx(0.5)
-    similar(advance([camera], [camera], 0.3), [camera])
-    assert advance([camera], [], 0.5) == []
+    similar(interpolate_toward([camera], [camera], 0.3), [camera])
+    assert interpolate_toward([camera], [], 0.5) == []
     with pytest.raises(ValueError, match="starting pose"):
-        advance([], [target], 0.5)
+        interpolate_toward([], [target], 0.5)
     for fraction in (0.0, -1.0, 1.1, math.nan):
         with pytest.raises(ValueError, match="fraction"):
-            advance([camera], [target], fraction)
+            interpolate_toward([camera], [target], fraction)
 
 
 def test_rotations_at_every_angle_even_half_a_turn():

@@ -39,7 +39,7 @@ def tab(training: LiveTraining) -> Iterator[Tab]:
     with open_tab(900, 700) as tab:
         tab.page.add_init_script(SLOW_SCREEN)
         tab.page.goto(training.address)
-        tab.page.get_by_text("Difix3D", exact=True).wait_for(timeout=60_000)
+        tab.page.get_by_text("difix3d-splatfacto", exact=True).wait_for(timeout=60_000)
         yield tab
 
 
@@ -249,7 +249,7 @@ def test_nothing_went_wrong_that_does_not_without_the_plugin(
     ):
         other.page.goto(plain.address)
         other.page.get_by_text("Pause Training").wait_for(timeout=60_000)
-        assert other.page.get_by_text("Difix3D", exact=True).count() == 0
+        assert other.page.get_by_text("difix3d-splatfacto", exact=True).count() == 0
         time.sleep(10)
     assert set(tab.errors) <= set(other.errors)
     assert "Traceback" not in training.said

@@ -226,7 +226,7 @@ def _warm_up(job: Job, recipe: Recipe, output: Path) -> None:
         return
     # the method that has no prior: what there is to compile is the same, and no guidance has work in it
     shared = {name: value for name, value in recipe.flags.items() if not name.startswith("pipeline.guidance.")}
-    shared |= {"max-num-iterations": 10, "pipeline.initial-points.stereo": 0, "pipeline.floaters.clearance": 0.0}
+    shared |= {"max-num-iterations": 10, "pipeline.initial-points.stereo": 0, "pipeline.floaters.min-depth": 0.0}
     flags = [word for name, value in shared.items() for word in _flag(name, value)]
     train(job.scene.path, job.folder(output), "warm-up", flags, log=job.log(output), method="sparse-splatfacto")
     shutil.rmtree(job.folder(output) / "warm-up")

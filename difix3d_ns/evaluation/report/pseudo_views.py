@@ -62,7 +62,7 @@ def _why_none(training: Training) -> str:
 
 def _told(number: int, fixes: Sequence[FixRecord]) -> str:
     change, trust, seconds = (
-        statistics.fmean(getattr(fix, name) for fix in fixes) for name in ("change", "trust", "seconds")
+        statistics.fmean(getattr(fix, name) for fix in fixes) for name in ("change", "mean_confidence", "seconds")
     )
     return (
         f"Round {number}: {len(fixes)} {'view' if len(fixes) == 1 else 'views'}, changed by {change:.1%} on average, "
@@ -86,6 +86,6 @@ def _slider(fix: FixRecord, side: int) -> Markup:
     return slider(
         pictures,
         f"View {fix.target}, step {fix.step:,}",
-        f"change {fix.change:.1%}, trust {fix.trust:.0%}",
+        f"change {fix.change:.1%}, trust {fix.mean_confidence:.0%}",
         f"with {', '.join(fix.references)}" if fix.references else "without a photograph",
     )

@@ -183,7 +183,7 @@ def _notices(training: Training, weights: str | None) -> list[str]:
 def _figures(training: Training) -> list[Figure]:
     figures = []
     if training.fixes:
-        trust = statistics.fmean(fix.trust for fix in training.fixes)
+        trust = statistics.fmean(fix.mean_confidence for fix in training.fixes)
         figures.append(Figure(str(len(training.fixes)), "pseudo-views", f"trusted at {trust:.0%}"))
     if training.seconds:
         figures.append(Figure(duration(training.seconds), "of training", f"{training.steps:,} steps"))

@@ -17,33 +17,28 @@ class Patch:
     module: str  # of this folder
     what: str  # the name, with its module
     why: str
-    version: str  # in which it is needed; look again with the next one
     test: str  # file::function of what fails without it
     by: str = "apply"  # the function of the module that replaces it
+    version: str = "nerfstudio 1.1.5"  # in which it is needed; check again with the next one
 
-
-_NERFSTUDIO = "nerfstudio 1.1.5"
 
 PATCHES = (
     Patch(
         "splatfacto_cpu",
         "nerfstudio.models.splatfacto.rasterization",
         "gsplat rasterizes with CUDA alone; and its near plane is fixed at 0.01",
-        _NERFSTUDIO,
         "tests/unit/test_ns_model.py::test_a_step_reaches_every_parameter",
     ),
     Patch(
         "splatfacto_cpu",
         "nerfstudio.models.splatfacto.get_viewmat",
         "it is compiled when it is called, which wants a C++ compiler on the user's machine",
-        _NERFSTUDIO,
         "tests/unit/test_patches.py::test_camera_matrices_are_nerfstudios",
     ),
     Patch(
         "splatfacto_cpu",
         "nerfstudio.cameras.cameras.Cameras.get_intrinsics_matrices",
         "splatfacto calls .cuda() on the matrices of the camera it renders",
-        _NERFSTUDIO,
         "tests/unit/test_ns_model.py::test_cameras_keep_their_intrinsics_on_the_cpu",
         by="keep_on_cpu",
     ),
@@ -51,7 +46,6 @@ PATCHES = (
         "lpips",
         "torchmetrics.image.lpip.LearnedPerceptualImagePatchSimilarity",
         "splatfacto makes one with each model, which downloads weights and ends without a network",
-        _NERFSTUDIO,
         "tests/unit/test_patches.py::test_models_are_made_with_a_lazy_lpips_and_others_are_not",
         by="lazy_lpips",
     ),
@@ -59,14 +53,12 @@ PATCHES = (
         "viewer_tabs",
         "nerfstudio.viewer.render_state_machine.RenderStateMachine._render_img",
         "an enhanced picture comes later than its render, and each tab waits for its own",
-        _NERFSTUDIO,
         "tests/unit/test_viewer_live.py::test_render_threads_ask_the_panel",
     ),
     Patch(
         "closed_tabs",
         "nerfstudio.viewer.viewer.Viewer.render_statemachines",
         "a tab that closes while its camera moves is a KeyError, with a traceback or the end of training",
-        _NERFSTUDIO,
         "tests/unit/test_viewer_scene.py::test_a_tab_that_is_gone_is_moved_without_harm",
         by="survive_closed_tabs",
     ),
@@ -74,14 +66,12 @@ PATCHES = (
         "render_panel",
         "nerfstudio.viewer.render_panel.CameraPath",
         "the Render tab keeps its path to its own callbacks, and the loop can make it its targets",
-        _NERFSTUDIO,
         "tests/unit/test_viewer_scene.py::test_a_camera_path",
     ),
     Patch(
         "panel_elements",
         "nerfstudio.viewer.viewer_elements.ViewerElement.cb_hook",
         "the switches of the enhancer stay true when nerfstudio's own output type or split view is used",
-        _NERFSTUDIO,
         "tests/unit/test_viewer_scene.py::test_nerfstudios_output_and_the_switch_agree",
         by="follow_panel",
     ),
@@ -89,7 +79,6 @@ PATCHES = (
         "event_writers",
         "nerfstudio.utils.writer.EVENT_WRITERS",
         "TensorBoard raises in the training loop when the disk is full",
-        _NERFSTUDIO,
         "tests/integration/test_disk.py::test_files_that_grow_too_large",
         by="survive_a_full_disk",
     ),
@@ -97,30 +86,29 @@ PATCHES = (
         "event_writers",
         "threading.excepthook",
         "TensorBoard's own thread prints a traceback as well",
-        "tensorboard 2",
         "tests/integration/test_disk.py::test_files_that_grow_too_large",
         by="survive_a_full_disk",
+        version="tensorboard 2",
     ),
     Patch(
         "ffmpeg",
         "nerfstudio.utils.install_checks.check_ffmpeg_installed",
         "it names a page to read, where a line to type serves",
-        _NERFSTUDIO,
         "tests/integration/test_render.py::test_without_ffmpeg_the_message_says_how_to_get_it",
     ),
     Patch(
         "torch_load",
         "torch.serialization.get_safe_globals",
         "nerfstudio's checkpoints hold numpy scalars, which weights_only=True refuses (nerfstudio #3683)",
-        "torch 2.6",
         "tests/unit/test_ns_checkpoints.py::test_numpy_scalars_load",
+        version="torch 2.6",
     ),
     Patch(
         "excepthook",
         "sys.excepthook",
-        "nerfstudio's commands show a traceback for what the user can mend",
-        "Python 3",
+        "nerfstudio's commands show a traceback for what the user can fix",
         "tests/unit/test_ns_overrides.py::test_user_errors_end_any_command_with_their_message_alone",
+        version="Python 3",
     ),
 )
 """Of names that are functions with a list behind them, the list is added to; the others are replaced."""

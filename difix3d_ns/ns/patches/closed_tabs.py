@@ -1,4 +1,4 @@
-"""A viewer's render threads by browser tab, asked for one that was closed this very moment."""
+"""A viewer's render threads by browser tab, made to survive a request for one that was closed this very moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class _ClosedTab:
     running = False
 
     def action(self, action: Any) -> None:
-        """Ignore it: nobody looks."""
+        """Ignore it: nobody is there."""
 
 
 class _Tabs(dict):

@@ -50,7 +50,7 @@ def survive_a_full_disk() -> None:
 
     def hook(failed: threading.ExceptHookArgs) -> None:
         of_tensorboard = type(failed.thread).__module__.startswith("tensorboard.")
-        if not (of_tensorboard and isinstance(failed.exc_value, OSError)):  # its next caller is told
+        if not (of_tensorboard and isinstance(failed.exc_value, OSError)):  # its next caller gets the error
             before(failed)
 
     threading.excepthook = hook

@@ -1,4 +1,4 @@
-"""Mistakes of a user, told without a traceback, by commands that have no other place for it than Python's own hook."""
+"""Hook of Python that reports a user's mistake without a traceback, for commands with no other place for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def apply() -> None:
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if message := said(error):
+        if message := user_message(error):
             from rich.console import Console
             from rich.text import Text
 
@@ -32,8 +32,8 @@ def apply() -> None:
     sys.excepthook = hook
 
 
-def said(error: BaseException) -> str:
-    """The sentence for a user's mistake; empty if it is none."""
+def user_message(error: BaseException) -> str:
+    """Return the sentence for a user's mistake; empty if it is none."""
     try:
         refuse_earlier(error)
     except UserError as refusal:

@@ -1,4 +1,4 @@
-"""nerfstudio's look for ffmpeg, with words for how to get it."""
+"""nerfstudio's check for ffmpeg, with a message on how to get it."""
 
 from __future__ import annotations
 

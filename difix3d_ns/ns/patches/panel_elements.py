@@ -1,4 +1,4 @@
-"""Choices made in the viewer's control panel, told to others than nerfstudio."""
+"""Choices made in the viewer's control panel, passed on to others than nerfstudio."""
 
 from __future__ import annotations
 

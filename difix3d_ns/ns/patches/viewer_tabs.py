@@ -1,4 +1,4 @@
-"""What a browser tab is sent, which the pipeline may serve in its own way."""
+"""Outputs sent to a browser tab, which the pipeline may serve in its own way."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _render_img = RenderStateMachine._render_img
 
 
 class TabServer(Protocol):
-    """A pipeline's attribute ``panel`` that looks after tabs."""
+    """A pipeline's attribute ``panel`` that serves tabs."""
 
     def serve(self, tab: RenderStateMachine, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Outputs of a render as the tab is to get them."""

@@ -12,7 +12,7 @@ from difix3d_ns.ns.viewer.viewer_cameras import pinhole_of
 
 
 def path_cameras(server: viser.ViserServer, count: int, long_side: int) -> list[Pinhole]:
-    """Cameras evenly spread in time along the path of the Render tab.
+    """Return cameras evenly spaced in time along the path of the Render tab.
 
     Args:
         server: the viewer's.

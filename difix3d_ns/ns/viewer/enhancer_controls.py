@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
 
-MOST_REFERENCES = 8
+MAX_REFERENCES = 8
 _STILL, _ALWAYS = "when still", "always"
 
 
@@ -50,9 +50,9 @@ class EnhancerControls:
         )
         self._status = gui.add_markdown("No frame was enhanced yet.")
         with gui.add_folder("Fixer", expand_by_default=False):
-            most = max(MOST_REFERENCES, fixer.references)
+            maximum = max(MAX_REFERENCES, fixer.references)
             self._references = gui.add_slider(
-                "References", 0, most, 1, fixer.references, hint="Photographs shown to the fixer"
+                "References", 0, maximum, 1, fixer.references, hint="Photographs shown to the fixer"
             )
             names = tuple(dict.fromkeys((fixer.name, *available_fixers())))
             self._fixer = gui.add_dropdown("Name", names, fixer.name, hint="With its own weights")
@@ -68,8 +68,8 @@ class EnhancerControls:
         self._fixer.on_update(lambda _: self._choose_fixer())
         self._when.on_update(lambda _: self._set_when())
         self._use.on_click(lambda _: self._load())
-        live.on_frame = self._tell_frame
-        live.on_error = self._tell_error
+        live.on_frame = self._report_frame
+        live.on_error = self._report_error
         viewer.viser_server.on_client_disconnect(lambda client: live.forget_closed())  # after nerfstudio's own
         follow_panel(viewer.control_panel, self._on_output, self._on_split)
 
@@ -77,9 +77,9 @@ class EnhancerControls:
         """Choose nerfstudio's output accordingly."""
         output = self._viewer.control_panel._output_render
         if self._enhanced in output.options:  # else no frame yet: comes here again with one
-            wanted = bool(self._on.value and not self._split.value)
-            if wanted != (output.value == self._enhanced):  # any other output stays, if it is not to be enhanced
-                output.value = self._enhanced if wanted else self._raw
+            enhanced = bool(self._on.value and not self._split.value)
+            if enhanced != (output.value == self._enhanced):  # any other output stays, if it is not to be enhanced
+                output.value = self._enhanced if enhanced else self._raw
         self._render_again()
 
     def _set_split(self) -> None:
@@ -102,13 +102,13 @@ class EnhancerControls:
             self._show()
 
     def _on_output(self) -> None:
-        """Keep the switch true when somebody uses nerfstudio's own."""
+        """Update the switch when somebody uses nerfstudio's own."""
         on = self._viewer.control_panel._output_render.value == self._enhanced
         if not self._split.value and self._on.value != on:
             self._on.value = on
 
     def _on_split(self) -> None:
-        """Keep the split switch true as well."""
+        """Update the split switch as well."""
         if self._split.value and not self._viewer.control_panel._split.value:
             self._split.value = False
 
@@ -126,33 +126,33 @@ class EnhancerControls:
             self._fixer.value = name
         if "weights" in fixer and self._weights.value != weights:
             self._weights.value = weights
-        self._again()
+        self._refresh()
 
     def _choose_fixer(self) -> None:
         if self._fixer.value != self._enhancer.settings.fixer.name:
             self._change(name=self._fixer.value, weights=None)
 
-    def _again(self) -> None:
+    def _refresh(self) -> None:
         self._live.settings_changed()
         self._render_again()
 
     def _set_when(self) -> None:
         self._live.always = self._when.value == _ALWAYS
-        self._again()
+        self._refresh()
 
     def _load(self) -> None:
         word = str(self._weights.value).strip()
         try:
             name, weights = fixer_of(word) if word else (str(self._fixer.value), None)
         except OSError as error:
-            self._tell_error(error)
+            self._report_error(error)
             return
         self._change(name=name, weights=weights)
 
-    def _tell_frame(self, seconds: float, width: int, height: int) -> None:
+    def _report_frame(self, seconds: float, width: int, height: int) -> None:
         self._status.content = f"Last enhanced frame: **{1000 * seconds:.0f} ms**, {width} x {height} px"
 
-    def _tell_error(self, error: Exception) -> None:
+    def _report_error(self, error: Exception) -> None:
         self._status.content = (
             f"**The enhancer failed, this is the render.** {plain(type(error).__name__)}: {plain(error)}"
         )

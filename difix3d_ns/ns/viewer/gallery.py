@@ -52,11 +52,12 @@ class Gallery:
 
 
 def describe(record: FixRecord) -> str:
-    """Markdown of one record, its pictures inside."""
+    """Describe one record in Markdown, its pictures inside."""
     shown = plain(", ".join(record.references)) or "no photograph"
     return (
         f"**Round {record.round}, view {record.target}** at step {record.step}: change {record.change:.4f}, "
-        f"confidence {record.trust:.2f}, {record.seconds:.2f} s, from {shown}\n\n![pseudo-view]({_data_url(record)})"
+        f"confidence {record.mean_confidence:.2f}, {record.seconds:.2f} s, from {shown}\n\n"
+        f"![pseudo-view]({_data_url(record)})"
     )
 
 

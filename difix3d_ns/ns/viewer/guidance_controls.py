@@ -1,4 +1,4 @@
-"""A guidance in the control panel: where it stands, its buttons, frusta of its views, gallery."""
+"""A guidance in the control panel: its state, its buttons, frusta of its views, gallery."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Tab:
 
     server: viser.ViserServer
     client: viser.ClientHandle | None
-    long_side: int  # pixels of pictures that are asked for
+    long_side: int  # pixels of requested pictures
 
     def camera(self) -> Pinhole:
-        """What the tab shows. Raises UserError where no picture can be made of it."""
+        """Return the camera of the tab. Raises UserError where no picture can be made of it."""
         if self.client is None:
             raise UserError("The browser tab is gone.")
         return client_pinhole(self.client, self.long_side)
 
     def path(self, count: int) -> list[Pinhole]:
-        """Cameras along the path of the Render tab. Raises UserError if it has fewer than two."""
+        """Return cameras along the path of the Render tab. Raises UserError if it has fewer than two."""
         return path_cameras(self.server, count, self.long_side)
 
 
@@ -50,7 +50,7 @@ class GuidanceControls:
         server: in whose current container the folder is made.
         status: as it is now.
         references: cameras of the photographs by file name.
-        long_side: of views that are asked for, pixels.
+        long_side: of requested views, pixels.
         scale: of frusta.
     """
 
@@ -77,10 +77,10 @@ class GuidanceControls:
         self._show(status, {})
 
     def update(self, guidance: Guidance, step: int, losses: Callable[[], Mapping[str, float]], force: bool) -> None:
-        """Show where a guidance stands; from the training thread.
+        """Show the state of a guidance; from the training thread.
 
         Args:
-            guidance: asked for its status, if the last update was some time ago.
+            guidance: its status is read, if the last update was some time ago.
             step: of training.
             losses: by what is learnt from.
             force: also shortly after another update.
@@ -91,10 +91,12 @@ class GuidanceControls:
         self._show(guidance.status(step), losses())
 
     def finish(self) -> None:
-        """Training has ended: nothing can be asked for any more."""
+        """Disable the buttons: training has ended."""
         for button in self._buttons:
             button.disabled = True
-        self._say("Training is finished." + (" Not all that was asked for was made before." if self._waiting else ""))
+        self._show_note(
+            "Training is finished." + (" Not all requests were carried out before." if self._waiting else "")
+        )
 
     def _show(self, status: Status, losses: Mapping[str, float]) -> None:
         self._waiting = status.waiting
@@ -121,16 +123,16 @@ class GuidanceControls:
         @handle.on_click
         def _(event: viser.GuiEvent) -> None:
             try:
-                self._say(button.press(Tab(self._server, event.client, self._long_side)))
+                self._show_note(button.press(Tab(self._server, event.client, self._long_side)))
             except UserError as error:
-                self._say(f"**{plain(error)}**")
+                self._show_note(f"**{plain(error)}**")
             except Exception as error:
                 CONSOLE.log(f"[yellow]Viewer: {button.label}: {error}")
-                self._say(f"**{button.label} failed:** {plain(error)}")
+                self._show_note(f"**{button.label} failed:** {plain(error)}")
 
         return handle
 
-    def _say(self, text: str) -> None:
+    def _show_note(self, text: str) -> None:
         self._note.content = text
         self._note.visible = True
 

@@ -28,7 +28,7 @@ class Frame:
     version: int  # of the settings
 
     def same_place(self, other: Frame) -> bool:
-        """Whether another frame shows the same view at the same size, perhaps of a splat trained further."""
+        """Return whether another frame shows the same view at the same size, perhaps of a splat trained further."""
         ours, theirs = self.camera, other.camera
         return (
             (self.version, ours.width, ours.height) == (other.version, theirs.width, theirs.height)
@@ -37,28 +37,28 @@ class Frame:
         )
 
     def same(self, other: Frame) -> bool:
-        """Whether another frame is the very same picture."""
+        """Return whether another frame is the very same picture."""
         return self.same_place(other) and torch.equal(self.image, other.image)
 
 
 @dataclass
 class _Tab:
-    """Of one browser tab: what it waits for and what it got."""
+    """State of a browser tab: the frame it waits for and the one it got."""
 
-    wanted: Frame | None = None
+    requested: Frame | None = None
     done: tuple[Frame, Tensor] | None = None
     failed: Frame | None = None  # not tried again until something changes
-    to_show: bool = False  # the next frame is asked for to show what is done, not because anything changed
+    to_show: bool = False  # the next frame is requested to show what is done, not because anything changed
 
 
 class LiveEnhancer:
-    """Repairs resting views of each browser tab in a thread of its own.
+    """Repairer of resting views of each browser tab in a thread of its own.
 
     A render thread never waits for the fixer, so the camera moves as without the plugin. When a picture is ready the
-    tab's render thread is asked for another frame, as nerfstudio does after training steps.
+    tab's render thread is sent for another frame, as nerfstudio does after training steps.
 
     Args:
-        enhance: makes the enhanced picture [H, W, 3] of camera and render, and is told whose frames follow each other;
+        enhance: makes the enhanced picture [H, W, 3] of camera and render, and gets whose frames follow each other;
             called from that thread, or from a render thread if ``always``.
     """
 
@@ -67,9 +67,9 @@ class LiveEnhancer:
         self.always = False
         """enhance moving views as well; every frame then waits for the fixer"""
         self.on_frame: Callable[[float, int, int], None] = lambda seconds, width, height: None
-        """told of each enhanced picture"""
+        """called with each enhanced picture's seconds, width and height"""
         self.on_error: Callable[[Exception], None] = lambda error: None
-        """told when the fixer fails; the render is shown instead"""
+        """called when the fixer fails; the render is shown instead"""
         self._tabs: WeakKeyDictionary[RenderStateMachine, _Tab] = WeakKeyDictionary()
         self._changed = threading.Condition()
         self._worker: threading.Thread | None = None
@@ -77,7 +77,7 @@ class LiveEnhancer:
         self._failed_always = -1
 
     def settings_changed(self) -> None:
-        """Nothing that was enhanced before is shown any more."""
+        """Stop showing what was enhanced before."""
         with self._changed:
             self._version += 1
 
@@ -89,7 +89,7 @@ class LiveEnhancer:
                     del self._tabs[thread]
 
     def picture(self, thread: RenderStateMachine, camera: Pinhole, image: Tensor) -> Tensor:
-        """The enhanced picture [H, W, 3] if it is there, else the render; never raises."""
+        """Return the enhanced picture [H, W, 3] if it is there, else the render; never raises."""
         frame = Frame(camera, image, self._version)
         if self.always:
             if self._failed_always == frame.version:
@@ -103,13 +103,13 @@ class LiveEnhancer:
                 return image
             tab = self._tabs.setdefault(thread, _Tab())
             if thread.state != "high":  # it moves, or has just come to rest
-                tab.wanted = tab.done = tab.failed = None
+                tab.requested = tab.done = tab.failed = None
                 return image
             to_show, tab.to_show = tab.to_show, False
             if tab.done is not None and (tab.done[0].same(frame) or (to_show and tab.done[0].same_place(frame))):
                 return tab.done[1]
             if tab.failed is None or not tab.failed.same_place(frame):
-                tab.wanted = frame
+                tab.requested = frame
                 self._start()
                 self._changed.notify()
             # While training goes on, the picture of some steps ago beats a flickering render.
@@ -121,9 +121,9 @@ class LiveEnhancer:
             self._worker.start()
 
     def _take(self) -> tuple[RenderStateMachine, Frame] | None:
-        """Of the tab that was served longest ago."""
+        """Take the request of the tab that was served longest ago."""
         for thread, tab in list(self._tabs.items()):
-            frame, tab.wanted = tab.wanted, None
+            frame, tab.requested = tab.requested, None
             if not thread.running:  # the tab was closed
                 del self._tabs[thread]
             elif frame is not None:

@@ -33,14 +33,13 @@ if TYPE_CHECKING:
     from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
     from difix3d_ns.views.view import PackedView
 
-_TITLE = "Difix3D"
 _FRUSTUM = 0.15
 """size of a frustum in spacings of the training cameras: its picture can be seen, and it hides no other"""
-_LOOK_EVERY = 50  # steps between looks at whether a guidance has something to show
+_CHECK_EVERY = 50  # steps between checks whether a guidance has something to show
 
 
 class Panel(ViewerControl):
-    """What the plugin shows in the viewer; without a viewer, nothing.
+    """The plugin's part of the viewer; without a viewer, nothing.
 
     nerfstudio finds it as an attribute of the pipeline and hands it the viewer.
 
@@ -72,7 +71,7 @@ class Panel(ViewerControl):
         self._renderer.lock = viewer.train_lock or nullcontext()  # in ns-viewer it is the viewer's own
         gui = viewer.viser_server.gui
         # above nerfstudio's tabs, so that it is there whichever tab is open
-        self._folder = gui.add_folder(_TITLE, order=viewer.stats_markdown.order + 0.5)
+        self._folder = gui.add_folder(_method_name(viewer), order=viewer.stats_markdown.order + 0.5)
         with self._folder:
             if self._mode == "off":
                 gui.add_markdown("The enhancer is off (`--pipeline.enhancer.mode off` or `DIFIX3D_ENHANCE=off`).")
@@ -82,7 +81,7 @@ class Panel(ViewerControl):
             self._show_saved(viewer)
 
     def serve(self, tab: RenderStateMachine, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Outputs of a render for a tab: the enhanced picture is shown there once it is ready."""
+        """Return the outputs of a render for a tab: the enhanced picture is shown there once it is ready."""
         if isinstance(outputs, Outputs):
             camera, image = to_pinhole(outputs.camera), outputs.image
             outputs.serve(lambda: self.live.picture(tab, camera, image))
@@ -98,21 +97,22 @@ class Panel(ViewerControl):
             self._controls = self._make_controls(status)
 
     def update(self, step: int, losses: Callable[[], Mapping[str, float]], force: bool = False) -> None:
-        """See ``GuidanceControls.update``; what fails there is told, and training goes on without."""
+        """See ``GuidanceControls.update``; what fails there is reported, and training goes on without."""
         if self._guidance is None or self._viewer is None:
             return
         try:
-            if self._controls is None and not self._failed and step % _LOOK_EVERY == 0:
+            if self._controls is None and not self._failed and step % _CHECK_EVERY == 0:
                 self.attach(self._guidance, step)  # it may have something to show by now
             if self._controls is None:
                 return
             self._controls.update(self._guidance, step, losses, force)
         except Exception as error:
-            CONSOLE.log(f"[yellow]The viewer's folder {_TITLE} stands still: {type(error).__name__}: {error}")
+            title = _method_name(self._viewer)
+            CONSOLE.log(f"[yellow]The viewer's folder {title} stands still: {type(error).__name__}: {error}")
             self._controls, self._failed = None, True
 
     def finish(self) -> None:
-        """Training has ended."""
+        """Show that training has ended."""
         if self._controls is not None:
             self._controls.finish()
 
@@ -137,18 +137,21 @@ class Panel(ViewerControl):
         store, records = Store(folder / POOL_FOLDER), FixRecords(folder / RECORDS_FOLDER)
         names = records.references()
         views = []
-
-        with suppress(ValueError):  # a training without made views, or whose pool was deleted
-            for _, generation in store.read_index()["views"]:
-                with suppress(ValueError):  # a damaged file
-                    view = store.read_view(int(generation))
-                    shown = partial(_picture, view)
-                    views.append(ShownView(view.key, view.generation, view.camera, shown, names.get(view.key, ())))
+        kept = store.kept()  # nothing of a training without made views, or whose pool was deleted
+        for key, generation in kept[max(kept)] if kept else []:
+            with suppress(ValueError):  # a damaged file
+                view = store.read_view(key, generation)
+                views.append(ShownView(key, generation, view.camera, partial(_picture, view), names.get(key, ())))
         if views or names:
             rounds = len({view.round for view in views})
             line = f"{len(views)} pseudo-views in the pool, at {rounds} distances from the photographs."
             latest = records.latest(LATEST)
             self._make_controls(Status("Pseudo-views", [line], views, records=latest))
+
+
+def _method_name(viewer: Viewer) -> str:
+    """Return the method of the training that is shown: outputs/EXPERIMENT/METHOD/TIMESTAMP/viewer_log_filename.txt."""
+    return str(viewer.log_filename.parents[1].name)
 
 
 def _picture(view: PackedView) -> np.ndarray:

@@ -16,11 +16,11 @@ from difix3d_ns.geometry.pinhole import Pinhole
 if TYPE_CHECKING:
     import viser
 
-_LEAST = 64  # pixels of a side that a fixer can work with
+_MIN_SIDE = 64  # pixels of a side that a fixer can work with
 
 
 def pinhole_of(wxyz: np.ndarray, position: np.ndarray, fov: float, aspect: float, long_side: int) -> Pinhole:
-    """A camera of viser's scene.
+    """Convert a camera of viser's scene.
 
     Args:
         wxyz: [4] orientation, OpenCV axes.
@@ -40,19 +40,19 @@ def pinhole_of(wxyz: np.ndarray, position: np.ndarray, fov: float, aspect: float
 
 
 def client_pinhole(client: viser.ClientHandle, long_side: int) -> Pinhole:
-    """What a browser tab looks through; see ``pinhole_of``.
+    """Return the camera of a browser tab; see ``pinhole_of``.
 
     Raises:
         UserError: its window is too narrow for a picture.
     """
     camera = client.camera
-    if not (_LEAST / long_side <= camera.aspect <= long_side / _LEAST):  # false for NaN as well
+    if not (_MIN_SIDE / long_side <= camera.aspect <= long_side / _MIN_SIDE):  # false for NaN as well
         raise UserError("This window is too narrow for a picture: make it wider, or higher.")
     return pinhole_of(camera.wxyz, camera.position, camera.fov, camera.aspect, long_side)
 
 
 def placed(camera: Pinhole) -> dict[str, Any]:
-    """Arguments of ``add_camera_frustum``: fov (vertical, radians), aspect, wxyz, position in viser's scene."""
+    """Return arguments of ``add_camera_frustum``: fov (vertical, radians), aspect, wxyz, position in viser's scene."""
     pose = camera.camera_to_world.cpu().double().numpy()
     return {
         "fov": 2 * math.atan(camera.height / 2 / float(camera.intrinsics[1, 1])),

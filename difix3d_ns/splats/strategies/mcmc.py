@@ -18,8 +18,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OPACITY_WEIGHT = 0.01
-SCALE_WEIGHT = 0.01
+OPACITY_REG = 0.01
+SCALE_REG = 0.01
 """the paper's weights of mean opacity and mean scale in the loss: what nothing needs fades and is moved elsewhere"""
 
 INITIAL_OPACITY = 0.5
@@ -192,14 +192,18 @@ def build_mcmc(config: RefinementSteps, cap: int | None) -> DeviceFreeMCMCStrate
     )
 
 
-def regularisation(opacity_logits: Tensor, log_scales: Tensor) -> dict[str, Tensor]:
+def regularization(
+    opacity_logits: Tensor, log_scales: Tensor, opacity_reg: float = OPACITY_REG, scale_reg: float = SCALE_REG
+) -> dict[str, Tensor]:
     """The paper's two loss terms.
 
     Args:
         opacity_logits: [N, 1].
         log_scales: [N, 3].
+        opacity_reg: weight of the mean opacity.
+        scale_reg: weight of the mean scale.
     """
     return {
-        "mcmc_opacity": OPACITY_WEIGHT * torch.sigmoid(opacity_logits).mean(),
-        "mcmc_scale": SCALE_WEIGHT * torch.exp(log_scales).mean(),
+        "mcmc_opacity": opacity_reg * torch.sigmoid(opacity_logits).mean(),
+        "mcmc_scale": scale_reg * torch.exp(log_scales).mean(),
     }

@@ -224,7 +224,7 @@ def pool_step(sizes: Sequence[Size] = ((960, 640), (1600, 1064), (1920, 1080)), 
                 to_cameras(view.camera, "cuda")
                 return view.image.to("cuda"), view.confidence.to("cuda")
 
-            result[f"{width}x{height}"] = f"{timed(draw, 30)} ms, {len(pool._ram)} of {count} in RAM"
+            result[f"{width}x{height}"] = f"{timed(draw, 30)} ms, {len(pool._held)} of {count} in RAM"
     return result
 
 

@@ -13,7 +13,7 @@ from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.views.protocols import Render
 from difix3d_ns.views.references import choose_references
-from difix3d_ns.views.shared_references import share_references
+from difix3d_ns.views.reused_references import reuse_references
 from tests.stand_ins import FlatRenderer, ModelOfScene
 from tests.unit.known_scenes import straight, wall_reference
 from tests.unit.tiny_scene import datamanager, write_scene
@@ -21,9 +21,9 @@ from tests.unit.tiny_scene import datamanager, write_scene
 WALL = [wall_reference(straight(x)) for x in (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)]
 
 
-def _choose(x: float, former: list[int], count: int = 3, candidates: list[PosedImage] = WALL) -> list[int]:
+def _choose(x: float, previous: list[int], count: int = 3, candidates: list[PosedImage] = WALL) -> list[int]:
     view = wall_reference(straight(x))
-    return share_references(view.camera, view.depth, view.alpha, candidates, count, former)
+    return reuse_references(view.camera, view.depth, view.alpha, candidates, count, previous)
 
 
 def _differing(first: list[int], second: list[int]) -> int:
@@ -75,7 +75,7 @@ def test_a_newcomer_takes_the_place_of_the_one_it_replaces() -> None:
     view = wall_reference(straight(0.0))
     far, left, right = (wall_reference(straight(x)) for x in (9.0, -0.5, 0.5))
     candidates = [left, far, right]
-    assert share_references(view.camera, view.depth, view.alpha, candidates, 2, [0, 1]) == [0, 2]
+    assert reuse_references(view.camera, view.depth, view.alpha, candidates, 2, [0, 1]) == [0, 2]
 
 
 def test_the_order_turns_only_when_another_one_clearly_shows_more() -> None:
@@ -97,7 +97,7 @@ def test_no_candidates_too_many_and_repeated_ones() -> None:
 def test_where_nothing_is_to_be_seen_the_nearest_are_chosen() -> None:
     view = wall_reference(straight(0.1))
     empty = torch.zeros_like(view.depth)
-    assert share_references(view.camera, empty, empty, WALL, 2, [0, 6]) == [3, 4]
+    assert reuse_references(view.camera, empty, empty, WALL, 2, [0, 6]) == [3, 4]
 
 
 def test_photographs_know_former_ones_by_their_place_in_the_dataset(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from difix3d_ns.enhance.temporal import NEIGHBOURING, Continuity, motion
+from difix3d_ns.enhance.temporal import MAX_MOTION, TemporalFilter, motion
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import unproject
 from tests.unit.known_scenes import look_at, straight, wall_reference
@@ -47,10 +47,10 @@ def test_motion_is_the_shift_in_the_picture() -> None:
 
 
 def test_what_sticks_to_the_surface_is_left_as_it_is() -> None:
-    continuity, caller = Continuity(0.5), _Caller()
+    temporal_filter, caller = TemporalFilter(0.5), _Caller()
     for x in (0.0, 0.1, 0.2):
-        frame = continuity.frame(caller, *_planes(x), stamp=0)
-        settled = frame.settle(RENDER, RENDER + _pattern(x), [0])
+        frame = temporal_filter.frame(caller, *_planes(x), version=0)
+        settled = frame.blend_with_previous(RENDER, RENDER + _pattern(x), [0])
         assert (settled - RENDER - _pattern(x)).abs().max() < 0.01
 
 
@@ -59,74 +59,74 @@ def test_what_flickers_is_carried_with_the_surface() -> None:
     torch.manual_seed(0)
     flicker = {}
     for carried in (0.0, 0.5):
-        continuity, caller = Continuity(carried), _Caller()
+        temporal_filter, caller = TemporalFilter(carried), _Caller()
         settled = []
         for i in range(6):  # standing still, so that only noise differs
-            frame = continuity.frame(caller, *_planes(0.0), stamp=0)
+            frame = temporal_filter.frame(caller, *_planes(0.0), version=0)
             noise = torch.randn(64, 96, 3, generator=torch.Generator().manual_seed(i)) * 0.1
-            settled.append(frame.settle(RENDER, RENDER + noise, [0]))
+            settled.append(frame.blend_with_previous(RENDER, RENDER + noise, [0]))
         inner = torch.stack(settled[3:])[:, 8:-8, 8:-8]
         flicker[carried] = float((inner[1:] - inner[:-1]).abs().mean())
     assert flicker[0.5] < 0.5 * flicker[0.0]
 
 
 def test_the_render_itself_is_not_carried() -> None:
-    continuity, caller = Continuity(0.5), _Caller()
+    temporal_filter, caller = TemporalFilter(0.5), _Caller()
     for value in (0.2, 0.8):
         render = torch.full((64, 96, 3), value)
-        frame = continuity.frame(caller, *_planes(0.0), stamp=0)
-        torch.testing.assert_close(frame.settle(render, render, [1]), render)
+        frame = temporal_filter.frame(caller, *_planes(0.0), version=0)
+        torch.testing.assert_close(frame.blend_with_previous(render, render, [1]), render)
 
 
 def test_nothing_is_carried_where_the_frame_before_showed_another_surface() -> None:
-    continuity, caller = Continuity(0.5), _Caller()
+    temporal_filter, caller = TemporalFilter(0.5), _Caller()
     camera, depth, alpha = _planes(0.0)
-    continuity.frame(caller, camera, depth, alpha, 0).settle(RENDER, RENDER + 0.4, [2])
+    temporal_filter.frame(caller, camera, depth, alpha, 0).blend_with_previous(RENDER, RENDER + 0.4, [2])
     nearer = depth.clone()
     nearer[:, 48:] *= 0.9
-    frame = continuity.frame(caller, camera, nearer, alpha, 0)
-    assert frame.former_references == (2,)
-    settled = frame.settle(RENDER, RENDER, [2])
+    frame = temporal_filter.frame(caller, camera, nearer, alpha, 0)
+    assert frame.previous_references == (2,)
+    settled = frame.blend_with_previous(RENDER, RENDER, [2])
     assert (settled[8:-8, 8:44] > RENDER[0, 0, 0] + 0.1).all()
     assert torch.equal(settled[:, 50:], RENDER[:, 50:])
 
 
 @pytest.mark.parametrize("reason", ["moved", "splat", "size", "caller", "forgotten", "none"])
 def test_frames_that_are_no_neighbours_stand_alone(reason: str) -> None:
-    continuity, caller = Continuity(), _Caller()
-    continuity.frame(caller, *_planes(0.0), stamp=0).settle(RENDER, RENDER + 0.4, [5])
-    assert continuity.frame(caller, *_planes(0.0), stamp=0).former_references == (5,)
+    temporal_filter, caller = TemporalFilter(), _Caller()
+    temporal_filter.frame(caller, *_planes(0.0), version=0).blend_with_previous(RENDER, RENDER + 0.4, [5])
+    assert temporal_filter.frame(caller, *_planes(0.0), version=0).previous_references == (5,)
     camera, depth, alpha = _planes(0.0)
-    stamp, asks = 0, caller
+    version, asks = 0, caller
     if reason == "moved":
         camera, depth, alpha = _planes(1.0)
-        assert motion(camera, depth, alpha, straight(0.0)) > NEIGHBOURING
+        assert motion(camera, depth, alpha, straight(0.0)) > MAX_MOTION
     elif reason == "splat":
-        stamp = 1
+        version = 1
     elif reason == "size":
         camera, depth, alpha = camera.resized(48, 32), depth[::2, ::2], alpha[::2, ::2]
     elif reason == "caller":
         asks = _Caller()
     elif reason == "forgotten":
-        continuity.forget()
+        temporal_filter.forget()
     else:
         asks = None
-    frame = continuity.frame(asks, camera, depth, alpha, stamp)
-    assert frame.former_references == ()
+    frame = temporal_filter.frame(asks, camera, depth, alpha, version)
+    assert frame.previous_references == ()
     render = RENDER[: depth.shape[0], : depth.shape[1]]
-    assert torch.equal(frame.settle(render, render + 0.1, [1]), render + (render + 0.1 - render))
+    assert torch.equal(frame.blend_with_previous(render, render + 0.1, [1]), render + (render + 0.1 - render))
 
 
 def test_each_thread_has_a_sequence_of_its_own_that_ends_with_it() -> None:
-    continuity = Continuity()
+    temporal_filter = TemporalFilter()
     seen: list[tuple[int, ...]] = []
 
     def render(number: int) -> None:
         caller = threading.current_thread()
         for _ in range(2):
-            frame = continuity.frame(caller, *_planes(0.0), stamp=0)
-            seen.append(frame.former_references)
-            frame.settle(RENDER, RENDER, [number])
+            frame = temporal_filter.frame(caller, *_planes(0.0), version=0)
+            seen.append(frame.previous_references)
+            frame.blend_with_previous(RENDER, RENDER, [number])
 
     for number in (1, 2):
         thread = threading.Thread(target=render, args=(number,))
@@ -135,15 +135,15 @@ def test_each_thread_has_a_sequence_of_its_own_that_ends_with_it() -> None:
     assert seen == [(), (1,), (), (2,)]
     del thread
     gc.collect()
-    assert len(continuity._last) == 0
+    assert len(temporal_filter._previous) == 0
 
 
 def test_half_precision_and_float64_depth() -> None:
-    continuity, caller = Continuity(), _Caller()
+    temporal_filter, caller = TemporalFilter(), _Caller()
     camera, depth, alpha = _planes(0.0)
     for dtype in (torch.float16, torch.float64):
         for _ in range(2):
-            frame = continuity.frame(caller, camera, depth.to(dtype), alpha.to(dtype), dtype)
-            settled = frame.settle(RENDER, RENDER + 0.1, [0])
+            frame = temporal_filter.frame(caller, camera, depth.to(dtype), alpha.to(dtype), dtype)
+            settled = frame.blend_with_previous(RENDER, RENDER + 0.1, [0])
         assert settled.dtype == torch.float32
         assert (settled - 0.6).abs().max() < 1e-5
