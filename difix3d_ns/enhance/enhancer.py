@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from difix3d_ns.enhance.temporal import TemporalFilter
+from difix3d_ns.enhance.temporal import Frame, TemporalFilter
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.fixer_config import FixerConfig
@@ -47,7 +47,7 @@ class Enhancer:
         Args:
             camera: of the render.
             image: [H, W, 3] in [0, 1].
-            caller: whose frames follow each other, see ``TemporalFilter.frame``; None: a picture of its own.
+            caller: whose frames follow each other, see ``TemporalFilter.previous``; None: a picture of its own.
 
         Raises:
             UserError: the fixer is unusable.
@@ -58,12 +58,13 @@ class Enhancer:
         with self._lock:
             depth, alpha = self._renderer.median_depth(camera)
             version = (settings, self._renderer.step)
-            frame = self.temporal_filter.frame(caller, camera, depth, alpha, version)
-            render = Render(image, alpha, depth)
-            indices = self._references.select(camera, render, settings.fixer.references, frame.previous_references)
+            previous = self.temporal_filter.previous(caller, camera, depth, alpha, version)
+            kept = previous.references if previous else ()
+            indices = self._references.select(camera, Render(image, alpha, depth), settings.fixer.references, kept)
             views = [self._references.view(index) for index in indices]
             with self._renderer.exclusive():  # loading draws from the random generator that training draws from
                 fixer = settings.fixer.load(depth.device, "--pipeline.enhancer")
-            fixed = fixer.fix([FixRequest(image, views, camera, depth, alpha)])[0].image
-            fixed = frame.blend_with_previous(image, fixed.to(image), indices)
+            fixed = fixer.fix([FixRequest(image, views, camera, depth, alpha)])[0].image.to(image)
+            frame = Frame(camera, depth, alpha, version, tuple(indices), fixed - image)
+            fixed = image + self.temporal_filter.blend_with_previous(caller, frame, previous)
         return torch.lerp(image, fixed, settings.strength).clamp(0, 1)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,14 +24,14 @@ _STRIDE = 8  # pixels: motion is smooth
 
 
 @dataclass(frozen=True)
-class _EnhancedFrame:
+class Frame:
     """An enhanced frame."""
 
     camera: Pinhole
-    depth: Tensor  # [H, W, 1]
-    alpha: Tensor  # [H, W, 1]
-    version: Any
-    references: tuple[int, ...]
+    depth: Tensor  # [H, W, 1] median depth of the splat
+    alpha: Tensor  # [H, W, 1] opacity of the splat
+    version: Any  # of splat and settings; frames of another one are not neighbours
+    references: tuple[int, ...]  # photographs shown to the fixer
     change: Tensor  # [H, W, 3] fixed picture less render
 
 
@@ -47,76 +46,48 @@ class TemporalFilter:
 
     def __init__(self, blend: float = BLEND) -> None:
         self.blend = blend
-        self._previous: WeakKeyDictionary[Any, _EnhancedFrame] = WeakKeyDictionary()
+        self._last: WeakKeyDictionary[Any, Frame] = WeakKeyDictionary()
 
-    def frame(self, caller: Any, camera: Pinhole, depth: Tensor, alpha: Tensor, version: Any) -> Frame:
-        """Make a new frame, after the caller's previous one if the camera moved little and nothing else changed.
+    def previous(self, caller: Any, camera: Pinhole, depth: Tensor, alpha: Tensor, version: Any) -> Frame | None:
+        """Return the caller's last frame if the camera moved little since then and nothing else changed.
 
         Args:
             caller: whose sequence it is, any object that can be referred to weakly; None for a picture of its own.
-            camera: of the frame.
-            depth: [H, W, 1] median depth of the splat.
-            alpha: [H, W, 1] opacity of the splat.
-            version: of splat and settings; frames of another one are not neighbours.
+            camera: of the new frame.
+            depth: [H, W, 1] of the new frame.
+            alpha: [H, W, 1] of the new frame.
+            version: of the new frame.
         """
-        previous = None if caller is None else self._previous.get(caller)
-        if previous is not None and (
-            previous.version != version
-            or previous.depth.shape != depth.shape
-            or motion(camera, depth, alpha, previous.camera) > MAX_MOTION
-        ):
-            previous = None
-        return Frame(self, caller, camera, depth, alpha, version, previous)
+        last = None if caller is None else self._last.get(caller)
+        if last is None or last.version != version or last.depth.shape != depth.shape:
+            return None
+        return None if motion(camera, depth, alpha, last.camera) > MAX_MOTION else last
 
-    def forget(self) -> None:
-        """Start over: the next frame of every caller is the first."""
-        self._previous.clear()
-
-    def _remember(self, caller: Any, frame: _EnhancedFrame) -> None:
-        if caller is not None:
-            self._previous[caller] = frame
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A frame and the previous one, if it has one."""
-
-    temporal_filter: TemporalFilter
-    caller: Any
-    camera: Pinhole
-    depth: Tensor  # [H, W, 1]
-    alpha: Tensor  # [H, W, 1]
-    version: Any
-    previous: _EnhancedFrame | None
-
-    @property
-    def previous_references(self) -> tuple[int, ...]:
-        """Return the references of the previous frame; none for a first one."""
-        return () if self.previous is None else self.previous.references
-
-    def blend_with_previous(self, render: Tensor, fixed: Tensor, references: Sequence[int]) -> Tensor:
-        """Take a part of the fixed picture's change from the previous frame, by the splat's depth.
+    def blend_with_previous(self, caller: Any, frame: Frame, previous: Frame | None) -> Tensor:
+        """Blend a frame's change with the previous one's, by the splat's depth, and remember the frame.
 
         The render is not touched: what the splat shows moves as before, and only what the fixer adds is steadied.
 
         Args:
-            render: [H, W, 3].
-            fixed: [H, W, 3] the fixer's picture of it.
-            references: photographs it was shown.
+            caller: as given to ``previous``.
+            frame: the new one.
+            previous: the one before; None: the first of a sequence.
 
         Returns:
-            [H, W, 3], also remembered for the frame after.
+            The steadied change [H, W, 3].
         """
-        change = fixed - render
-        previous = self.previous
-        if previous is not None and self.temporal_filter.blend > 0:
+        if previous is not None and self.blend > 0:
             image = PosedImage(previous.change, previous.camera, previous.depth, previous.alpha)
-            warps = warp_references(self.camera, self.depth, self.alpha, [image], _SAME_SURFACE)
-            share = self.temporal_filter.blend * warps.visibility[0].to(change)
-            change = torch.lerp(change, warps.images[0].to(change), share)
-        enhanced = _EnhancedFrame(self.camera, self.depth, self.alpha, self.version, tuple(references), change)
-        self.temporal_filter._remember(self.caller, enhanced)
-        return render + change
+            warps = warp_references(frame.camera, frame.depth, frame.alpha, [image], _SAME_SURFACE)
+            share = self.blend * warps.visibility[0].to(frame.change)
+            frame = replace(frame, change=torch.lerp(frame.change, warps.images[0].to(frame.change), share))
+        if caller is not None:
+            self._last[caller] = frame
+        return frame.change
+
+    def forget(self) -> None:
+        """Start over: the next frame of every caller is the first."""
+        self._last.clear()
 
 
 def motion(camera: Pinhole, depth: Tensor, alpha: Tensor, other: Pinhole) -> float:

@@ -148,9 +148,9 @@ class DifixGuidance(Guidance):
             first_step=run.first_step,
             views_at_once=VIEWS_AT_ONCE[renderer.device.type],
         )
-        if self.schedule.rounds < self.schedule.requested:
+        if self.schedule.rounds < config.rounds:
             run.tracker.log(
-                f"[yellow]Training has room for {self.schedule.rounds} of {self.schedule.requested} rounds "
+                f"[yellow]Training has room for {self.schedule.rounds} of {config.rounds} rounds "
                 "(--pipeline.guidance.rounds, --max-num-iterations)."
             )
         self.queue: WorkQueue[Task] = WorkQueue(self.schedule.views_per_step)
@@ -226,7 +226,7 @@ class DifixGuidance(Guidance):
         due = self.schedule.round_at(step)
         if due > self.round:
             self._begin(due)
-        if len(self.queue) and self.schedule.may_render(step, late=self.queue.tasks[0].requested):
+        if self.queue.tasks and self.schedule.may_render(step, late=self.queue.tasks[0].requested):
             self._make_batch(step)
         return False
 
@@ -239,7 +239,7 @@ class DifixGuidance(Guidance):
         requested = [task for task in self.queue.tasks if task.requested]
         tasks = list({task.key: task for task in fresh + outdated + requested}.values())
         self.round = number
-        self.queue.replace(sorted(tasks, key=lambda task: not task.requested))
+        self.queue.tasks = sorted(tasks, key=lambda task: not task.requested)
         self._tracking.begin(
             f"Round {number}/{self.schedule.rounds}: fixing {len(fresh)} pseudo-views "
             f"at {self._fraction(number):.0%} of the way"
@@ -249,7 +249,7 @@ class DifixGuidance(Guidance):
     # ------------------------------------------------------------------ with what
 
     def _make_batch(self, step: int) -> None:
-        batch = self.queue.batch()
+        batch = self.queue.tasks[: self.queue.per_step]
         cameras = [self._poses(task.round)[task.target] for task in batch]
         if not self._fixing.prepare(cameras, self.queue.per_step):
             return
@@ -261,8 +261,8 @@ class DifixGuidance(Guidance):
                 raise
             self._problem = f"A requested view could not be made: {error}"  # which must not end the training
             self._run.tracker.log(f"[yellow]{self._problem}")
-        self.queue.finished(batch)
-        if not len(self.queue):
+        del self.queue.tasks[: len(batch)]
+        if not self.queue.tasks:
             self._tracking.end(self._label(), step, len(self.pool))
 
     def _make(self, tasks: Sequence[Task], cameras: Sequence[Pinhole], step: int) -> None:
@@ -277,7 +277,7 @@ class DifixGuidance(Guidance):
                 made = replace(made, depth=view.result.depth, depth_weight=1.0 if confidence is None else confidence)
             self.pool.put(made)
             self._tracking.made(task.round, task.target, step, view)
-        self._tracking.progress(self._label(), len(self.queue) - len(tasks))
+        self._tracking.progress(self._label(), len(self.queue.tasks) - len(tasks))
 
     def _label(self) -> str:
         return f"Round {self.round}/{self.schedule.rounds}" if self.round else "Requested"
@@ -318,7 +318,7 @@ class DifixGuidance(Guidance):
         if not self._active or not state:
             return
         self.round = state["round"]
-        self.queue.replace(Task(*task) for task in state["queue"])
+        self.queue.tasks = [Task(*task) for task in state["queue"]]
         self._targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]
         self._current = state["current"]
         self._first_view = state["first_view"]
@@ -335,7 +335,7 @@ class DifixGuidance(Guidance):
         if not self._active:
             return Status()
         lines = [f"Round **{self.round} of {self.schedule.rounds}**, pool {len(self.pool)}"]
-        if left := len(self.queue):
+        if left := len(self.queue.tasks):
             fit = self.schedule.may_render(step, late=self.queue.tasks[0].requested)
             lines.append(f"{left} views to go" + ("" if fit else ", waiting: the splat is not fit to be rendered yet"))
         elif self.round < self.schedule.rounds:
@@ -401,13 +401,13 @@ class DifixGuidance(Guidance):
         if self.round and left and set(self._current) <= left | made:
             return  # a requested one is being made
         self._begin(min(self.round + 1, self._rounds))
-        self.queue.replace(replace(task, requested=True) for task in self.queue.tasks)
+        self.queue.tasks = [replace(task, requested=True) for task in self.queue.tasks]
 
     def _add_view(self, camera: Pinhole) -> None:
         self._targets.append(camera)
         self._current.append(len(self._targets) - 1)
         place = self._first_with_poses_of(self._rounds)  # whose poses are the targets themselves
-        self.queue.insert(Task(place, self._current[-1], requested=True))
+        self.queue.tasks.insert(0, Task(place, self._current[-1], requested=True))
 
     def _replace_targets(self, targets: Sequence[Pinhole]) -> None:
         first = len(self._targets)

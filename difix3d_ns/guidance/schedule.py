@@ -1,10 +1,10 @@
-"""When rounds of pseudo-views are rendered and how strongly they are taught, derived from the length of training."""
+"""Schedule of the rounds of pseudo-views and of their weight, derived from the length of training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,38 +39,37 @@ class RoundSchedule:
     """
 
     starts: tuple[int, ...]  # step at which each round's rendering may start, strictly increasing
-    requested: int  # rounds wanted; fewer starts mean that training is too short for them
     end_step: int  # nothing is rendered from here on
     views_per_step: int  # most views rendered and fixed per training step, so that the viewer stays alive
     full_weight: float
     ramp_steps: int
-    fit_at: Callable[[int], bool] = field(compare=False)  # whether the splat is worth rendering at a step
+    fit_at: Callable[[int], bool] = field(compare=False)  # True if the splat is worth rendering at a step
 
     @property
     def rounds(self) -> int:
-        """How many are planned; ``requested`` or fewer."""
+        """Return how many rounds are planned."""
         return len(self.starts)
 
     def may_render(self, step: int, late: bool = False) -> bool:
-        """Whether views are made at this step.
+        """Return whether views are made at this step.
 
         Args:
             step: of training.
-            late: also shortly before the end of training, for views somebody asked for.
+            late: also shortly before the end of training, for views requested in the viewer.
         """
         return (late or step < self.end_step) and self.fit_at(step)
 
     def round_at(self, step: int) -> int:
-        """The round that is due at this step, from 1; 0 before the first."""
+        """Return the round that is due at this step, from 1; 0 before the first."""
         return int(np.searchsorted(self.starts, step, side="right"))
 
     def weight(self, step: int, first_view: int | None = None) -> float:
-        """Weight of the loss on a made view relative to a photograph's: 0 until the first round, then a linear ramp.
+        """Return the weight of a made view's loss, relative to a photograph's: 0 until the first round, then a ramp.
 
         Args:
             step: of training.
-            first_view: step at which the first view was made, if that was before the first round: somebody asked for
-                it.
+            first_view: step at which the first view was made, if that was before the first round: on
+                request.
         """
         begins = [start for start in (*self.starts[:1], first_view) if start is not None]
         if not begins or step < min(begins):
@@ -90,47 +89,30 @@ def plan_rounds(
     """Spread rounds over the steps at which the splat may be rendered for fixing.
 
     Rounds lie evenly among the fit steps between 37.5 % and 75 % of training. Where training is too short for all
-    rounds, fewer are planned (``starts`` against ``requested``).
+    rounds, fewer are planned.
 
     Args:
         last_step: the step at which training ends, also what a resumed run will have reached in the end.
         rounds: how many; 0 plans none.
-        fit_at: whether the splat is worth rendering at a step.
+        fit_at: returns whether the splat is worth rendering at a step.
         views_per_round: most that are made in one, those made again included.
         weight: of the loss on a made view, 1 for a photograph; the reason is with ``--pipeline.guidance.weight``.
         first_step: of this training; above 0 if it starts from a model trained without made views.
         views_at_once: least number of views made in a step, see ``VIEWS_AT_ONCE``.
-
-    Raises:
-        ValueError: no steps, or a negative number of rounds; the message names the flag.
     """
-    if last_step < 1:
-        raise ValueError(f"training needs at least one step, got {last_step}: set --max-num-iterations")
-    if rounds < 0:
-        raise ValueError(f"the number of rounds cannot be negative, got {rounds}: set --pipeline.guidance.rounds")
     length = max(0, last_step - first_step)
-    schedule = RoundSchedule(
-        starts=(),
-        requested=rounds,
-        end_step=first_step + int(_END * length),
-        views_per_step=1,
-        full_weight=weight,
-        ramp_steps=max(1, round(_RAMP * length)),
-        fit_at=fit_at,
-    )
-    window = range(first_step + math.ceil(_FIRST * length), first_step + int(_LAST * length) + 1)
-    allowed = [step for step in window if schedule.may_render(step)]
-    count = min(rounds, len(allowed))
-    starts = tuple(allowed[i] for i in np.linspace(0, len(allowed) - 1, count).round().astype(int)) if count else ()
-    least = max(1, views_at_once)
-    if not starts:  # views can still be asked for
-        return replace(schedule, views_per_step=least)
-    steps = _shortest_round(schedule, starts)
-    return replace(schedule, starts=starts, views_per_step=max(least, -(-views_per_round // steps)))
-
-
-def _shortest_round(schedule: RoundSchedule, starts: tuple[int, ...]) -> int:
-    """Allowed steps in which a round's queue is to be worked off."""
-    ends = (*starts[1:], max(schedule.end_step, starts[-1] + 1))
-    lengths = [sum(map(schedule.may_render, range(a, b))) for a, b in zip(starts, ends, strict=True)]
-    return max(1, int(_QUEUE * min(lengths)))
+    end_step = first_step + int(_END * length)
+    candidates = range(first_step + math.ceil(_FIRST * length), first_step + int(_LAST * length) + 1)
+    fit = [step for step in candidates if step < end_step and fit_at(step)]
+    places = np.linspace(0, len(fit) - 1, min(rounds, len(fit))).round().astype(int)
+    starts = tuple(fit[place] for place in places)
+    views_per_step = views_at_once
+    if starts:  # else views can still be requested
+        ends = (*starts[1:], max(end_step, starts[-1] + 1))
+        fit_steps = [
+            sum(step < end_step and fit_at(step) for step in range(start, end))
+            for start, end in zip(starts, ends, strict=True)
+        ]
+        # steps in which the shortest round's queue is to be worked off
+        views_per_step = max(views_at_once, math.ceil(views_per_round / max(1, int(_QUEUE * min(fit_steps)))))
+    return RoundSchedule(starts, end_step, views_per_step, weight, max(1, round(_RAMP * length)), fit_at)

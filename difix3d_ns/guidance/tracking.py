@@ -67,7 +67,7 @@ class FixTracker:
         self._tracker.log(f"{label} done in {self._seconds:.0f} s: pool of {pool}")
 
     def recall(self, folder: Path, step: int) -> None:
-        """Go on from the records of the training this one goes on from."""
+        """Continue the records of the training this one goes on from."""
         self._records.adopt(folder, step)
         self.references |= self._records.references()
         self.latest.extend(self._records.latest(LATEST))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Task = TypeVar("Task")
@@ -21,9 +21,6 @@ class WorkQueue(Generic[Task]):
         self.tasks: list[Task] = []
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
-    def __len__(self) -> int:
-        return len(self.tasks)
-
     def request(self, action: Callable[[], None]) -> None:
         """Request something to be done before the next step, where training runs; from any thread."""
         self._requests.put(action)
@@ -37,19 +34,3 @@ class WorkQueue(Generic[Task]):
         """Carry out the requests; where training runs."""
         while not self._requests.empty():
             self._requests.get()()
-
-    def batch(self) -> list[Task]:
-        """Return the tasks of one step, which stay until they are ``finished``."""
-        return self.tasks[: self.per_step]
-
-    def finished(self, tasks: Sequence[Task]) -> None:
-        """Remove the first tasks."""
-        del self.tasks[: len(tasks)]
-
-    def replace(self, tasks: Iterable[Task]) -> None:
-        """Queue these tasks instead."""
-        self.tasks = list(tasks)
-
-    def insert(self, task: Task) -> None:
-        """Queue a task before all others."""
-        self.tasks.insert(0, task)

@@ -1,4 +1,4 @@
-"""What all methods share: splatfacto on any device, with the helps for sparse captures.
+"""Base of all methods: splatfacto on any device, with the helps for sparse captures.
 
 Imported by every ns-command, so nothing heavy is imported here.
 """

@@ -211,7 +211,7 @@ def _random_points(cameras: list[Pinhole], images: list[Tensor]) -> tuple[Tensor
 
 
 def _devices(splits: dict[str, DataparserOutputs], cameras: list[Pinhole]) -> list[int] | None:
-    """Which physical camera took each picture: same folder and same intrinsics; None if that is not known."""
+    """Find the physical camera of each picture: same folder and same intrinsics; None if that is not known."""
     names = [path for outputs in splits.values() for path in outputs.image_filenames]
     keys = [
         (Path(path).parent, camera.width, camera.height, *camera.intrinsics.flatten().round(decimals=2).tolist())
@@ -225,7 +225,7 @@ def _devices(splits: dict[str, DataparserOutputs], cameras: list[Pinhole]) -> li
 
 
 def _object_mask(image: Tensor) -> Tensor:  # [H, W, 1]
-    """Whatever is dark or coloured (a shadow on white is neither), without specks, small holes closed."""
+    """Mask of whatever is dark or coloured (a shadow on white is neither), without specks, small holes closed."""
     pixels = image.numpy()
     solid = (np.ptp(pixels, axis=-1) > 0.18) | (pixels.max(-1) < 0.6)
     solid = binary_closing(binary_opening(solid), iterations=2)

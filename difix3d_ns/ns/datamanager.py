@@ -41,7 +41,7 @@ class SceneDatamanagerConfig(FullImageDatamanagerConfig):
 
 
 class SceneDatamanager(FullImageDatamanager[InputDataset]):
-    """Draws photographs.
+    """Source of photographs for training steps.
 
     Made views never enter the dataset: viewer and evaluation never see them.
     """
@@ -91,7 +91,7 @@ class SceneDatamanager(FullImageDatamanager[InputDataset]):
             raise UserError(explain_unreadable(dataset, error)) from error
 
     def sampling_state(self) -> dict[str, Any]:
-        """What drawing depends on, as plain values."""
+        """Return the state that drawing depends on, as plain values."""
         state: dict[str, Any] = {
             "unseen": list(self.train_unseen_cameras),
             "unseen_eval": list(self.eval_unseen_cameras),
@@ -101,7 +101,7 @@ class SceneDatamanager(FullImageDatamanager[InputDataset]):
         return state
 
     def restore_sampling(self, state: dict[str, Any]) -> None:
-        """Go on drawing where ``sampling_state`` was taken."""
+        """Continue drawing where ``sampling_state`` was taken."""
         if all(index < len(self.train_dataset) for index in state["unseen"]):
             self.train_unseen_cameras = list(state["unseen"])
         if all(index < len(self.eval_dataset) for index in state["unseen_eval"]):

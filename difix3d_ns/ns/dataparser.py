@@ -137,10 +137,10 @@ class TrainFramedNerfstudio(PlyfileNerfstudio):
         return outputs
 
     def _orientation_method(self) -> Literal["pca", "up", "vertical", "none"]:
-        """The flag's, unless the scene asks for none at all, as captures that know where up is do.
+        """Return the flag's method, unless the scene requests none at all, as captures that know where up is do.
 
         Raises:
-            UserError: the scene asks for another one, by which nerfstudio turns all poses before anybody can see them.
+            UserError: the scene requests another one, by which nerfstudio turns all poses before anybody can see them.
         """
         override = self._read_transforms().get("orientation_override")
         if override is None:

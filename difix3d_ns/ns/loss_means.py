@@ -25,7 +25,7 @@ class LossMeans:
         self._means[name] = torch.lerp(loss, before, _MEMORY)
 
     def values(self) -> dict[str, float]:
-        """The means as they are now."""
+        """Return the present means."""
         return {name: float(loss) for name, loss in self._means.items()}
 
     def write(self, step: int, force: bool = False) -> None:

@@ -119,7 +119,7 @@ class SplatModelConfig(SplatfactoModelConfig):
             raise UserError(f"{flag}.exposure and {flag}.use-bilateral-grid explain the same: leave one out")
 
     def fitness(self, last_step: int, windows: Sequence[Window] = ()) -> Fitness:
-        """When the splat is worth rendering, once the settings in steps are filled in.
+        """Steps at which the splat is worth rendering, once the settings in steps are filled in.
 
         Args:
             last_step: at which training ends.
@@ -372,7 +372,7 @@ class SplatModel(SplatfactoModel):
 
     @contextmanager
     def depth_in_training(self, requested: bool) -> Iterator[None]:
-        """Meanwhile training renders have an expected depth [H, W, 1] too; it takes gradients."""
+        """Give training renders an expected depth [H, W, 1] meanwhile; it takes gradients."""
         before = self.config.output_depth_during_training
         self.config.output_depth_during_training = before or requested
         try:
@@ -422,12 +422,12 @@ class SplatModel(SplatfactoModel):
 
     @property
     def is_being_trained(self) -> bool:
-        """Whether a trainer steps this model; evaluation in between leaves the enhancer out for speed."""
+        """Return whether a trainer steps this model; evaluation in between leaves the enhancer out for speed."""
         return hasattr(self, "optimizers")
 
     @torch.no_grad()
     def median_depth(self, camera: Pinhole) -> tuple[Tensor, Tensor]:
-        """Depth where transmittance falls below one half.
+        """Render the depth where transmittance falls below one half.
 
         Args:
             camera: OpenCV axes, scene units.

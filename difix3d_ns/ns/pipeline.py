@@ -24,7 +24,7 @@ from difix3d_ns.io.run import Run
 from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
-from difix3d_ns.ns.environment import Overrides, ignored_in_training
+from difix3d_ns.ns.environment import apply_environment, ignored_in_training
 from difix3d_ns.ns.loss_means import LossMeans
 from difix3d_ns.ns.model import SplatModel, SplatModelConfig
 from difix3d_ns.ns.reference_views import ReferenceViews
@@ -39,7 +39,7 @@ from difix3d_ns.views.view import TrainView
 
 @dataclass
 class GuidedPipelineConfig(VanillaPipelineConfig):
-    """What is added to splatfacto."""
+    """Splatfacto's pipeline settings and what is added to them."""
 
     _target: type = field(default_factory=lambda: GuidedPipeline)
     datamanager: SceneDatamanagerConfig = field(default_factory=SceneDatamanagerConfig)
@@ -74,7 +74,7 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
 
 
 class GuidedPipeline(VanillaPipeline):
-    """Lets a guidance decide what each step learns from, and enhances renders on demand."""
+    """Pipeline in which a guidance decides what each step learns from, and renders are enhanced on demand."""
 
     config: GuidedPipelineConfig
     datamanager: SceneDatamanager
@@ -84,7 +84,7 @@ class GuidedPipeline(VanillaPipeline):
         trains = kwargs.get("grad_scaler") is not None  # only a trainer hands one in
         if not trains:
             if config.enhancer.from_environment:
-                Overrides.from_environment().apply_to(config.enhancer)
+                apply_environment(config.enhancer)
         elif ignored_in_training():  # a training follows its flags alone
             CONSOLE.print(f"[yellow]{', '.join(ignored_in_training())}: no effect on training; give flags instead.")
         super().__init__(config, device, **kwargs)
@@ -165,7 +165,7 @@ class GuidedPipeline(VanillaPipeline):
         self.model.set_initial_points(positions, colours)
 
     def _find_free_space(self) -> None:
-        """Space in front of the cameras that is taken to be free, for pruning and for the near plane.
+        """Find the space in front of the cameras that is taken to be free, for pruning and for the near plane.
 
         What floats where no photograph looks is still seen from between them, so it is not drawn from near by: on
         castle it turned held-out views black in one training of two, 3 dB of their mean.
@@ -213,7 +213,7 @@ class GuidedPipeline(VanillaPipeline):
     def _guided(
         self, outputs: dict[str, Any], batch: dict[str, Any], made: TrainView | None, base: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Losses of a step as the guidance weighs them."""
+        """Return the losses of a step as the guidance weighs them."""
         if made is not None:
             return self.guidance.losses(outputs, replace(made, image=batch["image"]), base)
         if type(self.guidance).losses is Guidance.losses:
@@ -273,7 +273,7 @@ class GuidedPipeline(VanillaPipeline):
     # ------------------------------------------------------------------ state
 
     def training_state(self, step: int) -> dict[str, Any]:
-        """What resuming at ``step`` needs beyond parameters and optimizers, by part, as plain values and tensors."""
+        """Return what resuming at ``step`` needs beyond parameters and optimizers, by part: plain values, tensors."""
         return {
             "photographs": self.datamanager.sampling_state(),
             "views": {"generator": self.view_generator.get_state()},
@@ -282,7 +282,7 @@ class GuidedPipeline(VanillaPipeline):
         }
 
     def restore_training_state(self, state: dict[str, Any], source: Path, step: int) -> None:
-        """Go on where ``training_state`` was taken.
+        """Continue where ``training_state`` was taken.
 
         Args:
             state: what it returned.

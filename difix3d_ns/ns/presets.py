@@ -15,7 +15,7 @@ from difix3d_ns.io.run import Run
 
 
 def walk(config: Any, flag: str = "-") -> Iterator[tuple[str, Any]]:
-    """(what its flags begin with, config) of a config and everything below it, from the top."""
+    """Yield (what its flags begin with, config) of a config and everything below it, from the top."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         yield flag, config
         entries = [(f.name.replace("_", "-"), getattr(config, f.name, None)) for f in dataclasses.fields(config)]
@@ -60,7 +60,7 @@ def fit(config: Any, run: Run) -> list[str]:
 
 
 def kept(config: Any) -> dict[str, Any]:
-    """Values that a training resumed from a checkpoint takes over, by flag."""
+    """Return the values that a training resumed from a checkpoint takes over, by flag."""
     return {_flag(flag, name): getattr(part, name) for flag, part in walk(config) for name in getattr(part, "kept", ())}
 
 

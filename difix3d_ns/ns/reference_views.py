@@ -17,7 +17,7 @@ from difix3d_ns.views.reused_references import reuse_references
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the splat shows at a photograph's pose; half precision is 100 times finer than what a warp tolerates."""
+    """The splat seen from a photograph's pose; half precision is 100 times finer than what a warp tolerates."""
 
     step: int
     camera: Pinhole
@@ -84,7 +84,7 @@ class ReferenceViews:
             budget: how many photographs to render at; call again in the next training step for the others.
 
         Returns:
-            Whether there was nothing left to render.
+            True if nothing was left to render.
         """
         needed = dict.fromkeys(index for camera in cameras for index in self._candidates(camera))
         outdated = [index for index in needed if not self._is_fresh(index)]

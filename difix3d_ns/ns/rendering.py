@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from difix3d_ns.views.protocols import Render
 
 
 class SplatRenderer:
-    """Renders a model's splat; see ``views.protocols.Renderer``.
+    """Renderer of a model's splat; see ``views.protocols.Renderer``.
 
     Args:
         model: whose splat; rendered in evaluation mode, without gradients, unseen by densification.
@@ -39,12 +39,12 @@ class SplatRenderer:
         return self._model.device
 
     def fit_at(self, step: int) -> bool:
-        """Whether the splat is worth rendering: densified once, at full resolution, recovered from a reset."""
+        """Return whether the splat is worth rendering: densified once, at full resolution, recovered from a reset."""
         return self._fit_at(step)
 
     @torch.no_grad()
     def render(self, camera: Pinhole, depth: bool = False) -> Render:
-        """What is seen from a camera, and on demand the median depth [H, W, 1]."""
+        """Render what is seen from a camera, and on demand the median depth [H, W, 1]."""
         model = self._model
         training = model.training
         with self.lock:
@@ -60,12 +60,10 @@ class SplatRenderer:
                 model.train(training)
 
     def median_depth(self, camera: Pinhole) -> tuple[Tensor, Tensor]:
-        """(median depth [H, W, 1], accumulated opacity [H, W, 1]) seen from a camera."""
+        """Render (median depth [H, W, 1], accumulated opacity [H, W, 1]) from a camera."""
         with self.lock:
             return self._model.median_depth(camera)
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Meanwhile no other thread trains."""
-        with self.lock:
-            yield
+    def exclusive(self) -> AbstractContextManager[object]:
+        """Keep other threads from training meanwhile."""
+        return self.lock

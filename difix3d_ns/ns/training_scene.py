@@ -110,7 +110,7 @@ class TrainingScene:
         return PosedImage(image, self.camera(index), mask=self.mask(index))
 
     def mask(self, index: int) -> Tensor | None:
-        """What is to be used of a photograph [H, W, 1] in [0, 1], by its mask and its alpha; None: all of it."""
+        """Mask of a photograph [H, W, 1] in [0, 1], by its mask and its alpha; None: all of it is used."""
         data = self._datamanager.cached_train[index]
         image = data["image"]
         mask = data["mask"].to(self._model.device, torch.float32) if "mask" in data else None

@@ -101,7 +101,7 @@ class Pool:
         return key in self._entries
 
     def __iter__(self) -> Iterator[str]:
-        """Keys, in the order in which they first came."""
+        """Iterate over the keys, in the order in which they first came."""
         return iter(list(self._entries))
 
     def put(self, view: TrainView) -> None:

@@ -67,7 +67,7 @@ class Scene(Protocol):
         ...
 
     def evaluation_cameras(self) -> list[Pinhole]:
-        """Cameras that results are judged at; only for a kind of target that says so."""
+        """Cameras of evaluation; only for a kind of target that says so."""
         ...
 
 
@@ -93,10 +93,10 @@ class Renderer(Protocol):
         ...
 
     def median_depth(self, camera: Pinhole) -> tuple[Tensor, Tensor]:
-        """(depth [H, W, 1] along z, 0 where nothing is; accumulated opacity [H, W, 1]) seen from a camera."""
+        """Render (depth [H, W, 1] along z, 0 where nothing is; accumulated opacity [H, W, 1]) from a camera."""
         ...
 
-    def exclusive(self) -> AbstractContextManager[None]:
+    def exclusive(self) -> AbstractContextManager[object]:
         """Keep other threads from training meanwhile: for what touches the generators or the splat."""
         ...
 

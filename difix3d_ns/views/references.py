@@ -20,7 +20,7 @@ _TIE = 1e-3  # of the visible pixels: what the whole range of pose distances may
 
 
 class Candidate(Protocol):
-    """What choosing needs to know of a ``PosedImage``: everything but its picture."""
+    """A ``PosedImage`` without its picture, as far as choosing needs it."""
 
     @property
     def camera(self) -> Pinhole | None: ...
@@ -174,6 +174,6 @@ def _sample_planes(views: Sequence[Candidate], relative: Tensor, points: Tensor)
 
 
 def _subsampled(plane: Tensor) -> Tensor:
-    """Every n-th pixel of a large plane [H, W, 1]: enough for votes, and the large plane is never copied."""
+    """Take every n-th pixel of a large plane [H, W, 1]: enough for votes, and the large plane is never copied."""
     step = max(1, round((plane.shape[0] * plane.shape[1] / _PLANE_PIXELS) ** 0.5))
     return plane[step // 2 :: step, step // 2 :: step]

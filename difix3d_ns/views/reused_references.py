@@ -59,7 +59,7 @@ def _joint_coverage(covered: Coverage, chosen: Sequence[int]) -> float:
 
 
 def _best_exchange(covered: Coverage, chosen: Sequence[int]) -> tuple[int, int, float]:
-    """Which position of ``chosen`` to give to which candidate, and how many pixels that gains."""
+    """Find the position of ``chosen`` to give to another candidate, that candidate, and the gain in pixels."""
     best = (0, chosen[0], 0.0)
     for place, leaving in enumerate(chosen):
         others = [k for k in chosen if k != leaving]
@@ -73,7 +73,7 @@ def _best_exchange(covered: Coverage, chosen: Sequence[int]) -> tuple[int, int, 
 
 
 def _stable_order(chosen: list[int], alone: Tensor) -> list[int]:
-    """Best first, but neighbours stay where they are while they are nearly equal."""
+    """Sort best first, but neighbours stay where they are while they are nearly equal."""
     order = list(chosen)
     for end in range(len(order), 1, -1):
         for i in range(end - 1):

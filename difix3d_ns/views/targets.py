@@ -150,7 +150,7 @@ def _path_camera(path: Path, index: int, frame: Any, width: int, height: int) ->
 
 
 def _viewing_depths(cameras: Sequence[Pinhole], poses: Tensor, scene_points: Tensor | None, baseline: float) -> Tensor:
-    """[N] distance along the viewing direction to what each camera looks at."""
+    """Distance [N] along the viewing direction to what each camera looks at."""
     depths = torch.full((len(cameras),), torch.nan, dtype=poses.dtype)
     if scene_points is not None and len(scene_points):
         points = scene_points.detach().to("cpu", poses.dtype)
@@ -171,7 +171,7 @@ def _viewing_depths(cameras: Sequence[Pinhole], poses: Tensor, scene_points: Ten
 
 
 def _converging_depths(poses: Tensor, baseline: float) -> Tensor:
-    """[N] without scene points: to where the viewing directions meet, else a few spacings."""
+    """Distance [N] without scene points: to where the viewing directions meet, else a few spacings."""
     positions, forward = poses[:, :3, 3], poses[:, :3, 2]
     across = torch.eye(3, dtype=poses.dtype) - forward[:, :, None] * forward[:, None]  # [N, 3, 3]
     system = across.sum(0)
@@ -201,7 +201,7 @@ def _edges(poses: Tensor, baseline: float) -> tuple[Tensor, Tensor]:
 
 
 def _facing(poses: Tensor, pairs: Tensor) -> Tensor:
-    """[E] angle between the viewing directions; a portrait beside a landscape looks the same way."""
+    """Angle [E] between the viewing directions; a portrait beside a landscape looks the same way."""
     forward = poses[:, :3, 2]
     return (forward[pairs[:, 0]] * forward[pairs[:, 1]]).sum(1).clamp(-1, 1).arccos()
 

@@ -16,7 +16,7 @@ from difix3d_ns.enhance.enhancer import EnhancerSettings
 from difix3d_ns.enhance.enhancer_config import EnhanceMode, EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
-from difix3d_ns.ns.environment import Overrides
+from difix3d_ns.ns.environment import apply_environment
 from difix3d_ns.ns.pipeline import GuidedPipeline
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 from difix3d_ns.priors.fixer_config import FixerConfig
@@ -36,17 +36,17 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unusable_values_are_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"DIFIX3D_{name}", value)
     with pytest.raises(UserError, match=f"DIFIX3D_{name}={value}: use"):
-        Overrides.from_environment()
+        apply_environment(EnhancerConfig())
 
 
 def test_what_is_not_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = EnhancerConfig(weights="trained", strength=0.4, references=2)
     config = replace(trained)
-    Overrides.from_environment().apply_to(config)
+    apply_environment(config)
     assert config == trained
     monkeypatch.setenv("DIFIX3D_WEIGHTS", "")
     monkeypatch.setenv("DIFIX3D_STRENGTH", "0")
-    Overrides.from_environment().apply_to(config)
+    apply_environment(config)
     assert config == replace(trained, strength=0.0)
 
 

@@ -38,7 +38,7 @@ def test_interrupted_while_preparing(tmp_path: Path) -> None:
     again, other = short_rounds(tmp_path / "again")
     again.load_state_dict(state, tmp_path, start + 2)
     other.step = start + 2
-    assert [again.schedule.may_render(start + 2), len(again.queue)] == [True, 4]
+    assert [again.schedule.may_render(start + 2), len(again.queue.tasks)] == [True, 4]
     assert sum(views for _, views in train_through(again, other)) == 4
 
 

@@ -1,14 +1,15 @@
-"""Neighbouring frames: what the fixer adds is carried along with the surfaces, and nothing else is."""
+"""Neighbouring frames: what the fixer adds moves along with the surfaces, and nothing else does."""
 
 from __future__ import annotations
 
 import gc
 import threading
+from typing import Any
 
 import pytest
 import torch
 
-from difix3d_ns.enhance.temporal import MAX_MOTION, TemporalFilter, motion
+from difix3d_ns.enhance.temporal import MAX_MOTION, Frame, TemporalFilter, motion
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import unproject
 from tests.unit.known_scenes import look_at, straight, wall_reference
@@ -46,56 +47,69 @@ def test_motion_is_the_shift_in_the_picture() -> None:
     assert motion(camera, broken, alpha, straight(0.2)) == pytest.approx(shift, rel=0.05)
 
 
+def _enhance(
+    temporal_filter: TemporalFilter,
+    caller: Any,
+    planes: tuple[Pinhole, torch.Tensor, torch.Tensor],
+    fixed: torch.Tensor,
+    references: tuple[int, ...] = (0,),
+    version: Any = 0,
+    render: torch.Tensor = RENDER,
+) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """The steadied picture, and the references of the previous frame."""
+    previous = temporal_filter.previous(caller, *planes, version)
+    frame = Frame(*planes, version, references, fixed - render)
+    change = temporal_filter.blend_with_previous(caller, frame, previous)
+    return render + change, previous.references if previous else ()
+
+
 def test_what_sticks_to_the_surface_is_left_as_it_is() -> None:
     temporal_filter, caller = TemporalFilter(0.5), _Caller()
     for x in (0.0, 0.1, 0.2):
-        frame = temporal_filter.frame(caller, *_planes(x), version=0)
-        settled = frame.blend_with_previous(RENDER, RENDER + _pattern(x), [0])
-        assert (settled - RENDER - _pattern(x)).abs().max() < 0.01
+        steadied, _ = _enhance(temporal_filter, caller, _planes(x), RENDER + _pattern(x))
+        assert (steadied - RENDER - _pattern(x)).abs().max() < 0.01
 
 
-def test_what_flickers_is_carried_with_the_surface() -> None:
-    """Noise of each frame's own is damped, by the share that is carried."""
+def test_flicker_is_damped() -> None:
+    """Noise of each frame's own, by the share of the previous frame."""
     torch.manual_seed(0)
     flicker = {}
-    for carried in (0.0, 0.5):
-        temporal_filter, caller = TemporalFilter(carried), _Caller()
-        settled = []
+    for blend in (0.0, 0.5):
+        temporal_filter, caller = TemporalFilter(blend), _Caller()
+        steadied = []
         for i in range(6):  # standing still, so that only noise differs
-            frame = temporal_filter.frame(caller, *_planes(0.0), version=0)
             noise = torch.randn(64, 96, 3, generator=torch.Generator().manual_seed(i)) * 0.1
-            settled.append(frame.blend_with_previous(RENDER, RENDER + noise, [0]))
-        inner = torch.stack(settled[3:])[:, 8:-8, 8:-8]
-        flicker[carried] = float((inner[1:] - inner[:-1]).abs().mean())
+            steadied.append(_enhance(temporal_filter, caller, _planes(0.0), RENDER + noise)[0])
+        inner = torch.stack(steadied[3:])[:, 8:-8, 8:-8]
+        flicker[blend] = float((inner[1:] - inner[:-1]).abs().mean())
     assert flicker[0.5] < 0.5 * flicker[0.0]
 
 
-def test_the_render_itself_is_not_carried() -> None:
+def test_the_render_itself_is_not_blended() -> None:
     temporal_filter, caller = TemporalFilter(0.5), _Caller()
     for value in (0.2, 0.8):
         render = torch.full((64, 96, 3), value)
-        frame = temporal_filter.frame(caller, *_planes(0.0), version=0)
-        torch.testing.assert_close(frame.blend_with_previous(render, render, [1]), render)
+        torch.testing.assert_close(_enhance(temporal_filter, caller, _planes(0.0), render, render=render)[0], render)
 
 
-def test_nothing_is_carried_where_the_frame_before_showed_another_surface() -> None:
+def test_nothing_is_blended_where_the_previous_frame_showed_another_surface() -> None:
     temporal_filter, caller = TemporalFilter(0.5), _Caller()
     camera, depth, alpha = _planes(0.0)
-    temporal_filter.frame(caller, camera, depth, alpha, 0).blend_with_previous(RENDER, RENDER + 0.4, [2])
+    _enhance(temporal_filter, caller, (camera, depth, alpha), RENDER + 0.4, (2,))
     nearer = depth.clone()
     nearer[:, 48:] *= 0.9
-    frame = temporal_filter.frame(caller, camera, nearer, alpha, 0)
-    assert frame.previous_references == (2,)
-    settled = frame.blend_with_previous(RENDER, RENDER, [2])
-    assert (settled[8:-8, 8:44] > RENDER[0, 0, 0] + 0.1).all()
-    assert torch.equal(settled[:, 50:], RENDER[:, 50:])
+    steadied, references = _enhance(temporal_filter, caller, (camera, nearer, alpha), RENDER)
+    assert references == (2,)
+    assert (steadied[8:-8, 8:44] > RENDER[0, 0, 0] + 0.1).all()
+    assert torch.equal(steadied[:, 50:], RENDER[:, 50:])
 
 
 @pytest.mark.parametrize("reason", ["moved", "splat", "size", "caller", "forgotten", "none"])
 def test_frames_that_are_no_neighbours_stand_alone(reason: str) -> None:
     temporal_filter, caller = TemporalFilter(), _Caller()
-    temporal_filter.frame(caller, *_planes(0.0), version=0).blend_with_previous(RENDER, RENDER + 0.4, [5])
-    assert temporal_filter.frame(caller, *_planes(0.0), version=0).previous_references == (5,)
+    _enhance(temporal_filter, caller, _planes(0.0), RENDER + 0.4, (5,))
+    previous = temporal_filter.previous(caller, *_planes(0.0), 0)
+    assert previous is not None and previous.references == (5,)
     camera, depth, alpha = _planes(0.0)
     version, asks = 0, caller
     if reason == "moved":
@@ -111,10 +125,10 @@ def test_frames_that_are_no_neighbours_stand_alone(reason: str) -> None:
         temporal_filter.forget()
     else:
         asks = None
-    frame = temporal_filter.frame(asks, camera, depth, alpha, version)
-    assert frame.previous_references == ()
     render = RENDER[: depth.shape[0], : depth.shape[1]]
-    assert torch.equal(frame.blend_with_previous(render, render + 0.1, [1]), render + (render + 0.1 - render))
+    planes = (camera, depth, alpha)
+    steadied, references = _enhance(temporal_filter, asks, planes, render + 0.1, version=version, render=render)
+    assert references == () and torch.equal(steadied, render + (render + 0.1 - render))
 
 
 def test_each_thread_has_a_sequence_of_its_own_that_ends_with_it() -> None:
@@ -124,9 +138,7 @@ def test_each_thread_has_a_sequence_of_its_own_that_ends_with_it() -> None:
     def render(number: int) -> None:
         caller = threading.current_thread()
         for _ in range(2):
-            frame = temporal_filter.frame(caller, *_planes(0.0), version=0)
-            seen.append(frame.previous_references)
-            frame.blend_with_previous(RENDER, RENDER, [number])
+            seen.append(_enhance(temporal_filter, caller, _planes(0.0), RENDER, (number,))[1])
 
     for number in (1, 2):
         thread = threading.Thread(target=render, args=(number,))
@@ -135,7 +147,7 @@ def test_each_thread_has_a_sequence_of_its_own_that_ends_with_it() -> None:
     assert seen == [(), (1,), (), (2,)]
     del thread
     gc.collect()
-    assert len(temporal_filter._previous) == 0
+    assert len(temporal_filter._last) == 0
 
 
 def test_half_precision_and_float64_depth() -> None:
@@ -143,7 +155,7 @@ def test_half_precision_and_float64_depth() -> None:
     camera, depth, alpha = _planes(0.0)
     for dtype in (torch.float16, torch.float64):
         for _ in range(2):
-            frame = temporal_filter.frame(caller, camera, depth.to(dtype), alpha.to(dtype), dtype)
-            settled = frame.blend_with_previous(RENDER, RENDER + 0.1, [0])
-        assert settled.dtype == torch.float32
-        assert (settled - 0.6).abs().max() < 1e-5
+            planes = (camera, depth.to(dtype), alpha.to(dtype))
+            steadied, _ = _enhance(temporal_filter, caller, planes, RENDER + 0.1, version=dtype)
+        assert steadied.dtype == torch.float32
+        assert (steadied - 0.6).abs().max() < 1e-5

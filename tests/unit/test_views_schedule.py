@@ -57,7 +57,6 @@ LENGTHS = (1, 7, 30, 100, 300, 999, 2000, 7000, 30000)
 @pytest.mark.parametrize(("total", "rounds"), list(itertools.product(LENGTHS, (0, 1, 2, 3, 5, 20))))
 def test_every_round_starts_where_the_splat_is_fit(total, rounds):
     schedule = scaled(total, rounds)
-    assert schedule.requested == rounds
     assert list(schedule.starts) == sorted(set(schedule.starts))
     for start in schedule.starts:
         assert 0.375 * total <= start <= 0.8 * total
@@ -120,7 +119,6 @@ def test_impossible_conditions_leave_no_round_and_no_weight():
         scaled(300, 3, reset_every=10, recovery=20, refine_stop=300),
     ):
         assert schedule.starts == ()
-        assert schedule.requested == 3
         assert schedule.views_per_step >= 1
         assert schedule.rounds == 0
         assert all(schedule.weight(s) == 0 for s in range(300))
@@ -175,13 +173,6 @@ def test_the_recovery_time_by_default():
 
 def test_the_same_arguments_give_the_same_schedule():
     assert scaled(2000, 4) == scaled(2000, 4)
-
-
-def test_wrong_numbers_name_the_flag():
-    with pytest.raises(ValueError, match="max-num-iterations"):
-        scaled(0, 1)
-    with pytest.raises(ValueError, match=r"pipeline\.guidance\.rounds"):
-        scaled(100, -1)
 
 
 def test_the_pause_after_a_reset_counts_the_pool_but_never_ends_densification():

@@ -1,4 +1,4 @@
-"""What splatfacto hard-wires: CUDA, made to follow the tensors' device, and the near plane.
+"""Splatfacto's hard-wired settings: CUDA, made to follow the tensors' device, and the near plane.
 
 CUDA tensors still go to the originals; CPU tensors go to ours, and gsplat's CUDA backend is never touched for them.
 """
@@ -25,7 +25,7 @@ _near_plane: ContextVar[float | None] = ContextVar("near_plane", default=None)
 
 @contextmanager
 def near_plane(depth: float) -> Iterator[None]:
-    """Meanwhile splatfacto draws no Gaussian nearer than ``depth``, scene units; by itself it has a fixed 0.01."""
+    """Let splatfacto draw no Gaussian nearer than ``depth`` meanwhile, scene units; by itself it has a fixed 0.01."""
     token = _near_plane.set(depth)
     try:
         yield

@@ -15,7 +15,7 @@ class TabServer(Protocol):
     """A pipeline's attribute ``panel`` that serves tabs."""
 
     def serve(self, tab: RenderStateMachine, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Outputs of a render as the tab is to get them."""
+        """Return the outputs of a render as the tab is to get them."""
         ...
 
 

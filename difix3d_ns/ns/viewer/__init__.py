@@ -1,1 +1,1 @@
-"""What the plugin adds to nerfstudio's viewer."""
+"""The plugin's part of nerfstudio's viewer."""

@@ -46,7 +46,7 @@ class Frusta:
         self._round.on_update(lambda _: self._switch())
 
     def versions(self) -> Mapping[str, int]:
-        """Key of a view -> version of what is shown."""
+        """Version of what is shown, by key of the view."""
         return {key: version for key, (version, _) in self._shown.items()}
 
     def show(self, views: Iterable[tuple[ShownView, Sequence[Pinhole]]], gone: Iterable[str] = ()) -> None:

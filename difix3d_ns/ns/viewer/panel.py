@@ -97,7 +97,7 @@ class Panel(ViewerControl):
             self._controls = self._make_controls(status)
 
     def update(self, step: int, losses: Callable[[], Mapping[str, float]], force: bool = False) -> None:
-        """See ``GuidanceControls.update``; what fails there is reported, and training goes on without."""
+        """Update the controls, see ``GuidanceControls.update``; what fails there is reported, and training goes on."""
         if self._guidance is None or self._viewer is None:
             return
         try:
