@@ -359,10 +359,8 @@ class DifixGuidance(Guidance):
         return ShownView(entry.key, entry.generation, entry.camera, partial(self._picture, entry.key), names)
 
     def _picture(self, key: str) -> np.ndarray:
-        if (fresh := self._tracking.thumbnails.pop(key, None)) is not None:
-            return fresh
-        try:  # of a resumed training
-            return thumbnail((self.pool.get(key).image * 255).byte().numpy())
+        try:
+            return thumbnail(self.pool.get(key).image)
         except ValueError:  # unreadable; the pool drops it when it is drawn
             return np.zeros((1, 1, 3), np.uint8)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from difix3d_ns.guidance.fixing import FixedView
 from difix3d_ns.io.run import Tracker
-from difix3d_ns.views.records import LATEST, FixRecord, FixRecords, record_fix, thumbnail
+from difix3d_ns.views.records import LATEST, FixRecord, FixRecords, record_fix
 
 _PANELS = "before, after, reference, confidence of target"
 
@@ -29,7 +28,6 @@ class FixTracker:
         self._records = records
         self._names = names
         self.latest: deque[FixRecord] = deque(maxlen=LATEST)
-        self.thumbnails: dict[str, np.ndarray] = {}  # by key of the view; taken out by who shows them
         self.references: dict[str, tuple[str, ...]] = {}  # by key of the view
         self._seconds, self._views, self._change = 0.0, 0, 0.0
 
@@ -52,7 +50,6 @@ class FixTracker:
         self._records.write(record)
         self.latest.append(record)
         self.references[record.key] = record.references
-        self.thumbnails[record.key] = thumbnail(record.after)
         panels = torch.from_numpy(record.panels[::2, ::2].copy()).float() / 255  # the whole one is in the records
         self._tracker.image(f"Pseudo-views/{_PANELS} {target:03d}", panels, step)
 

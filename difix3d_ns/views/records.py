@@ -91,10 +91,10 @@ def view_key(number: int, target: int) -> str:
     return f"target/{target:03d}@{number}"
 
 
-def thumbnail(image: np.ndarray) -> np.ndarray:
-    """Reduce a picture [H, W, 3] to the size at which a frustum shows it."""
+def thumbnail(image: Tensor) -> np.ndarray:
+    """Reduce a picture [H, W, 3] in [0, 1] to the size at which a frustum shows it, uint8."""
     step = -(-max(image.shape[:2]) // _THUMBNAIL)
-    return image[::step, ::step].copy()
+    return (image[::step, ::step] * 255).byte().numpy()
 
 
 class FixRecords:

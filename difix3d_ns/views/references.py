@@ -150,11 +150,9 @@ def _voting_points(camera: Pinhole, depth: Tensor, alpha: Tensor) -> tuple[Tenso
 
 def _sample_planes(views: Sequence[Candidate], relative: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Depth and usable share (opacity times mask) of each view at picture coordinates [K, P, 2] in [0, 1]."""
-    planes: list[Tensor] = []
+    depths: list[Tensor] = []
     shares: list[Tensor] = []
-    index = torch.zeros(relative.shape[:2], dtype=torch.long, device=points.device)
-    offset = 0
-    for k, view in enumerate(views):
+    for view, place in zip(views, relative, strict=True):
         assert view.depth is not None
         assert view.alpha is not None
         depth = _subsampled(view.depth).to(points)
@@ -164,13 +162,12 @@ def _sample_planes(views: Sequence[Candidate], relative: Tensor, points: Tensor)
         if share.shape != depth.shape:
             raise ValueError(f"depth {tuple(depth.shape)} and alpha {tuple(share.shape)} of a reference differ in size")
         height, width = depth.shape[:2]
-        column = (relative[k, :, 0] * width).clamp(0, width - 1).long()
-        index[k] = offset + (relative[k, :, 1] * height).clamp(0, height - 1).long() * width + column
-        offset += height * width
-        planes.append(depth.flatten())
-        shares.append(share.flatten())
-    there = torch.cat(planes)[index]
-    return there.clamp_min(1e-9), torch.cat(shares)[index] * (there > 0)
+        column = (place[:, 0] * width).clamp(0, width - 1).long()
+        row = (place[:, 1] * height).clamp(0, height - 1).long()
+        depths.append(depth[row, column, 0])
+        shares.append(share[row, column, 0])
+    there = torch.stack(depths)
+    return there.clamp_min(1e-9), torch.stack(shares) * (there > 0)
 
 
 def _subsampled(plane: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def test_the_same_camera_as_nerfstudios_own_viewer() -> None:
 def _view(
     round: int = 1, target: int = 0, version: int = 0, references: tuple[Pinhole, ...] = ()
 ) -> tuple[ShownView, tuple[Pinhole, ...]]:
-    image = thumbnail(np.full((240, 360, 3), 200, np.uint8))
+    image = thumbnail(torch.full((240, 360, 3), 0.8))
     assert image.shape == (60, 90, 3)
     return ShownView(f"target/{target:03d}@{round}", version, _pinhole(target), lambda: image), references
 

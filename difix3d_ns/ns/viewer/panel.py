@@ -155,4 +155,4 @@ def _method_name(viewer: Viewer) -> str:
 
 
 def _picture(view: PackedView) -> np.ndarray:
-    return thumbnail((view.unpack().image * 255).byte().numpy())
+    return thumbnail(view.unpack().image)
