@@ -25,7 +25,7 @@ class WeighingConfig(GuidanceConfig):
 class WeighingGuidance(Guidance):
     """Photographs with a weight of their own in every draw and their silhouettes, and a second window of densification.
 
-    In the second half of training the learning rate of the means begins anew and opacities are not reset.
+    In the second half of training the learning rate of the means starts over and opacities are not reset.
     """
 
     def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:

@@ -64,7 +64,7 @@ class Guidance:
     """A prior's plan: when views are made, at which cameras, with which prior, how they are kept, and how they weigh.
 
     The pipeline asks ``before_step`` for work between steps, ``next_view`` once per step for something to learn from,
-    and ``losses`` for what it is worth. A system is a subclass that overrides some of these: docs/architecture.md.
+    and ``losses`` for the loss of the step. A system is a subclass that overrides some of these: docs/architecture.md.
     """
 
     depth_weight: float = 1.0

@@ -91,6 +91,10 @@ class DifixConfig(GuidanceConfig):
         if self.targets.kind == "camera-path" and self.targets.camera_path is None:
             raise UserError(f"{flag}.targets.kind camera-path needs {flag}.targets.camera-path FILE")
 
+    def setup(self, **kwargs: Any) -> Guidance:
+        """Make the guidance; without rounds it does nothing."""
+        return super().setup(**kwargs) if self.rounds else Guidance(self)
+
     @property
     def fixer_config(self) -> FixerConfig:
         return self.fixer
@@ -117,10 +121,7 @@ class Task:
 
 
 class DifixGuidance(Guidance):
-    """Maker of views in rounds while training goes on; a step learns from one of them or from a photograph.
-
-    Without rounds (``rounds`` 0) it does nothing.
-    """
+    """Maker of views in rounds while training goes on; a step learns from one of them or from a photograph."""
 
     config: DifixConfig
 
@@ -130,14 +131,11 @@ class DifixGuidance(Guidance):
 
     def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
         config = self.config
-        self._active = bool(config.rounds)
-        if not self._active:
-            return
+        assert config.rounds
         if run.images is not None and run.images < 2:
             raise UserError(
                 "pseudo-views need at least two training images; add some, or give --pipeline.guidance.rounds 0"
             )
-        assert config.rounds is not None
         self._scene, self._renderer, self._references, self._run = scene, renderer, references, run
         self.schedule = plan_rounds(
             last_step=run.last_step,
@@ -160,7 +158,7 @@ class DifixGuidance(Guidance):
         # a scene that cannot have any is reported now, not in the middle of training; so are unreadable weights
         self._targets = self._find_targets()  # only appended to: views in the pool are known by their position here
         self._current = list(range(len(self._targets)))  # those that rounds lead to
-        self.pool = Pool(config.pool_capacity, run.folder / POOL_FOLDER, _of_the_oldest_round)
+        self.pool = Pool(config.pool_capacity, run.folder / POOL_FOLDER, most_redundant_of_oldest_round)
         self._fixing = ViewFixer(config.fixer, renderer, references)
         self._tracking = FixTracker(run.tracker, FixRecords(run.folder / RECORDS_FOLDER), scene.names())
         self._fixing.load()
@@ -212,7 +210,7 @@ class DifixGuidance(Guidance):
         """Return the number of rounds; one at least: it can be requested."""
         return max(1, self.schedule.rounds)
 
-    def _first_with_poses_of(self, number: int) -> int:
+    def _first_round_at_poses_of(self, number: int) -> int:
         """Return the round that made the views round ``number`` makes again; itself if its poses are new."""
         return next(r for r in range(1, number + 1) if self._fraction(r) == self._fraction(number))
 
@@ -220,8 +218,6 @@ class DifixGuidance(Guidance):
 
     def before_step(self, step: int) -> bool:
         """Start a round if one is due, and make a few of the queued views if the splat is fit to be rendered."""
-        if not self._active:
-            return False
         self.queue.take_requests()
         due = self.schedule.round_at(step)
         if due > self.round:
@@ -232,7 +228,7 @@ class DifixGuidance(Guidance):
 
     def _begin(self, number: int) -> None:
         self._references.forget()
-        place = self._first_with_poses_of(number)
+        place = self._first_round_at_poses_of(number)
         fresh = [Task(place, target) for target in self._current]
         made = [Task.of(key) for key in self.pool]
         outdated = [task for task in made if task not in fresh]
@@ -285,7 +281,7 @@ class DifixGuidance(Guidance):
     # ------------------------------------------------------------------ how they weigh
 
     def next_view(self, step: int, generator: torch.Generator) -> TrainView | None:
-        if not self._active or len(self.pool) == 0:
+        if len(self.pool) == 0:
             return None
         if float(torch.rand((), generator=generator)) >= self.config.probability:
             return None
@@ -296,14 +292,12 @@ class DifixGuidance(Guidance):
         view = replace(view, weight=self.schedule.weight(step, self._first_view))
         return view if self.config.depth_weight > 0 else replace(view, depth=None)
 
-    def rotation(self) -> int | None:
-        return len(self._scene) + len(self.pool) if self._active else None
+    def rotation(self) -> int:
+        return len(self._scene) + len(self.pool)
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        if not self._active:
-            return {}
         self._references.forget()  # a resumed training renders them here, so this one does too
         return {
             "round": self.round,
@@ -315,7 +309,7 @@ class DifixGuidance(Guidance):
         }
 
     def load_state_dict(self, state: dict[str, Any], folder: Path, step: int) -> None:
-        if not self._active or not state:
+        if not state:  # of a training without rounds
             return
         self.round = state["round"]
         self.queue.tasks = [Task(*task) for task in state["queue"]]
@@ -326,14 +320,11 @@ class DifixGuidance(Guidance):
         self._tracking.recall(folder / RECORDS_FOLDER, step)
 
     def keep(self, steps: Sequence[int]) -> None:
-        if self._active:
-            self.pool.prune(steps)
+        self.pool.prune(steps)
 
     # ------------------------------------------------------------------ what people see and request
 
     def status(self, step: int) -> Status:
-        if not self._active:
-            return Status()
         lines = [f"Round **{self.round} of {self.schedule.rounds}**, pool {len(self.pool)}"]
         if left := len(self.queue.tasks):
             fit = self.schedule.may_render(step, late=self.queue.tasks[0].requested)
@@ -343,7 +334,7 @@ class DifixGuidance(Guidance):
         return Status(
             title="Pseudo-views",
             lines=[*lines, f"**{self._problem}**"] if self._problem else lines,
-            views=[self._shown(entry) for entry in self.pool.entries()],
+            views=[self._shown_view(entry) for entry in self.pool.entries()],
             targets=self.targets,
             records=list(self._tracking.latest),
             buttons=(
@@ -354,7 +345,7 @@ class DifixGuidance(Guidance):
             waiting=self.queue.requested or any(task.requested for task in self.queue.tasks),
         )
 
-    def _shown(self, entry: Entry) -> ShownView:
+    def _shown_view(self, entry: Entry) -> ShownView:
         names = self._tracking.references.get(entry.key, ())
         return ShownView(entry.key, entry.generation, entry.camera, partial(self._picture, entry.key), names)
 
@@ -393,7 +384,7 @@ class DifixGuidance(Guidance):
         return f"Later rounds lead to {len(targets)} poses along the path. To begin at once, run a fix round."
 
     def _begin_requested(self) -> None:
-        place = self._first_with_poses_of(max(1, self.round))
+        place = self._first_round_at_poses_of(max(1, self.round))
         left = {task.target for task in self.queue.tasks if task.requested and task.round == place}
         made = {task.target for task in map(Task.of, self.pool) if task.round == place}
         if self.round and left and set(self._current) <= left | made:
@@ -404,7 +395,7 @@ class DifixGuidance(Guidance):
     def _add_view(self, camera: Pinhole) -> None:
         self._targets.append(camera)
         self._current.append(len(self._targets) - 1)
-        place = self._first_with_poses_of(self._rounds)  # whose poses are the targets themselves
+        place = self._first_round_at_poses_of(self._rounds)  # whose poses are the targets themselves
         self.queue.tasks.insert(0, Task(place, self._current[-1], requested=True))
 
     def _replace_targets(self, targets: Sequence[Pinhole]) -> None:
@@ -414,7 +405,7 @@ class DifixGuidance(Guidance):
         self._run.tracker.log(f"The next rounds lead to {len(targets)} other targets.")
 
 
-def _of_the_oldest_round(entries: Sequence[Entry]) -> str:
+def most_redundant_of_oldest_round(entries: Sequence[Entry]) -> str:
     """Choose what a full pool gives up: of the oldest round, the view whose pose is most like another's."""
     first = min(Task.of(entry.key).round for entry in entries)
     return most_redundant(entries, [entry for entry in entries if Task.of(entry.key).round == first])

@@ -119,12 +119,12 @@ class TrainFramedNerfstudio(PlyfileNerfstudio):
             training = outputs if split == "train" else super()._generate_dataparser_outputs("train")
         finally:
             self.config = given
-        theirs = _square(training.cameras.camera_to_worlds)
+        theirs = _to_4x4(training.cameras.camera_to_worlds)
         poses, transform = camera_utils.auto_orient_and_center_poses(theirs, method, given.center_method)
         scale = given.scale_factor
         if given.auto_scale_poses:
             scale /= float(poses[:, :3, 3].abs().max())
-        moved = transform @ _square(outputs.cameras.camera_to_worlds)
+        moved = transform @ _to_4x4(outputs.cameras.camera_to_worlds)
         moved[:, :3, 3] *= scale
         outputs.cameras.camera_to_worlds = moved[:, :3]
         applied = outputs.dataparser_scale  # that of the file, which nerfstudio lets points have too
@@ -133,7 +133,7 @@ class TrainFramedNerfstudio(PlyfileNerfstudio):
             points = metadata["points3D_xyz"] / applied
             metadata["points3D_xyz"] = (points @ transform[:, :3].T + transform[:, 3]) * scale * applied
         outputs.dataparser_scale = scale * applied
-        outputs.dataparser_transform = transform @ _square(outputs.dataparser_transform[None])[0]
+        outputs.dataparser_transform = transform @ _to_4x4(outputs.dataparser_transform[None])[0]
         return outputs
 
     def _orientation_method(self) -> Literal["pca", "up", "vertical", "none"]:
@@ -153,6 +153,6 @@ class TrainFramedNerfstudio(PlyfileNerfstudio):
         return "none"
 
 
-def _square(poses: Tensor) -> Tensor:  # [N, 3, 4] -> [N, 4, 4]
+def _to_4x4(poses: Tensor) -> Tensor:  # [N, 3, 4] -> [N, 4, 4]
     last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=poses.dtype).expand(len(poses), 1, 4)
     return torch.cat([poses[:, :3, :4], last], dim=1)

@@ -42,7 +42,7 @@ CPU_GAUSSIANS = 40_000
 """Enough for about a dozen photographs of 480 px; twice as many overfit them and cost twice the time."""
 NEVER = 10**9
 """steps between resets where there are none"""
-EXPOSURE_PULL = 0.01
+EXPOSURE_REG = 0.01
 """toward no change: decides only where a photograph shows what no other does"""
 
 
@@ -339,7 +339,7 @@ class SplatModel(SplatfactoModel):
                 self.gauss_params["opacities"], self.gauss_params["scales"], opacity_reg, scale_reg
             )
         if self.training and self.exposures is not None and "image_idx" in batch:  # of a photograph
-            losses["exposure_reg"] = EXPOSURE_PULL * self.exposures.deviation()
+            losses["exposure_reg"] = EXPOSURE_REG * self.exposures.deviation()
         return losses
 
     def load_state_dict(self, dict: Mapping[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]

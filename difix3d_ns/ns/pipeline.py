@@ -208,9 +208,9 @@ class GuidedPipeline(VanillaPipeline):
         if not of_photograph:
             # the curve of photographs stays readable: made views have their own
             metrics = {"pseudo_" + key if key == "psnr" else key: value for key, value in metrics.items()}
-        return outputs, self._guided(outputs, batch, made, base), metrics
+        return outputs, self._guided_losses(outputs, batch, made, base), metrics
 
-    def _guided(
+    def _guided_losses(
         self, outputs: dict[str, Any], batch: dict[str, Any], made: TrainView | None, base: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the losses of a step as the guidance weighs them."""

@@ -16,7 +16,7 @@ from difix3d_ns.views.reused_references import reuse_references
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _SplatView:
     """The splat seen from a photograph's pose; half precision is 100 times finer than what a warp tolerates."""
 
     step: int
@@ -45,7 +45,7 @@ class ReferenceViews:
         self._renderer = renderer
         self._max_age = max_age
         self._nearest = nearest
-        self._seen: dict[int, _Seen] = {}
+        self._seen: dict[int, _SplatView] = {}
 
     def select(self, camera: Pinhole, render: Render, count: int, keep: Sequence[int] = ()) -> list[int]:
         """Choose the photographs that together show most of a view, most useful first.
@@ -112,7 +112,7 @@ class ReferenceViews:
         camera, mask = self._scene.camera(index), self._scene.mask(index)
         depth, alpha = self._renderer.median_depth(camera)
         largest = torch.finfo(torch.float16).max
-        self._seen[index] = _Seen(
+        self._seen[index] = _SplatView(
             self._renderer.step,
             camera,
             depth.clamp(max=largest).half(),

@@ -28,7 +28,7 @@ def check_transforms(data: Path | None, scaled: bool = True, opened: bool = True
     Raises:
         UserError: the message names file and frame, and the remedy.
     """
-    path = _transforms(data)
+    path = _transforms_path(data)
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -99,7 +99,7 @@ def explain_unreadable(dataset: InputDataset, error: Exception) -> str:
     return f"the images cannot be prepared: {error}; check size and intrinsics in transforms.json"
 
 
-def _transforms(data: Path | None) -> Path:
+def _transforms_path(data: Path | None) -> Path:
     if data is None:
         raise UserError("no scene given: add --data FOLDER (a folder with transforms.json and images)")
     if not data.exists():

@@ -188,7 +188,7 @@ class GuidedTrainer(Trainer):
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         if self.config.pipeline.datamanager.data is None and self.config.data is not None:
             self.config.pipeline.datamanager.data = self.config.data
-        with self._writing():
+        with self._explained_write_errors():
             super().setup(test_mode)
             survive_a_full_disk()
             if self._loaded is not None:
@@ -286,13 +286,13 @@ class GuidedTrainer(Trainer):
             self._run.last_step - self._start_step
         )  # nerfstudio counts from the resumed step
         try:
-            with self._writing():
+            with self._explained_write_errors():
                 super().train()
         finally:
             self.config.max_num_iterations = total
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _explained_write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:

@@ -79,11 +79,11 @@ def auto_targets(
         )
     depths = _viewing_depths(cameras, poses, scene_points, baseline)
     outside = 0 if beyond <= 0 else max(round(count * _BEYOND_SHARE), 1 if count > 1 else 0)
-    between, nearer = _between(poses, depths, baseline, count - outside, dense=beyond <= 0)
+    between, nearer = _targets_between(poses, depths, baseline, count - outside, dense=beyond <= 0)
     targets = with_poses([cameras[i] for i in nearer.tolist()], between)
     if beyond > 0:
         # Where the gaps are full, the rest goes beyond.
-        shifted, owners = _beyond(poses, depths, baseline, count - len(targets), beyond, seed)
+        shifted, owners = _targets_beyond(poses, depths, baseline, count - len(targets), beyond, seed)
         targets += with_poses([cameras[i] for i in owners.tolist()], shifted)
     return targets
 
@@ -184,7 +184,7 @@ def _converging_depths(poses: Tensor, baseline: float) -> Tensor:
     return depths if (depths > 0.5 * baseline).all() else far
 
 
-def _edges(poses: Tensor, baseline: float) -> tuple[Tensor, Tensor]:
+def _neighbourhood_edges(poses: Tensor, baseline: float) -> tuple[Tensor, Tensor]:
     """Relative neighbourhood graph: camera pairs [E, 2] and their pose distances [E]."""
     distances = pose_distances(poses, poses, baseline)
     near = distances.topk(min(_MAX_NEIGHBOURS + 1, len(poses)), largest=False).indices  # [N, k], itself included
@@ -196,19 +196,19 @@ def _edges(poses: Tensor, baseline: float) -> tuple[Tensor, Tensor]:
     pairs = torch.stack([first, near[keep]], 1)
     pairs = pairs[pairs[:, 0] != pairs[:, 1]].sort(1).values.unique(dim=0)
     length = distances[pairs[:, 0], pairs[:, 1]]
-    usable = (_facing(poses, pairs) < _MAX_ANGLE) & (length > 2 * _MIN_DISTANCE)
+    usable = (_angles_between_views(poses, pairs) < _MAX_ANGLE) & (length > 2 * _MIN_DISTANCE)
     return pairs[usable], length[usable]
 
 
-def _facing(poses: Tensor, pairs: Tensor) -> Tensor:
+def _angles_between_views(poses: Tensor, pairs: Tensor) -> Tensor:
     """Angle [E] between the viewing directions; a portrait beside a landscape looks the same way."""
     forward = poses[:, :3, 2]
     return (forward[pairs[:, 0]] * forward[pairs[:, 1]]).sum(1).clamp(-1, 1).arccos()
 
 
-def _between(poses: Tensor, depths: Tensor, baseline: float, count: int, dense: bool) -> tuple[Tensor, Tensor]:
+def _targets_between(poses: Tensor, depths: Tensor, baseline: float, count: int, dense: bool) -> tuple[Tensor, Tensor]:
     """Poses [<= count, 4, 4] on the edges and the nearer camera of each; ``dense`` ignores how close they come."""
-    pairs, length = _edges(poses, baseline)
+    pairs, length = _neighbourhood_edges(poses, baseline)
     if count <= 0 or not len(pairs):
         return poses[:0], torch.zeros(0, dtype=torch.long)
     # D'Hondt: the next target goes to the edge whose pieces are the longest.
@@ -244,7 +244,7 @@ def _between(poses: Tensor, depths: Tensor, baseline: float, count: int, dense: 
     return assemble(aim(base, look_at - position), position), nearer
 
 
-def _beyond(
+def _targets_beyond(
     poses: Tensor, depths: Tensor, baseline: float, count: int, beyond: float, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Poses [<= count, 4, 4] off the outermost cameras, and those cameras."""

@@ -59,7 +59,7 @@ def test_the_fixers_of_the_ablation(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_view_that_nobody_trusts_takes_no_step() -> None:
     guidance = DifixGuidance(DifixConfig(rounds=1, probability=1.0))
     guidance.schedule = plan_rounds(200, 1, lambda step: True)
-    guidance._active, guidance._first_view = True, 0
+    guidance._first_view = 0
     for trust, drawn in ((0.0, False), (MIN_CONFIDENCE / 2, False), (2 * MIN_CONFIDENCE, True)):
         guidance.pool = Pool(4)
         view = TrainView("target/000@1", _camera(), torch.rand(48, 64, 3), confidence=torch.full((48, 64, 1), trust))

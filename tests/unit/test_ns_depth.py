@@ -122,7 +122,7 @@ def _losses(depth_weight: float, depth: torch.Tensor | None, trust: torch.Tensor
     pose[2, 3] = 3.0
     camera = Pinhole(pose, torch.tensor([[40.0, 0, 20], [0, 40.0, 15], [0, 0, 1]]), 40, 30)
     guidance = DifixGuidance(DifixConfig(probability=1.0, depth_weight=depth_weight))
-    guidance._active, guidance._first_view, guidance.pool = True, 0, Pool(1)
+    guidance._first_view, guidance.pool = 0, Pool(1)
     guidance.schedule = replace(plan_rounds(100, 0, lambda step: True), full_weight=0.5, ramp_steps=1)
     weight = 1.0 if trust is None else trust
     image, sure = torch.full((30, 40, 3), 0.5), torch.ones(30, 40, 1)

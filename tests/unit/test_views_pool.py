@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.guidance.difix import Task, _of_the_oldest_round
+from difix3d_ns.guidance.difix import Task, most_redundant_of_oldest_round
 from difix3d_ns.views import pool as pools
 from difix3d_ns.views.view import TrainView, decode, encode, pack
 
@@ -29,7 +29,7 @@ def camera(x=0.0, width=24, height=16) -> Pinhole:
 
 def Pool(capacity, folder=None, **options) -> pools.Pool:
     """With the rule of the rounds for what a full pool gives up."""
-    return pools.Pool(capacity, folder, _of_the_oldest_round, **options)
+    return pools.Pool(capacity, folder, most_redundant_of_oldest_round, **options)
 
 
 def key(number: int, round: int = 0) -> str:

@@ -11,7 +11,7 @@ from nerfstudio.utils import writer
 from nerfstudio.utils.rich_utils import CONSOLE
 
 
-class _Lasting:
+class _FaultTolerantWriter:
     """One of nerfstudio's event writers; what it cannot write is left out, with one notice."""
 
     def __init__(self, wrapped: writer.Writer) -> None:
@@ -42,7 +42,8 @@ def survive_a_full_disk() -> None:
     Call it after nerfstudio's ``setup_event_writer``.
     """
     writer.EVENT_WRITERS[:] = [
-        each if isinstance(each, (_Lasting, writer.LocalWriter)) else _Lasting(each) for each in writer.EVENT_WRITERS
+        each if isinstance(each, (_FaultTolerantWriter, writer.LocalWriter)) else _FaultTolerantWriter(each)
+        for each in writer.EVENT_WRITERS
     ]
     if getattr(threading.excepthook, "__module__", "") == __name__:
         return

@@ -12,7 +12,7 @@ _PATHS: WeakKeyDictionary[viser.ViserServer, render_panel.CameraPath] = WeakKeyD
 _CameraPath = render_panel.CameraPath
 
 
-class _Remembered(_CameraPath):
+class _RememberedPath(_CameraPath):
     def __init__(self, server: viser.ViserServer, *arguments: Any, **options: Any) -> None:
         super().__init__(server, *arguments, **options)
         _PATHS[server] = self
@@ -20,7 +20,7 @@ class _Remembered(_CameraPath):
 
 def apply() -> None:
     """Remember the path of every viewer that is opened from now on."""
-    setattr(render_panel, "CameraPath", _Remembered)  # noqa: B010  (it is a type to mypy)
+    setattr(render_panel, "CameraPath", _RememberedPath)  # noqa: B010  (it is a type to mypy)
 
 
 def edited_path(server: viser.ViserServer) -> render_panel.CameraPath | None:

@@ -19,7 +19,7 @@ class TabServer(Protocol):
         ...
 
 
-def _served(self: RenderStateMachine, camera_state: Any) -> Any:
+def _render_and_serve(self: RenderStateMachine, camera_state: Any) -> Any:
     outputs = copy_context().run(_render_img, self, camera_state)  # the background set there ends with it
     panel: TabServer | None = getattr(self.viewer.pipeline, "panel", None)
     return outputs if panel is None else panel.serve(self, outputs)
@@ -27,4 +27,4 @@ def _served(self: RenderStateMachine, camera_state: Any) -> Any:
 
 def apply() -> None:
     """Let the panel serve the outputs that render threads send to their tabs."""
-    RenderStateMachine._render_img = _served  # type: ignore[method-assign]
+    RenderStateMachine._render_img = _render_and_serve  # type: ignore[method-assign]

@@ -117,10 +117,10 @@ class LiveEnhancer:
 
     def _start(self) -> None:
         if self._worker is None or not self._worker.is_alive():
-            self._worker = threading.Thread(target=self._work, name="difix3d-enhancer", daemon=True)
+            self._worker = threading.Thread(target=self._run_worker, name="difix3d-enhancer", daemon=True)
             self._worker.start()
 
-    def _take(self) -> tuple[RenderStateMachine, Frame] | None:
+    def _next_job(self) -> tuple[RenderStateMachine, Frame] | None:
         """Take the request of the tab that was served longest ago."""
         for thread, tab in list(self._tabs.items()):
             frame, tab.requested = tab.requested, None
@@ -131,10 +131,10 @@ class LiveEnhancer:
                 return thread, frame
         return None
 
-    def _work(self) -> None:
+    def _run_worker(self) -> None:
         while True:
             with self._changed:
-                while (job := self._take()) is None:
+                while (job := self._next_job()) is None:
                     self._changed.wait()
             self._serve(*job)
             del job  # a closed tab is not kept until the next job comes
