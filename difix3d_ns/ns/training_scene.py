@@ -47,7 +47,6 @@ class TrainingScene:
     def __init__(self, datamanager: SceneDatamanager, model: SceneModel) -> None:
         self._datamanager = datamanager
         self._model = model
-        self._fixed: list[Pinhole] | None = None
         self._unoptimized: dict[int, Pinhole] = {}
 
     def __len__(self) -> int:
@@ -70,13 +69,7 @@ class TrainingScene:
 
     def cameras(self) -> list[Pinhole]:
         """Cameras of all photographs, undistorted, at their optimised poses."""
-        assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
-        if self._fixed is not None:
-            return self._fixed
-        cameras = [self.camera(index) for index in range(len(self))]
-        if self._model.camera_optimizer.config.mode == "off":
-            self._fixed = cameras
-        return cameras
+        return [self.camera(index) for index in range(len(self))]
 
     def unoptimized_cameras(self) -> list[Pinhole]:
         """Cameras of all photographs, undistorted, at the poses of the scene."""

@@ -1,4 +1,4 @@
-"""A real ``ns-train`` that tells what it looked at: ``python -m tests.integration.probe FILE ARGUMENTS``.
+"""A real ``ns-train`` that records what it used: ``python -m tests.integration.probe FILE ARGUMENTS``.
 
 FILE gets JSON: poses of targets and pool, indices of the references of every view, losses (numbers in hexadecimal,
 so that every bit counts), and the files of the folder ``images`` opened while training and while evaluating.
@@ -29,20 +29,20 @@ def bits(pose: torch.Tensor) -> list[str]:
 
 def main() -> None:
     path = Path(sys.argv.pop(1))
-    told: dict[str, Any] = {"targets": [], "pool": [], "references": [], "losses": []}
+    record: dict[str, Any] = {"targets": [], "pool": [], "references": [], "losses": []}
     opened: dict[str, set[str]] = {"training": set(), "evaluation": set()}
-    told["opened"] = opened
+    record["opened"] = opened
     evaluating = False
 
     def on_event(event: str, arguments: tuple) -> None:
         if event == "open" and isinstance(arguments[0], str) and Path(arguments[0]).parent.name == "images":
             opened["evaluation" if evaluating else "training"].add(Path(arguments[0]).name)
 
-    def after(function: Any, look: Any) -> Any:
+    def after(function: Any, watch: Any) -> Any:
         @wraps(function)
         def watched(*arguments: Any, **named: Any) -> Any:
             result = function(*arguments, **named)
-            look(result, *arguments)
+            watch(result, *arguments)
             return result
 
         return watched
@@ -57,13 +57,13 @@ def main() -> None:
 
     plain_evaluation = GuidedTrainer.eval_iteration
     patches = [
-        (difix, "auto_targets", lambda found, *_: told["targets"].extend(bits(t.camera_to_world) for t in found)),
-        (Pool, "put", lambda _, pool, view: told["pool"].append(bits(view.camera.camera_to_world))),
-        (ReferenceViews, "select", lambda chosen, *_: told["references"].append(list(chosen))),
+        (difix, "auto_targets", lambda found, *_: record["targets"].extend(bits(t.camera_to_world) for t in found)),
+        (Pool, "put", lambda _, pool, view: record["pool"].append(bits(view.camera.camera_to_world))),
+        (ReferenceViews, "select", lambda chosen, *_: record["references"].append(list(chosen))),
         (
             GuidedPipeline,
             "get_train_loss_dict",
-            lambda result, *_: told["losses"].append(float(sum(result[1].values())).hex()),
+            lambda result, *_: record["losses"].append(float(sum(result[1].values())).hex()),
         ),
     ]
     for owner, name, look in patches:
@@ -71,7 +71,7 @@ def main() -> None:
     mock.patch.object(GuidedTrainer, "eval_iteration", evaluate).start()
     sys.addaudithook(on_event)
     entrypoint()
-    path.write_text(json.dumps({**told, "opened": {when: sorted(names) for when, names in opened.items()}}))
+    path.write_text(json.dumps({**record, "opened": {when: sorted(names) for when, names in opened.items()}}))
 
 
 if __name__ == "__main__":

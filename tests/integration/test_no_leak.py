@@ -24,11 +24,11 @@ Change = Callable[[dict[str, Any], Path], None]
 
 
 def _train(scene: Path, folder: Path, *flags: object) -> dict[str, Any]:
-    """What the probe told of a training with the defaults, but short."""
-    told = folder / "told.json"
+    """What the probe recorded of a training with the defaults, but short."""
+    recorded = folder / "recorded.json"
     status, output = run_forked(
         [
-            *("-m", "tests.integration.probe", str(told), "difix3d-splatfacto"),
+            *("-m", "tests.integration.probe", str(recorded), "difix3d-splatfacto"),
             *("--data", str(scene), "--output-dir", str(folder / "outputs"), "--vis", "tensorboard"),
             *("--max-num-iterations", str(STEPS), "--machine.device-type", "cpu"),
             *("--pipeline.model.max-gs-num", "3000", "--pipeline.guidance.targets.count", "4", *map(str, flags)),
@@ -37,7 +37,7 @@ def _train(scene: Path, folder: Path, *flags: object) -> dict[str, Any]:
         cwd=folder,
     )
     assert status == 0, output[-4000:]
-    return json.loads(told.read_text())
+    return json.loads(recorded.read_text())
 
 
 def _names(meta: dict[str, Any]) -> list[str]:
@@ -84,27 +84,29 @@ def scene(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def recorded(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of a training with evaluation in between."""
     return with_compiled_kernels(lambda: _train(scene, tmp_path_factory.mktemp("first"), *IN_BETWEEN))
 
 
-def test_evaluation_pictures_change_nothing(told: dict[str, Any], scene: Path, tmp_path: Path) -> None:
+def test_evaluation_pictures_change_nothing(recorded: dict[str, Any], scene: Path, tmp_path: Path) -> None:
     noise = _changed(scene, tmp_path / "scene", _noise)
     after = _train(noise, tmp_path, *IN_BETWEEN)
-    assert len(told["losses"]) == STEPS and len(set(told["losses"])) > STEPS // 2
-    assert len(told["targets"]) == 4 and len(told["pool"]) >= 8 and any(told["references"])
+    assert len(recorded["losses"]) == STEPS and len(set(recorded["losses"])) > STEPS // 2
+    assert len(recorded["targets"]) == 4 and len(recorded["pool"]) >= 8 and any(recorded["references"])
     for what in ("targets", "pool", "references", "losses"):
-        assert after[what] == told[what], what
+        assert after[what] == recorded[what], what
 
 
-def test_evaluation_pictures_are_opened_by_evaluation_only(told: dict[str, Any], scene: Path, tmp_path: Path) -> None:
+def test_evaluation_pictures_are_opened_by_evaluation_only(
+    recorded: dict[str, Any], scene: Path, tmp_path: Path
+) -> None:
     held_out = set(_names(json.loads((scene / "transforms.json").read_text())))
-    assert set(told["opened"]["training"]) and not set(told["opened"]["training"]) & held_out
-    assert set(told["opened"]["evaluation"]) == held_out
+    assert set(recorded["opened"]["training"]) and not set(recorded["opened"]["training"]) & held_out
+    assert set(recorded["opened"]["evaluation"]) == held_out
     never = _train(scene, tmp_path, *NEVER)
     assert never["opened"]["evaluation"] == [] and not set(never["opened"]["training"]) & held_out
-    assert never["losses"] == told["losses"]  # evaluating in between draws nothing that training draws
+    assert never["losses"] == recorded["losses"]  # evaluating in between draws nothing that training draws
 
 
 def test_evaluation_poses_change_nothing_in_the_frame_of_the_training_poses(scene: Path, tmp_path: Path) -> None:

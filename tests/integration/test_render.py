@@ -138,9 +138,9 @@ def test_without_ffmpeg_the_message_says_how_to_get_it(
         {"PATH": str(tmp_path)},
     )
     assert result.returncode == 1
-    said = result.stdout[result.stdout.index("Error: ") :]
-    assert all(word in said for word in ("ffmpeg", "apt-get install", "conda install", "brew install"))
-    assert len(said.strip().splitlines()) == 1
+    message = result.stdout[result.stdout.index("Error: ") :]
+    assert all(word in message for word in ("ffmpeg", "apt-get install", "conda install", "brew install"))
+    assert len(message.strip().splitlines()) == 1
     assert "Traceback" not in result.stdout
 
 

@@ -41,7 +41,7 @@ def train(config: GuidedTrainerConfig) -> GuidedTrainer:
     return trainer
 
 
-def said(capsys: pytest.CaptureFixture[str]) -> str:
+def console_output(capsys: pytest.CaptureFixture[str]) -> str:
     """What was printed since the last call, on one line."""
     return " ".join(capsys.readouterr().out.split())
 

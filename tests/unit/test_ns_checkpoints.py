@@ -128,8 +128,8 @@ def test_damaged_newest_falls_back_with_a_notice(
     newest.write_bytes(newest.read_bytes()[:-2000] if content is None else content)
     path, state = checkpoints.load_newest(folder)
     assert state["step"] == 1 and path.name == "step-000000001.ckpt"
-    said = " ".join(capsys.readouterr().out.split())
-    assert "step-000000002.ckpt" in said.replace(" ", "") and "trying the one before" in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert "step-000000002.ckpt" in message.replace(" ", "") and "trying the one before" in message
 
 
 def test_nothing_readable_is_an_error(folder: Path, tmp_path: Path) -> None:

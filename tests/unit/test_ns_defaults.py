@@ -52,13 +52,13 @@ def _cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cpu_sized_numbers_are_announced() -> None:
     config = _config()
-    said = " ".join(_fit(config))
+    message = " ".join(_fit(config))
     assert config.max_num_iterations == CPU_ITERATIONS
     assert config.pipeline.model.max_gs_num == CPU_GAUSSIANS
     assert config.pipeline.guidance.rounds == CPU_ROUNDS
     assert config.pipeline.initial_points.stereo == CPU_POINTS
     for flag in ("--max-num-iterations", "--pipeline.model.max-gs-num", "--pipeline.guidance.rounds"):
-        assert f"({flag})" in said
+        assert f"({flag})" in message
 
 
 @pytest.mark.usefixtures("_cuda")

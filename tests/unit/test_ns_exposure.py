@@ -14,7 +14,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.model import SplatModel
 from difix3d_ns.splats.exposure import Exposures
-from tests.unit.short_training import said, short_config, train
+from tests.unit.short_training import console_output, short_config, train
 from tests.unit.tiny_scene import look_at, write_scene
 from tests.unit.tiny_splat import tiny_camera, tiny_model
 
@@ -191,7 +191,7 @@ class TestTraining:
         more = short_config(scene, 3, name="with")
         more.load_dir, more.pipeline.model.exposure = folders[False], True
         trainer = train(more)
-        assert "start from no change" in said(capsys)
+        assert "start from no change" in console_output(capsys)
         assert trainer.pipeline.model.exposures.residual.abs().max() > 0
 
     def test_not_together_with_the_bilateral_grid(self, scene: Path) -> None:

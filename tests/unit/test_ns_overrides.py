@@ -80,8 +80,8 @@ def test_a_training_follows_its_flags(
     assert config.pipeline.enhancer == EnhancerConfig(weights="given.safetensors", strength=0.8)
     assert trainer.pipeline.enhancer.settings == EnhancerSettings(FixerConfig(weights="given.safetensors"), 0.8)
     assert trainer.pipeline.model.enhance == "key" and loaded == ["given.safetensors"]
-    said = " ".join(capsys.readouterr().out.split())
-    assert "DIFIX3D_ENHANCE, DIFIX3D_WEIGHTS, DIFIX3D_STRENGTH: no effect on training" in said
+    message = " ".join(capsys.readouterr().out.split())
+    assert "DIFIX3D_ENHANCE, DIFIX3D_WEIGHTS, DIFIX3D_STRENGTH: no effect on training" in message
 
 
 @pytest.mark.parametrize("test_mode", ["test", "inference", "val"])

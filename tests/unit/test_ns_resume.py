@@ -12,7 +12,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.guidance.base import GuidanceConfig
 from difix3d_ns.io import checkpoints
 from difix3d_ns.ns.trainer import FORMER_STATE_KEY, STATE_KEY, GuidedTrainer, GuidedTrainerConfig
-from tests.unit.short_training import foreign_checkpoint, said, short_config, train
+from tests.unit.short_training import console_output, foreign_checkpoint, short_config, train
 from tests.unit.tiny_scene import write_scene
 
 
@@ -51,7 +51,7 @@ def test_nothing_left_to_do(scene: Path, capsys: pytest.CaptureFixture[str]) -> 
     again = short_config(scene, name="again")
     again.load_dir = done.checkpoint_dir
     train(again)
-    assert "Already trained for 4 steps" in said(capsys)
+    assert "Already trained for 4 steps" in console_output(capsys)
 
 
 def test_foreign_checkpoint_is_trained_on_for_as_many_steps(scene: Path, tmp_path: Path) -> None:
@@ -163,6 +163,6 @@ def test_a_checkpoint_of_another_method_of_ours_is_trained_on(scene: Path, capsy
     config = short_config(scene, steps=4, rounds=1, name="on")
     config.load_dir = trained.checkpoint_dir
     trainer = train(config)
-    assert "comes from another method: training goes on for 4 steps" in said(capsys)
+    assert "comes from another method: training goes on for 4 steps" in console_output(capsys)
     assert (trainer._run.first_step, trainer.step) == (6, 9)
     assert config.pipeline.guidance.rounds == 1

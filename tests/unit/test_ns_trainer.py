@@ -21,7 +21,7 @@ from difix3d_ns.io.run import Run
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 from difix3d_ns.ns.training_scene import TrainingScene
 from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
-from tests.unit.short_training import said, short_config, train
+from tests.unit.short_training import console_output, short_config, train
 from tests.unit.tiny_scene import datamanager, write_scene
 
 Change = Callable[[GuidedTrainerConfig], None]
@@ -80,8 +80,8 @@ def test_unreadable_weights_are_told_of_before_training(scene: Path) -> None:
         fixer.name, fixer.weights = "embedded", str(scene / name)
         with pytest.raises(UserError) as told:
             GuidedTrainer(config).setup()
-        said = str(told.value)
-        assert "--pipeline.guidance.fixer.weights" in said and name.split(".")[0] in said
+        message = str(told.value)
+        assert "--pipeline.guidance.fixer.weights" in message and name.split(".")[0] in message
 
 
 def test_unreadable_weights_of_the_enhancer_are_told_of_before_training(scene: Path) -> None:
@@ -156,7 +156,7 @@ def test_evaluation_poses_as_targets_are_undistorted(tmp_path: Path, capsys: pyt
     config.pipeline.guidance.targets.kind = "eval"
     trainer = GuidedTrainer(config)
     trainer.setup()
-    assert "Targets are the evaluation poses" in said(capsys)
+    assert "Targets are the evaluation poses" in console_output(capsys)
     (target,) = trainer.pipeline.guidance.targets
     image = trainer.pipeline.datamanager.cached_eval[0]["image"]
     assert (target.height, target.width) == tuple(image.shape[:2])
@@ -195,8 +195,8 @@ def test_one_training_image(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene", count=2)
     with pytest.raises(UserError) as told:
         GuidedTrainer(short_config(scene, steps=300, rounds=1)).setup()
-    said = str(told.value)
-    assert "at least two training images" in said and "--pipeline.guidance.rounds 0" in said
+    message = str(told.value)
+    assert "at least two training images" in message and "--pipeline.guidance.rounds 0" in message
     assert len(train(short_config(scene)).pipeline.datamanager.train_dataset) == 1
 
 
@@ -207,8 +207,8 @@ def test_training_cameras_at_one_place(tmp_path: Path) -> None:
     scene = write_scene(tmp_path / "scene", poses=poses)
     with pytest.raises(UserError) as told:
         GuidedTrainer(short_config(scene, steps=300, rounds=1)).setup()
-    said = str(told.value)
-    assert "no poses for pseudo-views" in said and "--pipeline.guidance.rounds 0" in said
+    message = str(told.value)
+    assert "no poses for pseudo-views" in message and "--pipeline.guidance.rounds 0" in message
 
 
 def test_a_picture_that_goes_bad_during_training_is_told_of(scene: Path) -> None:
@@ -253,7 +253,7 @@ def test_full_disk_does_not_end_training(
     monkeypatch.setattr(checkpoints, "save", full)
     trainer = train(config)
     assert checkpoints.checkpoint_steps(trainer.checkpoint_dir) == [5, 2]
-    printed = said(capsys)
+    printed = console_output(capsys)
     assert "step 4 could not be saved" in printed and "No space left" in printed and "Free some space" in printed
 
 
@@ -275,7 +275,7 @@ def test_full_disk_at_the_end_is_a_failure_that_keeps_the_rest(
     assert ended.value.code == 1
     folder = config.get_checkpoint_dir()
     assert checkpoints.checkpoint_steps(folder) == [4, 2]
-    assert "step 5 could not be saved" in said(capsys)
+    assert "step 5 could not be saved" in console_output(capsys)
 
 
 def test_curves_that_cannot_be_written_do_not_end_training(
@@ -294,8 +294,8 @@ def test_curves_that_cannot_be_written_do_not_end_training(
     trainer.train()
     assert checkpoints.checkpoint_steps(trainer.checkpoint_dir)[0] == 29
     captured = capsys.readouterr()
-    said = " ".join(captured.out.split())
-    assert said.count("The training curves end here, training goes on") == 1
+    message = " ".join(captured.out.split())
+    assert message.count("The training curves end here, training goes on") == 1
     assert "Traceback" not in captured.out + captured.err
 
 

@@ -387,9 +387,9 @@ def test_a_damaged_view_is_named_and_left_out(tmp_path, capsys, harm):
     pool = restored(tmp_path, state, 6)
     assert numbers(pool) == [0, 1, 3, 4]
     same(pool.get(key(3)), view(3))
-    said = capsys.readouterr().out
-    assert str(file) in said
-    assert "1 of 5" in said
+    message = capsys.readouterr().out
+    assert str(file) in message
+    assert "1 of 5" in message
     # New views never take the name of a damaged one's successors.
     pool.put(view(50))
     assert len(restored(tmp_path, pool.state(0), 6)) == 5
@@ -444,9 +444,9 @@ def test_a_full_disk_keeps_views_in_memory_and_saves_them_later(tmp_path, capsys
     assert len(pool) == 4
     for there, number in zip(pool, (10, 1, 2, 3), strict=True):
         same(pool.get(there), view(number))
-    said = capsys.readouterr().out
-    assert said.count("Notice") == 1
-    assert str(tmp_path) in said
+    message = capsys.readouterr().out
+    assert message.count("Notice") == 1
+    assert str(tmp_path) in message
     assert not list(tmp_path.glob("*.partial"))
     # Room again: the next checkpoint has everything.
     monkeypatch.setattr(os, "fsync", honest)

@@ -102,8 +102,8 @@ def test_buttons_add_views(training: LiveTraining, tab: Tab) -> None:
     _until(lambda: pictures.count() >= 4, "the gallery stays empty")
     widths = pictures.evaluate_all("images => images.map(image => image.naturalWidth)")
     assert all(width > 100 for width in widths), widths
-    said = " ".join(tab.page.get_by_text("confidence 0.").first.inner_text().split())
-    assert "change 0." in said and "confidence 0." in said and "frame_" in said, said
+    message = " ".join(tab.page.get_by_text("confidence 0.").first.inner_text().split())
+    assert "change 0." in message and "confidence 0." in message and "frame_" in message, message
     tab.page.get_by_text("Gallery", exact=True).click()
 
 

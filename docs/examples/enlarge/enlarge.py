@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from nerfstudio.plugins.types import MethodSpecification
 
-from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs
+from difix3d_ns.io.config_fields import check_at_least, check_share
 from difix3d_ns.io.run import Run
 from difix3d_ns.methods.base import splatfacto_with
 from difix3d_ns.views.pool import Pool
@@ -36,14 +36,12 @@ class EnlargeConfig(GuidanceConfig):
     """loss weight of the difference between the render, shrunk, and the photograph as it was taken"""
 
     def check(self, flag: str) -> None:
-        if not 0 <= self.start <= 1:
-            raise UserError(f"{flag}.start {self.start}: a number in [0, 1] is needed")
-        if not 0 <= self.low_weight < float("inf"):
-            raise UserError(f"{flag}.low-weight {self.low_weight}: at least 0 is needed")
+        check_share(self, flag, "start")
+        check_at_least(self, flag, {"low_weight": 0})
 
 
 class EnlargeGuidance(Guidance):
-    """Enlarges one photograph before each step and lets training steps learn from what was enlarged."""
+    """Enlarger of one photograph before each step; lets training steps learn from what was enlarged."""
 
     config: EnlargeConfig
 
