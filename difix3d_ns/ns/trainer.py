@@ -241,12 +241,9 @@ class GuidedTrainer(Trainer):
         self._check_exposures(path, state)
         try:
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
-            if not self._ours:  # its finished schedulers stay behind as well
-                self._load_moments(state["optimizers"], with_rates=False)
-            else:
-                self._load_moments(state["optimizers"], with_rates=True)
-                if self.config.load_scheduler:
-                    self.optimizers.load_schedulers(state["schedulers"])
+            self._load_moments(state["optimizers"], with_rates=bool(self._ours))
+            if self._ours and self.config.load_scheduler:  # those of another method are finished
+                self.optimizers.load_schedulers(state["schedulers"])
             self.grad_scaler.load_state_dict(state["scalers"])
         except (KeyError, RuntimeError, ValueError) as error:
             raise UserError(

@@ -53,7 +53,7 @@ def _views(models: Path, step: int) -> list[str]:
 
     state = torch.load(models / f"step-{step:09d}.ckpt", weights_only=True)
     assert state[STATE_KEY]["method"] == "enlarge-splatfacto"
-    return [key for key, _ in state[STATE_KEY]["parts"]["guidance"]["pool"]["views"]]
+    return [key for key, _ in state[STATE_KEY]["parts"]["guidance"]["pool"]]
 
 
 def test_trained_evaluated_and_resumed(

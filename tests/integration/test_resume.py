@@ -28,7 +28,7 @@ def _checkpoint(folder: Path, step: int) -> dict:
 
 def _keys(checkpoint: dict) -> list[str]:
     """Keys of the pool's views."""
-    return [key for key, _ in checkpoint["difix3d_ns"]["parts"]["guidance"]["pool"]["views"]]
+    return [key for key, _ in checkpoint["difix3d_ns"]["parts"]["guidance"]["pool"]]
 
 
 def _models(output: Path) -> Path:

@@ -60,10 +60,10 @@ class Case:
 CASES = {
     # a step prepares references at 8 photographs, or renders and repairs a view
     "difix3d-splatfacto": Case(
-        lambda: difix3d_splatfacto, _small_rounds, lambda s: bool(s["queue"] and s["pool"]["views"]), 8, 1
+        lambda: difix3d_splatfacto, _small_rounds, lambda s: bool(s["queue"] and s["pool"]), 8, 1
     ),
     "sparse-splatfacto": Case(lambda: sparse_splatfacto),
-    "enlarge-splatfacto": Case(example, busy=lambda s: 0 < len(s["pool"]["views"]) < PHOTOGRAPHS),
+    "enlarge-splatfacto": Case(example, busy=lambda s: 0 < len(s["pool"]) < PHOTOGRAPHS),
     "weighing-splatfacto": Case(lambda: weighing_splatfacto),
     "joint-splatfacto": Case(lambda: joint_splatfacto, busy=lambda s: 0 < s["part"] < 8, renders=1, boundary=5),
 }
@@ -124,8 +124,8 @@ def comparable(state: State) -> State:
     """A checkpoint without numbers of files."""
     ours = state[STATE_KEY]
     guidance = ours["parts"]["guidance"]
-    if "pool" in guidance:  # files are numbered anew in another folder
-        guidance["pool"] = [key for key, _ in guidance["pool"]["views"]]
+    if "pool" in guidance:  # files are numbered again in another folder
+        guidance["pool"] = [key for key, _ in guidance["pool"]]
     return {name: state[name] for name in ("step", "pipeline", "optimizers", "schedulers")} | {"ours": ours}
 
 
