@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nerfstudio.viewer.render_state_machine import RenderAction
+from nerfstudio.viewer.viewer import Viewer
 
 from difix3d_ns.enhance.enhancer import Enhancer, EnhancerSettings
 from difix3d_ns.enhance.enhancer_config import EnhanceMode
@@ -15,10 +16,6 @@ from difix3d_ns.ns.patches.panel_elements import follow_panel
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
 from difix3d_ns.priors.registry import available_fixers, fixer_of
-
-if TYPE_CHECKING:
-    from nerfstudio.viewer.viewer import Viewer
-
 
 MAX_REFERENCES = 8
 _STILL, _ALWAYS = "when still", "always"

@@ -6,17 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.render_state_machine import RenderAction, RenderStateMachine
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-
-if TYPE_CHECKING:
-    from nerfstudio.viewer.render_state_machine import RenderStateMachine
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,5 @@ class LiveEnhancer:
 
     @staticmethod
     def _show(thread: RenderStateMachine) -> None:
-        from nerfstudio.viewer.render_state_machine import RenderAction
-
         if thread.running:
             thread.action(RenderAction("step", thread.viewer.get_camera_state(thread.client)))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from nerfstudio.utils.rich_utils import CONSOLE
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
+from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO, Viewer
 from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from difix3d_ns.enhance.enhancer import Enhancer
@@ -21,17 +23,13 @@ from difix3d_ns.ns.model import Outputs
 from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
 from difix3d_ns.ns.rendering import SplatRenderer
 from difix3d_ns.ns.training_scene import TrainingScene
+from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
+from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.records import LATEST, FixRecords, thumbnail
-
-if TYPE_CHECKING:
-    from nerfstudio.viewer.render_state_machine import RenderStateMachine
-    from nerfstudio.viewer.viewer import Viewer
-
-    from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
-    from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
-    from difix3d_ns.views.view import PackedView
+from difix3d_ns.views.store import Store
+from difix3d_ns.views.view import PackedView
 
 _FRUSTUM = 0.15
 """size of a frustum in spacings of the training cameras: its picture can be seen, and it hides no other"""
@@ -63,8 +61,6 @@ class Panel(ViewerControl):
         self.live = LiveEnhancer(enhancer.enhance)
 
     def _setup(self, viewer: Viewer) -> None:
-        from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
-
         super()._setup(viewer)
         survive_closed_tabs(viewer)
         self._viewer = viewer
@@ -119,10 +115,6 @@ class Panel(ViewerControl):
     def _make_controls(self, status: Status) -> GuidanceControls | None:
         if self._viewer is None:
             return None
-        from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
-
-        from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
-
         cameras = self._scene.dataset_cameras()
         apart = spacing(stack_poses(list(cameras.values()))) * VISER_NERFSTUDIO_SCALE_RATIO
         long_side = max(max(camera.width, camera.height) for camera in cameras.values())
@@ -131,8 +123,6 @@ class Panel(ViewerControl):
             return GuidanceControls(self._viewer.viser_server, status, cameras, long_side, scale)
 
     def _show_saved(self, viewer: Viewer) -> None:
-        from difix3d_ns.views.store import Store
-
         folder = viewer.log_filename.parent
         store, records = Store(folder / POOL_FOLDER), FixRecords(folder / RECORDS_FOLDER)
         names = records.references()
