@@ -111,8 +111,8 @@ class _Video:
 
 _WAYS: dict[str, tuple[bool, float]] = {
     "enhanced, each frame alone": (False, 0.0),
-    "enhanced, shared references": (True, 0.0),
-    "enhanced, shared references, change carried over (the default)": (True, BLEND),
+    "enhanced, reused references": (True, 0.0),
+    "enhanced, reused references, previous change blended in (the default)": (True, BLEND),
 }
 
 
