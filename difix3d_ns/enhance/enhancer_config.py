@@ -28,7 +28,7 @@ class EnhancerConfig:
     """a file or folder of weights, or for difix a hub id, which downloads (unset: the guidance's if it has the same
     fixer, else the fixer's own)"""
     references: int | None = None
-    """photographs shown to the fixer (unset: as many as to the guidance's fixer, 3 if it has none)"""
+    """photos shown to the fixer (unset: as many as to the guidance's fixer, 3 if it has none)"""
     dtype: Precision | None = None
     """precision of the fixer's networks: float32, bfloat16 or float16 (unset: that of the guidance's fixer if it is
     the same, else the fastest the device handles well)"""

@@ -74,7 +74,7 @@ class DifixConfig(GuidanceConfig):
     probability: float = 0.5
     """share of training steps that use a pseudo-view; half: on sparse captures they show most of what is missing"""
     weight: float = 1.0
-    """loss weight of a pseudo-view against 1 for a photograph; confidence already weighs it per pixel"""
+    """loss weight of a pseudo-view against 1 for a photo; confidence already weighs it per pixel"""
     depth_weight: float = 0.0
     """loss weight of a pseudo-view's depth, as the fixer corrected it, against the weight of its picture;
     0 = depth is not taught"""

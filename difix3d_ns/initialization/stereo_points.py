@@ -23,7 +23,7 @@ class InitialPointsConfig:
     """Settings of the points that training starts from, beside those that came with the scene."""
 
     stereo: int | None = None
-    """points added before training, found by stereo among the training photographs
+    """points added before training, found by stereo among the training photos
     (unset: 12000 on a CPU, 50000 with CUDA; 0 = none)"""
 
     def fit(self, run: Run) -> None:
@@ -54,7 +54,7 @@ def stereo_cloud(scene: Scene, given: Tensor | None, count: int, log: Callable[[
     views = [scene.photo(index).within(LONG_SIDE) for index in range(len(scene))]
 
     def progress(indices: Sequence[int]) -> Sequence[int]:
-        return track(list(indices), "Stereo among photographs")  # type: ignore[return-value]
+        return track(list(indices), "Stereo among photos")  # type: ignore[return-value]
 
     depths = stereo_depths(views, given, progress)  # type: ignore[arg-type]
     positions, colours = stereo_points(views, depths, count)

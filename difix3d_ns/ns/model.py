@@ -83,7 +83,7 @@ class SplatModelConfig(SplatfactoModelConfig):
     gaussian_dropout: float = 0.0
     """probability with which a Gaussian is left out of a training step (DropGaussian, Park et al. 2025)"""
     exposure: bool = False
-    """learn an affine colour change per training photograph, for captures whose exposure or white balance varies;
+    """learn an affine colour change per training photo, for captures whose exposure or white balance varies;
     the splat, its renders and made views keep the mean of all"""
 
     def fit(self, run: Run) -> None:

@@ -47,7 +47,7 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     """how a prior teaches the splat"""
     sparse_helps: bool = True
-    """helps for captures of few photographs: initial points by stereo, floater pruning, near plane; False switches all
+    """helps for captures of few photos: initial points by stereo, floater pruning, near plane; False switches all
     of them off, which leaves splatfacto as it is"""
     initial_points: InitialPointsConfig = field(default_factory=InitialPointsConfig)
     """points that training starts from"""

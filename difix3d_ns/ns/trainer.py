@@ -210,7 +210,7 @@ class GuidedTrainer(Trainer):
             self._run, images=images, folder=self.base_dir, resumed=bool(self._ours), tracker=LogTracker()
         )
         for message in presets.fit(self.config, self._run):
-            CONSOLE.print(f"Fitted to {images} photographs: {message}")
+            CONSOLE.print(f"Fitted to {images} photos: {message}")
         self.pipeline.begin(self._run, with_points=self._loaded is None)
         optimizers = super().setup_optimizers()
         self._restart_rates(optimizers, self._run)
@@ -255,9 +255,9 @@ class GuidedTrainer(Trainer):
     def _check_exposures(self, path: Path, state: dict[str, Any]) -> None:
         saved, requested = "exposure" in state.get("optimizers", {}), self.config.pipeline.model.exposure
         if saved and not requested:
-            raise UserError(f"{path} holds exposures of the photographs: give --pipeline.model.exposure True")
+            raise UserError(f"{path} holds exposures of the photos: give --pipeline.model.exposure True")
         if requested and not saved:
-            CONSOLE.print(f"{path} holds no exposures of the photographs: they start from no change.")
+            CONSOLE.print(f"{path} holds no exposures of the photos: they start from no change.")
 
     def _load_moments(self, saved: dict[str, Any], with_rates: bool) -> None:
         """Adam's moments of a checkpoint, run as this machine runs them.

@@ -69,7 +69,7 @@ def auto_targets(
     if len(cameras) < 2:
         raise ValueError(
             f"targets between training cameras need at least two training images, got {len(cameras)}; add "
-            "photographs, or use a saved camera path"
+            "photos, or use a saved camera path"
         )
     baseline = spacing(poses)
     if baseline == 0 and rotation_angles(poses[:, :3, :3], poses[:, :3, :3]).max() < math.radians(1):

@@ -49,7 +49,7 @@ class EnhancerControls:
         with gui.add_folder("Fixer", expand_by_default=False):
             maximum = max(MAX_REFERENCES, fixer.references)
             self._references = gui.add_slider(
-                "References", 0, maximum, 1, fixer.references, hint="Photographs shown to the fixer"
+                "References", 0, maximum, 1, fixer.references, hint="Photos shown to the fixer"
             )
             names = tuple(dict.fromkeys((fixer.name, *available_fixers())))
             self._fixer = gui.add_dropdown("Name", names, fixer.name, hint="With its own weights")

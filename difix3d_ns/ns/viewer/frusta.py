@@ -34,7 +34,7 @@ class Frusta:
         gui, scene = server.gui, server.scene
         self._views_on = gui.add_checkbox("Show pseudo-views", True, hint="Frusta with the repaired picture inside")
         self._round = gui.add_dropdown("Round", (_ALL,), hint="Views of one round alone", visible=False)
-        self._links_on = gui.add_checkbox("Show references", False, hint="Lines to the photographs each leans on")
+        self._links_on = gui.add_checkbox("Show references", False, hint="Lines to the photos each leans on")
         self._targets_on = gui.add_checkbox("Show targets", False, hint="Poses the rounds lead to")
         self._views = scene.add_frame(f"{_ROOT}/views", show_axes=False)
         self._links = scene.add_frame(f"{_ROOT}/references", show_axes=False, visible=False)

@@ -30,7 +30,7 @@ class Gallery:
         self._texts: deque[str] = deque(maxlen=LATEST)
         self._lock = threading.Lock()  # viser calls back in threads of its own
         with server.gui.add_folder("Gallery", expand_by_default=False):
-            server.gui.add_markdown("Before, after; the photograph that helped most, confidence.")
+            server.gui.add_markdown("Before, after; the photo that helped most, confidence.")
             self._count = server.gui.add_slider("Shown", 1, LATEST, 1, 4, hint="How many of the latest pseudo-views")
             self._items = [server.gui.add_markdown("", image_root=Path(), visible=False) for _ in range(LATEST)]
         self._count.on_update(lambda _: self._draw())
@@ -53,7 +53,7 @@ class Gallery:
 
 def describe(record: FixRecord) -> str:
     """Describe one record in Markdown, its pictures inside."""
-    shown = plain(", ".join(record.references)) or "no photograph"
+    shown = plain(", ".join(record.references)) or "no photo"
     return (
         f"**Round {record.round}, view {record.target}** at step {record.step}: change {record.change:.4f}, "
         f"confidence {record.mean_confidence:.2f}, {record.seconds:.2f} s, from {shown}\n\n"

@@ -134,7 +134,7 @@ class Panel(ViewerControl):
                 views.append(ShownView(key, generation, view.camera, partial(_picture, view), names.get(key, ())))
         if views or names:
             rounds = len({view.round for view in views})
-            line = f"{len(views)} pseudo-views in the pool, at {rounds} distances from the photographs."
+            line = f"{len(views)} pseudo-views in the pool, at {rounds} distances from the photos."
             latest = records.latest(LATEST)
             self._make_controls(Status("Pseudo-views", [line], views, records=latest))
 
