@@ -21,7 +21,12 @@ def refuse_earlier(error: BaseException, path: Path | None = None) -> None:
         path: of the config.yml, if it is known.
     """
     if isinstance(error, yaml.YAMLError) and _GONE.search(str(error)):
-        raise UserError(
-            f"{path or 'this config.yml'} was written by an earlier version of difix3d_ns, whose trainings this one "
-            "cannot open: train again"
-        ) from error
+        raise earlier_version(path) from error
+
+
+def earlier_version(path: Path | None = None) -> UserError:
+    """Return the error for a config.yml of an earlier version."""
+    return UserError(
+        f"{path or 'this config.yml'} was written by an earlier version of difix3d_ns, whose trainings this one cannot "
+        "open: train again"
+    )

@@ -24,6 +24,7 @@ from difix3d_ns.io.run import Run
 from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
+from difix3d_ns.ns.earlier_versions import earlier_version
 from difix3d_ns.ns.environment import apply_environment, ignored_in_training
 from difix3d_ns.ns.loss_means import LossMeans
 from difix3d_ns.ns.model import SplatModel, SplatModelConfig
@@ -83,6 +84,8 @@ class GuidedPipeline(VanillaPipeline):
     def __init__(self, config: GuidedPipelineConfig, device: str, **kwargs: Any) -> None:
         trains = kwargs.get("grad_scaler") is not None  # only a trainer hands one in
         if not trains:
+            if hasattr(config.floaters, "clearance"):  # min_depth by its former name: the near plane would be lost
+                raise earlier_version()
             if config.enhancer.from_environment:
                 apply_environment(config.enhancer)
         elif ignored_in_training():  # a training follows its flags alone

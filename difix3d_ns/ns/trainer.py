@@ -34,6 +34,8 @@ STATE_KEY = "difix3d_ns"
 """Key of what plain nerfstudio does not keep in a checkpoint, the state of each part under a key of its own."""
 FORMER_STATE_KEY = "difix3d"
 """Key used by earlier versions."""
+FORMER_FLAG = "--pipeline.floaters.clearance"
+"""Flag that versions after those kept in a checkpoint."""
 
 CUDA_ITERATIONS = 30_000
 CPU_ITERATIONS = 2_000
@@ -151,7 +153,7 @@ class GuidedTrainer(Trainer):
     def __init__(self, config: GuidedTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         self._loaded = self._read_checkpoint(config)
         path, state = self._loaded if self._loaded else (None, {})
-        if FORMER_STATE_KEY in state:
+        if FORMER_STATE_KEY in state or FORMER_FLAG in state.get(STATE_KEY, {}).get("kept", {}):
             raise UserError(
                 f"{path} was written by an earlier version of difix3d_ns, which this one cannot go on from: train again"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,13 +148,23 @@ def test_a_resumed_training_steps_as_this_machine_does(scene: Path) -> None:
     assert all(o.param_groups[0]["fused"] for o in trainer.optimizers.optimizers.values())
 
 
-def test_a_checkpoint_of_an_earlier_version_is_refused(scene: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "state", [{FORMER_STATE_KEY: {"steps": 20}}, {STATE_KEY: {"kept": {"--pipeline.floaters.clearance": 0.5}}}]
+)
+def test_a_checkpoint_of_an_earlier_version_is_refused(scene: Path, tmp_path: Path, state: dict[str, Any]) -> None:
     path = foreign_checkpoint(tmp_path / "earlier", 10)
-    torch.save(torch.load(path, weights_only=True) | {FORMER_STATE_KEY: {"steps": 20}}, path)
+    torch.save(torch.load(path, weights_only=True) | state, path)
     config = short_config(scene)
     config.load_checkpoint = path
     with pytest.raises(UserError, match=f"{path.name} was written by an earlier version of difix3d_ns.*train again"):
         GuidedTrainer(config)
+
+
+def test_a_config_of_an_earlier_version_is_refused(scene: Path) -> None:
+    config = short_config(scene).pipeline
+    config.floaters.clearance = 0.5
+    with pytest.raises(UserError, match=r"written by an earlier version of difix3d_ns.*train again"):
+        config.setup(device="cpu", test_mode="inference")
 
 
 def test_a_checkpoint_of_another_method_of_ours_is_trained_on(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
