@@ -25,7 +25,7 @@ class PosedImage:
 
     @property
     def pose(self) -> Pinhole:
-        """Its camera.
+        """Camera of the picture.
 
         Raises:
             ValueError: it has none.

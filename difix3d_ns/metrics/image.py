@@ -1,4 +1,4 @@
-"""How close a rendered picture is to the photograph."""
+"""Distances of a rendered picture from the photograph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytorch_msssim import SSIM
 from torch import Tensor
 
 _WINDOW = 11  # of SSIM's Gaussian, pixels
-_LEAST_ERROR = 1e-10  # equal pictures get 100 dB: infinity is no JSON
+_MIN_ERROR = 1e-10  # equal pictures get 100 dB: infinity is no JSON
 
 
 def image_metrics(prediction: Tensor, truth: Tensor) -> dict[str, float]:
@@ -43,7 +43,7 @@ def image_metrics(prediction: Tensor, truth: Tensor) -> dict[str, float]:
         second.contiguous().numpy(), first.contiguous().numpy(), "LDR", inputsRGB=True, applyMagma=False
     )
     return {
-        "psnr": float(-10 * torch.log10(error.clamp_min(_LEAST_ERROR))),
+        "psnr": float(-10 * torch.log10(error.clamp_min(_MIN_ERROR))),
         "ssim": float(_ssim()(*channels_first)),
         "flip": float(flip),
     }

@@ -20,7 +20,7 @@ def warp_request(request: FixRequest) -> Warps:
     return warp_references(request.camera, request.depth, request.alpha, request.references)
 
 
-def seen_at_all(visibility: Tensor) -> Tensor:
+def visible_in_any(visibility: Tensor) -> Tensor:
     """[K, ...] -> [...]: how surely at least one reference shows the pixel."""
     return 1 - (1 - visibility).prod(0)
 
@@ -41,7 +41,7 @@ class BlendFixer:
         image = request.image.to(warps.images.dtype)
         total = warps.visibility.sum(0)
         mean = (warps.visibility * warps.images).sum(0) / total.clamp_min(1e-6)
-        confidence = seen_at_all(warps.visibility)
+        confidence = visible_in_any(warps.visibility)
         return FixResult(image=torch.lerp(image, mean, confidence).float(), confidence=confidence.float())
 
 

@@ -14,20 +14,20 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from torch import Tensor
 
 from difix3d_ns.priors.base import FixRequest, FixResult
-from difix3d_ns.priors.blend import seen_at_all, warp_request
+from difix3d_ns.priors.blend import visible_in_any, warp_request
 from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.precision import fast_dtype
-from difix3d_ns.priors.networks.tiling import Strips
+from difix3d_ns.priors.networks.tiling import Tiling
 from difix3d_ns.priors.published import hub
 from difix3d_ns.priors.published.folder import read_network, trained_references
 
-AT_ONCE = 2**23
+MAX_PIXELS = 2**23
 """pixels the autoencoder takes whole: beyond, its widest feature map has more elements than 32 bits count"""
-AT_ONCE_ON_CPU = 2**20
+MAX_PIXELS_ON_CPU = 2**20
 """the same on the CPU, for its memory's sake: 5 GiB at full size in float32"""
 
 
-KEPT = 256
+MAX_LATENTS = 256
 """latents of references kept, the least recently shown dropped first: 0.3 MiB each at 1088x1920 in bfloat16"""
 
 
@@ -92,14 +92,14 @@ class DifixFixer:
         """[3, H, W] in [-1, 1] each; when memory runs out, once more one by one and in strips."""
         height, width = requests[0].image.shape[:2]
         try:
-            return list(self._run(requests, Strips() if height * width > self._room() else None))
+            return list(self._run(requests, Tiling() if height * width > self._room() else None))
         except torch.cuda.OutOfMemoryError:
             pass  # outside of this clause the failed attempt's tensors are gone
         _notice(f"out of memory with {len(requests)} pictures of {width}x{height} at once; again in smaller pieces")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
-            smaller = Strips(2**16, rest=torch.device("cpu"))
+            smaller = Tiling(2**16, rest=torch.device("cpu"))
             return [picture for request in requests for picture in self._run([request], smaller)]
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(
@@ -107,14 +107,14 @@ class DifixFixer:
                 "device's memory, even in strips: use fewer references, bfloat16, smaller pictures or the cpu"
             ) from error
 
-    def _run(self, requests: list[FixRequest], tiles: Strips | None) -> Tensor:
+    def _run(self, requests: list[FixRequest], tiles: Tiling | None) -> Tensor:
         pictures = self._compute(requests, tiles)
         if not bool(pictures.isfinite().all()):
             precision = str(next(self.network.parameters()).dtype).removeprefix("torch.")
             raise RuntimeError(f"the Difix network gives no finite numbers in {precision}; use bfloat16 or float32")
         return pictures
 
-    def _compute(self, requests: list[FixRequest], tiles: Strips | None) -> Tensor:
+    def _compute(self, requests: list[FixRequest], tiles: Tiling | None) -> Tensor:
         height, width = requests[0].image.shape[:2]
         parts = self._eager if tiles is not None else self._parts
         size = (len(requests), height, width, *(r.image.shape for request in requests for r in request.references))
@@ -139,7 +139,7 @@ class DifixFixer:
         self,
         parts: _Parts,
         requests: list[FixRequest],
-        tiles: Strips | None,
+        tiles: Tiling | None,
         step: Callable[[], object] = lambda: None,
     ) -> Tensor:
         """[B, 3, H, W] in [-1, 1]; ``step`` is called after each of the three parts."""
@@ -169,7 +169,7 @@ class DifixFixer:
         return (picture.clamp(0, 1) * 2 - 1).to(place.dtype).contiguous()
 
     def _reference(
-        self, image: Tensor, size: tuple[int, int], grid: Sequence[int], parts: _Parts, tiles: Strips | None
+        self, image: Tensor, size: tuple[int, int], grid: Sequence[int], parts: _Parts, tiles: Tiling | None
     ) -> tuple[Tensor, tuple[int, int]]:
         """The latent [c, h, w], and how many of its rows and columns show the photograph."""
         alike = tuple(image.shape[:2]) == size  # padded as the picture is, not resized
@@ -184,7 +184,7 @@ class DifixFixer:
             latent = parts.encode(picture, keep=False, tiles=tiles)[0][0]
             multiple = self.network.multiple
             self._latents[key] = latent, (-(-shown[0] // multiple), -(-shown[1] // multiple))
-            if len(self._latents) > KEPT:
+            if len(self._latents) > MAX_LATENTS:
                 self._latents.popitem(last=False)
         self._latents.move_to_end(key)
         return self._latents[key]
@@ -193,11 +193,11 @@ class DifixFixer:
         """Pixels the autoencoder can take whole."""
         first = next(self.network.parameters())
         if first.device.type != "cuda":
-            return AT_ONCE_ON_CPU
+            return MAX_PIXELS_ON_CPU
         free = torch.cuda.mem_get_info(first.device)[0]
         free += torch.cuda.memory_reserved(first.device) - torch.cuda.memory_allocated(first.device)
         widest = max(self.network.vae.config.block_out_channels[:2])  # channels at the picture's own resolution
-        return min(AT_ONCE, free // (6 * widest * first.element_size()))  # up to six such maps live at once
+        return min(MAX_PIXELS, free // (6 * widest * first.element_size()))  # up to six such maps live at once
 
 
 def load(
@@ -265,7 +265,7 @@ def _fingerprint(image: Tensor) -> int:
 
 def _result(request: FixRequest, picture: Tensor) -> FixResult:
     image = (picture.to(request.image.device) / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).contiguous()
-    confidence = seen_at_all(warp_request(request).visibility).float()
+    confidence = visible_in_any(warp_request(request).visibility).float()
     return FixResult(image, confidence * request.image.isfinite().all(-1, keepdim=True))
 
 

@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difix3d_ns.priors.alignment.aligned_references import SLOTS, Aligned, align
+from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, Aligned, align
 from difix3d_ns.priors.base import FixRequest, FixResult, finite
-from difix3d_ns.priors.blend import seen_at_all
+from difix3d_ns.priors.blend import visible_in_any
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.stages import EmbeddedChain
 
@@ -34,7 +34,7 @@ def confidence(result: Tensor, aligned: Aligned) -> Tensor:
     error = (aligned.warps - result).abs().mean(1, keepdim=True)
     error = F.avg_pool2d(error, 5, stride=1, padding=2, count_include_pad=False)
     agreement = (1.5 - error / 0.15).clamp(0, 1)
-    return seen_at_all(aligned.visibility * agreement)
+    return visible_in_any(aligned.visibility * agreement)
 
 
 class EmbeddedFixer:
@@ -45,7 +45,7 @@ class EmbeddedFixer:
         diffusion: False leaves out the diffusion model: to measure what it is worth, or to save most of the time.
     """
 
-    trained_references = SLOTS  # of more, those that show most of the view are taken
+    trained_references = MAX_REFERENCES  # of more, those that show most of the view are taken
     generative = False  # the gate of its diffusion model is closed where no reference sees anything
 
     def __init__(self, chain: EmbeddedChain, diffusion: bool = True):
@@ -67,7 +67,7 @@ class EmbeddedFixer:
             for i, picture in zip(members, pictures, strict=True):
                 trust = confidence(picture, aligned[i]) if len(aligned[i].warps) else torch.zeros_like(picture[:1])
                 # Where no reference shows the surface, references cannot have found its depth.
-                sure = aligned[i].matched * seen_at_all(aligned[i].visibility)
+                sure = aligned[i].matched * visible_in_any(aligned[i].visibility)
                 picture, trust, sure = (values.permute(1, 2, 0).contiguous() for values in (picture, trust, sure))
                 results[i] = FixResult(picture, trust * shown[i], aligned[i].depth, sure)
         return [results[i] for i in range(len(requests))]
@@ -128,7 +128,7 @@ def load(
             "Reinstall the package, or give --pipeline.guidance.fixer.weights a folder written by "
             "`difix3d train-prior`."
         ) from error
-    chain = chain.to(device).in_precision(dtype or fast_dtype(torch.device(device).type))
+    chain = chain.to(device).cast_networks(dtype or fast_dtype(torch.device(device).type))
     return EmbeddedFixer(chain.to(memory_format=torch.channels_last), diffusion)
 
 

@@ -12,7 +12,7 @@ import rich
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.poses import pose_distances, spacing, stack_poses
+from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
 from difix3d_ns.views.store import Store
 from difix3d_ns.views.view import PackedView, TrainView, pack
 
@@ -50,7 +50,7 @@ def most_redundant(entries: Sequence[Entry], among: Sequence[Entry] | None = Non
     places = {entry.key: place for place, entry in enumerate(entries)}
     rows = [places[entry.key] for entry in among]
     poses = stack_poses([entry.camera for entry in entries])
-    distances = pose_distances(poses[rows], poses, spacing(poses))
+    distances = pose_distances(poses[rows], poses, camera_spacing(poses))
     distances[torch.arange(len(rows)), rows] = torch.inf
     return among[int(distances.amin(1).argmin())].key
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from difix3d_ns.priors.difix import load as load_difix
-from difix3d_ns.priors.networks.tiling import Strips
+from difix3d_ns.priors.networks.tiling import Tiling
 from difix3d_ns.priors.registry import FixRequest, PosedImage
 from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import Official
@@ -55,7 +55,7 @@ def test_strips_equal_the_whole_and_save_memory(folder: str):
     network = load_difix(folder, "cuda").network
     view = (picture(512, 768, 0).permute(2, 0, 1)[None] * 2 - 1).to("cuda", torch.bfloat16)
     peaks, results = [], []
-    for tiles in (None, Strips(2**14, rest=torch.device("cpu"))):
+    for tiles in (None, Tiling(2**14, rest=torch.device("cpu"))):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         with torch.no_grad():

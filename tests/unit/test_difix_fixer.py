@@ -14,7 +14,7 @@ from torch import Tensor
 from difix3d_ns.priors import difix
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
-from difix3d_ns.priors.networks.tiling import Strips
+from difix3d_ns.priors.networks.tiling import Tiling
 from difix3d_ns.priors.registry import FixRequest, PosedImage
 from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import COARSE_UNET, UNET, Official
@@ -69,7 +69,7 @@ def test_only_the_target_is_decoded(fixer: DifixFixer, monkeypatch: pytest.Monke
     seen = []
     decode = fixer.network.autoencoder.decode
 
-    def spy(latent: Tensor, kept: list[Tensor], tiles: Strips | None = None) -> Tensor:
+    def spy(latent: Tensor, kept: list[Tensor], tiles: Tiling | None = None) -> Tensor:
         seen.extend([len(latent), *(len(skip) for skip in kept)])
         return decode(latent, kept, tiles)
 
@@ -83,7 +83,7 @@ def test_only_the_target_is_decoded(fixer: DifixFixer, monkeypatch: pytest.Monke
 def test_strips_equal_the_whole(fixer: DifixFixer, pixels: int, size: tuple[int, int]):
     network, views = fixer.network, torch.stack([picture(*size, seed).permute(2, 0, 1) * 2 - 1 for seed in (0, 1)])
     for rest in (None, torch.device("cpu")):
-        tiles = Strips(pixels, rest)
+        tiles = Tiling(pixels, rest)
         with torch.no_grad():
             latent, kept = network.encode(views)
             tiled_latent, tiled_kept = network.encode(views, tiles=tiles)
@@ -98,7 +98,7 @@ def test_strips_in_bfloat16(fixer: DifixFixer):
     view = (picture(96, 128, 0).permute(2, 0, 1)[None] * 2 - 1).bfloat16()
     with torch.no_grad():
         latent, kept = network.encode(view)
-        whole, tiled = network.decode(latent, kept), network.decode(latent, kept, Strips(1000))
+        whole, tiled = network.decode(latent, kept), network.decode(latent, kept, Tiling(1000))
     assert (whole.float() - tiled.float()).abs().mean() / 2 < 2e-3
     assert ((whole.float() - tiled.float()) / 2).abs().max() < 2e-2
 
@@ -106,8 +106,8 @@ def test_strips_in_bfloat16(fixer: DifixFixer):
 def test_large_pictures_go_through_in_strips(fixer: DifixFixer, monkeypatch: pytest.MonkeyPatch):
     (request,) = requests_of(97, 131, 3)
     expected = images(fixer, [request])
-    monkeypatch.setattr(difix, "AT_ONCE_ON_CPU", 97 * 131 - 1)
-    used: list[Strips | None] = []
+    monkeypatch.setattr(difix, "MAX_PIXELS_ON_CPU", 97 * 131 - 1)
+    used: list[Tiling | None] = []
     encode = fixer.network.autoencoder.encode
     monkeypatch.setattr(
         fixer.network.autoencoder,
@@ -141,7 +141,7 @@ def test_references_are_encoded_once_for_all_frames(fixer: DifixFixer, monkeypat
     encoded = 0
     encode = fixer.network.autoencoder.encode
 
-    def count(pictures: Tensor, keep: bool = True, tiles: Strips | None = None) -> tuple[Tensor, list[Tensor]]:
+    def count(pictures: Tensor, keep: bool = True, tiles: Tiling | None = None) -> tuple[Tensor, list[Tensor]]:
         nonlocal encoded
         encoded += 0 if keep else len(pictures)
         return encode(pictures, keep, tiles)
@@ -162,7 +162,7 @@ def test_references_are_encoded_once_for_all_frames(fixer: DifixFixer, monkeypat
     again = FixRequest(frames[0].image, [PosedImage(r.image.clone()) for r in shared])  # as a scene gives them
     images(fixer, [again])
     assert encoded == 5
-    monkeypatch.setattr(difix, "KEPT", 2)
+    monkeypatch.setattr(difix, "MAX_LATENTS", 2)
     for seed in range(4):
         images(fixer, [FixRequest(frames[0].image, [PosedImage(picture(64, 80, 100 + seed))])])
     assert encoded == 9 and len(fixer._latents) <= 6
@@ -226,12 +226,12 @@ def test_compiling_may_fail(
     assert "failed" not in capsys.readouterr().err
 
 
-def starve(fixer: DifixFixer, monkeypatch: pytest.MonkeyPatch, enough: object) -> list[tuple[int, Strips | None]]:
+def starve(fixer: DifixFixer, monkeypatch: pytest.MonkeyPatch, enough: object) -> list[tuple[int, Tiling | None]]:
     """Let decoding run out of memory unless ``enough(batch, tiles)``; returns the attempts."""
-    attempts: list[tuple[int, Strips | None]] = []
+    attempts: list[tuple[int, Tiling | None]] = []
     decode = fixer.network.autoencoder.decode
 
-    def hungry(latent: Tensor, kept: list[Tensor], tiles: Strips | None = None) -> Tensor:
+    def hungry(latent: Tensor, kept: list[Tensor], tiles: Tiling | None = None) -> Tensor:
         attempts.append((len(latent), tiles))
         if not enough(len(latent), tiles):  # type: ignore[operator]
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")

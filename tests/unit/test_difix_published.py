@@ -54,7 +54,7 @@ def coarse(tmp_path_factory: pytest.TempPathFactory) -> tuple[Official, DifixFix
 def test_agrees_at_large_odd_sizes(
     coarse: tuple[Official, DifixFixer], references: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(difix, "AT_ONCE_ON_CPU", 2**22)
+    monkeypatch.setattr(difix, "MAX_PIXELS_ON_CPU", 2**22)
     assert_agreement(*coarse, requests_of(539, 959, references, batch), every=3)
 
 

@@ -22,15 +22,15 @@ from difix3d_ns.priors.alignment.matcher import (
     Scorer,
     Shifter,
     agreement,
-    evidence,
-    judged,
-    reliance,
+    matching_features,
+    reference_weight,
+    run_network,
 )
 from difix3d_ns.priors.alignment.sampling import Sampled, sample_reference
 
 _FINE_OFFSETS = tuple(0.007 * step for step in range(-3, 4))
 _PEAK = 0.03  # log depth: hypotheses so near to the best one share in the estimate
-_LEAST_VISIBLE = 0.02
+_MIN_VISIBILITY = 0.02
 
 
 class Stage(NamedTuple):
@@ -101,7 +101,7 @@ class Aligner(nn.Module):
             nn.Conv2d(16, 1, 3, padding=1),
         )
 
-    def in_precision(self, dtype: torch.dtype) -> Aligner:
+    def cast_networks(self, dtype: torch.dtype) -> Aligner:
         """The judging networks in another precision; the features they compare need the digits and stay float32."""
         self.encoder.float()
         for network in (self.coarse, self.fine, self.shift, self.see):
@@ -146,7 +146,7 @@ class Aligner(nn.Module):
         depths = candidates(splat, known, near, far)
         found = look(depths, 1)
         offsets = torch.where(known, (depths / splat.clamp_min(1e-9)).log().clamp(-0.4, 0.4), 0.0)
-        scores = self.coarse(evidence(render.coarse, solid, found, offsets))
+        scores = self.coarse(matching_features(render.coarse, solid, found, offsets))
         coarse = _read(depths, scores, found)
         change = torch.where(known, (coarse.best / splat.clamp_min(1e-9)).log(), 0.0)
 
@@ -159,7 +159,7 @@ class Aligner(nn.Module):
         steps = torch.tensor(_FINE_OFFSETS, device=depth.device)[:, None, None]
         depths = start * steps.exp()
         found = look(depths, 0)
-        scores = self.fine(evidence(render.fine, solid, found, (steps * 10).expand_as(depths)))
+        scores = self.fine(matching_features(render.fine, solid, found, (steps * 10).expand_as(depths)))
         fine = _read(depths, scores, found)
         confidence = fine.sharpness * _resized(coarse.sharpness, size, "bilinear")
         change = torch.where(solid > 0.5, (fine.best / splat.clamp_min(1e-9)).log(), 0.0)
@@ -168,11 +168,11 @@ class Aligner(nn.Module):
         features = torch.stack([sampled.features[0] for sampled in at])  # [K, C, h, w]
         inside = torch.stack([sampled.inside[0] for sampled in at])
         mismatch = torch.stack([sampled.mismatch[0] for sampled in at])
-        weight = reliance(inside, mismatch)
+        weight = reference_weight(inside, mismatch)
         shift = self.shift(render.fine, solid, features, weight, confidence.detach())
         features = displaced(features, shift)
         logits = self._visibility(render.fine, solid, features, inside, mismatch, confidence.detach())
-        visible = ((logits.sigmoid() - _LEAST_VISIBLE) / (1 - _LEAST_VISIBLE)).clamp_min(0) * inside
+        visible = ((logits.sigmoid() - _MIN_VISIBILITY) / (1 - _MIN_VISIBILITY)).clamp_min(0) * inside
 
         size = (target.pose.height, target.pose.width)
         splat, solid = surface(target, size)
@@ -199,7 +199,7 @@ class Aligner(nn.Module):
     ) -> Tensor:
         inside, mismatch = inside[:, None], mismatch[:, None]
         near, wide = agreement(mismatch, 0.04), agreement(mismatch, 0.16)
-        weight = reliance(inside, mismatch)
+        weight = reference_weight(inside, mismatch)
         mean = (weight * features).sum(0) / weight.sum(0).clamp_min(1e-3)
         apart = (features - mean).abs()
         levels = [
@@ -215,7 +215,7 @@ class Aligner(nn.Module):
             alpha.expand_as(inside),
             confidence.expand_as(inside),
         ]
-        return judged(self.see, torch.cat(levels, 1))[:, 0]
+        return run_network(self.see, torch.cat(levels, 1))[:, 0]
 
 
 def _read(depths: Tensor, scores: Tensor, found: list[Sampled]) -> Stage:

@@ -70,15 +70,15 @@ class Scorer(nn.Module):
             nn.Conv2d(width, 1, 3, padding=1),
         )
 
-    def forward(self, evidence: Tensor) -> Tensor:
+    def forward(self, matching_features: Tensor) -> Tensor:
         """[D, inputs, h, w] -> [D, h, w]."""
-        return judged(self.layers, evidence)[:, 0]
+        return run_network(self.layers, matching_features)[:, 0]
 
 
-def judged(network: nn.Module, evidence: Tensor) -> Tensor:
-    """``network`` on [N, C, h, w] in its own precision; the answer in that of the evidence."""
+def run_network(network: nn.Module, matching_features: Tensor) -> Tensor:
+    """``network`` on [N, C, h, w] in its own precision; the answer in that of the matching_features."""
     precision = next(network.parameters()).dtype
-    return network(evidence.to(precision, memory_format=torch.channels_last)).to(evidence.dtype)
+    return network(matching_features.to(precision, memory_format=torch.channels_last)).to(matching_features.dtype)
 
 
 def agreement(mismatch: Tensor, tolerance: float) -> Tensor:
@@ -86,12 +86,12 @@ def agreement(mismatch: Tensor, tolerance: float) -> Tensor:
     return (1.5 - mismatch.abs() / tolerance).clamp(0, 1)
 
 
-def reliance(inside: Tensor, mismatch: Tensor) -> Tensor:
+def reference_weight(inside: Tensor, mismatch: Tensor) -> Tensor:
     """How much a reference counts: a little even where the splat shows it another surface, since the splat may err."""
     return inside * (0.05 + 0.95 * agreement(mismatch, 0.16))
 
 
-def evidence(render: Tensor, alpha: Tensor, found: Sequence[Sampled], offsets: Tensor) -> Tensor:
+def matching_features(render: Tensor, alpha: Tensor, found: Sequence[Sampled], offsets: Tensor) -> Tensor:
     """What the references say about each hypothesis.
 
     Args:
@@ -107,7 +107,7 @@ def evidence(render: Tensor, alpha: Tensor, found: Sequence[Sampled], offsets: T
     first, second = torch.zeros_like(found[0].features), torch.zeros_like(found[0].features)
     for reference in found:
         inside, wide = reference.inside, agreement(reference.mismatch, 0.16)
-        weight = reliance(inside, reference.mismatch)
+        weight = reference_weight(inside, reference.mismatch)
         weighted = reference.features * weight[:, None]
         first = first + weighted
         second = torch.addcmul(second, weighted, reference.features)
@@ -187,4 +187,4 @@ class Shifter(nn.Module):
             costs.append((moved - others).abs().mean(1) * trust)
         rows = [torch.stack(costs, 1) * 4, weight[:, None], trust[:, None]]
         rows += [plane.expand(len(features), 1, -1, -1) for plane in (alpha, confidence)]
-        return self.reach * judged(self.layers, torch.cat(rows, 1)).tanh()
+        return self.reach * run_network(self.layers, torch.cat(rows, 1)).tanh()

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from difix3d_ns.priors.networks.skip_vae import SkipVae, skip_convolutions
-from difix3d_ns.priors.networks.tiling import Strips
+from difix3d_ns.priors.networks.tiling import Tiling
 from difix3d_ns.priors.networks.view_attention import ViewAttention, token_masks
 
 TIMESTEP = 199  # the paper's tau = 200, counted from zero
@@ -80,7 +80,7 @@ class DifixNet(nn.Module):
         height, width = pictures.shape[-2:]
         return F.pad(pictures, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
 
-    def encode(self, pictures: Tensor, keep: bool = True, tiles: Strips | None = None) -> tuple[Tensor, list[Tensor]]:
+    def encode(self, pictures: Tensor, keep: bool = True, tiles: Tiling | None = None) -> tuple[Tensor, list[Tensor]]:
         """[B, C, H, W] in [-1, 1] -> scaled latents [B, c, h, w] and what decoding needs (see ``SkipVae.encode``)."""
         return self.autoencoder.encode(pictures, keep, tiles)
 
@@ -112,7 +112,7 @@ class DifixNet(nn.Module):
         ).sample
         return self._clean(latents[:, 0], prediction[::count])
 
-    def decode(self, latent: Tensor, kept: Sequence[Tensor], tiles: Strips | None = None) -> Tensor:
+    def decode(self, latent: Tensor, kept: Sequence[Tensor], tiles: Tiling | None = None) -> Tensor:
         """[B, C_out, H, W], not clamped (see ``SkipVae.decode``)."""
         return self.autoencoder.decode(latent, kept, tiles)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from difix3d_ns.priors.networks import tiling
-from difix3d_ns.priors.networks.tiling import Strips
+from difix3d_ns.priors.networks.tiling import Tiling
 
 
 def skip_convolutions(widths: Sequence[int]) -> nn.ModuleList:
@@ -46,7 +46,7 @@ class SkipVae:
         self.multiple = 2 ** (len(config.block_out_channels) - 1)
         """Height and width of pictures must be multiples of this."""
 
-    def encode(self, pictures: Tensor, keep: bool = True, tiles: Strips | None = None) -> tuple[Tensor, list[Tensor]]:
+    def encode(self, pictures: Tensor, keep: bool = True, tiles: Tiling | None = None) -> tuple[Tensor, list[Tensor]]:
         """The scaled latent and, for the decoder, the inputs of the down blocks.
 
         The latent is the posterior's mode: a sample would flicker from frame to frame.
@@ -72,7 +72,7 @@ class SkipVae:
             hidden = self.vae.quant_conv(hidden)
         return hidden.chunk(2, dim=1)[0] * self.scale, kept
 
-    def decode(self, latent: Tensor, kept: Sequence[Tensor], tiles: Strips | None = None) -> Tensor:
+    def decode(self, latent: Tensor, kept: Sequence[Tensor], tiles: Tiling | None = None) -> Tensor:
         """[B, C_out, H, W], not clamped, from a scaled latent and what ``encode`` kept."""
         decoder = self.vae.decoder
         hidden = latent / self.scale

@@ -21,7 +21,7 @@ Rows = Callable[[int, int], Tensor]
 
 
 @dataclass(frozen=True)
-class Strips:
+class Tiling:
     """How to cut, and where feature maps rest.
 
     Args:
@@ -47,7 +47,7 @@ class _Map:
     read: Rows
 
 
-def encode(encoder: Any, pictures: Tensor, keep: bool, how: Strips) -> tuple[Tensor, list[Tensor]]:
+def encode(encoder: Any, pictures: Tensor, keep: bool, how: Tiling) -> tuple[Tensor, list[Tensor]]:
     """``AutoencoderKL.encoder`` before its middle block, and the inputs of its down blocks if ``keep``."""
     place, kept = _computing(encoder), []
     hidden = _convolve(_at(pictures, place), encoder.conv_in, how)
@@ -63,7 +63,7 @@ def encode(encoder: Any, pictures: Tensor, keep: bool, how: Strips) -> tuple[Ten
 
 
 def decode(
-    decoder: Any, hidden: Tensor, skips: nn.ModuleList | None, gamma: float, kept: Sequence[Tensor], how: Strips
+    decoder: Any, hidden: Tensor, skips: nn.ModuleList | None, gamma: float, kept: Sequence[Tensor], how: Tiling
 ) -> Tensor:
     """The rest of ``AutoencoderKL.decoder`` after its middle block, skips added before each up block."""
     place = _computing(decoder)
@@ -88,7 +88,7 @@ def _at(tensor: Tensor, place: torch.device) -> _Map:
 
 
 def _normed(
-    tensor: Tensor, norm: nn.GroupNorm, activation: Callable[[Tensor], Tensor], how: Strips, place: torch.device
+    tensor: Tensor, norm: nn.GroupNorm, activation: Callable[[Tensor], Tensor], how: Tiling, place: torch.device
 ) -> _Map:
     """Group normalisation by the statistics of the whole map, then the activation."""
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
@@ -131,7 +131,7 @@ def _doubled(source: _Map) -> _Map:
 def _convolve(
     source: _Map,
     layer: nn.Conv2d,
-    how: Strips,
+    how: Tiling,
     pads: tuple[int, int] | None = None,
     finish: Callable[[Tensor, int, int], Tensor] = lambda strip, a, b: strip,
 ) -> Tensor:
@@ -158,7 +158,7 @@ def _convolve(
     return _collect((batch, layer.out_channels, tall, wide), rows, how)
 
 
-def _collect(shape: tuple[int, int, int, int], rows: Rows, how: Strips) -> Tensor:
+def _collect(shape: tuple[int, int, int, int], rows: Rows, how: Tiling) -> Tensor:
     whole: Tensor | None = None
     for a, b in how.cut(shape[2], shape[3]):
         strip = rows(a, b)
@@ -169,7 +169,7 @@ def _collect(shape: tuple[int, int, int, int], rows: Rows, how: Strips) -> Tenso
     return whole
 
 
-def _resnet(hidden: Tensor, block: Any, how: Strips, place: torch.device) -> Tensor:
+def _resnet(hidden: Tensor, block: Any, how: Tiling, place: torch.device) -> Tensor:
     """A ``ResnetBlock2D`` without time embedding, as the autoencoder's are."""
     inner = _convolve(_normed(hidden, block.norm1, block.nonlinearity, how, place), block.conv1, how)
 
@@ -183,7 +183,7 @@ def _resnet(hidden: Tensor, block: Any, how: Strips, place: torch.device) -> Ten
 
 
 def _add_skip(
-    hidden: Tensor, source: Tensor, skip: nn.Module, gamma: float, how: Strips, place: torch.device
+    hidden: Tensor, source: Tensor, skip: nn.Module, gamma: float, how: Tiling, place: torch.device
 ) -> Tensor:
     def rows(a: int, b: int) -> Tensor:
         return hidden[:, :, a:b].to(place) + skip(source[:, :, a:b].to(place) * gamma)
