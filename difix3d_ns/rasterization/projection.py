@@ -13,6 +13,7 @@ from torch import Tensor
 
 from difix3d_ns.rasterization import projection_kernels, sh_kernels
 from difix3d_ns.rasterization.jit import KERNELS, as_array, slots
+from difix3d_ns.rasterization.projection_kernels import Camera
 
 _PER_SLOT = 2048  # Gaussians that are worth a thread of their own
 
@@ -71,41 +72,32 @@ def sh_colors(
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, quats, scales, viewmats, Ks, limits):
-        arrays = tuple(as_array(x) for x in (means, quats, scales))
-        views, Ks = (x.detach().double().contiguous().numpy() for x in (viewmats, Ks))
-        cameras, n = len(views), len(means)
-        radii = np.zeros((cameras, n), np.int32)
-        means2d, depths, conics, factors = (np.zeros((cameras, n, *k), np.float32) for k in ((2,), (), (3,), ()))
+        gaussians = tuple(as_array(x) for x in (means, quats, scales))
+        matrices = (x.detach().double().contiguous().numpy() for x in (viewmats, Ks))
+        cameras = [Camera(view, K, *map(float, limits)) for view, K in zip(*matrices, strict=True)]
+        n = len(means)
+        radii = np.zeros((len(cameras), n), np.int32)
+        floats = (np.zeros((len(cameras), n, *k), np.float32) for k in ((2,), (), (3,), ()))
+        outputs = (radii, *floats)  # radii, means2d, depths, conics, factors
         with KERNELS:
-            for c in range(cameras):
-                rows = (radii[c], means2d[c], depths[c], conics[c], factors[c])
-                projection_kernels.project(*arrays, views[c], Ks[c], *map(float, limits), _slots(n), *rows)
-        ctx.arrays, ctx.views, ctx.Ks, ctx.limits, ctx.radii = arrays, views, Ks, limits, radii
-        outputs = tuple(torch.from_numpy(x) for x in (radii, means2d, depths, conics, factors))
-        ctx.mark_non_differentiable(outputs[0])
-        return outputs
+            for c, camera in enumerate(cameras):
+                projection_kernels.project(gaussians, camera, _slots(n), tuple(x[c] for x in outputs))
+        ctx.gaussians, ctx.cameras, ctx.radii = gaussians, cameras, radii
+        tensors = tuple(torch.from_numpy(x) for x in outputs)
+        ctx.mark_non_differentiable(tensors[0])
+        return tensors
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, _, *grads):
-        arrays, cameras = ctx.arrays, len(ctx.views)
         from_above = [as_array(x) for x in grads]
-        sums = [np.zeros_like(x) for x in arrays]
-        slots = _slots(len(arrays[0]))
-        grad_views = np.zeros((cameras, slots, 3, 4))
+        sums = tuple(np.zeros_like(x) for x in ctx.gaussians)
+        grad_views = np.zeros((len(ctx.cameras), _slots(len(sums[0])), 3, 4))
         with KERNELS:
-            for c in range(cameras):
-                projection_kernels.project_backward(
-                    *arrays,
-                    ctx.views[c],
-                    ctx.Ks[c],
-                    *map(float, ctx.limits[:3]),
-                    ctx.radii[c],
-                    *(x[c] for x in from_above),
-                    *sums,
-                    grad_views[c],
-                )
-        grad_viewmats = torch.zeros((cameras, 4, 4))
+            for c, camera in enumerate(ctx.cameras):
+                gradients = tuple(x[c] for x in from_above)
+                projection_kernels.project_backward(ctx.gaussians, camera, ctx.radii[c], gradients, sums, grad_views[c])
+        grad_viewmats = torch.zeros((len(ctx.cameras), 4, 4))
         grad_viewmats[:, :3] = torch.from_numpy(grad_views.sum(1))
         return (*map(torch.from_numpy, sums), grad_viewmats, None, None)
 
