@@ -1,4 +1,4 @@
-"""Which Gaussians touch which 8x8 tile, front to back.
+"""Lists of the Gaussians that touch each 8x8 tile, front to back.
 
 A Gaussian is put on a tile only if some pixel centre of the tile can lie inside its ellipse of visible opacity,
 opacity * exp(-sigma) >= 1/255 (the opacity-aware culling of StopThePop, Radl et al. 2024, and Speedy-Splat, Hanson et

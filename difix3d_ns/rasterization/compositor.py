@@ -45,7 +45,7 @@ def bin_gaussians(
 
 
 class Composite(torch.autograd.Function):
-    """(means2d [M, 2], conics [M, 3], colors [M, D], opacities [M]) -> (image [C, H, W, D], alpha [C, H, W, 1]).
+    """Composite means2d [M, 2], conics [M, 3], colors [M, D], opacities [M] to image [C, H, W, D], alpha [C, H, W, 1].
 
     The M Gaussians of the C cameras lie one camera after the other; `rows[c]:rows[c+1]` are camera c's. Depths and
     radii only order and hide, they get no gradient. `absgrad_of` receives `.absgrad` (its own shape) in backward.

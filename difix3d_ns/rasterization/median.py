@@ -1,4 +1,4 @@
-"""Median depth: where along a pixel's ray the splat becomes more opaque than not. What warping needs.
+"""Median depth, along a pixel's ray where the splat becomes more opaque than not, for warping.
 
 Expected depth averages foreground and background at every silhouette; the median is always the depth of a Gaussian
 that is there (2D Gaussian splatting, Huang et al. 2024, section 5).
@@ -72,7 +72,7 @@ def binned_median_depth(
     bins: int = 128,
     **options,
 ) -> tuple[Tensor, Tensor]:
-    """Median depth out of any function with gsplat's `rasterization` signature.
+    """Compute the median depth with any function with gsplat's `rasterization` signature.
 
     Every Gaussian is rendered as (one-hot depth bin, the same times its depth): the first bin in which the cumulated
     weight exceeds 0.5 holds the median, and the mean depth of what the pixel sees inside that bin stands for it. The

@@ -37,20 +37,18 @@ def project(
     radius_clip: float = 0.0,
     camera_model: str = "pinhole",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """radii [C, N] int32, means2d [C, N, 2], depths [C, N], conics [C, N, 3], compensations [C, N].
+    """Project Gaussians: radii [C, N] int32, means2d [C, N, 2], depths [C, N], conics [C, N, 3], compensations [C, N].
 
     Compensations are the opacity factors of antialiasing. All five are zero, and so are the gradients, where a
     Gaussian is invisible: outside near and far plane or the image, not larger than `radius_clip` pixels, or not
     finite.
     """
+    limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
     if covars is None and camera_model == "pinhole":
-        limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
         return _Project.apply(means, quats, scales, viewmats, Ks, limits)
     per_camera = [
-        project_reference(
-            means, quats, scales, covars, v, K, width, height, eps2d, near_plane, far_plane, radius_clip, camera_model
-        )
-        for v, K in zip(viewmats, Ks, strict=True)
+        project_reference(means, quats, scales, covars, view, K, *limits, camera_model)
+        for view, K in zip(viewmats, Ks, strict=True)
     ]
     radii, means2d, depths, conics, factors = (torch.stack(x) for x in zip(*per_camera, strict=True))
     return radii, means2d, depths, conics, factors
@@ -63,7 +61,7 @@ def sh_colors(
     position: Tensor,  # [3], of the camera, world
     radii: Tensor,  # [N]
 ) -> Tensor:
-    """max(SH(direction) + 0.5, 0) where radii > 0, zero elsewhere; [N, 3]."""
+    """View-dependent colours [N, 3]: max(SH(direction) + 0.5, 0) where radii > 0, zero elsewhere."""
     if degree <= 3:
         return _ShColors.apply(degree, means, coefficients, position, radii)
     return sh_colors_reference(degree, means, coefficients, position, radii)
@@ -141,7 +139,7 @@ def project_reference(
     radius_clip: float = 0.0,
     camera_model: str = "pinhole",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`project` for one camera (no leading dimension) by gsplat's torch reference, any float type."""
+    """Do as `project` for one camera (no leading dimension) by gsplat's torch reference, in any float type."""
     from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
 
     with torch.no_grad():  # a NaN in one Gaussian must not reach another's gradient: leave it out
@@ -190,7 +188,7 @@ def sh_colors_reference(
     position: Tensor,  # [3]
     radii: Tensor,  # [N]
 ) -> Tensor:
-    """`sh_colors` by gsplat's torch reference, any float type."""
+    """Do as `sh_colors` by gsplat's torch reference, in any float type."""
     from gsplat.cuda._torch_impl import _spherical_harmonics
 
     index = (radii > 0).nonzero()[:, 0]

@@ -66,9 +66,7 @@ def rasterization(
     radii, means2d, depths, conics, factors = project(
         means, quats, scales, covars, viewmats, Ks, *limits, camera_model=camera_model
     )
-    alphas = opacities.expand(cameras, n)
-    if rasterize_mode == "antialiased":
-        alphas = alphas * factors
+    alphas = _alphas(opacities, factors, rasterize_mode)
 
     if sh_degree is None:
         values = colors.expand(cameras, n, colors.shape[-1])
@@ -137,27 +135,24 @@ def exact_median_depth(
     Ks: Tensor,  # [C, 3, 3]
     width: int,
     height: int,
-    *,
-    near_plane: float,
-    far_plane: float,
-    radius_clip: float,
-    eps2d: float,
     rasterize_mode: str,
+    **limits: float,
 ) -> tuple[Tensor, Tensor]:
-    """The CPU backend of `median_depth`: depth and alpha, [C, H, W, 1] each."""
+    """Compute `median_depth` on a CPU: depth and alpha, [C, H, W, 1] each; `limits` are those of `project`."""
     _check(means, quats, scales, None, opacities, means, viewmats, Ks, None, "D", rasterize_mode)
     with torch.no_grad():
-        limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
-        radii, means2d, depths, conics, factors = project(means, quats, scales, None, viewmats, Ks, *limits)
-        alphas = opacities.expand(len(viewmats), -1)
-        if rasterize_mode == "antialiased":
-            alphas = alphas * factors
-        results = [
-            median_of_projected(means2d[c], conics[c], alphas[c], depths[c], radii[c], width, height)
-            for c in range(len(viewmats))
-        ]
+        size: dict[str, Any] = {"width": width, "height": height, **limits}
+        radii, means2d, depths, conics, factors = project(means, quats, scales, None, viewmats, Ks, **size)
+        projected = (means2d, conics, _alphas(opacities, factors, rasterize_mode), depths, radii)
+        results = [median_of_projected(*camera, width, height) for camera in zip(*projected, strict=True)]
     depth, alpha = (torch.stack(x)[..., None] for x in zip(*results, strict=True))
     return depth, alpha
+
+
+def _alphas(opacities: Tensor, factors: Tensor, rasterize_mode: str) -> Tensor:
+    """Opacities [C, N] of the projected Gaussians, with the compensation factors [C, N] of antialiasing."""
+    alphas = opacities.expand(factors.shape)
+    return alphas * factors if rasterize_mode == "antialiased" else alphas
 
 
 def _check(means, quats, scales, covars, opacities, colors, viewmats, Ks, sh_degree, render_mode, mode) -> None:

@@ -98,21 +98,7 @@ class DeviceFreeMCMCStrategy(MCMCStrategy):
         if len(dead) == 0 or not alive.any():
             return
         sources = _multinomial_sample(torch.where(alive, opacities, torch.zeros_like(opacities)), len(dead))
-        new = self._split(params, sources)
-
-        def move(name: str, parameter: Tensor) -> Tensor:
-            values = parameter.detach().clone()
-            if name in new:
-                values[sources] = new[name]
-            values[dead] = values[sources]
-            return torch.nn.Parameter(values, requires_grad=parameter.requires_grad)
-
-        def forget(_: str, moment: Tensor) -> Tensor:  # both ends: neither gradient history fits the new place
-            moment[sources] = 0
-            moment[dead] = 0
-            return moment
-
-        _update_param_with_optimizer(move, forget, params, optimizers)
+        self._copy(params, optimizers, sources, dead)
 
     def _add(self, params: Any, optimizers: Any) -> None:
         present = len(params["means"])
@@ -120,20 +106,30 @@ class DeviceFreeMCMCStrategy(MCMCStrategy):
         opacities = torch.sigmoid(params["opacities"]).flatten().nan_to_num(0)
         if count <= 0 or not (opacities > 0).any():
             return
-        sources = _multinomial_sample(opacities, count)
+        self._copy(params, optimizers, _multinomial_sample(opacities, count), None)
+
+    def _copy(self, params: Any, optimizers: Any, sources: Tensor, dead: Tensor | None) -> None:
+        """Split Gaussians: their copies take the places of the dead ones, or are appended if there are none."""
         new = self._split(params, sources)
 
-        def append(name: str, parameter: Tensor) -> Tensor:
+        def copy(name: str, parameter: Tensor) -> Tensor:
             values = parameter.detach().clone()
             if name in new:
                 values[sources] = new[name]
-            return torch.nn.Parameter(torch.cat([values, values[sources]]), requires_grad=parameter.requires_grad)
+            if dead is None:
+                values = torch.cat([values, values[sources]])
+            else:
+                values[dead] = values[sources]
+            return torch.nn.Parameter(values, requires_grad=parameter.requires_grad)
 
-        def extend(_: str, moment: Tensor) -> Tensor:
+        def reset(_: str, moment: Tensor) -> Tensor:  # both ends: neither gradient history fits the new place
             moment[sources] = 0
-            return torch.cat([moment, moment.new_zeros(count, *moment.shape[1:])])
+            if dead is None:
+                return torch.cat([moment, moment.new_zeros(len(sources), *moment.shape[1:])])
+            moment[dead] = 0
+            return moment
 
-        _update_param_with_optimizer(append, extend, params, optimizers)
+        _update_param_with_optimizer(copy, reset, params, optimizers)
 
     def _split(self, params: Any, sources: Tensor) -> dict[str, Tensor]:
         """Opacity logits and log-scales of the copies that replace each of ``sources``."""
