@@ -53,7 +53,7 @@ def available_fixers() -> tuple[str, ...]:
 
 @functools.cache
 def _returned_by_load(file: Path) -> str:
-    """The name of what a file's ``load`` is annotated to return, empty without one; read, not run."""
+    """Name of the return annotation of a file's ``load``, empty without one; the file is read, not run."""
     for node in parse(file.read_bytes(), file.name).body:
         if isinstance(node, ast.FunctionDef) and node.name == "load" and node.returns is not None:
             return ast.unparse(node.returns).strip("'\"").rpartition(".")[2]
@@ -68,7 +68,7 @@ def load_fixer(
     dtype: torch.dtype | None = None,
     compile: bool = False,
 ) -> Fixer:
-    """Load a fixer, once per process. It may be asked from several threads, one of which it serves at a time.
+    """Load a fixer, once per process; it may be called from several threads, one of which it serves at a time.
 
     Loading leaves torch's random generators as they were.
 

@@ -78,16 +78,8 @@ def binned_median_depth(
     weight exceeds 0.5 holds the median, and the mean depth of what the pixel sees inside that bin stands for it. The
     bins come in chunks front to back, so that memory stays small.
     """
-    depths, edges = depth_bins(
-        means,
-        viewmats,
-        Ks,
-        width,
-        height,
-        bins,
-        near_plane=options.get("near_plane", 0.01),
-        far_plane=options.get("far_plane", 1e10),
-    )
+    planes = {name: options[name] for name in ("near_plane", "far_plane") if name in options}
+    depths, edges = depth_bins(means, viewmats, Ks, width, height, bins, **planes)
     bin_of = torch.searchsorted(edges, depths)  # [C, N]
     cameras = len(viewmats)
     depth = means.new_zeros((cameras, height, width, 1))

@@ -74,8 +74,13 @@ class FreeSpace:
         return min((depth for depth in self.min_depths if depth > 0), default=None)
 
     def floating(self, means: Tensor) -> Tensor:
-        """Mask of Gaussians in free space [N] bool; see ``floating_in_front``."""
-        return floating_in_front(means, self.cameras, self.min_depths)
+        """Mask of Gaussians [N] bool with means [N, 3], world: in a camera's view and nearer to it than its depth."""
+        floating = torch.zeros(len(means), dtype=torch.bool, device=means.device)
+        for camera, depth in zip(self.cameras, self.min_depths, strict=True):
+            if depth > 0:
+                inside, _, z = in_view(means, camera, _MARGIN)
+                floating |= inside & (z < depth)
+        return floating
 
 
 def nearest_depths(points: Tensor, cameras: Sequence[Pinhole]) -> list[float]:
@@ -94,22 +99,3 @@ def nearest_depths(points: Tensor, cameras: Sequence[Pinhole]) -> list[float]:
         seen = z[inside]
         depths.append(float(seen.quantile(_NEAREST)) if len(seen) >= _MIN_POINTS else 0.0)
     return depths
-
-
-def floating_in_front(means: Tensor, cameras: Sequence[Pinhole], min_depths: Sequence[float]) -> Tensor:
-    """Mask of Gaussians in a camera's view and nearer to it than ``min_depths``.
-
-    Args:
-        means: [N, 3] world.
-        cameras: where from.
-        min_depths: one per camera, scene units.
-
-    Returns:
-        [N] bool.
-    """
-    floating = torch.zeros(len(means), dtype=torch.bool, device=means.device)
-    for camera, depth in zip(cameras, min_depths, strict=True):
-        if depth > 0:
-            inside, _, z = in_view(means, camera, _MARGIN)
-            floating |= inside & (z < depth)
-    return floating

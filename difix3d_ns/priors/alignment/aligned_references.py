@@ -15,7 +15,7 @@ from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import fetch, warp_references
 from difix3d_ns.priors.alignment.aligner import Aligner
 
-MAX_REFERENCES = 4  # references that are used
+MAX_REFERENCES = 4  # of more, those that show most of the view are used
 
 
 class Selection(NamedTuple):

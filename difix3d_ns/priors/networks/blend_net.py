@@ -53,7 +53,7 @@ class BlendNet(nn.Module):
         _silence(self.leave)
 
     def forward(self, image: Tensor, alpha: Tensor, warps: Tensor, visibility: Tensor) -> tuple[Tensor, Tensor]:
-        """Blend.
+        """Blend the render with its warped references.
 
         Args:
             image: [B, 3, H, W] in [0, 1], the render.
@@ -66,7 +66,7 @@ class BlendNet(nn.Module):
             [B, 1 + MAX_REFERENCES, H, W] of render and warps, which sum to 1.
         """
         height, width = image.shape[-2:]
-        # Differences to the render tell agreement at once; where a warp sees nothing it says "no difference".
+        # Differences to the render tell agreement at once; where a warp sees nothing the difference is zero.
         difference = (warps - image[:, None]) * visibility
         features = torch.cat([image - 0.5, alpha, difference.flatten(1, 2), visibility.flatten(1, 2)], 1)
         features = F.pixel_unshuffle(F.pad(features, (0, -width % 8, 0, -height % 8), mode="replicate"), 2)

@@ -16,7 +16,7 @@ from difix3d_ns.priors.networks.difix_net import DifixNet
 
 
 class ChainOutput(NamedTuple):
-    """What every link made of the picture, all in [0, 1] units and not clamped."""
+    """Picture after every stage, all in [0, 1] units and not clamped."""
 
     image: Tensor  # [B, 3, H, W] the result
     blend: Tensor  # [B, 3, H, W] before diffusion
@@ -47,7 +47,7 @@ class EmbeddedChain(nn.Module):
         self.gate = nn.Sequential(nn.Conv2d(4 * 8, 32, 3, padding=1), nn.SiLU(), last)
 
     def cast_networks(self, dtype: torch.dtype) -> EmbeddedChain:
-        """The networks in another precision, but for what ``Aligner.cast_networks`` keeps."""
+        """Convert the networks to a precision, but for what ``Aligner.cast_networks`` keeps."""
         self.align.cast_networks(dtype)
         for network in (self.blend, self.difix, self.gate):
             network.to(dtype)

@@ -25,7 +25,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: None, new_skips: bool = False) -> DifixNet:
-    """The network of a folder, on the CPU, in the precision of its files.
+    """Read the network of a folder, on the CPU, in the precision of its files.
 
     Args:
         folder: with everything but, possibly, the text encoder.
@@ -62,7 +62,7 @@ def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: Non
 
 
 def trained_references(folder: Path) -> int:
-    """Photographs the model was shown in training: one, unless the folder says that its UNet mixes no views.
+    """Number of photographs the model was shown in training: one, unless the folder says that its UNet mixes no views.
 
     Of the two published models, nvidia/difix has diffusers' plain UNet in its index and was trained without; copies
     and what ``difix3d convert`` writes may have no index.
@@ -75,7 +75,7 @@ def trained_references(folder: Path) -> int:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what is no folder of Difix weights, with a remedy."""
+    """Raise a FileNotFoundError with a remedy if a folder holds no Difix weights."""
     if folder.is_file():
         remedy = (
             "convert it: difix3d convert FILE --base stabilityai/sd-turbo --output DIR"
@@ -94,7 +94,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
         FileNotFoundError, RuntimeError: missing or damaged.
@@ -109,7 +109,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The weights of one part: its ``diffusion_pytorch_model.safetensors``, or another precision's if that is alone.
+    """Read the weights of one part.
+
+    Its ``diffusion_pytorch_model.safetensors``, or another precision's if that is alone.
 
     Raises:
         FileNotFoundError, RuntimeError: missing or damaged.
@@ -130,7 +132,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def split_skips(vae: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Plain autoencoder and skip convolutions, these with ``DifixNet``'s names."""
+    """Split weights into plain autoencoder and skip convolutions, these with ``DifixNet``'s names."""
     prefix = "decoder.skip_conv_"
     skips = {}
     for key, value in vae.items():
@@ -141,7 +143,7 @@ def split_skips(vae: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], place: Path, prefix: str = "") -> None:
-    """Load strictly.
+    """Load weights strictly.
 
     Raises:
         RuntimeError: names of missing, surplus and misshapen tensors.
