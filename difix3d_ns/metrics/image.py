@@ -1,8 +1,8 @@
 """Distances of a rendered picture from the photograph.
 
 SSIM and FLIP are those of the packages that papers use. Losses have doubles of their own: ``splats/losses/ssim.py``
-extends the same package by a faster path for CPUs, equal only up to rounding; ``training/flip.py`` has the gradient that
-the package lacks, and agrees to about 1e-5. Recorded numbers keep to the packages.
+adds a faster path for CPUs to that package, equal only up to rounding; ``training/flip.py`` has the gradient that the
+package lacks, and agrees to about 1e-5. Recorded numbers keep to the packages.
 """
 
 from __future__ import annotations

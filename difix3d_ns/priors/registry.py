@@ -19,21 +19,10 @@ from typing import Any
 import torch
 
 from difix3d_ns.io.sources import parse
-from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, PosedImage
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
 _FOLDER = Path(__file__).parent
-
-__all__ = [
-    "FixRequest",
-    "FixResult",
-    "Fixer",
-    "PosedImage",
-    "available_fixers",
-    "available_priors",
-    "fixer_of",
-    "load_fixer",
-]
 
 
 def available_priors(capability: type) -> tuple[str, ...]:

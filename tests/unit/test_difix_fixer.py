@@ -11,11 +11,12 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors import difix
+from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
 from difix3d_ns.priors.networks.tiling import Tiling
-from difix3d_ns.priors.registry import FixRequest, PosedImage
 from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import COARSE_UNET, UNET, Official
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors import difix
+from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
-from difix3d_ns.priors.registry import FixRequest, PosedImage
 from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import COARSE_UNET, Official
 
