@@ -41,5 +41,5 @@ def exposure_gains(images: Tensor, visibility: Tensor, render: Tensor) -> Tensor
 
 
 def _pool(maps: Tensor) -> Tensor:
-    """[K, H, W, C] -> [K, C, H / 8, W / 8] block means."""
+    """Block means [K, C, H / 8, W / 8] of [K, H, W, C]."""
     return F.avg_pool2d(maps.permute(0, 3, 1, 2), _POOL, ceil_mode=True)

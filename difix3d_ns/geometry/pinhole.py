@@ -41,7 +41,7 @@ class Pinhole:
         return self.camera_to_world[:3, 2]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pinhole:
-        """The same camera with its tensors on ``device``."""
+        """Copy the camera with its tensors on ``device``."""
         return Pinhole(
             self.camera_to_world.to(device=device, dtype=dtype),
             self.intrinsics.to(device=device, dtype=dtype),
@@ -50,7 +50,7 @@ class Pinhole:
         )
 
     def resized(self, width: int, height: int) -> Pinhole:
-        """The same camera with another number of pixels over the same field of view."""
+        """Copy the camera with another number of pixels over the same field of view."""
         scale = torch.tensor(
             [width / self.width, height / self.height, 1.0],
             dtype=self.intrinsics.dtype,
@@ -59,6 +59,6 @@ class Pinhole:
         return Pinhole(self.camera_to_world, self.intrinsics * scale[:, None], width, height)
 
     def within(self, long_side: int) -> Pinhole:
-        """The same camera, shrunk to at most ``long_side`` pixels, aspect kept."""
+        """Shrink the camera to at most ``long_side`` pixels, aspect kept."""
         factor = min(1.0, long_side / max(self.width, self.height))
         return self.resized(max(1, round(self.width * factor)), max(1, round(self.height * factor)))

@@ -54,7 +54,7 @@ def rotation_angles(first: Tensor, second: Tensor) -> Tensor:
 def camera_spacing(poses: Tensor) -> float:
     """Distance of neighbouring cameras: the median over cameras of the mean distance to the nearest two.
 
-    Two, because the single nearest of a stereo pair or a doubled frame says nothing about the path. Cameras at the
+    Two, because the single nearest of a stereo pair or a doubled frame does not show the path. Cameras at the
     same place do not count as neighbours.
 
     Args:
@@ -112,7 +112,7 @@ def slerp(first: Tensor, second: Tensor, fraction: Tensor) -> Tensor:
 
 
 def aim(rotations: Tensor, directions: Tensor) -> Tensor:
-    """Turn cameras by the smallest rotation that makes them look along given directions.
+    """Turn cameras by the smallest rotation that points them along given directions.
 
     Args:
         rotations: [N, 3, 3] camera-to-world, OpenCV axes.

@@ -187,7 +187,7 @@ def _box(maps: Tensor) -> Tensor:
 
 
 def _scores(view: _Grey, others: Sequence[_Grey], inverse: Tensor) -> Tensor:
-    """[D, h, w] correlation with the best neighbours at inverse depths ``inverse`` ([D, 1, 1] or [D, h, w])."""
+    """Correlation [D, h, w] with the best neighbours at inverse depths ``inverse`` ([D, 1, 1] or [D, h, w])."""
     grey = view.image
     mean = _box(grey)
     variance = _box(grey * grey) - mean * mean

@@ -98,11 +98,11 @@ class Upscaler(Stepwise[Tensor], Protocol):
         ...
 
     def start(self, low: Tensor, seed: int) -> State:
-        """The first round's state for a photograph [H, W, 3] in [0, 1] of any size."""
+        """Create the first round's state for a photograph [H, W, 3] in [0, 1] of any size."""
         ...
 
     def advance(self, state: State, render: Tensor) -> State:
-        """The next round's state, from this round's finished one and what a splat trained on the results shows.
+        """Create the next round's state from this round's finished one and what a splat trained on the results shows.
 
         Args:
             state: with no step left.
@@ -130,7 +130,7 @@ class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
         noise: float = 1.0,
         seed: int = 0,
     ) -> State:
-        """The state of a joint generation.
+        """Create the state of a joint generation.
 
         Args:
             photographs: at least one, with cameras in the scene's own unit; pictures of any sizes.
@@ -154,7 +154,7 @@ class Depth(Stepwise[list[DepthMap]], Protocol):
     """Estimates the depth of posed photographs; results in their order and sizes."""
 
     def start(self, photographs: Sequence[PosedImage], seed: int = 0) -> State:
-        """The state of the work on photographs with cameras, of any sizes; depth they may have is a hint."""
+        """Create the state of the work on photographs with cameras, of any sizes; depth they may have is a hint."""
         ...
 
 

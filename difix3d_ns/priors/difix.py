@@ -32,7 +32,7 @@ MAX_LATENTS = 256
 
 
 class _Parts(NamedTuple):
-    """The network's three parts, plain or compiled."""
+    """Three parts of the network, plain or compiled."""
 
     encode: Callable[..., Any]
     denoise: Callable[..., Any]
@@ -52,7 +52,7 @@ class DifixFixer:
     Args:
         network: the model.
         batch: pictures of one size repaired together.
-        compile: compile the three parts for each size when it first comes; says so, and goes on without if that fails.
+        compile: compile the three parts for each size when it first comes; goes on without, with a notice, on failure.
         trained_references: photographs that the model was shown beside each picture in training.
     """
 

@@ -33,7 +33,7 @@ class FixerConfig:
         """Check the numbers; ``load`` checks the name and the weights.
 
         Args:
-            flag_prefix: what its flags begin with: ``--pipeline.guidance.fixer``.
+            flag_prefix: common beginning of its flags: ``--pipeline.guidance.fixer``.
 
         Raises:
             UserError: naming the flag.

@@ -1,7 +1,7 @@
 """Priors, usable alone: ``from difix3d_ns.priors.registry import load_fixer``.
 
 A prior is one file in this folder with a function ``load(weights, device, dtype) -> Fixer``, or another protocol of
-``base``, or a class whose name ends so, as ``BlendFixer``: that annotation says what the prior can do. The file's name
+``base``, or a class whose name ends so, as ``BlendFixer``: that annotation states the capability. The file's name
 is the prior's name (dashes for underscores). One of another package is named as it is imported: ``mine.sharpen``.
 """
 
@@ -87,7 +87,7 @@ def load_fixer(
 class _OneAtATime:
     """A fixer whose callers wait for each other: training and a viewer share one, with its caches and its memory.
 
-    One that does not say so was trained with nobody knows how many references, and teaches only what they show.
+    One without these attributes has an unknown number of trained references, and teaches only what they show.
     """
 
     def __init__(self, fixer: Fixer) -> None:

@@ -33,7 +33,7 @@ _X, _Y, _T, _LAST, _W, _S, _B, _FREE = (PIXELS * i for i in range(8))
 
 
 class TileLists(NamedTuple):
-    """The Gaussians of one camera in depth order, and for each tile which of them touch it."""
+    """The Gaussians of one camera in depth order, and for each tile the list of those that touch it."""
 
     order: np.ndarray  # [V] int64, rows of the inputs, front to back
     packed: np.ndarray  # [V, 6 + D] float32: x, y, a, b, c, opacity, colours
@@ -83,7 +83,7 @@ def _offset(s, p, mx, my, ha, b, hc):
 
 @jit(inline="always")
 def _pass(s, p, mx, my, ha, b, hc, opacity):
-    """Attenuate pixel p by a Gaussian: whether it counts, its alpha, and the transmittance before and after."""
+    """Attenuate pixel p by a Gaussian; returns if it counts, its alpha, and the pixel's T, before, after and new."""
     _, _, sigma = _offset(s, p, mx, my, ha, b, hc)
     alpha = min(opacity * _exp_neg(min(sigma, SIGMA_MAX)), ALPHA_MAX)
     t = s[_T + p]

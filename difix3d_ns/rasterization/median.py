@@ -7,7 +7,6 @@ that is there (2D Gaussian splatting, Huang et al. 2024, section 5).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,21 +40,25 @@ def median_depth(
         depth [C, H, W, 1] along the camera's z axis in scene units, 0 where transmittance never falls below 0.5;
         alpha [C, H, W, 1].
     """
-    options: dict[str, Any] = {
-        "near_plane": near_plane,
-        "far_plane": far_plane,
-        "radius_clip": radius_clip,
-        "eps2d": eps2d,
-        "rasterize_mode": rasterize_mode,
-    }
     gaussians = (means, quats, scales, opacities, viewmats, Ks, width, height)
     if means.device.type == "cpu":
+        from difix3d_ns.rasterization.projection import Limits
         from difix3d_ns.rasterization.rasterize import exact_median_depth
 
-        return exact_median_depth(*gaussians, **options)
+        limits = Limits(near_plane, far_plane, radius_clip, eps2d)
+        return exact_median_depth(*gaussians, rasterize_mode, limits)
     from gsplat import rasterization  # never on a CPU: its backend would be built
 
-    return binned_median_depth(rasterization, *gaussians, bins=bins, **options)
+    return binned_median_depth(
+        rasterization,
+        *gaussians,
+        bins=bins,
+        near_plane=near_plane,
+        far_plane=far_plane,
+        radius_clip=radius_clip,
+        eps2d=eps2d,
+        rasterize_mode=rasterize_mode,
+    )
 
 
 @torch.no_grad()

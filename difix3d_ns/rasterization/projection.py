@@ -7,6 +7,8 @@ with.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,7 +17,19 @@ from difix3d_ns.rasterization import projection_kernels, sh_kernels
 from difix3d_ns.rasterization.jit import KERNELS, as_array, slots
 from difix3d_ns.rasterization.projection_kernels import Camera
 
-_PER_SLOT = 2048  # Gaussians that are worth a thread of their own
+_PER_SLOT = 2048  # Gaussians per thread, at least
+
+
+class Limits(NamedTuple):
+    """Limits within which Gaussians are visible, by gsplat's names and in its order."""
+
+    near_plane: float = 0.01
+    far_plane: float = 1e10
+    radius_clip: float = 0.0  # pixels; smaller ones are invisible
+    eps2d: float = 0.3  # added to the diagonal of covariances in the image
+
+
+DEFAULT_LIMITS = Limits()
 
 
 def _slots(n: int) -> int:
@@ -31,10 +45,7 @@ def project(
     Ks: Tensor,  # [C, 3, 3]
     width: int,
     height: int,
-    eps2d: float = 0.3,
-    near_plane: float = 0.01,
-    far_plane: float = 1e10,
-    radius_clip: float = 0.0,
+    limits: Limits = DEFAULT_LIMITS,
     camera_model: str = "pinhole",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Project Gaussians: radii [C, N] int32, means2d [C, N, 2], depths [C, N], conics [C, N, 3], compensations [C, N].
@@ -43,11 +54,10 @@ def project(
     Gaussian is invisible: outside near and far plane or the image, not larger than `radius_clip` pixels, or not
     finite.
     """
-    limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
     if covars is None and camera_model == "pinhole":
-        return _Project.apply(means, quats, scales, viewmats, Ks, limits)
+        return _Project.apply(means, quats, scales, viewmats, Ks, (width, height, *limits))
     per_camera = [
-        project_reference(means, quats, scales, covars, view, K, *limits, camera_model)
+        project_reference(means, quats, scales, covars, view, K, width, height, limits, camera_model)
         for view, K in zip(viewmats, Ks, strict=True)
     ]
     radii, means2d, depths, conics, factors = (torch.stack(x) for x in zip(*per_camera, strict=True))
@@ -69,10 +79,10 @@ def sh_colors(
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, means, quats, scales, viewmats, Ks, limits):
+    def forward(ctx, means, quats, scales, viewmats, Ks, size_and_limits):
         gaussians = tuple(as_array(x) for x in (means, quats, scales))
         matrices = (x.detach().double().contiguous().numpy() for x in (viewmats, Ks))
-        cameras = [Camera(view, K, *map(float, limits)) for view, K in zip(*matrices, strict=True)]
+        cameras = [Camera(view, K, *map(float, size_and_limits)) for view, K in zip(*matrices, strict=True)]
         n = len(means)
         radii = np.zeros((len(cameras), n), np.int32)
         floats = (np.zeros((len(cameras), n, *k), np.float32) for k in ((2,), (), (3,), ()))
@@ -133,10 +143,7 @@ def project_reference(
     K: Tensor,  # [3, 3]
     width: int,
     height: int,
-    eps2d: float = 0.3,
-    near_plane: float = 0.01,
-    far_plane: float = 1e10,
-    radius_clip: float = 0.0,
+    limits: Limits = DEFAULT_LIMITS,
     camera_model: str = "pinhole",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Do as `project` for one camera (no leading dimension) by gsplat's torch reference, in any float type."""
@@ -144,7 +151,7 @@ def project_reference(
 
     with torch.no_grad():  # a NaN in one Gaussian must not reach another's gradient: leave it out
         depths = means @ viewmat[2, :3] + viewmat[2, 3]
-        visible = (depths > near_plane) & (depths < far_plane) & means.isfinite().all(-1)
+        visible = (depths > limits.near_plane) & (depths < limits.far_plane) & means.isfinite().all(-1)
         for extra in (quats, scales) if covars is None else (covars,):
             assert extra is not None
             visible &= extra.isfinite().flatten(1).all(-1)
@@ -163,15 +170,15 @@ def project_reference(
             K[None],
             width,
             height,
-            eps2d,
-            near_plane,
-            far_plane,
+            limits.eps2d,
+            limits.near_plane,
+            limits.far_plane,
             calc_compensations=True,
             camera_model=camera_model,
         )
     )
     finite = means2d.isfinite().all(-1) & conics.isfinite().all(-1)
-    radii = torch.where(finite & (radii > radius_clip), radii, 0)
+    radii = torch.where(finite & (radii > limits.radius_clip), radii, 0)
     n = means.shape[0]
 
     def scattered(x: Tensor) -> Tensor:

@@ -17,16 +17,16 @@ DET_MIN = 1e-10
 
 
 class Camera(NamedTuple):
-    """A camera and what it takes a Gaussian to be drawn."""
+    """A camera, and the limits within which Gaussians are drawn."""
 
     world_to_camera: np.ndarray  # [4, 4] float64
     K: np.ndarray  # [3, 3] float64
     width: float  # pixels
     height: float
-    eps2d: float  # added to the diagonal of covariances
     near: float
     far: float
     clip: float  # smallest radius in pixels
+    eps2d: float  # added to the diagonal of covariances
 
 
 @jit()
@@ -81,7 +81,7 @@ def _local_axis(view, k, m):
 
 @jit()
 def _axes(gaussians, i):
-    """Of Gaussian i: inverse norm and unit quaternion, rows of the rotation R, scales S, rows of M = R S."""
+    """Inverse norm and unit quaternion of Gaussian i, rows of its rotation R, scales S, rows of M = R S."""
     quats, scales = gaussians[1], gaussians[2]
     inverse, quat, r0, r1, r2 = _rotation(
         float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3])
@@ -95,8 +95,10 @@ def _axes(gaussians, i):
 
 @jit()
 def _flatten(camera, limits, x, y, z, rows):
-    """A = W M by rows, the clamped slopes of the ray, J's four entries and the rows of J A, whose square is the
-    covariance in the image."""
+    """Rows of A = W M, clamped slopes of the ray, the four entries of J, and rows of J A.
+
+    The last times its transpose is the covariance in the image.
+    """
     view, fx, fy = camera.world_to_camera, camera.K[0, 0], camera.K[1, 1]
     left, right, top, bottom = limits
     a0 = _rows_times(view, 0, rows[0], rows[1], rows[2])

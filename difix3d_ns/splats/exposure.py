@@ -10,15 +10,15 @@ class Exposures(nn.Module):
     """An affine colour change per training photograph (Kerbl et al., "A Hierarchical 3D Gaussian Representation").
 
     A render times a matrix plus an offset is compared with the photograph. The mean over all photographs of the
-    matrices is exactly 1 and of the offsets 0: what all photographs share belongs to the splat, or nothing would say
-    how bright it is.
+    matrices is exactly 1 and of the offsets 0: what all photographs share belongs to the splat, or its brightness
+    would be undefined.
     """
 
     def __init__(self, photographs: int) -> None:
         """Start without any change.
 
         Args:
-            photographs: how many there are.
+            photographs: their number.
         """
         super().__init__()
         self.residual = nn.Parameter(torch.zeros(photographs, 3, 4))  # change and offset, up to what all share

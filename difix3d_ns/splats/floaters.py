@@ -16,7 +16,7 @@ from difix3d_ns.io.run import Run
 
 DEFAULT_CLEARANCE = 0.5
 """minimum depth of Gaussians, as a share of the nearest depth of surfaces; it took away 0, 3 and some 100 Gaussians of
-finished captures (fox, demo scene, fountain), the last worth 1 dB; 0.9 takes surfaces away"""
+finished captures (fox, demo scene, fountain), the last gained 1 dB; 0.9 takes surfaces away"""
 MAX_IMAGES = 64
 """number of photographs up to which floaters are pruned by default: more do not need it, and more cameras could err"""
 _NEAREST = 0.01  # quantile of the depths of points: a false match is no surface
@@ -33,7 +33,7 @@ class FloatersConfig:
     """share of the nearest given points' depth up to which the space in front of a training camera is taken to be free
     (unset: 0.5 with up to 64 photographs, else 0; 0 = nothing is known to be free)"""
     prune: bool = True
-    """remove Gaussians from free space throughout training: few photographs cannot tell them from what is behind"""
+    """remove Gaussians from free space throughout training: few photographs cannot separate them from what is behind"""
     near_plane: bool = True
     """draw nothing, in any view, that is nearer than free space of the nearest photograph reaches"""
 

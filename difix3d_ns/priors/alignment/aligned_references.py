@@ -26,7 +26,7 @@ class Selection(NamedTuple):
 
 
 class Aligned(NamedTuple):
-    """The best references in the view, the most useful first."""
+    """Best references, warped into the view, the most useful first."""
 
     warps: Tensor  # [K, 3, H, W] in [0, 1], K <= MAX_REFERENCES
     visibility: Tensor  # [K, 1, H, W] in [0, 1]; exactly 0 where a reference does not show the surface

@@ -85,7 +85,7 @@ def surface(view: PosedImage, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 class _Sources(NamedTuple):
-    """The references that a target camera samples."""
+    """References that a target camera samples."""
 
     target: Pinhole
     views: list[PosedImage]

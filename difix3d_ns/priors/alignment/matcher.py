@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         self.coarse = nn.Conv2d(32, coarse, 1)
 
     def forward(self, picture: Tensor) -> Pyramid:
-        """[3, H, W] in [0, 1]; odd sides are padded."""
+        """Encode [3, H, W] in [0, 1]; odd sides are padded."""
         height, width = picture.shape[-2:]
         padded = F.pad(picture[None], (0, -width % 4, 0, -height % 4), mode="replicate")
         folded = F.pixel_unshuffle(padded - 0.5, 2)
@@ -71,7 +71,7 @@ class Scorer(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """[D, inputs, h, w] -> [D, h, w]."""
+        """Score features [D, inputs, h, w] of hypotheses: [D, h, w]."""
         return run_network(self.layers, features)[:, 0]
 
 
@@ -92,7 +92,7 @@ def reference_weight(inside: Tensor, mismatch: Tensor) -> Tensor:
 
 
 def matching_features(render: Tensor, alpha: Tensor, found: Sequence[Sampled], offsets: Tensor) -> Tensor:
-    """Features of each hypothesis: what the references agree on.
+    """Features of each hypothesis: how well the references agree.
 
     Args:
         render: [C, h, w] features of the render, colour first.

@@ -20,9 +20,9 @@ def skip_convolutions(widths: Sequence[int]) -> nn.ModuleList:
         widths: ``block_out_channels`` of the autoencoder.
     """
     kept = [widths[0], *widths[:-1]][::-1]  # deepest first
-    wanted = [widths[-1], *list(widths)[:0:-1]]
+    targets = [widths[-1], *list(widths)[:0:-1]]
     convolutions = nn.ModuleList(
-        nn.Conv2d(source, target, 1, bias=False) for source, target in zip(kept, wanted, strict=True)
+        nn.Conv2d(source, target, 1, bias=False) for source, target in zip(kept, targets, strict=True)
     )
     for weight in convolutions.parameters():
         nn.init.constant_(weight, 1e-5)
@@ -48,7 +48,7 @@ class SkipVae:
         """Height and width of pictures must be multiples of this."""
 
     def encode(self, pictures: Tensor, keep: bool = True, tiling: Tiling | None = None) -> tuple[Tensor, list[Tensor]]:
-        """The scaled latent and, for the decoder, the inputs of the down blocks.
+        """Encode to the scaled latent and, for the decoder, the inputs of the down blocks.
 
         The latent is the posterior's mode: a sample would flicker from frame to frame.
 
@@ -74,7 +74,7 @@ class SkipVae:
         return hidden.chunk(2, dim=1)[0] * self.scale, kept
 
     def decode(self, latent: Tensor, kept: Sequence[Tensor], tiling: Tiling | None = None) -> Tensor:
-        """[B, C_out, H, W], not clamped, from a scaled latent and what ``encode`` kept."""
+        """Decode a scaled latent, with what ``encode`` kept, to [B, C_out, H, W], not clamped."""
         decoder = self.vae.decoder
         hidden = latent / self.scale
         if self.vae.post_quant_conv is not None:

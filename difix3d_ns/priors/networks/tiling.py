@@ -91,7 +91,7 @@ def _upsample2x(source: LazyFeatureMap) -> LazyFeatureMap:
 
 
 class _Tiled:
-    """The layers of an autoencoder, computed tile by tile on the device of a network."""
+    """Layers of an autoencoder, computed tile by tile on the device of a network."""
 
     def __init__(self, tiling: Tiling, network: nn.Module):
         self.tiling = tiling

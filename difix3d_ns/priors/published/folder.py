@@ -62,7 +62,7 @@ def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: Non
 
 
 def trained_references(folder: Path) -> int:
-    """Number of photographs the model was shown in training: one, unless the folder says that its UNet mixes no views.
+    """Number of photographs the model was shown in training: one, unless its index has a UNet that mixes no views.
 
     Of the two published models, nvidia/difix has diffusers' plain UNet in its index and was trained without; copies
     and what ``difix3d convert`` writes may have no index.
@@ -136,9 +136,9 @@ def split_skips(vae: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
     prefix = "decoder.skip_conv_"
     skips = {}
     for key, value in vae.items():
-        number, _, rest = key.removeprefix(prefix).partition(".")
+        number, _, name = key.removeprefix(prefix).partition(".")
         if key.startswith(prefix) and number.isdigit():
-            skips[f"{int(number) - 1}.{rest}"] = value
+            skips[f"{int(number) - 1}.{name}"] = value
     return {key: value for key, value in vae.items() if not key.startswith(prefix)}, skips
 
 
@@ -148,25 +148,25 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], place: Path, prefix: st
     Raises:
         RuntimeError: names of missing, surplus and misshapen tensors.
     """
-    wanted = module.state_dict()
-    wrong = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
+    expected = module.state_dict()
+    wrong = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
     problems = []
-    for what, keys in (
-        ("missing", wanted.keys() - state.keys()),
-        ("not known", state.keys() - wanted.keys()),
+    for problem, keys in (
+        ("missing", expected.keys() - state.keys()),
+        ("not known", state.keys() - expected.keys()),
         ("of another shape than config.json says", wrong),
     ):
         if keys:
             named = ", ".join(f"{prefix}{_official(key) if prefix else key}" for key in sorted(keys)[:6])
-            problems.append(f"{len(keys)} {what}: {named}{', ...' if len(keys) > 6 else ''}")
+            problems.append(f"{len(keys)} {problem}: {named}{', ...' if len(keys) > 6 else ''}")
     if problems:
         raise RuntimeError(f"{place}: the weights do not fit the Difix architecture; {'; '.join(problems)}")
     module.load_state_dict(state, strict=True, assign=True)
 
 
 def _official(key: str) -> str:
-    number, _, rest = key.partition(".")
-    return f"{int(number) + 1}.{rest}"
+    number, _, name = key.partition(".")
+    return f"{int(number) + 1}.{name}"
 
 
 def _existing(file: Path) -> Path:

@@ -189,7 +189,7 @@ def build_mcmc(config: RefinementSteps, cap: int | None) -> DeviceFreeMCMCStrate
 
 
 def regularisation(opacity_logits: Tensor, log_scales: Tensor) -> dict[str, Tensor]:
-    """The paper's two loss terms.
+    """Compute the paper's two loss terms.
 
     Args:
         opacity_logits: [N, 1].
