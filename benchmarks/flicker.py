@@ -30,7 +30,7 @@ from difix3d_ns.enhance.temporal import BLEND
 from difix3d_ns.evaluation.runs import config_of, train
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
-from difix3d_ns.geometry.poses import assemble, pose_distances, slerp, spacing, stack_poses, with_poses
+from difix3d_ns.geometry.poses import assemble, camera_spacing, pose_distances, slerp, stack_poses, with_poses
 from difix3d_ns.geometry.warp import warp_references
 from difix3d_ns.ns.cameras import to_cameras, to_pinhole
 
@@ -222,7 +222,7 @@ def _print_arrivals(video: _Video, steps: int, long_side: int) -> None:
 def _way(goal: Pinhole, known: Tensor, steps: int) -> list[Pinhole]:
     """The last frames on the way from the nearest of the ``known`` poses [N, 4, 4] to a camera."""
     own = stack_poses([goal])
-    near = known[pose_distances(own, known, spacing(known))[0].argmin()]
+    near = known[pose_distances(own, known, camera_spacing(known))[0].argmin()]
     share = torch.arange(_ARRIVAL - 1, -1, -1, dtype=torch.float64) / steps
     many: Callable[[Tensor], Tensor] = lambda pose: pose[None, :3, :3].expand(_ARRIVAL, -1, -1)  # noqa: E731
     positions = torch.lerp(own[0, :3, 3], near[:3, 3], share[:, None])

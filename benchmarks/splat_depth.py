@@ -9,7 +9,7 @@ import torch
 
 from difix3d_ns.geometry.warp import warp_references
 from difix3d_ns.priors import embedded
-from difix3d_ns.priors.alignment.aligned_references import Aligned, choose
+from difix3d_ns.priors.alignment.aligned_references import Aligned, select_references
 from difix3d_ns.priors.base import FixRequest
 
 
@@ -20,7 +20,7 @@ class SplatDepth(embedded.EmbeddedFixer):
         if request.camera is None or request.depth is None or request.alpha is None or not request.references:
             return super()._align(request)
         known = (request.camera, request.image, request.depth, request.alpha)
-        references = choose(*known, request.references).references
+        references = select_references(*known, request.references).references
         if not references:
             return super()._align(request)
         warps = warp_references(request.camera, request.depth, request.alpha, references)

@@ -11,7 +11,7 @@ from torch import Tensor
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.data.reconstruct import Splat
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.poses import aim, assemble, spacing, stack_poses, with_poses
+from difix3d_ns.geometry.poses import aim, assemble, camera_spacing, stack_poses, with_poses
 
 _NEAREST, _FURTHEST = 0.5, 1.0  # spacings between neighbouring cameras
 _OF_DEPTH = 0.3  # of the distance to what is looked at: further aside, another scene would be seen
@@ -52,7 +52,7 @@ def _shifted(cameras: Sequence[Pinhole], depths: Tensor, seed: int) -> list[Pinh
     poses = stack_poses(cameras)
     rotations, positions = poses[:, :3, :3], poses[:, :3, 3]
     limit = _OF_DEPTH * depths
-    unit = spacing(poses)
+    unit = camera_spacing(poses)
     distance = limit.clamp(max=unit * float(_NEAREST + (_FURTHEST - _NEAREST) * share)) if unit > 0 else limit
     way = rotations[:, :, :2] @ (_across(poses) if side < 0.5 else -_across(poses))  # [N, 3]
     moved = positions + distance[:, None] * way

@@ -10,10 +10,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pinhole:
-    """Where a camera stands and what its pixels mean.
+    """Pose, intrinsics and size of a camera.
 
     Axes are OpenCV's (x right, y down, z forward); lengths are in scene units. Pixel centres lie at +0.5, so the
-    pixel in column u, row v looks along ``K^-1 [u + 0.5, v + 0.5, 1]``.
+    ray of the pixel in column u, row v is ``K^-1 [u + 0.5, v + 0.5, 1]``.
     """
 
     camera_to_world: Tensor  # [4, 4]
@@ -23,7 +23,7 @@ class Pinhole:
 
     @property
     def world_to_camera(self) -> Tensor:
-        """[4, 4]; the inverse of the rigid ``camera_to_world``."""
+        """World-to-camera matrix [4, 4]: the inverse of the rigid ``camera_to_world``."""
         rotation = self.camera_to_world[:3, :3].T
         inverse = torch.eye(4, dtype=rotation.dtype, device=rotation.device)
         inverse[:3, :3] = rotation
@@ -32,16 +32,16 @@ class Pinhole:
 
     @property
     def position(self) -> Tensor:
-        """[3], world."""
+        """Centre of the camera [3], world."""
         return self.camera_to_world[:3, 3]
 
     @property
     def forward(self) -> Tensor:
-        """[3], world: the viewing direction, unit length."""
+        """Viewing direction [3], world, unit length."""
         return self.camera_to_world[:3, 2]
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pinhole:
-        """The same camera with its tensors on ``device``."""
+        """Copy the camera with its tensors on ``device``."""
         return Pinhole(
             self.camera_to_world.to(device=device, dtype=dtype),
             self.intrinsics.to(device=device, dtype=dtype),
@@ -50,7 +50,7 @@ class Pinhole:
         )
 
     def resized(self, width: int, height: int) -> Pinhole:
-        """The same camera with another number of pixels over the same field of view."""
+        """Copy the camera with another number of pixels over the same field of view."""
         scale = torch.tensor(
             [width / self.width, height / self.height, 1.0],
             dtype=self.intrinsics.dtype,
@@ -59,6 +59,6 @@ class Pinhole:
         return Pinhole(self.camera_to_world, self.intrinsics * scale[:, None], width, height)
 
     def within(self, long_side: int) -> Pinhole:
-        """The same camera, shrunk to at most ``long_side`` pixels, aspect kept."""
+        """Shrink the camera to at most ``long_side`` pixels, aspect kept."""
         factor = min(1.0, long_side / max(self.width, self.height))
         return self.resized(max(1, round(self.width * factor)), max(1, round(self.height * factor)))

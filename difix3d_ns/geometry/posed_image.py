@@ -1,4 +1,4 @@
-"""A picture with its camera, and what a splat shows there."""
+"""A picture with its camera, and the splat's depth and opacity there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PosedImage:
 
     @property
     def pose(self) -> Pinhole:
-        """Its camera.
+        """Camera of the picture.
 
         Raises:
             ValueError: it has none.
@@ -35,7 +35,7 @@ class PosedImage:
         return self.camera
 
     def within(self, long_side: int) -> PosedImage:
-        """Picture, mask and camera shrunk to at most ``long_side`` pixels, without what a splat shows there.
+        """Picture, mask and camera shrunk to at most ``long_side`` pixels, without depth and alpha.
 
         Raises:
             ValueError: it has no camera.

@@ -1,4 +1,4 @@
-"""Distances between camera poses and ways from one to another, vectorised, in units of the cameras' own spacing."""
+"""Distances between camera poses and paths from one to another, vectorised, in units of the cameras' own spacing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _COINCIDENT = 1e-4  # of the cameras' extent: closer cameras stand at the same p
 
 
 def stack_poses(cameras: Sequence[Pinhole]) -> Tensor:
-    """[N, 4, 4] camera-to-world, float64 on the CPU: poses are few, and differences of near rotations need the digits.
+    """Stack poses as [N, 4, 4] camera-to-world, float64 on the CPU.
+
+    They are few, and differences of near rotations need the digits.
 
     Raises:
         ValueError: a pose is not finite; the message gives the positions of such cameras in the sequence.
@@ -49,10 +51,10 @@ def rotation_angles(first: Tensor, second: Tensor) -> Tensor:
     return ((trace - 1) / 2).clamp(-1, 1).arccos()
 
 
-def spacing(poses: Tensor) -> float:
-    """How far neighbouring cameras stand apart: the median over cameras of the mean distance to the nearest two.
+def camera_spacing(poses: Tensor) -> float:
+    """Distance of neighbouring cameras: the median over cameras of the mean distance to the nearest two.
 
-    Two, because the single nearest of a stereo pair or a doubled frame says nothing about the path. Cameras at the
+    Two, because the single nearest of a stereo pair or a doubled frame does not show the path. Cameras at the
     same place do not count as neighbours.
 
     Args:
@@ -76,21 +78,21 @@ def spacing(poses: Tensor) -> float:
     return float(mean[counted.any(1)].median())
 
 
-def pose_distances(first: Tensor, second: Tensor, unit: float) -> Tensor:
-    """How different the views of all pairs of poses are.
+def pose_distances(first: Tensor, second: Tensor, spacing: float) -> Tensor:
+    """Distances between all pairs of poses, in position and rotation.
 
     Args:
         first: [N, 4, 4] camera-to-world.
         second: [M, 4, 4] camera-to-world.
-        unit: the camera spacing in scene units; 0 counts rotations alone.
+        spacing: ``camera_spacing`` in scene units; 0 counts rotations alone.
 
     Returns:
         [N, M] position distance in spacings plus rotation angle in units of ``ANGLE_UNIT``.
     """
     angles = rotation_angles(first[:, :3, :3], second[:, :3, :3]) / ANGLE_UNIT
-    if unit <= 0:
+    if spacing <= 0:
         return angles
-    return torch.cdist(first[:, :3, 3], second[:, :3, 3]) / unit + angles
+    return torch.cdist(first[:, :3, 3], second[:, :3, 3]) / spacing + angles
 
 
 def slerp(first: Tensor, second: Tensor, fraction: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ def slerp(first: Tensor, second: Tensor, fraction: Tensor) -> Tensor:
 
 
 def aim(rotations: Tensor, directions: Tensor) -> Tensor:
-    """Turn cameras by the smallest rotation that makes them look along given directions.
+    """Turn cameras by the smallest rotation that points them along given directions.
 
     Args:
         rotations: [N, 3, 3] camera-to-world, OpenCV axes.
@@ -121,16 +123,16 @@ def aim(rotations: Tensor, directions: Tensor) -> Tensor:
     """
     forward = rotations[:, :, 2]
     length = directions.norm(dim=1, keepdim=True)
-    wanted = torch.where(length > 0, directions / length.clamp_min(1e-12), forward)
-    axis = torch.linalg.cross(forward, wanted)
-    sine, cosine = axis.norm(dim=1, keepdim=True), (forward * wanted).sum(1, keepdim=True)
+    target = torch.where(length > 0, directions / length.clamp_min(1e-12), forward)
+    axis = torch.linalg.cross(forward, target)
+    sine, cosine = axis.norm(dim=1, keepdim=True), (forward * target).sum(1, keepdim=True)
     turn = axis / sine.clamp_min(1e-12) * torch.atan2(sine, cosine)
     turned = Rotation.from_rotvec(turn.numpy()) * Rotation.from_matrix(rotations.numpy())
     return torch.from_numpy(turned.as_matrix())
 
 
 def assemble(rotations: Tensor, positions: Tensor) -> Tensor:
-    """[N, 4, 4] camera-to-world from rotations [N, 3, 3] and positions [N, 3]."""
+    """Compose [N, 4, 4] camera-to-world from rotations [N, 3, 3] and positions [N, 3]."""
     poses = torch.eye(4, dtype=rotations.dtype).repeat(len(rotations), 1, 1)
     poses[:, :3, :3] = rotations
     poses[:, :3, 3] = positions
@@ -138,7 +140,7 @@ def assemble(rotations: Tensor, positions: Tensor) -> Tensor:
 
 
 def with_poses(cameras: Sequence[Pinhole], poses: Tensor) -> list[Pinhole]:
-    """The cameras' intrinsics and sizes at other poses [N, 4, 4], each on its camera's device and dtype."""
+    """Place cameras at other poses [N, 4, 4], each on its camera's device and dtype."""
     return [
         Pinhole(pose.to(camera.camera_to_world), camera.intrinsics, camera.width, camera.height)
         for camera, pose in zip(cameras, poses, strict=True)

@@ -28,15 +28,15 @@ _WINDOW = 7  # pixels
 _NEIGHBOURS = 4  # photographs compared with; more cost time and are seen from too far aside
 _BEST = 2  # of these count: the others may be hidden
 _ANGLE, _NARROW, _WIDE = 12.0, 7.0, 20.0  # degrees: best angle between rays, and how fast others get worse
-_LEAST_SCORE = 0.6  # correlation
-_LEAST_CONTRAST = 0.01  # standard deviation in the window: nothing can be matched below
-_DEPTHS_AGREE, _PIXELS_AGREE = 0.01, 2.0  # between two photographs: relative depth, reprojection at the fine size
-_SOLID, _SOLID_WINDOW = 0.7, 11  # share of the pixels around that must be kept as well: at edges many are false
-_SPARSE = 6  # photographs, up to which one that agrees is enough; two otherwise
+_MIN_SCORE = 0.6  # correlation
+_MIN_CONTRAST = 0.01  # standard deviation in the window: nothing can be matched below
+_DEPTH_TOLERANCE, _PIXEL_TOLERANCE = 0.01, 2.0  # between two photographs: relative depth, reprojection at the fine size
+_MIN_SOLID, _SOLID_WINDOW = 0.7, 11  # share of the pixels around that must be kept as well: at edges many are false
+_MAX_SPARSE = 6  # photographs, up to which one that agrees is enough; two otherwise
 _NOISE = 1e-4  # variance of it, so that flat windows do not correlate
-_POINTS = 4096  # scene points looked at
-_LEAST_ANGLE = 1.0  # degrees between rays: below, any depth fits
-_MOST_VIEWS = 64  # photographs that get a depth: time grows with them, and their surfaces overlap
+_MAX_POINTS = 4096  # scene points used
+_MIN_ANGLE = 1.0  # degrees between rays: below, any depth fits
+_MAX_VIEWS = 64  # photographs that get a depth: time grows with them, and their surfaces overlap
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ def stereo_depths(
     if len(photographs) < 2:
         return {}
     count = len(photographs)
-    chosen = sorted({round(i) for i in torch.linspace(0, count - 1, min(count, _MOST_VIEWS)).tolist()})
+    chosen = sorted({round(i) for i in torch.linspace(0, count - 1, min(count, _MAX_VIEWS)).tolist()})
     if points is not None:
-        points = points[:: max(1, len(points) // _POINTS)]
+        points = points[:: max(1, len(points) // _MAX_POINTS)]
     fine = [_grey(photograph, LONG_SIDE) for photograph in photographs]
     coarse = [_grey(photograph, _COARSE) for photograph in photographs]
     seen = None if points is None else [in_view(points, photograph.pose)[0] for photograph in photographs]
-    raw: dict[int, _Swept] = {}
+    raw: dict[int, _Match] = {}
     for index in track(chosen):
         others = _neighbours(index, photographs, points, seen) or _neighbours(index, photographs, None, None)
         if others:
@@ -88,13 +88,13 @@ def stereo_points(
     count: int,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """World points on the surfaces ``stereo_depths`` is sure of, as dense as the pictures show them.
+    """World points on the surfaces that ``stereo_depths`` found, as dense as the pictures show them.
 
     Args:
         photographs: as given there.
         depths: its result.
-        count: at most so many.
-        seed: of the choice.
+        count: maximum number of points.
+        seed: of the random choice.
 
     Returns:
         (positions [N, 3] float32, colours [N, 3] uint8) on the photographs' device.
@@ -120,9 +120,9 @@ class _Grey:
 
 
 @dataclass(frozen=True)
-class _Swept:
+class _Match:
     depth: Tensor  # [h, w]
-    sure: Tensor  # [h, w] bool
+    matched: Tensor  # [h, w] bool
     camera: Pinhole
 
 
@@ -136,7 +136,7 @@ def _grey(photograph: PosedImage, long_side: int) -> _Grey:
 def _neighbours(
     index: int, photographs: Sequence[PosedImage], points: Tensor | None, seen: list[Tensor] | None
 ) -> list[int]:
-    """Photographs to compare with, best first: they show the same, from a good angle."""
+    """Photographs to match with, best first: they show the same, from a good angle."""
     here = photographs[index].pose
     scores = []
     for other, photograph in enumerate(photographs):
@@ -151,7 +151,7 @@ def _neighbours(
             a, b = (F.normalize(c.position.to(shared) - shared, dim=1) for c in (here, there))
             angle = torch.rad2deg((a * b).sum(1).clamp(-1, 1).arccos()).median().item()
             weight = float(both.sum())
-            if angle < _LEAST_ANGLE:
+            if angle < _MIN_ANGLE:
                 continue
         else:
             facing = torch.dot(here.camera_to_world[:3, 2], there.camera_to_world[:3, 2]).clamp(-1, 1)
@@ -175,8 +175,8 @@ def _range(
         return 0.7 * float(z.quantile(0.01)), 1.5 * float(z.quantile(0.99))
     positions = torch.stack([p.pose.position for p in photographs])
     distances = (positions - camera.position).norm(dim=1)
-    spacing = float(distances[distances > 0].min()) if (distances > 0).any() else 1.0
-    return spacing, 100 * spacing
+    nearest = float(distances[distances > 0].min()) if (distances > 0).any() else 1.0
+    return nearest, 100 * nearest
 
 
 def _box(maps: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def _box(maps: Tensor) -> Tensor:
 
 
 def _scores(view: _Grey, others: Sequence[_Grey], inverse: Tensor) -> Tensor:
-    """[D, h, w] correlation with the best neighbours at inverse depths ``inverse`` ([D, 1, 1] or [D, h, w])."""
+    """Correlation [D, h, w] with the best neighbours at inverse depths ``inverse`` ([D, 1, 1] or [D, h, w])."""
     grey = view.image
     mean = _box(grey)
     variance = _box(grey * grey) - mean * mean
@@ -200,8 +200,8 @@ def _scores(view: _Grey, others: Sequence[_Grey], inverse: Tensor) -> Tensor:
             warped = F.grid_sample(planes, grid[None], padding_mode="border", align_corners=False)
             w = warped[:, :1]
             means = _box(torch.cat([w, w * w, grey * w], 1))
-            spread = means[:, 1:2] - means[:, :1].square()
-            correlation = (means[:, 2:] - mean * means[:, :1]) / ((variance + _NOISE) * (spread + _NOISE)).sqrt()
+            variance_w = means[:, 1:2] - means[:, :1].square()
+            correlation = (means[:, 2:] - mean * means[:, :1]) / ((variance + _NOISE) * (variance_w + _NOISE)).sqrt()
             valid = (grid.abs() < 1).all(-1) & (z > 0) & (warped[0, 1] > 0.99)
             levels.append(correlation[0, 0].where(valid, -1.0))
         found.append(torch.stack(levels))
@@ -209,7 +209,7 @@ def _scores(view: _Grey, others: Sequence[_Grey], inverse: Tensor) -> Tensor:
 
 
 def _peak(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Best level with its fraction, and its score, each [h, w]; neighbouring pixels have their say."""
+    """Best level with its fraction, and its score, each [h, w]; smoothed over neighbouring pixels."""
     smooth = 0.5 * (F.avg_pool2d(scores[None], 5, 1, 2, count_include_pad=False)[0] + scores)
     best, level = smooth.max(0)
     below = smooth.gather(0, (level - 1).clamp_min(0)[None])[0]
@@ -219,7 +219,7 @@ def _peak(scores: Tensor) -> tuple[Tensor, Tensor]:
     return level + offset, best
 
 
-def _sweep(index: int, others: list[int], coarse: list[_Grey], fine: list[_Grey], near: float, far: float) -> _Swept:
+def _sweep(index: int, others: list[int], coarse: list[_Grey], fine: list[_Grey], near: float, far: float) -> _Match:
     view = coarse[index]
     start, step = 1 / far, (1 / near - 1 / far) / (_PLANES - 1)
     planes = start + step * torch.arange(_PLANES, device=view.image.device)
@@ -235,12 +235,12 @@ def _sweep(index: int, others: list[int], coarse: list[_Grey], fine: list[_Grey]
     inverse = around[0] + step * (level * (3.0 / (_FINE_PLANES - 1)) - 1.5)
     grey = view.image
     contrast = (_box(grey * grey) - _box(grey).square()).clamp_min(0).sqrt()[0, 0]
-    sure = within & (score > _LEAST_SCORE) & (contrast > _LEAST_CONTRAST) & (view.usable[0, 0] > 0)
-    return _Swept(1 / inverse.clamp_min(0.25 * start), sure, view.camera)
+    matched = within & (score > _MIN_SCORE) & (contrast > _MIN_CONTRAST) & (view.usable[0, 0] > 0)
+    return _Match(1 / inverse.clamp_min(0.25 * start), matched, view.camera)
 
 
-def _check(index: int, swept: dict[int, _Swept], surfaces: dict[int, Tensor]) -> StereoDepth:
-    """Keep what enough other photographs have at the same place; ``surfaces``: world points [h, w, 3] of each."""
+def _check(index: int, swept: dict[int, _Match], surfaces: dict[int, Tensor]) -> StereoDepth:
+    """Keep depths that enough other photographs confirm; ``surfaces``: world points [h, w, 3] of each."""
     view = swept[index]
     height, width = view.depth.shape
     points = surfaces[index]
@@ -256,9 +256,9 @@ def _check(index: int, swept: dict[int, _Swept], surfaces: dict[int, Tensor]) ->
         depth = other.depth.flatten()[place]
         back, _ = project(surfaces[number].view(-1, 3)[place], view.camera)
         apart = (back - centres).norm(dim=-1)
-        agreeing += inside & ((z / depth - 1).abs() < _DEPTHS_AGREE) & (apart < _PIXELS_AGREE)
-    needed = 1 if len(swept) <= _SPARSE else 2
-    kept = view.sure & (agreeing >= needed)
+        agreeing += inside & ((z / depth - 1).abs() < _DEPTH_TOLERANCE) & (apart < _PIXEL_TOLERANCE)
+    needed = 1 if len(swept) <= _MAX_SPARSE else 2
+    kept = view.matched & (agreeing >= needed)
     around = F.avg_pool2d(kept.float()[None, None], _SOLID_WINDOW, 1, _SOLID_WINDOW // 2, count_include_pad=False)[0, 0]
-    kept = kept & (around > _SOLID)
+    kept = kept & (around > _MIN_SOLID)
     return StereoDepth(view.depth[..., None], kept[..., None], view.camera)

@@ -1,4 +1,4 @@
-"""Carrying photographs into another view through the splat's median depth, and knowing where that holds.
+"""Warping of photographs into another view through the splat's median depth, and the visibility of what it fetches.
 
 Conventions: OpenCV axes, depth is z along the camera's forward axis, pixel centres lie at +0.5. Depths are compared
 relatively, so nothing here depends on the scene's units.
@@ -75,11 +75,11 @@ def project(points: Tensor, camera: Pinhole) -> tuple[Tensor, Tensor]:
 
 
 def in_view(points: Tensor, camera: Pinhole, margin: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
-    """Which points lie in front of a camera and inside its picture.
+    """Mask of points in front of a camera and inside its picture.
 
     Args:
         points: [..., 3] world.
-        camera: which looks.
+        camera: of the picture.
         margin: share of the picture's sides by which it is wider on every side.
 
     Returns:
@@ -92,7 +92,7 @@ def in_view(points: Tensor, camera: Pinhole, margin: float = 0.0) -> tuple[Tenso
 
 
 def opaque(alpha: Tensor) -> Tensor:
-    """Soft "alpha > 0.5": 0 below 0.25, 1 above 0.75, any shape."""
+    """Soften the threshold "alpha > 0.5": 0 below 0.25, 1 above 0.75, any shape."""
     return (alpha * 2 - 0.5).clamp(0, 1)
 
 
@@ -105,14 +105,14 @@ def visibility(
     mask: Tensor | None = None,
     tolerance: float = 0.05,
 ) -> Tensor:
-    """How surely a camera shows each of the points.
+    """Soft visibility of points in a camera.
 
     The product of: the point is valid, in front of the camera, inside its picture (feathered border), at the depth the
     splat has there (|z / depth - 1| against ``tolerance``, soft), on something opaque, and not masked.
 
     Args:
         points: [H, W, 3] world.
-        valid: [H, W, 1] in [0, 1], how surely each point is a surface at all.
+        valid: [H, W, 1] in [0, 1], confidence that the point is a surface at all.
         camera: the reference camera.
         depth: [H_k, W_k, 1] median depth rendered there, 0 where there is nothing.
         alpha: [H_k, W_k, 1] opacity rendered there.
@@ -183,7 +183,7 @@ def fetch(image: Tensor, depth: Tensor, camera: Pinhole, other: Pinhole, shift: 
         depth: [H, W, 1] of the target, scene units.
         camera: the target.
         other: the camera of ``image``.
-        shift: [H, W, 2] pixels (x, y) of the target: look up what the surface there shows instead.
+        shift: [H, W, 2] pixels (x, y) of the target: read the surface at the displaced pixel instead.
 
     Returns:
         [H, W, C] (float32, or float64 for float64 depth); beyond the picture its border goes on.
@@ -196,7 +196,7 @@ def fetch(image: Tensor, depth: Tensor, camera: Pinhole, other: Pinhole, shift: 
 
 
 def displaced(maps: Tensor, shift: Tensor) -> Tensor:
-    """Maps read at displaced places, bilinear.
+    """Read maps at displaced pixels, bilinear.
 
     Args:
         maps: [K, C, h, w].
@@ -213,7 +213,7 @@ def displaced(maps: Tensor, shift: Tensor) -> Tensor:
 
 
 def reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, Tensor]:
-    """Where ``other`` sees the pixels of ``camera`` at ``depth`` [..., H, W]: grid [..., H, W, 2] in [-1, 1]^2, z.
+    """Project the pixels of ``camera`` at ``depth`` [..., H, W] into ``other``: grid [..., H, W, 2] in [-1, 1]^2, z.
 
     The same as unproject and project, but a plane sweep is affine in column, row and depth: three fused products.
     """
@@ -233,12 +233,12 @@ def reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, T
 
 
 def _sample(planes: Tensor, grid: Tensor) -> Tensor:
-    """[1, C, h, w] at grid [H, W, 2] -> [C, H, W], bilinear."""
+    """Sample [1, C, h, w] at grid [H, W, 2] -> [C, H, W], bilinear."""
     return F.grid_sample(planes, grid[None], padding_mode="border", align_corners=False)[0]
 
 
 def _usable(alpha: Tensor, mask: Tensor | None) -> Tensor:
-    """[1, 1, H, W]: opaque, unmasked pixels of a reference."""
+    """Opaque, unmasked pixels of a reference [1, 1, H, W]."""
     plane = opaque(alpha.to(_geometry_dtype(alpha)))
     if mask is not None:
         plane = plane * mask.to(plane)
@@ -246,7 +246,7 @@ def _usable(alpha: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _agreement(grid: Tensor, z: Tensor, camera: Pinhole, depth: Tensor, tolerance: float) -> Tensor:
-    """[H, W] from grid [H, W, 2] in [-1, 1]^2 and z [H, W]: the front, border and depth tests."""
+    """Front, border and depth tests [H, W] at grid [H, W, 2] in [-1, 1]^2 and z [H, W]."""
     height, width = depth.shape[:2]
     x, y = grid.unbind(-1)
     feather = max(_FEATHER * min(camera.width, camera.height), 1.0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.poses import assemble, pose_distances, slerp, spacing, stack_poses, with_poses
+from difix3d_ns.geometry.poses import assemble, camera_spacing, pose_distances, slerp, stack_poses, with_poses
 
 
 def interpolate_toward(current: Sequence[Pinhole], targets: Sequence[Pinhole], fraction: float) -> list[Pinhole]:
@@ -36,7 +36,7 @@ def interpolate_toward(current: Sequence[Pinhole], targets: Sequence[Pinhole], f
         raise ValueError("interpolating toward targets needs at least one starting pose")
     start, end = stack_poses(current), stack_poses(targets)
     # A single camera has no spacing: the way to the farthest target gives the scale.
-    baseline = spacing(start) or float(torch.cdist(start[:, :3, 3], end[:, :3, 3]).max())
+    baseline = camera_spacing(start) or float(torch.cdist(start[:, :3, 3], end[:, :3, 3]).max())
     start = start[pose_distances(end, start, baseline).argmin(1)]
     along = torch.full((len(end),), float(fraction), dtype=end.dtype)
     positions = torch.lerp(start[:, :3, 3], end[:, :3, 3], along[:, None])

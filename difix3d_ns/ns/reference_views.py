@@ -10,7 +10,7 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
-from difix3d_ns.geometry.poses import pose_distances, spacing, stack_poses
+from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
 from difix3d_ns.views.protocols import Render, Renderer, Scene
 from difix3d_ns.views.reused_references import reuse_references
 
@@ -102,7 +102,7 @@ class ReferenceViews:
         if len(cameras) <= self._nearest:
             return list(range(len(cameras)))
         poses = stack_poses(cameras)
-        distances = pose_distances(stack_poses([camera]), poses, spacing(poses))[0]
+        distances = pose_distances(stack_poses([camera]), poses, camera_spacing(poses))[0]
         return sorted(distances.topk(self._nearest, largest=False).indices.tolist())
 
     def _is_fresh(self, index: int) -> bool:

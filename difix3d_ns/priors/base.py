@@ -1,4 +1,4 @@
-"""What priors are asked and what they answer: one protocol for each capability, and no one for all of them.
+"""Protocols of priors, with their requests and results: one for each capability, and none for all of them.
 
 ``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator`` and ``Depth`` take longer than a second, so
 they work in steps over a state of tensors (``Stepwise``), which can be shown, counted and saved in between.
@@ -16,21 +16,6 @@ from torch import Tensor
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 
-__all__ = [
-    "Depth",
-    "DepthMap",
-    "FixRequest",
-    "FixResult",
-    "Fixer",
-    "GeneratedView",
-    "PosedImage",
-    "State",
-    "Stepwise",
-    "Upscaler",
-    "ViewGenerator",
-    "finite",
-]
-
 State = Mapping[str, Tensor]
 """all that a stepwise prior knows of one piece of work, its seed and inputs included; may be written to a file"""
 Result = TypeVar("Result", covariant=True)
@@ -38,7 +23,7 @@ Result = TypeVar("Result", covariant=True)
 
 @dataclass(frozen=True)
 class FixRequest:
-    """A rendered picture to repair, what the splat knows about it, and photographs to lean on."""
+    """A rendered picture to repair, what the splat knows about it, and the photographs it may copy from."""
 
     image: Tensor  # [H, W, 3] in [0, 1]
     references: Sequence[PosedImage] = ()
@@ -50,12 +35,12 @@ class FixRequest:
 
 @dataclass(frozen=True)
 class FixResult:
-    """The repaired picture and how far to trust it."""
+    """A repaired picture and its confidence."""
 
     image: Tensor  # [H, W, 3] in [0, 1]
     confidence: Tensor  # [H, W, 1] in [0, 1]; 0 where no reference shows the pixel
     depth: Tensor | None = None  # [H, W, 1] corrected depth along z, 0 where unknown, if the fixer has one
-    depth_confidence: Tensor | None = None  # [H, W, 1] how far to trust the corrected depth; None: as the picture
+    depth_confidence: Tensor | None = None  # [H, W, 1] confidence of the corrected depth; None: as of the picture
 
 
 class Fixer(Protocol):
@@ -63,12 +48,12 @@ class Fixer(Protocol):
 
     @property
     def trained_references(self) -> int | None:
-        """References it was shown in training, at most; None: it was not trained, or nobody knows."""
+        """Maximum number of references it was shown in training; None: it was not trained, or nobody knows."""
         ...
 
     @property
     def generative(self) -> bool:
-        """Whether it may teach what no photograph shows; else it only carries over what some photograph does."""
+        """True if it may teach what no photograph shows; else it only carries over what some photograph does."""
         ...
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
@@ -84,7 +69,7 @@ class Stepwise(Protocol[Result]):
     """
 
     def steps_left(self, state: State) -> int:
-        """How many steps are missing until there is a result."""
+        """Number of steps until there is a result."""
         ...
 
     def step(self, state: State) -> State:
@@ -92,7 +77,7 @@ class Stepwise(Protocol[Result]):
         ...
 
     def result(self, state: State) -> Result:
-        """What came of it; ``steps_left`` is 0."""
+        """Return the result; ``steps_left`` is 0."""
         ...
 
 
@@ -113,11 +98,11 @@ class Upscaler(Stepwise[Tensor], Protocol):
         ...
 
     def start(self, low: Tensor, seed: int) -> State:
-        """The first round's state for a photograph [H, W, 3] in [0, 1] of any size."""
+        """Create the first round's state for a photograph [H, W, 3] in [0, 1] of any size."""
         ...
 
     def advance(self, state: State, render: Tensor) -> State:
-        """The next round's state, from this round's finished one and what a splat trained on the results shows.
+        """Create the next round's state from this round's finished one and what a splat trained on the results shows.
 
         Args:
             state: with no step left.
@@ -128,7 +113,7 @@ class Upscaler(Stepwise[Tensor], Protocol):
 
 @dataclass(frozen=True)
 class GeneratedView:
-    """A picture at a camera that nobody photographed, and how far to trust it."""
+    """A picture at a camera that nobody photographed, and its confidence."""
 
     image: Tensor  # [H, W, 3] in [0, 1], float32
     confidence: Tensor  # [H, W, 1] in [0, 1]
@@ -145,11 +130,11 @@ class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
         noise: float = 1.0,
         seed: int = 0,
     ) -> State:
-        """The state of a joint generation.
+        """Create the state of a joint generation.
 
         Args:
             photographs: at least one, with cameras in the scene's own unit; pictures of any sizes.
-            cameras: of the pictures wanted, of any sizes.
+            cameras: of the requested pictures, of any sizes.
             renders: [H, W, 3] in [0, 1] for each camera, to start from; None: from noise alone.
             noise: share of the way from a clean render (0) to noise alone (1) where it starts.
             seed: of all random draws.
@@ -166,15 +151,15 @@ class DepthMap:
 
 
 class Depth(Stepwise[list[DepthMap]], Protocol):
-    """Tells the depth of posed photographs; results in their order and sizes."""
+    """Estimates the depth of posed photographs; results in their order and sizes."""
 
     def start(self, photographs: Sequence[PosedImage], seed: int = 0) -> State:
-        """The state of the work on photographs with cameras, of any sizes; depth they may have is a hint."""
+        """Create the state of the work on photographs with cameras, of any sizes; depth they may have is a hint."""
         ...
 
 
 def finite(request: FixRequest) -> FixRequest:
-    """The request with black instead of NaN and infinity; nothing is seen there, and references are masked there."""
+    """Replace NaN and infinity in a request by black; nothing is seen there, and references are masked there."""
     gaps = ~request.image.isfinite().all(-1, keepdim=True)  # [H, W, 1]
     if bool(gaps.any()):
         alpha = None if request.alpha is None else request.alpha.masked_fill(gaps.to(request.alpha.device), 0)

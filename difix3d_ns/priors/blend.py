@@ -12,7 +12,7 @@ from difix3d_ns.priors.base import FixRequest, FixResult, finite
 
 
 def warp_request(request: FixRequest) -> Warps:
-    """The request's references in its own view; all visibilities are 0 where the geometry is not known."""
+    """Warp the request's references into its view; all visibilities are 0 where the geometry is not known."""
     height, width = request.image.shape[:2]
     if request.camera is None or request.depth is None or request.alpha is None or not request.references:
         images = request.image.new_zeros(len(request.references), height, width, 3, dtype=torch.float32)
@@ -20,8 +20,8 @@ def warp_request(request: FixRequest) -> Warps:
     return warp_references(request.camera, request.depth, request.alpha, request.references)
 
 
-def seen_at_all(visibility: Tensor) -> Tensor:
-    """[K, ...] -> [...]: how surely at least one reference shows the pixel."""
+def visible_in_any(visibility: Tensor) -> Tensor:
+    """Confidence [...] that at least one reference shows the pixel, from visibilities [K, ...]."""
     return 1 - (1 - visibility).prod(0)
 
 
@@ -41,12 +41,12 @@ class BlendFixer:
         image = request.image.to(warps.images.dtype)
         total = warps.visibility.sum(0)
         mean = (warps.visibility * warps.images).sum(0) / total.clamp_min(1e-6)
-        confidence = seen_at_all(warps.visibility)
+        confidence = visible_in_any(warps.visibility)
         return FixResult(image=torch.lerp(image, mean, confidence).float(), confidence=confidence.float())
 
 
 def load(
     weights: str | None = None, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> BlendFixer:
-    """The blend has no weights; it works wherever its requests are."""
+    """Create the blend, which has no weights; it works wherever its requests are."""
     return BlendFixer()

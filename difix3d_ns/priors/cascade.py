@@ -20,36 +20,36 @@ class CascadeFixer:
 
     @property
     def trained_references(self) -> int | None:
-        """Of the one that was shown most; the other was then shown fewer."""
+        """Maximum over both: the other was then shown fewer."""
         known = [n for n in (self.first.trained_references, self.second.trained_references) if n is not None]
         return max(known, default=None)
 
     @property
     def generative(self) -> bool:
-        """What the first makes up stays where no photograph shows anything."""
+        """True if either is: what the first makes up stays where no photograph shows anything."""
         return self.first.generative or self.second.generative
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
-        """Repair a batch (contract of ``Fixer``); a finite pixel is trusted as far as either of them trusts it."""
+        """Repair a batch (contract of ``Fixer``); the confidence of a finite pixel is the larger of theirs."""
         before = self.first.fix(requests)
         after = self.second.fix(
             [replace(request, image=result.image) for request, result in zip(requests, before, strict=True)]
         )
         return [
-            replace(last, confidence=torch.maximum(last.confidence, result.confidence) * _shown(request))
+            replace(last, confidence=torch.maximum(last.confidence, result.confidence) * _is_finite(request))
             for request, result, last in zip(requests, before, after, strict=True)
         ]
 
 
-def _shown(request: FixRequest) -> Tensor:
-    """[H, W, 1]: the second sees what the first put where the request is not finite, and would trust it."""
+def _is_finite(request: FixRequest) -> Tensor:
+    """Mask [H, W, 1] of finite pixels: elsewhere the second would be confident of what the first put there."""
     return request.image.isfinite().all(-1, keepdim=True)
 
 
 def load(
     weights: str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> CascadeFixer:
-    """``weights`` says what runs first: the folder or hub id of Difix weights, or the name of a fixer.
+    """Create the cascade, whose first fixer ``weights`` names: the folder or hub id of Difix weights, or a fixer.
 
     Raises:
         ValueError: it is not given, or is ``cascade`` itself.

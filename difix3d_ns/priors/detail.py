@@ -14,5 +14,5 @@ from difix3d_ns.priors import embedded
 def load(
     weights: str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> embedded.EmbeddedFixer:
-    """Arguments and errors as in ``difix3d_ns.priors.embedded.load``."""
+    """Read the chain without diffusion; arguments and errors as in ``difix3d_ns.priors.embedded.load``."""
     return embedded.load(weights, device, dtype, diffusion=False)

@@ -14,25 +14,25 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from torch import Tensor
 
 from difix3d_ns.priors.base import FixRequest, FixResult
-from difix3d_ns.priors.blend import seen_at_all, warp_request
+from difix3d_ns.priors.blend import visible_in_any, warp_request
 from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.precision import fast_dtype
-from difix3d_ns.priors.networks.tiling import Strips
+from difix3d_ns.priors.networks.tiling import Tiling
 from difix3d_ns.priors.published import hub
 from difix3d_ns.priors.published.folder import read_network, trained_references
 
-AT_ONCE = 2**23
+MAX_PIXELS = 2**23
 """pixels the autoencoder takes whole: beyond, its widest feature map has more elements than 32 bits count"""
-AT_ONCE_ON_CPU = 2**20
+MAX_PIXELS_ON_CPU = 2**20
 """the same on the CPU, for its memory's sake: 5 GiB at full size in float32"""
 
 
-KEPT = 256
-"""latents of references kept, the least recently shown dropped first: 0.3 MiB each at 1088x1920 in bfloat16"""
+MAX_LATENTS = 256
+"""latents of references in the cache, the least recently shown dropped first: 0.3 MiB each at 1088x1920 in bfloat16"""
 
 
 class _Parts(NamedTuple):
-    """The network's three parts, plain or compiled."""
+    """Three parts of the network, plain or compiled."""
 
     encode: Callable[..., Any]
     denoise: Callable[..., Any]
@@ -43,7 +43,7 @@ class DifixFixer:
     """Difix behind the contract of ``Fixer``: references are shown unaligned, as in the paper.
 
     Pictures are padded right and bottom, by repeating their edge, to what the network needs. A reference of another
-    size is resized with its aspect kept until it fits the padded picture, and padded; nobody looks at its padding.
+    size is resized with its aspect kept until it fits the padded picture, and padded; nobody attends to its padding.
     Its latent is kept, so frames that show the same photograph encode it once, whichever tensor it comes in.
 
     The confidence is where the references see the splat, as for the blend; without geometry it is 0. So it is where
@@ -52,7 +52,7 @@ class DifixFixer:
     Args:
         network: the model.
         batch: pictures of one size repaired together.
-        compile: compile the three parts for each size when it first comes; says so, and goes on without if that fails.
+        compile: compile the three parts for each size when it first comes; goes on without, with a notice, on failure.
         trained_references: photographs that the model was shown beside each picture in training.
     """
 
@@ -74,58 +74,58 @@ class DifixFixer:
         """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together.
 
         Raises:
-            RuntimeError: the device has too little memory, even for one picture in strips.
+            RuntimeError: the device has too little memory, even for one picture in tiles.
         """
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault((*request.image.shape[:2], len(request.references)), []).append(index)
         results: dict[int, FixResult] = {}
         for (height, width, _), members in groups.items():
-            together = max(1, min(self.batch, self._room() // (height * width)))
+            together = max(1, min(self.batch, self._max_pixels() // (height * width)))
             for start in range(0, len(members), together):
                 chunk = members[start : start + together]
-                pictures = self._repair([requests[i] for i in chunk])
+                pictures = self._run_within_memory([requests[i] for i in chunk])
                 results.update({i: _result(requests[i], picture) for i, picture in zip(chunk, pictures, strict=True)})
         return [results[i] for i in range(len(requests))]
 
-    def _repair(self, requests: list[FixRequest]) -> list[Tensor]:
-        """[3, H, W] in [-1, 1] each; when memory runs out, once more one by one and in strips."""
+    def _run_within_memory(self, requests: list[FixRequest]) -> list[Tensor]:
+        """Repaired pictures [3, H, W] in [-1, 1]; when memory runs out, once more one by one and in tiles."""
         height, width = requests[0].image.shape[:2]
         try:
-            return list(self._run(requests, Strips() if height * width > self._room() else None))
+            return list(self._run_checked(requests, Tiling() if height * width > self._max_pixels() else None))
         except torch.cuda.OutOfMemoryError:
             pass  # outside of this clause the failed attempt's tensors are gone
         _notice(f"out of memory with {len(requests)} pictures of {width}x{height} at once; again in smaller pieces")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
-            smaller = Strips(2**16, rest=torch.device("cpu"))
-            return [picture for request in requests for picture in self._run([request], smaller)]
+            smaller = Tiling(2**16, offload_device=torch.device("cpu"))
+            return [picture for request in requests for picture in self._run_checked([request], smaller)]
         except torch.cuda.OutOfMemoryError as error:
             raise RuntimeError(
                 f"a picture of {width}x{height} with {len(requests[0].references)} references does not fit into the "
-                "device's memory, even in strips: use fewer references, bfloat16, smaller pictures or the cpu"
+                "device's memory, even in tiles: use fewer references, bfloat16, smaller pictures or the cpu"
             ) from error
 
-    def _run(self, requests: list[FixRequest], tiles: Strips | None) -> Tensor:
-        pictures = self._compute(requests, tiles)
+    def _run_checked(self, requests: list[FixRequest], tiling: Tiling | None) -> Tensor:
+        pictures = self._forward_compiled(requests, tiling)
         if not bool(pictures.isfinite().all()):
             precision = str(next(self.network.parameters()).dtype).removeprefix("torch.")
             raise RuntimeError(f"the Difix network gives no finite numbers in {precision}; use bfloat16 or float32")
         return pictures
 
-    def _compute(self, requests: list[FixRequest], tiles: Strips | None) -> Tensor:
+    def _forward_compiled(self, requests: list[FixRequest], tiling: Tiling | None) -> Tensor:
         height, width = requests[0].image.shape[:2]
-        parts = self._eager if tiles is not None else self._parts
+        parts = self._eager if tiling is not None else self._parts
         size = (len(requests), height, width, *(r.image.shape for request in requests for r in request.references))
         if parts is self._eager or size in self._compiled_for:
-            return self._through(parts, requests, tiles)
+            return self._forward(parts, requests, tiling)
         columns = SpinnerColumn(), TextColumn("Compiling {task.description}"), BarColumn(), TimeElapsedColumn()
         try:
             with Progress(*columns, console=Console(stderr=True)) as progress:
                 progress.console.print("Compiling the fixer for this size, once; it may take minutes", highlight=False)
                 task = progress.add_task(f"for {len(requests)} of {width}x{height}", total=3)
-                result = self._through(parts, requests, tiles, lambda: progress.advance(task))
+                result = self._forward(parts, requests, tiling, lambda: progress.advance(task))
             self._compiled_for.add(size)
             return result
         except torch.cuda.OutOfMemoryError:
@@ -133,23 +133,23 @@ class DifixFixer:
         except Exception as error:  # whatever a compiler stumbles over, the plain network works
             _notice(f"torch.compile failed, going on without it: {' '.join(str(error).split()[:40])}")
             self._parts = self._eager
-        return self._through(self._parts, requests, tiles)
+        return self._forward(self._parts, requests, tiling)
 
-    def _through(
+    def _forward(
         self,
         parts: _Parts,
         requests: list[FixRequest],
-        tiles: Strips | None,
+        tiling: Tiling | None,
         step: Callable[[], object] = lambda: None,
     ) -> Tensor:
-        """[B, 3, H, W] in [-1, 1]; ``step`` is called after each of the three parts."""
+        """Repaired pictures [B, 3, H, W] in [-1, 1]; ``step`` is called after each of the three parts."""
         height, width = requests[0].image.shape[:2]
         pictures = self.network.pad(torch.stack([self._picture(request.image) for request in requests]))
-        latents, kept = parts.encode(pictures, tiles=tiles)
+        latents, kept = parts.encode(pictures, tiling=tiling)
         rows, columns = latents.shape[-2:]
         views, filled = [latents], [torch.tensor([[rows, columns]] * len(requests))]
         for references in zip(*(request.references for request in requests), strict=True):
-            shown = [self._reference(r.image, (height, width), pictures.shape[-2:], parts, tiles) for r in references]
+            shown = [self._reference(r.image, (height, width), pictures.shape[-2:], parts, tiling) for r in references]
             views.append(torch.stack([latent for latent, _ in shown]))
             filled.append(torch.tensor([size for _, size in shown]))
         step()
@@ -158,20 +158,20 @@ class DifixFixer:
             masks = {tokens: mask.to(latents.device) for tokens, mask in masks.items()}
         clean = parts.denoise(torch.stack(views, 1), masks)
         step()
-        out = parts.decode(clean, kept, tiles=tiles)[..., :height, :width].float()
+        out = parts.decode(clean, kept, tiling=tiling)[..., :height, :width].float()
         step()
         return out
 
     def _picture(self, image: Tensor) -> Tensor:
-        """[H, W, 3] in [0, 1] -> [3, H, W] in [-1, 1] where the network is, finite."""
+        """Convert [H, W, 3] in [0, 1] to [3, H, W] in [-1, 1] where the network is, finite."""
         place = next(self.network.parameters())
         picture = image.to(place.device, torch.float32).permute(2, 0, 1).nan_to_num(0.0, 0.0, 0.0)
         return (picture.clamp(0, 1) * 2 - 1).to(place.dtype).contiguous()
 
     def _reference(
-        self, image: Tensor, size: tuple[int, int], grid: Sequence[int], parts: _Parts, tiles: Strips | None
+        self, image: Tensor, size: tuple[int, int], grid: Sequence[int], parts: _Parts, tiling: Tiling | None
     ) -> tuple[Tensor, tuple[int, int]]:
-        """The latent [c, h, w], and how many of its rows and columns show the photograph."""
+        """Latent [c, h, w] of a reference, and the number of its rows and columns that show the photograph."""
         alike = tuple(image.shape[:2]) == size  # padded as the picture is, not resized
         key = (_fingerprint(image), *image.shape[:2], *grid, alike)
         if key not in self._latents:
@@ -181,23 +181,23 @@ class DifixFixer:
                 picture = self.network.pad(picture)
             else:
                 picture, shown = fit(picture, shown)
-            latent = parts.encode(picture, keep=False, tiles=tiles)[0][0]
+            latent = parts.encode(picture, keep=False, tiling=tiling)[0][0]
             multiple = self.network.multiple
             self._latents[key] = latent, (-(-shown[0] // multiple), -(-shown[1] // multiple))
-            if len(self._latents) > KEPT:
+            if len(self._latents) > MAX_LATENTS:
                 self._latents.popitem(last=False)
         self._latents.move_to_end(key)
         return self._latents[key]
 
-    def _room(self) -> int:
-        """Pixels the autoencoder can take whole."""
+    def _max_pixels(self) -> int:
+        """Number of pixels the autoencoder can take whole."""
         first = next(self.network.parameters())
         if first.device.type != "cuda":
-            return AT_ONCE_ON_CPU
+            return MAX_PIXELS_ON_CPU
         free = torch.cuda.mem_get_info(first.device)[0]
         free += torch.cuda.memory_reserved(first.device) - torch.cuda.memory_allocated(first.device)
         widest = max(self.network.vae.config.block_out_channels[:2])  # channels at the picture's own resolution
-        return min(AT_ONCE, free // (6 * widest * first.element_size()))  # up to six such maps live at once
+        return min(MAX_PIXELS, free // (6 * widest * first.element_size()))  # up to six such maps live at once
 
 
 def load(
@@ -257,7 +257,7 @@ def fit(picture: Tensor, grid: tuple[int, int]) -> tuple[Tensor, tuple[int, int]
 
 
 def _fingerprint(image: Tensor) -> int:
-    """Of the exact pixels: their bits times odd numbers, summed modulo 2^64, in whatever order a device sums."""
+    """Hash of the exact pixels: their bits times odd numbers, summed modulo 2^64, in whatever order a device sums."""
     bits = image.float().contiguous().view(torch.int32).flatten().long()
     places = torch.arange(len(bits), device=image.device) * 0x5851F42D4C957F2D
     return int(((bits + places) * (places | 1)).sum())
@@ -265,7 +265,7 @@ def _fingerprint(image: Tensor) -> int:
 
 def _result(request: FixRequest, picture: Tensor) -> FixResult:
     image = (picture.to(request.image.device) / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).contiguous()
-    confidence = seen_at_all(warp_request(request).visibility).float()
+    confidence = visible_in_any(warp_request(request).visibility).float()
     return FixResult(image, confidence * request.image.isfinite().all(-1, keepdim=True))
 
 

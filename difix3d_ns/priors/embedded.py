@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difix3d_ns.priors.alignment.aligned_references import SLOTS, Aligned, align
+from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, Aligned, align
 from difix3d_ns.priors.base import FixRequest, FixResult, finite
-from difix3d_ns.priors.blend import seen_at_all
+from difix3d_ns.priors.blend import visible_in_any
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.stages import EmbeddedChain
 
@@ -22,10 +22,10 @@ WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 
 
 def confidence(result: Tensor, aligned: Aligned) -> Tensor:
-    """How surely at least one reference shows a pixel and agrees with what became of it.
+    """Confidence that at least one reference shows a pixel and agrees with the result there.
 
     Args:
-        result: [3, H, W] in [0, 1].
+        result: [3, H, W] in [0, 1], the repaired picture.
         aligned: the references it leans on.
 
     Returns:
@@ -34,18 +34,18 @@ def confidence(result: Tensor, aligned: Aligned) -> Tensor:
     error = (aligned.warps - result).abs().mean(1, keepdim=True)
     error = F.avg_pool2d(error, 5, stride=1, padding=2, count_include_pad=False)
     agreement = (1.5 - error / 0.15).clamp(0, 1)
-    return seen_at_all(aligned.visibility * agreement)
+    return visible_in_any(aligned.visibility * agreement)
 
 
 class EmbeddedFixer:
-    """The chain of ``EmbeddedChain`` behind the contract of ``Fixer``.
+    """``EmbeddedChain`` behind the contract of ``Fixer``.
 
     Args:
         chain: the networks.
-        diffusion: False leaves out the diffusion model: to measure what it is worth, or to save most of the time.
+        diffusion: False leaves out the diffusion model: to measure its gain, or to save most of the time.
     """
 
-    trained_references = SLOTS  # of more, those that show most of the view are taken
+    trained_references = MAX_REFERENCES
     generative = False  # the gate of its diffusion model is closed where no reference sees anything
 
     def __init__(self, chain: EmbeddedChain, diffusion: bool = True):
@@ -65,11 +65,12 @@ class EmbeddedFixer:
         for members in groups.values():
             pictures = self._run([requests[i] for i in members], [aligned[i] for i in members])
             for i, picture in zip(members, pictures, strict=True):
-                trust = confidence(picture, aligned[i]) if len(aligned[i].warps) else torch.zeros_like(picture[:1])
+                found = aligned[i]
+                seen = confidence(picture, found) if len(found.warps) else torch.zeros_like(picture[:1])
                 # Where no reference shows the surface, references cannot have found its depth.
-                sure = aligned[i].matched * seen_at_all(aligned[i].visibility)
-                picture, trust, sure = (values.permute(1, 2, 0).contiguous() for values in (picture, trust, sure))
-                results[i] = FixResult(picture, trust * shown[i], aligned[i].depth, sure)
+                matched = found.matched * visible_in_any(found.visibility)
+                picture, seen, matched = (values.permute(1, 2, 0).contiguous() for values in (picture, seen, matched))
+                results[i] = FixResult(picture, seen * shown[i], found.depth, matched)
         return [results[i] for i in range(len(requests))]
 
     def _align(self, request: FixRequest) -> Aligned:
@@ -77,9 +78,9 @@ class EmbeddedFixer:
         return align(self.chain.align, *known, request.references)
 
     def _run(self, requests: list[FixRequest], aligned: list[Aligned]) -> list[Tensor]:
-        """[3, H, W] float32 each, on the device of its request."""
+        """Repaired pictures [3, H, W] float32, each on the device of its request."""
         images = torch.stack([request.image.permute(2, 0, 1) for request in requests])
-        if len(aligned[0].warps) == 0:  # nothing to lean on: nothing is changed
+        if len(aligned[0].warps) == 0:  # no reference: nothing is changed
             return list(images.float().clamp(0, 1))
         alphas = torch.stack([request.alpha.permute(2, 0, 1) for request in requests if request.alpha is not None])
         device = next(self.chain.parameters()).device
@@ -128,7 +129,7 @@ def load(
             "Reinstall the package, or give --pipeline.guidance.fixer.weights a folder written by "
             "`difix3d train-prior`."
         ) from error
-    chain = chain.to(device).in_precision(dtype or fast_dtype(torch.device(device).type))
+    chain = chain.to(device).cast_networks(dtype or fast_dtype(torch.device(device).type))
     return EmbeddedFixer(chain.to(memory_format=torch.channels_last), diffusion)
 
 

@@ -1,4 +1,4 @@
-"""Which fixer is used, by flags."""
+"""Flags that select a fixer."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class FixerConfig:
     """compile the networks of the fixer difix for each size of pictures: minutes once, faster afterwards on CUDA"""
 
     def check(self, flag_prefix: str) -> None:
-        """Refuse what cannot be; the name and the weights are told of by ``load``.
+        """Check the numbers; ``load`` checks the name and the weights.
 
         Args:
-            flag_prefix: what its flags begin with: ``--pipeline.guidance.fixer``.
+            flag_prefix: common beginning of its flags: ``--pipeline.guidance.fixer``.
 
         Raises:
             UserError: naming the flag.
@@ -42,7 +42,7 @@ class FixerConfig:
             raise UserError(f"{flag_prefix}.references {self.references}: at least 0 is needed")
 
     def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.fixer") -> Fixer:
-        """The fixer, loaded once per process.
+        """Load the fixer, once per process.
 
         Args:
             device: where its networks live.

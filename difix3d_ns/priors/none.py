@@ -1,4 +1,4 @@
-"""The identity: what every other fixer has to beat."""
+"""The identity, which every other fixer has to beat."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from difix3d_ns.priors.base import FixRequest, FixResult, finite
 
 
 class IdentityFixer:
-    """Returns the picture as it is and trusts all of it."""
+    """Returns the picture as it is, with full confidence."""
 
     trained_references = 0
     generative = False
@@ -29,5 +29,5 @@ class IdentityFixer:
 def load(
     weights: str | None = None, device: torch.device | None = None, dtype: torch.dtype | None = None
 ) -> IdentityFixer:
-    """The identity has no weights; the arguments are there for the registry."""
+    """Create the identity, which has no weights; the arguments are there for the registry."""
     return IdentityFixer()

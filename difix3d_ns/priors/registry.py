@@ -1,7 +1,7 @@
 """Priors, usable alone: ``from difix3d_ns.priors.registry import load_fixer``.
 
 A prior is one file in this folder with a function ``load(weights, device, dtype) -> Fixer``, or another protocol of
-``base``, or a class whose name ends so, as ``BlendFixer``: that annotation says what the prior can do. The file's name
+``base``, or a class whose name ends so, as ``BlendFixer``: that annotation states the capability. The file's name
 is the prior's name (dashes for underscores). One of another package is named as it is imported: ``mine.sharpen``.
 """
 
@@ -19,21 +19,10 @@ from typing import Any
 import torch
 
 from difix3d_ns.io.sources import parse
-from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, PosedImage
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
 _FOLDER = Path(__file__).parent
-
-__all__ = [
-    "FixRequest",
-    "FixResult",
-    "Fixer",
-    "PosedImage",
-    "available_fixers",
-    "available_priors",
-    "fixer_of",
-    "load_fixer",
-]
 
 
 def available_priors(capability: type) -> tuple[str, ...]:
@@ -53,7 +42,7 @@ def available_fixers() -> tuple[str, ...]:
 
 @functools.cache
 def _returned_by_load(file: Path) -> str:
-    """The name of what a file's ``load`` is annotated to return, empty without one; read, not run."""
+    """Name of the return annotation of a file's ``load``, empty without one; the file is read, not run."""
     for node in parse(file.read_bytes(), file.name).body:
         if isinstance(node, ast.FunctionDef) and node.name == "load" and node.returns is not None:
             return ast.unparse(node.returns).strip("'\"").rpartition(".")[2]
@@ -68,7 +57,7 @@ def load_fixer(
     dtype: torch.dtype | None = None,
     compile: bool = False,
 ) -> Fixer:
-    """Load a fixer, once per process. It may be asked from several threads, one of which it serves at a time.
+    """Load a fixer, once per process; it may be called from several threads, one of which it serves at a time.
 
     Loading leaves torch's random generators as they were.
 
@@ -98,7 +87,7 @@ def load_fixer(
 class _OneAtATime:
     """A fixer whose callers wait for each other: training and a viewer share one, with its caches and its memory.
 
-    One that does not say so was trained with nobody knows how many references, and teaches only what they show.
+    One without these attributes has an unknown number of trained references, and teaches only what they show.
     """
 
     def __init__(self, fixer: Fixer) -> None:

@@ -1,4 +1,4 @@
-"""Which Gaussians touch which 8x8 tile, front to back.
+"""Lists of the Gaussians that touch each 8x8 tile, front to back.
 
 A Gaussian is put on a tile only if some pixel centre of the tile can lie inside its ellipse of visible opacity,
 opacity * exp(-sigma) >= 1/255 (the opacity-aware culling of StopThePop, Radl et al. 2024, and Speedy-Splat, Hanson et
@@ -17,8 +17,19 @@ ALPHA_MIN = 1.0 / 255.0
 
 
 @jit(inline="always")
-def _row_span(mx, my, a, b, c, tau2, radius, row, tiles_x):
-    """First and one-past-last tile of `row` inside the ellipse a dx^2 + 2 b dx dy + c dy^2 <= tau2."""
+def _ellipse(packed, k, radius):
+    """Ellipse a dx^2 + 2 b dx dy + c dy^2 <= tau2 of a Gaussian's visible opacity: centre, a, b, c, tau2, radius."""
+    opacity = float(packed[k, 5])
+    tau2 = 2.0 * math.log(opacity / ALPHA_MIN) + 1e-4
+    mx, my = float(packed[k, 0]), float(packed[k, 1])
+    a, b, c = float(packed[k, 2]), float(packed[k, 3]), float(packed[k, 4])
+    return mx, my, a, b, c, tau2, radius
+
+
+@jit(inline="always")
+def _row_span(ellipse, row, tiles_x):
+    """First and one-past-last tile of `row` inside an `_ellipse`."""
+    mx, my, a, b, c, tau2, radius = ellipse
     y0 = row * TILE + 0.5 - my
     y1 = y0 + (TILE - 1)
     det = a * c - b * b
@@ -45,7 +56,9 @@ def _row_span(mx, my, a, b, c, tau2, radius, row, tiles_x):
 
 
 @jit(inline="always")
-def _row_range(my, a, b, c, tau2, radius, tiles_y):
+def _row_range(ellipse, tiles_y):
+    """First and one-past-last row of tiles that an `_ellipse` reaches."""
+    _, my, a, b, c, tau2, radius = ellipse
     det = a * c - b * b
     half = math.sqrt(tau2 * a / det) if det > 1e-12 * a * c else radius * 1.12 + 1.0
     first = math.ceil((my - half - 1e-3 - (TILE - 0.5)) / TILE)
@@ -73,15 +86,12 @@ def count_pairs(order, means2d, conics, opacities, colors, radii, tiles_x, tiles
                 packed[k, 6 + channel] = colors[i, channel]
                 finite &= colors[i, channel] * 0 == 0
             packed[k, 5] = opacities[i] if finite else 0  # NaN and infinity: on no tile
-            opacity = float(packed[k, 5])
-            if not opacity > ALPHA_MIN:
+            if not float(packed[k, 5]) > ALPHA_MIN:
                 continue
-            mx, my = float(packed[k, 0]), float(packed[k, 1])
-            a, b, c = float(packed[k, 2]), float(packed[k, 3]), float(packed[k, 4])
-            tau2 = 2.0 * math.log(opacity / ALPHA_MIN) + 1e-4
-            top, bottom = _row_range(my, a, b, c, tau2, radii[i], tiles_y)
+            ellipse = _ellipse(packed, k, radii[i])
+            top, bottom = _row_range(ellipse, tiles_y)
             for row in range(top, bottom):
-                first, last = _row_span(mx, my, a, b, c, tau2, radii[i], row, tiles_x)
+                first, last = _row_span(ellipse, row, tiles_x)
                 for column in range(first, last):
                     counts[s, row * tiles_x + column] += 1
 
@@ -106,15 +116,12 @@ def fill_pairs(order, packed, radii, tiles_x, tiles_y, positions, ids):
     n = packed.shape[0]
     for s in nb.prange(slices):
         for k in range(s * n // slices, (s + 1) * n // slices):
-            opacity = float(packed[k, 5])
-            if not opacity > ALPHA_MIN:
+            if not float(packed[k, 5]) > ALPHA_MIN:
                 continue
-            mx, my = float(packed[k, 0]), float(packed[k, 1])
-            a, b, c = float(packed[k, 2]), float(packed[k, 3]), float(packed[k, 4])
-            tau2 = 2.0 * math.log(opacity / ALPHA_MIN) + 1e-4
-            top, bottom = _row_range(my, a, b, c, tau2, radii[order[k]], tiles_y)
+            ellipse = _ellipse(packed, k, radii[order[k]])
+            top, bottom = _row_range(ellipse, tiles_y)
             for row in range(top, bottom):
-                first, last = _row_span(mx, my, a, b, c, tau2, radii[order[k]], row, tiles_x)
+                first, last = _row_span(ellipse, row, tiles_x)
                 for column in range(first, last):
                     tile = row * tiles_x + column
                     ids[positions[s, tile]] = k

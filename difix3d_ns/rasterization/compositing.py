@@ -7,6 +7,7 @@ The number of channels is a constant of the compiled kernels for the same reason
 """
 
 import functools
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
@@ -31,6 +32,19 @@ C0, C1, C2, C3, C4, C5, C6 = (
 _X, _Y, _T, _LAST, _W, _S, _B, _FREE = (PIXELS * i for i in range(8))
 
 
+class TileLists(NamedTuple):
+    """The Gaussians of one camera in depth order, and for each tile the list of those that touch it."""
+
+    order: np.ndarray  # [V] int64, rows of the inputs, front to back
+    packed: np.ndarray  # [V, 6 + D] float32: x, y, a, b, c, opacity, colours
+    offsets: np.ndarray  # [tiles + 1] int64
+    ids: np.ndarray  # [pairs] int32, rows of packed
+    width: int
+    height: int
+    tiles_x: int
+    tiles_y: int
+
+
 @jit(inline="always")
 def _exp_neg(s):
     x = C0 + s * (C1 + s * (C2 + s * (C3 + s * (C4 + s * (C5 + s * C6)))))
@@ -41,12 +55,45 @@ def _exp_neg(s):
 
 @jit(inline="always")
 def _start_tile(s, x0, y0, width, height):
+    """Pixel centres, transmittance and count of a tile."""
     for p in range(PIXELS):
         x, y = np.int32(x0 + p % TILE), np.int32(y0 + p // TILE)
         s[_X + p] = np.float32(x) + HALF
         s[_Y + p] = np.float32(y) + HALF
         s[_T + p] = F1 if (x < width) & (y < height) else -F1  # outside the image: stopped
         s[_LAST + p] = F0
+
+
+@jit(inline="always")
+def _gather(s, row, packed, ids, start, count):
+    """Copy the rows of `count` entries of a tile's list to s[row:]."""
+    columns = packed.shape[1]
+    for j in range(count):
+        i = ids[start + j]
+        for q in range(columns):
+            s[row + j * columns + q] = packed[i, q]
+
+
+@jit(inline="always")
+def _offset(s, p, mx, my, ha, b, hc):
+    """Distance of pixel p from a Gaussian's centre, and sigma there."""
+    dx, dy = mx - s[_X + p], my - s[_Y + p]
+    return dx, dy, dx * (ha * dx + b * dy) + hc * dy * dy
+
+
+@jit(inline="always")
+def _pass(s, p, mx, my, ha, b, hc, opacity):
+    """Attenuate pixel p by a Gaussian; returns if it counts, its alpha, and the pixel's T, before, after and new."""
+    _, _, sigma = _offset(s, p, mx, my, ha, b, hc)
+    alpha = min(opacity * _exp_neg(min(sigma, SIGMA_MAX)), ALPHA_MAX)
+    t = s[_T + p]
+    before = max(t, F0)
+    after = before * (F1 - alpha)
+    seen = (alpha >= ALPHA_MIN) & (sigma >= F0)
+    counts = seen & (after > STOP)
+    new = after if counts else (-abs(t) if seen else t)
+    s[_T + p] = new
+    return counts, alpha, t, before, after, new
 
 
 @jit(inline="always")
@@ -64,15 +111,16 @@ def scratch_floats(channels: int) -> int:
 
 @functools.cache
 def forward_kernel(channels: int):
-    """Kernel(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, image, final, last).
+    """Compile kernel(lists, scratch, image, final, last) for a number of channels.
 
-    Writes image [H, W, D], final transmittance [H, W] and last [H, W]: list entries looked at before the pixel stopped.
+    It writes image [H, W, D], final transmittance [H, W] and last [H, W], the list entries before the pixel stopped.
     """
     columns = 6 + channels
     gathered = _FREE + PIXELS * channels
 
     @jit(parallel=True, fastmath=FASTMATH)
-    def forward(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, image, final, last):
+    def forward(lists, scratch, image, final, last):
+        _, packed, offsets, ids, width, height, tiles_x, tiles_y = lists
         threads = scratch.shape[0]
         for thread in nb.prange(threads):
             s = scratch[thread]
@@ -84,26 +132,14 @@ def forward_kernel(channels: int):
                 end = offsets[tile + 1]
                 for start in range(offsets[tile], end, BATCH):
                     count = min(BATCH, end - start)
-                    for j in range(count):
-                        i = ids[start + j]
-                        for q in range(columns):
-                            s[gathered + j * columns + q] = packed[i, q]
+                    _gather(s, gathered, packed, ids, start, count)
                     for j in range(count):
                         row = gathered + j * columns
                         mx, my, opacity = s[row], s[row + 1], s[row + 5]
                         ha, b, hc = HALF * s[row + 2], s[row + 3], HALF * s[row + 4]
                         for p in range(PIXELS):
-                            dx, dy = mx - s[_X + p], my - s[_Y + p]
-                            sigma = dx * (ha * dx + b * dy) + hc * dy * dy
-                            alpha = min(opacity * _exp_neg(min(sigma, SIGMA_MAX)), ALPHA_MAX)
-                            t = s[_T + p]
-                            before = max(t, F0)
-                            after = before * (F1 - alpha)
-                            seen = (alpha >= ALPHA_MIN) & (sigma >= F0)
-                            counts = seen & (after > STOP)
+                            counts, alpha, _, before, _, new = _pass(s, p, mx, my, ha, b, hc, opacity)
                             s[_W + p] = alpha * before if counts else F0
-                            new = after if counts else (-abs(t) if seen else t)
-                            s[_T + p] = new
                             s[_LAST + p] += F1 if new > F0 else F0
                         for channel in range(channels):
                             value = s[row + 6 + channel]
@@ -126,20 +162,19 @@ def forward_kernel(channels: int):
 
 @functools.cache
 def backward_kernel(channels: int):
-    """Kernel(... as of forward ..., scratch, final, last, grad_image, grad_final, grads).
+    """Compile kernel(lists, scratch, final, last, grad_image, grad_final, grads) for a number of channels.
 
-    Gradients of the rows of `packed`, one buffer per thread: grads [threads, V, 8 + D], columns x, y, a, b, c, opacity,
-    |x|, |y| (sums over pixels of absolute values), colours. Goes back to front with the colour behind the Gaussian
-    normalised to unit transmittance, so that dL/dalpha = T (colour - behind).
+    It writes the gradients of the rows of `packed`, one buffer per thread: grads [threads, V, 8 + D], columns x, y, a,
+    b, c, opacity, |x|, |y| (sums over pixels of absolute values), colours. It goes back to front with the colour behind
+    the Gaussian normalised to unit transmittance, so that dL/dalpha = T (colour - behind).
     """
     columns, outputs = 6 + channels, 8 + channels
     gathered = _FREE + PIXELS * channels
     sums = gathered + BATCH * columns
 
     @jit(parallel=True, fastmath=FASTMATH)
-    def backward(
-        packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, final, last, grad_image, grad_final, grads
-    ):
+    def backward(lists, scratch, final, last, grad_image, grad_final, grads):
+        _, packed, offsets, ids, width, height, tiles_x, tiles_y = lists
         threads = scratch.shape[0]
         for thread in nb.prange(threads):
             s = scratch[thread]
@@ -164,10 +199,7 @@ def backward_kernel(channels: int):
                 begin = offsets[tile]
                 for stop in range(deepest, 0, -BATCH):
                     first = max(stop - BATCH, 0)
-                    for j in range(stop - first):
-                        i = ids[begin + first + j]
-                        for q in range(columns):
-                            s[gathered + j * columns + q] = packed[i, q]
+                    _gather(s, gathered, packed, ids, begin + first, stop - first)
                     for j in range(stop - first - 1, -1, -1):
                         row = gathered + j * columns
                         mx, my, opacity = s[row], s[row + 1], s[row + 5]
@@ -182,8 +214,7 @@ def backward_kernel(channels: int):
                                 s[_S + p] += s[_FREE + PIXELS * channel + p] * value
                         g0, gx, gy, gxx, gxy, gyy, ax, ay = F0, F0, F0, F0, F0, F0, F0, F0
                         for p in range(PIXELS):
-                            dx, dy = mx - s[_X + p], my - s[_Y + p]
-                            sigma = dx * (ha * dx + b * dy) + hc * dy * dy
+                            dx, dy, sigma = _offset(s, p, mx, my, ha, b, hc)
                             raw = opacity * _exp_neg(min(sigma, SIGMA_MAX))
                             alpha = min(raw, ALPHA_MAX)
                             seen = (alpha >= ALPHA_MIN) & (sigma >= F0) & (rank < s[_LAST + p])
@@ -226,8 +257,9 @@ def backward_kernel(channels: int):
 
 
 @jit(parallel=True, fastmath=FASTMATH)
-def median(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, depth, final):
+def median(lists, scratch, depth, final):
     """Depth [H, W] (the first colour) at which transmittance falls below 0.5, else 0; final transmittance [H, W]."""
+    _, packed, offsets, ids, width, height, tiles_x, tiles_y = lists
     threads = scratch.shape[0]
     for thread in nb.prange(threads):
         s = scratch[thread]
@@ -243,16 +275,8 @@ def median(packed, offsets, ids, width, height, tiles_x, tiles_y, scratch, depth
                 ha, b, hc = HALF * packed[i, 2], packed[i, 3], HALF * packed[i, 4]
                 opacity, z = packed[i, 5], packed[i, 6]
                 for p in range(PIXELS):
-                    dx, dy = mx - s[_X + p], my - s[_Y + p]
-                    sigma = dx * (ha * dx + b * dy) + hc * dy * dy
-                    alpha = min(opacity * _exp_neg(min(sigma, SIGMA_MAX)), ALPHA_MAX)
-                    t = s[_T + p]
-                    before = max(t, F0)
-                    after = before * (F1 - alpha)
-                    seen = (alpha >= ALPHA_MIN) & (sigma >= F0)
-                    counts = seen & (after > STOP)
+                    counts, _, t, _, after, _ = _pass(s, p, mx, my, ha, b, hc, opacity)
                     s[_S + p] = z if counts & (t >= HALF) & (after < HALF) else s[_S + p]
-                    s[_T + p] = after if counts else (-abs(t) if seen else t)
                 if (k - begin) & 7 == 7 and not _alive(s):
                     break
             for y in range(y0, min(y0 + TILE, height)):

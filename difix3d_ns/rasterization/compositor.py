@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from difix3d_ns.rasterization import binning, compositing
+from difix3d_ns.rasterization.compositing import TileLists
 from difix3d_ns.rasterization.jit import KERNELS, as_array, slots
 
 _MAX_SLOTS = 32  # one gradient buffer each: bounds memory on machines with many cores
 
 
-@dataclass
-class TileLists:
-    """The Gaussians of one camera in depth order, and for each tile which of them touch it."""
-
-    order: np.ndarray  # [V] int64, rows of the inputs, front to back
-    packed: np.ndarray  # [V, 6 + D] float32: x, y, a, b, c, opacity, colours
-    offsets: np.ndarray  # [tiles + 1] int64
-    ids: np.ndarray  # [pairs] int32, rows of packed
-    tiles_x: int
-    tiles_y: int
+def _slots(offsets: np.ndarray) -> int:
+    return slots(min(_MAX_SLOTS, len(offsets)))
 
 
-def _slots(tiles: int) -> int:
-    return slots(min(_MAX_SLOTS, tiles))
+def _scratch(lists: TileLists, channels: int) -> np.ndarray:
+    return np.empty((_slots(lists.offsets), compositing.scratch_floats(channels)), np.float32)
 
 
 def bin_gaussians(
@@ -45,16 +36,16 @@ def bin_gaussians(
     packed = np.empty((len(order), 6 + colors.shape[1]), np.float32)
     tiles_x, tiles_y = -(-width // binning.TILE), -(-height // binning.TILE)
     offsets = np.zeros(tiles_x * tiles_y + 1, np.int64)
-    counts = np.zeros((_slots(len(offsets)), tiles_x * tiles_y), np.int64)
+    counts = np.zeros((_slots(offsets), tiles_x * tiles_y), np.int64)
     gaussians = (means2d, conics, opacities, colors, radii)
     binning.count_pairs(order, *gaussians, tiles_x, tiles_y, packed, counts)
     ids = np.empty(binning.start_positions(counts, offsets), np.int32)
     binning.fill_pairs(order, packed, radii, tiles_x, tiles_y, counts, ids)
-    return TileLists(order, packed, offsets, ids, tiles_x, tiles_y)
+    return TileLists(order, packed, offsets, ids, width, height, tiles_x, tiles_y)
 
 
 class Composite(torch.autograd.Function):
-    """(means2d [M, 2], conics [M, 3], colors [M, D], opacities [M]) -> (image [C, H, W, D], alpha [C, H, W, 1]).
+    """Composite means2d [M, 2], conics [M, 3], colors [M, D], opacities [M] to image [C, H, W, D], alpha [C, H, W, 1].
 
     The M Gaussians of the C cameras lie one camera after the other; `rows[c]:rows[c+1]` are camera c's. Depths and
     radii only order and hide, they get no gradient. `absgrad_of` receives `.absgrad` (its own shape) in backward.
@@ -74,16 +65,8 @@ class Composite(torch.autograd.Function):
                 part = slice(rows[camera], rows[camera + 1])
                 m, c, v, o, z = (x[part] for x in arrays)
                 tiles = bin_gaussians(m, c, v, o, z, radii_array[part], width, height)
-                _run(
-                    compositing.forward_kernel(channels),
-                    tiles,
-                    width,
-                    height,
-                    channels,
-                    image[camera],
-                    final[camera],
-                    last[camera],
-                )
+                images = (image[camera], final[camera], last[camera])
+                compositing.forward_kernel(channels)(tiles, _scratch(tiles, channels), *images)
                 lists.append(tiles)
         ctx.lists, ctx.rows, ctx.absgrad_of = lists, rows, absgrad_of
         ctx.final, ctx.last, ctx.count = final, last, means2d.shape[0]
@@ -92,15 +75,15 @@ class Composite(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_image, grad_alpha):
-        _, height, width, channels = grad_image.shape
+        channels = grad_image.shape[-1]
         grad_image, grad_final = as_array(grad_image), -as_array(grad_alpha[..., 0])
         outputs = [np.zeros((ctx.count, k), np.float32) for k in (2, 2, 3, 1, channels)]
         with KERNELS:
             for camera, tiles in enumerate(ctx.lists):
-                slots = _slots(len(tiles.offsets))
-                grads = np.zeros((slots, len(tiles.order), 8 + channels), np.float32)
+                scratch = _scratch(tiles, channels)
+                grads = np.zeros((len(scratch), len(tiles.order), 8 + channels), np.float32)
                 images = (ctx.final[camera], ctx.last[camera], grad_image[camera], grad_final[camera])
-                _run(compositing.backward_kernel(channels), tiles, width, height, channels, *images, grads)
+                compositing.backward_kernel(channels)(tiles, scratch, *images, grads)
                 part = slice(ctx.rows[camera], ctx.rows[camera + 1])
                 means2d, absolute, conics, opacities, colors = (x[part] for x in outputs)
                 compositing.scatter_gradients(grads, tiles.order, means2d, absolute, conics, opacities[:, 0], colors)
@@ -108,11 +91,6 @@ class Composite(torch.autograd.Function):
         if ctx.absgrad_of is not None:
             ctx.absgrad_of.absgrad = absgrad.reshape(ctx.absgrad_of.shape)
         return grad_means2d, grad_conics, grad_colors, grad_opacities[:, 0], None, None, None, None, None, None
-
-
-def _run(kernel, tiles: TileLists, width: int, height: int, channels: int, *rest) -> None:
-    scratch = np.empty((_slots(len(tiles.offsets)), compositing.scratch_floats(channels)), np.float32)
-    kernel(tiles.packed, tiles.offsets, tiles.ids, width, height, tiles.tiles_x, tiles.tiles_y, scratch, *rest)
 
 
 def median_of_projected(
@@ -129,5 +107,5 @@ def median_of_projected(
     depth, final = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
     with KERNELS:
         tiles = bin_gaussians(m, c, z[:, None], o, z, radii.to(torch.int32).contiguous().numpy(), width, height)
-        _run(compositing.median, tiles, width, height, 1, depth, final)
+        compositing.median(tiles, _scratch(tiles, 1), depth, final)
     return torch.from_numpy(depth), torch.from_numpy(1.0 - final)

@@ -1,4 +1,4 @@
-"""What every kernel here needs of numba: compiler options, a lock, arrays out of tensors."""
+"""Common ground of the kernels: compiler options, a lock, arrays out of tensors."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ KERNELS = threading.RLock()
 FASTMATH = {"reassoc", "contract", "arcp", "nsz"}  # not nnan/ninf: comparisons must hold for any input
 
 
-def slots(most: int) -> int:
-    """Into how many parts a kernel's work is split: one per thread, at least one, at most ``most``."""
-    return max(1, min(nb.get_num_threads(), most))
+def slots(limit: int) -> int:
+    """Number of parts that a kernel's work is split into: one per thread, at least one, at most ``limit``."""
+    return max(1, min(nb.get_num_threads(), limit))
 
 
 def jit(**options) -> Callable:
-    """A decorator like `numba.njit` without the GIL, its result cached on disk wherever some cache folder is writable.
+    """Decorate like `numba.njit` without the GIL, the result cached on disk wherever some cache folder is writable.
 
     numba keeps the cache beside the source, or else in the user's cache folder (or `NUMBA_CACHE_DIR`). Where neither
-    can be written it refuses to compile at all; then every process compiles anew.
+    can be written it refuses to compile at all; then every process compiles again.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -43,5 +43,5 @@ def jit(**options) -> Callable:
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
-    """The tensor's numbers as a contiguous float32 array, without a copy where it is one already."""
+    """Convert a tensor to a contiguous float32 array, without a copy where it is one already."""
     return tensor.detach().to(torch.float32).contiguous().numpy()

@@ -1,4 +1,4 @@
-"""Median depth: where along a pixel's ray the splat becomes more opaque than not. What warping needs.
+"""Median depth, along a pixel's ray where the splat becomes more opaque than not, for warping.
 
 Expected depth averages foreground and background at every silhouette; the median is always the depth of a Gaussian
 that is there (2D Gaussian splatting, Huang et al. 2024, section 5).
@@ -7,7 +7,6 @@ that is there (2D Gaussian splatting, Huang et al. 2024, section 5).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,21 +40,25 @@ def median_depth(
         depth [C, H, W, 1] along the camera's z axis in scene units, 0 where transmittance never falls below 0.5;
         alpha [C, H, W, 1].
     """
-    options: dict[str, Any] = {
-        "near_plane": near_plane,
-        "far_plane": far_plane,
-        "radius_clip": radius_clip,
-        "eps2d": eps2d,
-        "rasterize_mode": rasterize_mode,
-    }
     gaussians = (means, quats, scales, opacities, viewmats, Ks, width, height)
     if means.device.type == "cpu":
+        from difix3d_ns.rasterization.projection import Limits
         from difix3d_ns.rasterization.rasterize import exact_median_depth
 
-        return exact_median_depth(*gaussians, **options)
+        limits = Limits(near_plane, far_plane, radius_clip, eps2d)
+        return exact_median_depth(*gaussians, rasterize_mode, limits)
     from gsplat import rasterization  # never on a CPU: its backend would be built
 
-    return binned_median_depth(rasterization, *gaussians, bins=bins, **options)
+    return binned_median_depth(
+        rasterization,
+        *gaussians,
+        bins=bins,
+        near_plane=near_plane,
+        far_plane=far_plane,
+        radius_clip=radius_clip,
+        eps2d=eps2d,
+        rasterize_mode=rasterize_mode,
+    )
 
 
 @torch.no_grad()
@@ -72,22 +75,14 @@ def binned_median_depth(
     bins: int = 128,
     **options,
 ) -> tuple[Tensor, Tensor]:
-    """Median depth out of any function with gsplat's `rasterization` signature.
+    """Compute the median depth with any function with gsplat's `rasterization` signature.
 
     Every Gaussian is rendered as (one-hot depth bin, the same times its depth): the first bin in which the cumulated
     weight exceeds 0.5 holds the median, and the mean depth of what the pixel sees inside that bin stands for it. The
     bins come in chunks front to back, so that memory stays small.
     """
-    depths, edges = depth_bins(
-        means,
-        viewmats,
-        Ks,
-        width,
-        height,
-        bins,
-        near_plane=options.get("near_plane", 0.01),
-        far_plane=options.get("far_plane", 1e10),
-    )
+    planes = {name: options[name] for name in ("near_plane", "far_plane") if name in options}
+    depths, edges = depth_bins(means, viewmats, Ks, width, height, bins, **planes)
     bin_of = torch.searchsorted(edges, depths)  # [C, N]
     cameras = len(viewmats)
     depth = means.new_zeros((cameras, height, width, 1))

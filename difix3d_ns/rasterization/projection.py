@@ -7,14 +7,29 @@ with.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from difix3d_ns.rasterization import projection_kernels, sh_kernels
 from difix3d_ns.rasterization.jit import KERNELS, as_array, slots
+from difix3d_ns.rasterization.projection_kernels import Camera
 
-_PER_SLOT = 2048  # Gaussians that are worth a thread of their own
+_PER_SLOT = 2048  # Gaussians per thread, at least
+
+
+class Limits(NamedTuple):
+    """Limits within which Gaussians are visible, by gsplat's names and in its order."""
+
+    near_plane: float = 0.01
+    far_plane: float = 1e10
+    radius_clip: float = 0.0  # pixels; smaller ones are invisible
+    eps2d: float = 0.3  # added to the diagonal of covariances in the image
+
+
+DEFAULT_LIMITS = Limits()
 
 
 def _slots(n: int) -> int:
@@ -30,26 +45,20 @@ def project(
     Ks: Tensor,  # [C, 3, 3]
     width: int,
     height: int,
-    eps2d: float = 0.3,
-    near_plane: float = 0.01,
-    far_plane: float = 1e10,
-    radius_clip: float = 0.0,
+    limits: Limits = DEFAULT_LIMITS,
     camera_model: str = "pinhole",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """radii [C, N] int32, means2d [C, N, 2], depths [C, N], conics [C, N, 3], compensations [C, N].
+    """Project Gaussians: radii [C, N] int32, means2d [C, N, 2], depths [C, N], conics [C, N, 3], compensations [C, N].
 
     Compensations are the opacity factors of antialiasing. All five are zero, and so are the gradients, where a
     Gaussian is invisible: outside near and far plane or the image, not larger than `radius_clip` pixels, or not
     finite.
     """
     if covars is None and camera_model == "pinhole":
-        limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
-        return _Project.apply(means, quats, scales, viewmats, Ks, limits)
+        return _Project.apply(means, quats, scales, viewmats, Ks, (width, height, *limits))
     per_camera = [
-        project_reference(
-            means, quats, scales, covars, v, K, width, height, eps2d, near_plane, far_plane, radius_clip, camera_model
-        )
-        for v, K in zip(viewmats, Ks, strict=True)
+        project_reference(means, quats, scales, covars, view, K, width, height, limits, camera_model)
+        for view, K in zip(viewmats, Ks, strict=True)
     ]
     radii, means2d, depths, conics, factors = (torch.stack(x) for x in zip(*per_camera, strict=True))
     return radii, means2d, depths, conics, factors
@@ -62,7 +71,7 @@ def sh_colors(
     position: Tensor,  # [3], of the camera, world
     radii: Tensor,  # [N]
 ) -> Tensor:
-    """max(SH(direction) + 0.5, 0) where radii > 0, zero elsewhere; [N, 3]."""
+    """View-dependent colours [N, 3]: max(SH(direction) + 0.5, 0) where radii > 0, zero elsewhere."""
     if degree <= 3:
         return _ShColors.apply(degree, means, coefficients, position, radii)
     return sh_colors_reference(degree, means, coefficients, position, radii)
@@ -70,42 +79,33 @@ def sh_colors(
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, means, quats, scales, viewmats, Ks, limits):
-        arrays = tuple(as_array(x) for x in (means, quats, scales))
-        views, Ks = (x.detach().double().contiguous().numpy() for x in (viewmats, Ks))
-        cameras, n = len(views), len(means)
-        radii = np.zeros((cameras, n), np.int32)
-        means2d, depths, conics, factors = (np.zeros((cameras, n, *k), np.float32) for k in ((2,), (), (3,), ()))
+    def forward(ctx, means, quats, scales, viewmats, Ks, size_and_limits):
+        gaussians = tuple(as_array(x) for x in (means, quats, scales))
+        matrices = (x.detach().double().contiguous().numpy() for x in (viewmats, Ks))
+        cameras = [Camera(view, K, *map(float, size_and_limits)) for view, K in zip(*matrices, strict=True)]
+        n = len(means)
+        radii = np.zeros((len(cameras), n), np.int32)
+        floats = (np.zeros((len(cameras), n, *k), np.float32) for k in ((2,), (), (3,), ()))
+        outputs = (radii, *floats)  # radii, means2d, depths, conics, factors
         with KERNELS:
-            for c in range(cameras):
-                rows = (radii[c], means2d[c], depths[c], conics[c], factors[c])
-                projection_kernels.project(*arrays, views[c], Ks[c], *map(float, limits), _slots(n), *rows)
-        ctx.arrays, ctx.views, ctx.Ks, ctx.limits, ctx.radii = arrays, views, Ks, limits, radii
-        outputs = tuple(torch.from_numpy(x) for x in (radii, means2d, depths, conics, factors))
-        ctx.mark_non_differentiable(outputs[0])
-        return outputs
+            for c, camera in enumerate(cameras):
+                projection_kernels.project(gaussians, camera, _slots(n), tuple(x[c] for x in outputs))
+        ctx.gaussians, ctx.cameras, ctx.radii = gaussians, cameras, radii
+        tensors = tuple(torch.from_numpy(x) for x in outputs)
+        ctx.mark_non_differentiable(tensors[0])
+        return tensors
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, _, *grads):
-        arrays, cameras = ctx.arrays, len(ctx.views)
         from_above = [as_array(x) for x in grads]
-        sums = [np.zeros_like(x) for x in arrays]
-        slots = _slots(len(arrays[0]))
-        grad_views = np.zeros((cameras, slots, 3, 4))
+        sums = tuple(np.zeros_like(x) for x in ctx.gaussians)
+        grad_views = np.zeros((len(ctx.cameras), _slots(len(sums[0])), 3, 4))
         with KERNELS:
-            for c in range(cameras):
-                projection_kernels.project_backward(
-                    *arrays,
-                    ctx.views[c],
-                    ctx.Ks[c],
-                    *map(float, ctx.limits[:3]),
-                    ctx.radii[c],
-                    *(x[c] for x in from_above),
-                    *sums,
-                    grad_views[c],
-                )
-        grad_viewmats = torch.zeros((cameras, 4, 4))
+            for c, camera in enumerate(ctx.cameras):
+                gradients = tuple(x[c] for x in from_above)
+                projection_kernels.project_backward(ctx.gaussians, camera, ctx.radii[c], gradients, sums, grad_views[c])
+        grad_viewmats = torch.zeros((len(ctx.cameras), 4, 4))
         grad_viewmats[:, :3] = torch.from_numpy(grad_views.sum(1))
         return (*map(torch.from_numpy, sums), grad_viewmats, None, None)
 
@@ -143,18 +143,15 @@ def project_reference(
     K: Tensor,  # [3, 3]
     width: int,
     height: int,
-    eps2d: float = 0.3,
-    near_plane: float = 0.01,
-    far_plane: float = 1e10,
-    radius_clip: float = 0.0,
+    limits: Limits = DEFAULT_LIMITS,
     camera_model: str = "pinhole",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`project` for one camera (no leading dimension) by gsplat's torch reference, any float type."""
+    """Do as `project` for one camera (no leading dimension) by gsplat's torch reference, in any float type."""
     from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
 
     with torch.no_grad():  # a NaN in one Gaussian must not reach another's gradient: leave it out
         depths = means @ viewmat[2, :3] + viewmat[2, 3]
-        visible = (depths > near_plane) & (depths < far_plane) & means.isfinite().all(-1)
+        visible = (depths > limits.near_plane) & (depths < limits.far_plane) & means.isfinite().all(-1)
         for extra in (quats, scales) if covars is None else (covars,):
             assert extra is not None
             visible &= extra.isfinite().flatten(1).all(-1)
@@ -173,15 +170,15 @@ def project_reference(
             K[None],
             width,
             height,
-            eps2d,
-            near_plane,
-            far_plane,
+            limits.eps2d,
+            limits.near_plane,
+            limits.far_plane,
             calc_compensations=True,
             camera_model=camera_model,
         )
     )
     finite = means2d.isfinite().all(-1) & conics.isfinite().all(-1)
-    radii = torch.where(finite & (radii > radius_clip), radii, 0)
+    radii = torch.where(finite & (radii > limits.radius_clip), radii, 0)
     n = means.shape[0]
 
     def scattered(x: Tensor) -> Tensor:
@@ -198,7 +195,7 @@ def sh_colors_reference(
     position: Tensor,  # [3]
     radii: Tensor,  # [N]
 ) -> Tensor:
-    """`sh_colors` by gsplat's torch reference, any float type."""
+    """Do as `sh_colors` by gsplat's torch reference, in any float type."""
     from gsplat.cuda._torch_impl import _spherical_harmonics
 
     index = (radii > 0).nonzero()[:, 0]

@@ -6,6 +6,7 @@ Inner numbers are float64: scalar code is not slower for it.
 """
 
 import math
+from typing import NamedTuple
 
 import numba as nb
 import numpy as np
@@ -15,9 +16,22 @@ from difix3d_ns.rasterization.jit import jit
 DET_MIN = 1e-10
 
 
+class Camera(NamedTuple):
+    """A camera, and the limits within which Gaussians are drawn."""
+
+    world_to_camera: np.ndarray  # [4, 4] float64
+    K: np.ndarray  # [3, 3] float64
+    width: float  # pixels
+    height: float
+    near: float
+    far: float
+    clip: float  # smallest radius in pixels
+    eps2d: float  # added to the diagonal of covariances
+
+
 @jit()
 def _rotation(q0, q1, q2, q3):
-    """Norm of the quaternion wxyz, its unit version and the rotation matrix, row by row."""
+    """Inverse norm of the quaternion wxyz, its unit version and the rotation matrix, row by row."""
     norm = math.sqrt(q0 * q0 + q1 * q1 + q2 * q2 + q3 * q3)
     inverse = 1.0 / max(norm, 1e-12)
     w, x, y, z = q0 * inverse, q1 * inverse, q2 * inverse, q3 * inverse
@@ -52,71 +66,78 @@ def _rows_times(view, k, r0, r1, r2):
 
 
 @jit()
-def _clamp_limits(K, width, height):
+def _clamp_limits(camera):
+    K, width, height = camera.K, camera.width, camera.height
     fx, fy, cx, cy = K[0, 0], K[1, 1], K[0, 2], K[1, 2]
     margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
     return cx / fx + margin_x, (width - cx) / fx + margin_x, cy / fy + margin_y, (height - cy) / fy + margin_y
 
 
 @jit()
-def _project_slot(
-    means,
-    quats,
-    scales,
-    view,
-    K,
-    width,
-    height,
-    eps2d,
-    near,
-    far,
-    clip,
-    slot,
-    slots,
-    radii,
-    means2d,
-    depths,
-    conics,
-    factors,
-):
+def _local_axis(view, k, m):
+    """Coordinate k in the camera of the world point m."""
+    return view[k, 0] * m[0] + view[k, 1] * m[1] + view[k, 2] * m[2] + view[k, 3]
+
+
+@jit()
+def _axes(gaussians, i):
+    """Inverse norm and unit quaternion of Gaussian i, rows of its rotation R, scales S, rows of M = R S."""
+    quats, scales = gaussians[1], gaussians[2]
+    inverse, quat, r0, r1, r2 = _rotation(
+        float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3])
+    )
+    sx, sy, sz = float(scales[i, 0]), float(scales[i, 1]), float(scales[i, 2])
+    m0 = (r0[0] * sx, r0[1] * sy, r0[2] * sz)
+    m1 = (r1[0] * sx, r1[1] * sy, r1[2] * sz)
+    m2 = (r2[0] * sx, r2[1] * sy, r2[2] * sz)
+    return inverse, quat, (r0, r1, r2), (sx, sy, sz), (m0, m1, m2)
+
+
+@jit()
+def _flatten(camera, limits, x, y, z, rows):
+    """Rows of A = W M, clamped slopes of the ray, the four entries of J, and rows of J A.
+
+    The last times its transpose is the covariance in the image.
+    """
+    view, fx, fy = camera.world_to_camera, camera.K[0, 0], camera.K[1, 1]
+    left, right, top, bottom = limits
+    a0 = _rows_times(view, 0, rows[0], rows[1], rows[2])
+    a1 = _rows_times(view, 1, rows[0], rows[1], rows[2])
+    a2 = _rows_times(view, 2, rows[0], rows[1], rows[2])
+    tx, ty = min(max(x / z, -left), right), min(max(y / z, -top), bottom)
+    j00, j02, j11, j12 = fx / z, -fx * tx / z, fy / z, -fy * ty / z
+    t0 = _add(_mul(j00, a0), _mul(j02, a2))
+    t1 = _add(_mul(j11, a1), _mul(j12, a2))
+    return (a0, a1, a2), (tx, ty), (j00, j02, j11, j12), (t0, t1)
+
+
+@jit()
+def _project_slot(gaussians, camera, slot, slots, outputs):
+    means, view, K = gaussians[0], camera.world_to_camera, camera.K
+    radii, means2d, depths, conics, factors = outputs
     n = means.shape[0]
-    left, right, top, bottom = _clamp_limits(K, width, height)
+    limits = _clamp_limits(camera)
     for i in range(slot * n // slots, (slot + 1) * n // slots):
         m = (float(means[i, 0]), float(means[i, 1]), float(means[i, 2]))
-        z = view[2, 0] * m[0] + view[2, 1] * m[1] + view[2, 2] * m[2] + view[2, 3]
-        if not (z > near and z < far):
+        z = _local_axis(view, 2, m)
+        if not (z > camera.near and z < camera.far):
             continue
-        x = view[0, 0] * m[0] + view[0, 1] * m[1] + view[0, 2] * m[2] + view[0, 3]
-        y = view[1, 0] * m[0] + view[1, 1] * m[1] + view[1, 2] * m[2] + view[1, 3]
-        _, _, r0, r1, r2 = _rotation(float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3]))
-        sx, sy, sz = float(scales[i, 0]), float(scales[i, 1]), float(scales[i, 2])
-        m0, m1, m2 = (
-            (r0[0] * sx, r0[1] * sy, r0[2] * sz),
-            (r1[0] * sx, r1[1] * sy, r1[2] * sz),
-            (r2[0] * sx, r2[1] * sy, r2[2] * sz),
-        )
-        a0, a1, a2 = (
-            _rows_times(view, 0, m0, m1, m2),
-            _rows_times(view, 1, m0, m1, m2),
-            _rows_times(view, 2, m0, m1, m2),
-        )
-        fx, fy = K[0, 0], K[1, 1]
-        tx, ty = min(max(x / z, -left), right), min(max(y / z, -top), bottom)
-        t0 = _add(_mul(fx / z, a0), _mul(-fx * tx / z, a2))
-        t1 = _add(_mul(fy / z, a1), _mul(-fy * ty / z, a2))
+        x, y = _local_axis(view, 0, m), _local_axis(view, 1, m)
+        _, _, _, _, rows = _axes(gaussians, i)
+        _, _, _, (t0, t1) = _flatten(camera, limits, x, y, z, rows)
         c00, c01, c11 = _dot(t0, t0), _dot(t0, t1), _dot(t1, t1)
         sharp = c00 * c11 - c01 * c01
-        c00 += eps2d
-        c11 += eps2d
+        c00 += camera.eps2d
+        c11 += camera.eps2d
         det = max(c00 * c11 - c01 * c01, DET_MIN)
         half = 0.5 * (c00 + c11)
         radius = math.ceil(3.0 * math.sqrt(half + math.sqrt(max(half * half - det, 0.01))))
         u = (K[0, 0] * x + K[0, 1] * y) / z + K[0, 2]
         v = (K[1, 0] * x + K[1, 1] * y) / z + K[1, 2]
         # negated, so that NaN and infinity end here
-        if not (radius > clip and u + radius > 0 and u - radius < width and radius < 1e9):
+        if not (radius > camera.clip and u + radius > 0 and u - radius < camera.width and radius < 1e9):
             continue
-        if not (v + radius > 0 and v - radius < height):
+        if not (v + radius > 0 and v - radius < camera.height):
             continue
         radii[i] = int(radius)
         means2d[i, 0] = u
@@ -129,60 +150,23 @@ def _project_slot(
 
 
 @jit(parallel=True)
-def project(
-    means, quats, scales, view, K, width, height, eps2d, near, far, clip, slots, radii, means2d, depths, conics, factors
-):
-    """Fills radii [N], means2d [N, 2], depths [N], conics [N, 3], factors [N] for view [4, 4] and K [3, 3], float64.
+def project(gaussians, camera, slots, outputs):
+    """Project Gaussians (means [N, 3], quats [N, 4], scales [N, 3]) into a `Camera`, in `slots` parallel parts.
 
-    Outputs must come zeroed: a Gaussian outside or not finite keeps its zeros. factors: opacity compensation of
-    antialiasing.
+    Fills outputs: radii [N], means2d [N, 2], depths [N], conics [N, 3] and factors [N], the opacity compensation of
+    antialiasing. They must come zeroed: a Gaussian outside or not finite keeps its zeros.
     """
     for slot in nb.prange(slots):
-        _project_slot(
-            means,
-            quats,
-            scales,
-            view,
-            K,
-            width,
-            height,
-            eps2d,
-            near,
-            far,
-            clip,
-            slot,
-            slots,
-            radii,
-            means2d,
-            depths,
-            conics,
-            factors,
-        )
+        _project_slot(gaussians, camera, slot, slots, outputs)
 
 
 @jit()
-def _project_backward_slot(
-    slot,
-    means,
-    quats,
-    scales,
-    view,
-    K,
-    width,
-    height,
-    eps2d,
-    radii,
-    grad_means2d,
-    grad_depths,
-    grad_conics,
-    grad_factors,
-    grad_means,
-    grad_quats,
-    grad_scales,
-    grad_view,
-):
+def _project_backward_slot(gaussians, camera, slot, radii, gradients, sums, grad_view):
+    means, view, K = gaussians[0], camera.world_to_camera, camera.K
+    grad_means2d, grad_depths, grad_conics, grad_factors = gradients
+    grad_means, grad_quats, grad_scales = sums
     n, slots = means.shape[0], grad_view.shape[0]
-    left, right, top, bottom = _clamp_limits(K, width, height)
+    limits = _clamp_limits(camera)
     total = np.zeros((3, 4))
     for i in range(slot * n // slots, (slot + 1) * n // slots):
         if radii[i] <= 0:
@@ -193,30 +177,11 @@ def _project_backward_slot(
         if gu == 0 and gv == 0 and gd == 0 and g0 == 0 and g1 == 0 and g2 == 0 and gf == 0:
             continue
         m = (float(means[i, 0]), float(means[i, 1]), float(means[i, 2]))
-        x = view[0, 0] * m[0] + view[0, 1] * m[1] + view[0, 2] * m[2] + view[0, 3]
-        y = view[1, 0] * m[0] + view[1, 1] * m[1] + view[1, 2] * m[2] + view[1, 3]
-        z = view[2, 0] * m[0] + view[2, 1] * m[1] + view[2, 2] * m[2] + view[2, 3]
-        inverse, (qw, qx, qy, qz), r0, r1, r2 = _rotation(
-            float(quats[i, 0]), float(quats[i, 1]), float(quats[i, 2]), float(quats[i, 3])
-        )
-        sx, sy, sz = float(scales[i, 0]), float(scales[i, 1]), float(scales[i, 2])
-        m0, m1, m2 = (
-            (r0[0] * sx, r0[1] * sy, r0[2] * sz),
-            (r1[0] * sx, r1[1] * sy, r1[2] * sz),
-            (r2[0] * sx, r2[1] * sy, r2[2] * sz),
-        )
-        a0, a1, a2 = (
-            _rows_times(view, 0, m0, m1, m2),
-            _rows_times(view, 1, m0, m1, m2),
-            _rows_times(view, 2, m0, m1, m2),
-        )
-        fx, fy = K[0, 0], K[1, 1]
-        tx, ty = min(max(x / z, -left), right), min(max(y / z, -top), bottom)
-        j00, j02, j11, j12 = fx / z, -fx * tx / z, fy / z, -fy * ty / z
-        t0 = _add(_mul(j00, a0), _mul(j02, a2))
-        t1 = _add(_mul(j11, a1), _mul(j12, a2))
+        x, y, z = _local_axis(view, 0, m), _local_axis(view, 1, m), _local_axis(view, 2, m)
+        inverse, (qw, qx, qy, qz), (r0, r1, r2), (sx, sy, sz), (m0, m1, m2) = _axes(gaussians, i)
+        (a0, a1, a2), (tx, ty), (j00, j02, j11, j12), (t0, t1) = _flatten(camera, limits, x, y, z, (m0, m1, m2))
         c00, c01, c11 = _dot(t0, t0), _dot(t0, t1), _dot(t1, t1)
-        b00, b11 = c00 + eps2d, c11 + eps2d  # blurred
+        b00, b11 = c00 + camera.eps2d, c11 + camera.eps2d  # blurred
         raw_det = b00 * b11 - c01 * c01
         det = max(raw_det, DET_MIN)
 
@@ -241,10 +206,10 @@ def _project_backward_slot(
         gy = (gu * K[0, 1] + gv * K[1, 1]) / z
         gz = gd - (gx * x + gy * y) / z - (_dot(gt0, a0) * j00 + _dot(gt1, a1) * j11 + g_j02 * j02 + g_j12 * j12) / z
         if x / z == tx:  # j02 = -fx x / z^2
-            gx -= g_j02 * fx / (z * z)
+            gx -= g_j02 * K[0, 0] / (z * z)
             gz -= g_j02 * j02 / z
         if y / z == ty:
-            gy -= g_j12 * fy / (z * z)
+            gy -= g_j12 * K[1, 1] / (z * z)
             gz -= g_j12 * j12 / z
 
         g = (gx, gy, gz)
@@ -281,44 +246,10 @@ def _project_backward_slot(
 
 
 @jit(parallel=True)
-def project_backward(
-    means,
-    quats,
-    scales,
-    view,
-    K,
-    width,
-    height,
-    eps2d,
-    radii,
-    grad_means2d,
-    grad_depths,
-    grad_conics,
-    grad_factors,
-    grad_means,
-    grad_quats,
-    grad_scales,
-    grad_view,
-):
-    """Adds one camera's gradients to grad_means, grad_quats, grad_scales and, per slot, to grad_view [slots, 3, 4]."""
+def project_backward(gaussians, camera, radii, gradients, sums, grad_view):
+    """Add one camera's gradients to sums, shaped as `gaussians`, and, per slot, to grad_view [slots, 3, 4].
+
+    gradients: with respect to means2d, depths, conics and factors.
+    """
     for slot in nb.prange(grad_view.shape[0]):
-        _project_backward_slot(
-            slot,
-            means,
-            quats,
-            scales,
-            view,
-            K,
-            width,
-            height,
-            eps2d,
-            radii,
-            grad_means2d,
-            grad_depths,
-            grad_conics,
-            grad_factors,
-            grad_means,
-            grad_quats,
-            grad_scales,
-            grad_view,
-        )
+        _project_backward_slot(gaussians, camera, slot, radii, gradients, sums, grad_view)

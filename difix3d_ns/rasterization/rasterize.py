@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.rasterization.compositor import Composite, median_of_projected
-from difix3d_ns.rasterization.projection import project, sh_colors
+from difix3d_ns.rasterization.projection import Limits, project, sh_colors
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 
@@ -50,7 +50,7 @@ def rasterization(
 
     Returns:
         colors [C, H, W, X] (X = D, 1 or D + 1 by `render_mode`), alphas [C, H, W, 1] and the info dictionary that
-        gsplat's strategies read: means2d ([C, N, 2], or [nnz, 2] when packed; `.absgrad` after backward if asked for),
+        gsplat's strategies read: means2d ([C, N, 2], or [nnz, 2] when packed; `.absgrad` after backward if requested),
         radii, depths, conics, opacities, camera_ids, gaussian_ids, width, height, n_cameras, tile_size.
 
     Raises:
@@ -62,13 +62,11 @@ def rasterization(
     if distributed or (packed and sparse_grad):
         raise NotImplementedError("the CPU rasterizer has neither `distributed` nor `sparse_grad`; leave them False")
 
-    limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
+    limits = Limits(near_plane, far_plane, radius_clip, eps2d)
     radii, means2d, depths, conics, factors = project(
-        means, quats, scales, covars, viewmats, Ks, *limits, camera_model=camera_model
+        means, quats, scales, covars, viewmats, Ks, width, height, limits, camera_model
     )
-    alphas = opacities.expand(cameras, n)
-    if rasterize_mode == "antialiased":
-        alphas = alphas * factors
+    alphas = _alphas(opacities, factors, rasterize_mode)
 
     if sh_degree is None:
         values = colors.expand(cameras, n, colors.shape[-1])
@@ -137,38 +135,36 @@ def exact_median_depth(
     Ks: Tensor,  # [C, 3, 3]
     width: int,
     height: int,
-    *,
-    near_plane: float,
-    far_plane: float,
-    radius_clip: float,
-    eps2d: float,
     rasterize_mode: str,
+    limits: Limits,
 ) -> tuple[Tensor, Tensor]:
-    """The CPU backend of `median_depth`: depth and alpha, [C, H, W, 1] each."""
+    """Compute `median_depth` on a CPU: depth and alpha, [C, H, W, 1] each."""
     _check(means, quats, scales, None, opacities, means, viewmats, Ks, None, "D", rasterize_mode)
     with torch.no_grad():
-        limits = (width, height, eps2d, near_plane, far_plane, radius_clip)
-        radii, means2d, depths, conics, factors = project(means, quats, scales, None, viewmats, Ks, *limits)
-        alphas = opacities.expand(len(viewmats), -1)
-        if rasterize_mode == "antialiased":
-            alphas = alphas * factors
-        results = [
-            median_of_projected(means2d[c], conics[c], alphas[c], depths[c], radii[c], width, height)
-            for c in range(len(viewmats))
-        ]
+        radii, means2d, depths, conics, factors = project(
+            means, quats, scales, None, viewmats, Ks, width, height, limits
+        )
+        projected = (means2d, conics, _alphas(opacities, factors, rasterize_mode), depths, radii)
+        results = [median_of_projected(*camera, width, height) for camera in zip(*projected, strict=True)]
     depth, alpha = (torch.stack(x)[..., None] for x in zip(*results, strict=True))
     return depth, alpha
 
 
+def _alphas(opacities: Tensor, factors: Tensor, rasterize_mode: str) -> Tensor:
+    """Opacities [C, N] of the projected Gaussians, with the compensation factors [C, N] of antialiasing."""
+    alphas = opacities.expand(factors.shape)
+    return alphas * factors if rasterize_mode == "antialiased" else alphas
+
+
 def _check(means, quats, scales, covars, opacities, colors, viewmats, Ks, sh_degree, render_mode, mode) -> None:
     n, cameras = means.shape[0], viewmats.shape[0]
-    wanted = {"means": (means, (n, 3)), "opacities": (opacities, (n,))}
-    wanted |= {"viewmats": (viewmats, (cameras, 4, 4)), "Ks": (Ks, (cameras, 3, 3))}
+    expected = {"means": (means, (n, 3)), "opacities": (opacities, (n,))}
+    expected |= {"viewmats": (viewmats, (cameras, 4, 4)), "Ks": (Ks, (cameras, 3, 3))}
     if covars is None:
-        wanted |= {"quats": (quats, (n, 4)), "scales": (scales, (n, 3))}
+        expected |= {"quats": (quats, (n, 4)), "scales": (scales, (n, 3))}
     else:
-        wanted["covars"] = (covars, (n, 3, 3))
-    for name, (tensor, shape) in wanted.items():
+        expected["covars"] = (covars, (n, 3, 3))
+    for name, (tensor, shape) in expected.items():
         if tensor is None or tuple(tensor.shape) != shape:
             raise ValueError(
                 f"{name} must have shape {list(shape)}, not {None if tensor is None else list(tensor.shape)}"

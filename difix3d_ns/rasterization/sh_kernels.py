@@ -51,18 +51,28 @@ def _slopes(degree, x, y, z, s):
     return gx, gy, gz
 
 
+@jit()
+def _direction(means, i, position):
+    """Unit vector from the camera to Gaussian i, and the inverse of the distance."""
+    x, y, z = means[i, 0] - position[0], means[i, 1] - position[1], means[i, 2] - position[2]
+    inverse = 1.0 / max(math.sqrt(x * x + y * y + z * z), 1e-12)
+    return x * inverse, y * inverse, z * inverse, inverse
+
+
 @jit(parallel=True)
 def sh_colors(degree, means, position, coefficients, radii, slots, colors):
-    """colors [N, 3] = max(SH(means - position) + 0.5, 0) where radii > 0; coefficients [N, K, 3], position [3]."""
+    """Fill colors [N, 3] with max(SH(means - position) + 0.5, 0) where radii > 0.
+
+    coefficients: [N, K, 3]; position: [3] of the camera.
+    """
     n, bases = means.shape[0], (degree + 1) ** 2
     for slot in nb.prange(slots):
         b = np.empty(16, np.float32)
         for i in range(slot * n // slots, (slot + 1) * n // slots):
             if radii[i] <= 0:
                 continue
-            x, y, z = means[i, 0] - position[0], means[i, 1] - position[1], means[i, 2] - position[2]
-            inverse = 1.0 / max(math.sqrt(x * x + y * y + z * z), 1e-12)
-            _bases(degree, x * inverse, y * inverse, z * inverse, b)
+            x, y, z, _ = _direction(means, i, position)
+            _bases(degree, x, y, z, b)
             for channel in range(3):
                 total = np.float32(0.5)
                 for k in range(bases):
@@ -74,7 +84,7 @@ def sh_colors(degree, means, position, coefficients, radii, slots, colors):
 def sh_colors_backward(
     degree, means, position, coefficients, colors, grad_colors, grad_means, grad_coefficients, grad_position
 ):
-    """Adds to grad_means [N, 3], grad_coefficients [N, K, 3] and, per slot, grad_position [slots, 3]."""
+    """Add to grad_means [N, 3], grad_coefficients [N, K, 3] and, per slot, grad_position [slots, 3]."""
     n, bases, slots = means.shape[0], (degree + 1) ** 2, grad_position.shape[0]
     for slot in nb.prange(slots):
         b, s, total = np.empty(16, np.float32), np.empty(16, np.float32), np.zeros(3)
@@ -85,9 +95,7 @@ def sh_colors_backward(
             g2 = grad_colors[i, 2] if colors[i, 2] > 0 else np.float32(0.0)
             if g0 == 0 and g1 == 0 and g2 == 0:
                 continue
-            x, y, z = means[i, 0] - position[0], means[i, 1] - position[1], means[i, 2] - position[2]
-            inverse = 1.0 / max(math.sqrt(x * x + y * y + z * z), 1e-12)
-            x, y, z = x * inverse, y * inverse, z * inverse
+            x, y, z, inverse = _direction(means, i, position)
             _bases(degree, x, y, z, b)
             for k in range(bases):
                 grad_coefficients[i, k, 0] += b[k] * g0

@@ -1,1 +1,1 @@
-"""What splatfacto lacks, without nerfstudio."""
+"""Additions to splatfacto that need no nerfstudio."""

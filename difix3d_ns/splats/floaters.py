@@ -14,79 +14,84 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import in_view
 from difix3d_ns.io.run import Run
 
-CLEARANCE = 0.5
-"""share of the nearest depth; it took away 0, 3 and some 100 Gaussians of finished captures (fox, demo scene,
-fountain), the last worth 1 dB; 0.9 takes surfaces away"""
+DEFAULT_CLEARANCE = 0.5
+"""minimum depth of Gaussians, as a share of the nearest depth of surfaces; it took away 0, 3 and some 100 Gaussians of
+finished captures (fox, demo scene, fountain), the last gained 1 dB; 0.9 takes surfaces away"""
 MAX_IMAGES = 64
-"""photographs, up to which floaters are pruned by default: more do not need it, and more cameras could err"""
+"""number of photographs up to which floaters are pruned by default: more do not need it, and more cameras could err"""
 _NEAREST = 0.01  # quantile of the depths of points: a false match is no surface
-_MIN_POINTS = 20  # points a camera must see for its nearest to mean something
+_MIN_POINTS = 20  # points a camera must see for their nearest depth to mean something
 _MARGIN = 0.1  # of the picture, around it: a Gaussian's extent reaches further than its centre
 
 
 @dataclass
 class FloatersConfig:
-    """What is done against Gaussians that float in front of the cameras."""
+    """Settings of floater pruning."""
 
     kept: ClassVar[tuple[str, ...]] = ("min_depth",)
     min_depth: float | None = None
     """smallest depth of Gaussians in front of a training camera, as a share of the depth of the nearest given points;
     what is nearer floats (unset: 0.5 with up to 64 photographs, else 0; 0 = nothing is known to float)"""
     prune: bool = True
-    """remove Gaussians from free space throughout training: few photographs cannot tell them from what is behind"""
+    """remove Gaussians from free space throughout training: few photographs cannot separate them from what is behind"""
     near_plane: bool = True
     """draw nothing, in any view, that is nearer than free space of the nearest photograph reaches"""
 
     def fit(self, run: Run) -> None:
-        """Fill in the clearance once the number of photographs is known."""
+        """Fill in the minimum depth once the number of photographs is known."""
         if self.min_depth is None and run.images is not None:
-            self.min_depth = CLEARANCE if run.images <= MAX_IMAGES else 0.0
+            self.min_depth = DEFAULT_CLEARANCE if run.images <= MAX_IMAGES else 0.0
 
     def check(self, flag: str) -> None:
-        """Raise a UserError that names the flag if the clearance is no share."""
+        """Raise a UserError that names the flag if it is no share."""
         if self.min_depth is not None and not 0 <= self.min_depth <= 1:
             raise UserError(f"{flag}.min-depth {self.min_depth}: a number in [0, 1] is needed")
 
 
 @dataclass(frozen=True)
 class FreeSpace:
-    """Cameras, and how deep the space in front of each is taken to be free."""
+    """Cameras, and the minimum depth of Gaussians in front of each: the space before it is taken to be free."""
 
     cameras: Sequence[Pinhole]
-    depths: Sequence[float]  # scene units; 0: not known
+    min_depths: Sequence[float]  # scene units; 0: not known
 
     @classmethod
-    def of(cls, points: Tensor | None, cameras: Sequence[Pinhole], clearance: float) -> FreeSpace:
-        """Free space by what each camera sees of the points.
+    def of(cls, points: Tensor | None, cameras: Sequence[Pinhole], share: float) -> FreeSpace:
+        """Find the free space of each camera from the points it sees.
 
         Args:
             points: [P, 3] world points on surfaces; None: nothing is known.
             cameras: of the photographs.
-            clearance: share of the nearest depth that is free.
+            share: of the nearest depth that is free.
         """
-        if points is None or clearance <= 0:
+        if points is None or share <= 0:
             return cls([], [])
-        return cls(cameras, [clearance * depth for depth in nearest_depths(points, cameras)])
+        return cls(cameras, [share * depth for depth in nearest_depths(points, cameras)])
 
     @property
     def nearest(self) -> float | None:
-        """The smallest known depth: a near plane for any view; None if none is known."""
-        return min((depth for depth in self.depths if depth > 0), default=None)
+        """Smallest known minimum depth: a near plane for any view; None if none is known."""
+        return min((depth for depth in self.min_depths if depth > 0), default=None)
 
     def floating(self, means: Tensor) -> Tensor:
-        """Gaussians in free space [N] bool; see ``floating_in_front``."""
-        return floating_in_front(means, self.cameras, self.depths)
+        """Mask of Gaussians [N] bool with means [N, 3], world: in a camera's view and nearer to it than its depth."""
+        floating = torch.zeros(len(means), dtype=torch.bool, device=means.device)
+        for camera, depth in zip(self.cameras, self.min_depths, strict=True):
+            if depth > 0:
+                inside, _, z = in_view(means, camera, _MARGIN)
+                floating |= inside & (z < depth)
+        return floating
 
 
 def nearest_depths(points: Tensor, cameras: Sequence[Pinhole]) -> list[float]:
-    """Depth of the nearest surface of each camera, by the points it sees.
+    """Depth of the nearest surface of each camera, estimated from the points it sees.
 
     Args:
         points: [P, 3] world points on surfaces.
         cameras: where from.
 
     Returns:
-        One depth per camera, scene units; 0 where too few points are seen to tell.
+        One depth per camera, scene units; 0 where too few points are seen.
     """
     depths = []
     for camera in cameras:
@@ -94,22 +99,3 @@ def nearest_depths(points: Tensor, cameras: Sequence[Pinhole]) -> list[float]:
         seen = z[inside]
         depths.append(float(seen.quantile(_NEAREST)) if len(seen) >= _MIN_POINTS else 0.0)
     return depths
-
-
-def floating_in_front(means: Tensor, cameras: Sequence[Pinhole], depths: Sequence[float]) -> Tensor:
-    """Gaussians in a camera's view and nearer to it than ``depths``.
-
-    Args:
-        means: [N, 3] world.
-        cameras: where from.
-        depths: one per camera, scene units.
-
-    Returns:
-        [N] bool.
-    """
-    floating = torch.zeros(len(means), dtype=torch.bool, device=means.device)
-    for camera, depth in zip(cameras, depths, strict=True):
-        if depth > 0:
-            inside, _, z = in_view(means, camera, _MARGIN)
-            floating |= inside & (z < depth)
-    return floating

@@ -11,7 +11,7 @@ import rich
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.poses import pose_distances, spacing, stack_poses
+from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
 from difix3d_ns.views.store import PoolState, Store
 from difix3d_ns.views.view import PackedView, TrainView, pack
 
@@ -43,7 +43,7 @@ def most_redundant(entries: Sequence[Entry], among: Sequence[Entry] | None = Non
     places = {entry.key: place for place, entry in enumerate(entries)}
     rows = [places[entry.key] for entry in among]
     poses = stack_poses([entry.camera for entry in entries])
-    distances = pose_distances(poses[rows], poses, spacing(poses))
+    distances = pose_distances(poses[rows], poses, camera_spacing(poses))
     distances[torch.arange(len(rows)), rows] = torch.inf
     return among[int(distances.amin(1).argmin())].key
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.poses import pose_distances, spacing, stack_poses
+from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
 from difix3d_ns.geometry.warp import opaque
 
 _PIXELS = 2400  # of the pseudo-view that vote; 1/8 of 480 x 320 in both directions
@@ -97,7 +97,7 @@ def _scaled_pose_distance(camera: Pinhole, candidates: Sequence[Candidate]) -> T
     if placed:
         poses = stack_poses([c.camera for c in candidates if c.camera is not None])
         own = stack_poses([camera])
-        baseline = spacing(poses) or float(torch.cdist(own[:, :3, 3], poses[:, :3, 3]).max())
+        baseline = camera_spacing(poses) or float(torch.cdist(own[:, :3, 3], poses[:, :3, 3]).max())
         distance = pose_distances(own, poses, baseline)[0]
         result[placed] = distance / (1 + distance)
     return result

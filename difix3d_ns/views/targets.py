@@ -16,10 +16,10 @@ from difix3d_ns.geometry.poses import (
     ANGLE_UNIT,
     aim,
     assemble,
+    camera_spacing,
     pose_distances,
     rotation_angles,
     slerp,
-    spacing,
     stack_poses,
     with_poses,
 )
@@ -71,7 +71,7 @@ def auto_targets(
             f"targets between training cameras need at least two training images, got {len(cameras)}; add "
             "photos, or use a saved camera path"
         )
-    baseline = spacing(poses)
+    baseline = camera_spacing(poses)
     if baseline == 0 and rotation_angles(poses[:, :3, :3], poses[:, :3, :3]).max() < math.radians(1):
         raise ValueError(
             f"all {len(cameras)} training cameras stand at one place and look the same way; check the transform_matrix "

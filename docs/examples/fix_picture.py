@@ -2,8 +2,9 @@
 
 import sys
 
+from difix3d_ns import FixRequest, PosedImage, load_fixer
 from difix3d_ns.io.images import read_picture, write_picture
-from difix3d_ns.priors.registry import FixRequest, PosedImage, fixer_of, load_fixer
+from difix3d_ns.priors.registry import fixer_of
 
 render, photograph, result, weights = sys.argv[1:5] or ["docs/images/demo.png"] * 2 + ["fixed.png", "embedded"]
 

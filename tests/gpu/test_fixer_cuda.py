@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.difix import load as load_difix
-from difix3d_ns.priors.networks.tiling import Strips
-from difix3d_ns.priors.registry import FixRequest, PosedImage
+from difix3d_ns.priors.networks.tiling import Tiling
 from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import Official
 
@@ -51,16 +52,16 @@ def test_half_precision_and_compiled(folder: str, dtype: torch.dtype | None, com
         assert fast._parts is not fast._eager, "torch.compile fell back"
 
 
-def test_strips_equal_the_whole_and_save_memory(folder: str):
+def test_tiles_equal_the_whole_and_save_memory(folder: str):
     network = load_difix(folder, "cuda").network
     view = (picture(512, 768, 0).permute(2, 0, 1)[None] * 2 - 1).to("cuda", torch.bfloat16)
     peaks, results = [], []
-    for tiles in (None, Strips(2**14, rest=torch.device("cpu"))):
+    for tiling in (None, Tiling(2**14, offload_device=torch.device("cpu"))):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         with torch.no_grad():
-            latent, kept = network.encode(view, tiles=tiles)
-            results.append(network.decode(latent, kept, tiles).float() / 2)
+            latent, kept = network.encode(view, tiling=tiling)
+            results.append(network.decode(latent, kept, tiling).float() / 2)
         peaks.append(torch.cuda.max_memory_allocated())
     assert (results[0] - results[1]).abs().max() < 2e-2
     assert peaks[1] < 0.7 * peaks[0]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from difix3d_ns.priors.base import FixRequest, FixResult, finite
-from difix3d_ns.priors.blend import seen_at_all, warp_request
+from difix3d_ns.priors.blend import visible_in_any, warp_request
 
 
 class Grain:
@@ -19,7 +19,7 @@ class Grain:
     def _fix(self, request: FixRequest) -> FixResult:
         generator = torch.Generator().manual_seed(request.seed)
         grain = 0.1 * torch.randn(request.image.shape, generator=generator).to(request.image.device)
-        seen = seen_at_all(warp_request(request).visibility)
+        seen = visible_in_any(warp_request(request).visibility)
         return FixResult((request.image.float() + seen * grain).clamp(0, 1), seen.float())
 
 

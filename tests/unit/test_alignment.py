@@ -12,7 +12,7 @@ from difix3d_ns.data.capture import Capture, procedural_capture
 from difix3d_ns.data.reconstruct import Schedule, Splat, reconstruct
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import project, unproject, visibility, warp_references
-from difix3d_ns.priors.alignment.aligned_references import Aligned, align, choose
+from difix3d_ns.priors.alignment.aligned_references import Aligned, align, select_references
 from difix3d_ns.priors.alignment.aligner import Aligner
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.embedded import load
@@ -67,7 +67,7 @@ def log_error(depth: Tensor, truth: Tensor) -> Tensor:
 def chosen(request: FixRequest, scene: Scene) -> list[int]:
     """Views of the capture that ``align`` used, in its order."""
     known = (request.camera, request.image, request.depth, request.alpha)
-    return [scene.capture.train[k] for k in choose(*known, request.references).numbers]
+    return [scene.capture.train[k] for k in select_references(*known, request.references).indices]
 
 
 def truly_visible(scene: Scene, index: int, other: int) -> Tensor:
@@ -113,7 +113,7 @@ def test_visibility_is_precise_and_nothing_comes_from_behind_an_occluder(scene: 
         request, picture = scene.view(index), scene.capture.images[index].permute(2, 0, 1)
         found = aligned(aligner, request)
         known = (request.camera, request.image, request.depth, request.alpha)
-        references = [request.references[k] for k in choose(*known, request.references).numbers]
+        references = [request.references[k] for k in select_references(*known, request.references).indices]
         naive = warp_references(request.camera, request.depth, request.alpha, references)
         solid = scene.truth(index)[..., 0] > 0
         for k, other in enumerate(chosen(request, scene)):

@@ -1,4 +1,4 @@
-"""How the Difix fixer works: beside others, in strips, cached, batched, compiled, out of memory, on bad input."""
+"""How the Difix fixer works: beside others, in tiles, cached, batched, compiled, out of memory, on bad input."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors import difix
+from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
-from difix3d_ns.priors.networks.tiling import Strips
-from difix3d_ns.priors.registry import FixRequest, PosedImage
+from difix3d_ns.priors.networks.tiling import Tiling
 from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import COARSE_UNET, UNET, Official
 
@@ -69,9 +70,9 @@ def test_only_the_target_is_decoded(fixer: DifixFixer, monkeypatch: pytest.Monke
     seen = []
     decode = fixer.network.autoencoder.decode
 
-    def spy(latent: Tensor, kept: list[Tensor], tiles: Strips | None = None) -> Tensor:
+    def spy(latent: Tensor, kept: list[Tensor], tiling: Tiling | None = None) -> Tensor:
         seen.extend([len(latent), *(len(skip) for skip in kept)])
-        return decode(latent, kept, tiles)
+        return decode(latent, kept, tiling)
 
     monkeypatch.setattr(fixer.network.autoencoder, "decode", spy)
     images(fixer, requests_of(64, 80, 3, batch=2))
@@ -80,34 +81,34 @@ def test_only_the_target_is_decoded(fixer: DifixFixer, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("pixels", [1, 200, 1000, 10**6])
 @pytest.mark.parametrize("size", [(96, 128), (8, 8), (104, 40)])
-def test_strips_equal_the_whole(fixer: DifixFixer, pixels: int, size: tuple[int, int]):
+def test_tiles_equal_the_whole(fixer: DifixFixer, pixels: int, size: tuple[int, int]):
     network, views = fixer.network, torch.stack([picture(*size, seed).permute(2, 0, 1) * 2 - 1 for seed in (0, 1)])
     for rest in (None, torch.device("cpu")):
-        tiles = Strips(pixels, rest)
+        tiling = Tiling(pixels, rest)
         with torch.no_grad():
             latent, kept = network.encode(views)
-            tiled_latent, tiled_kept = network.encode(views, tiles=tiles)
-            out, tiled = network.decode(latent, kept), network.decode(latent, tiled_kept, tiles)
+            tiled_latent, tiled_kept = network.encode(views, tiling=tiling)
+            out, tiled = network.decode(latent, kept), network.decode(latent, tiled_kept, tiling)
         torch.testing.assert_close(tiled_latent, latent, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(tiled, out, atol=1e-4, rtol=1e-4)
 
 
-def test_strips_in_bfloat16(fixer: DifixFixer):
+def test_tiles_in_bfloat16(fixer: DifixFixer):
     """Within 2e-2 of the whole, as asked; the whole in bfloat16 is itself that far from float32."""
     network = copy.deepcopy(fixer.network).bfloat16()
     view = (picture(96, 128, 0).permute(2, 0, 1)[None] * 2 - 1).bfloat16()
     with torch.no_grad():
         latent, kept = network.encode(view)
-        whole, tiled = network.decode(latent, kept), network.decode(latent, kept, Strips(1000))
+        whole, tiled = network.decode(latent, kept), network.decode(latent, kept, Tiling(1000))
     assert (whole.float() - tiled.float()).abs().mean() / 2 < 2e-3
     assert ((whole.float() - tiled.float()) / 2).abs().max() < 2e-2
 
 
-def test_large_pictures_go_through_in_strips(fixer: DifixFixer, monkeypatch: pytest.MonkeyPatch):
+def test_large_pictures_go_through_in_tiles(fixer: DifixFixer, monkeypatch: pytest.MonkeyPatch):
     (request,) = requests_of(97, 131, 3)
     expected = images(fixer, [request])
-    monkeypatch.setattr(difix, "AT_ONCE_ON_CPU", 97 * 131 - 1)
-    used: list[Strips | None] = []
+    monkeypatch.setattr(difix, "MAX_PIXELS_ON_CPU", 97 * 131 - 1)
+    used: list[Tiling | None] = []
     encode = fixer.network.autoencoder.encode
     monkeypatch.setattr(
         fixer.network.autoencoder,
@@ -120,7 +121,7 @@ def test_large_pictures_go_through_in_strips(fixer: DifixFixer, monkeypatch: pyt
 
 
 def test_an_8k_picture(tmp_path: Path):
-    """7680 x 4320 in strips; the networks are so small, and shrink so much, that a CPU does it."""
+    """7680 x 4320 in tiles; the networks are so small, and shrink so much, that a CPU does it."""
     vae = {
         "down_block_types": ["DownEncoderBlock2D"] * 6,
         "up_block_types": ["UpDecoderBlock2D"] * 6,
@@ -141,10 +142,10 @@ def test_references_are_encoded_once_for_all_frames(fixer: DifixFixer, monkeypat
     encoded = 0
     encode = fixer.network.autoencoder.encode
 
-    def count(pictures: Tensor, keep: bool = True, tiles: Strips | None = None) -> tuple[Tensor, list[Tensor]]:
+    def count(pictures: Tensor, keep: bool = True, tiling: Tiling | None = None) -> tuple[Tensor, list[Tensor]]:
         nonlocal encoded
         encoded += 0 if keep else len(pictures)
-        return encode(pictures, keep, tiles)
+        return encode(pictures, keep, tiling)
 
     monkeypatch.setattr(fixer.network.autoencoder, "encode", count)
     shared = [PosedImage(picture(64, 80, 5)), PosedImage(picture(80, 64, 6))]
@@ -162,7 +163,7 @@ def test_references_are_encoded_once_for_all_frames(fixer: DifixFixer, monkeypat
     again = FixRequest(frames[0].image, [PosedImage(r.image.clone()) for r in shared])  # as a scene gives them
     images(fixer, [again])
     assert encoded == 5
-    monkeypatch.setattr(difix, "KEPT", 2)
+    monkeypatch.setattr(difix, "MAX_LATENTS", 2)
     for seed in range(4):
         images(fixer, [FixRequest(frames[0].image, [PosedImage(picture(64, 80, 100 + seed))])])
     assert encoded == 9 and len(fixer._latents) <= 6
@@ -226,16 +227,16 @@ def test_compiling_may_fail(
     assert "failed" not in capsys.readouterr().err
 
 
-def starve(fixer: DifixFixer, monkeypatch: pytest.MonkeyPatch, enough: object) -> list[tuple[int, Strips | None]]:
-    """Let decoding run out of memory unless ``enough(batch, tiles)``; returns the attempts."""
-    attempts: list[tuple[int, Strips | None]] = []
+def starve(fixer: DifixFixer, monkeypatch: pytest.MonkeyPatch, enough: object) -> list[tuple[int, Tiling | None]]:
+    """Let decoding run out of memory unless ``enough(batch, tiling)``; returns the attempts."""
+    attempts: list[tuple[int, Tiling | None]] = []
     decode = fixer.network.autoencoder.decode
 
-    def hungry(latent: Tensor, kept: list[Tensor], tiles: Strips | None = None) -> Tensor:
-        attempts.append((len(latent), tiles))
-        if not enough(len(latent), tiles):  # type: ignore[operator]
+    def hungry(latent: Tensor, kept: list[Tensor], tiling: Tiling | None = None) -> Tensor:
+        attempts.append((len(latent), tiling))
+        if not enough(len(latent), tiling):  # type: ignore[operator]
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return decode(latent, kept, tiles)
+        return decode(latent, kept, tiling)
 
     monkeypatch.setattr(fixer.network.autoencoder, "decode", hungry)
     return attempts
@@ -246,7 +247,7 @@ def test_out_of_memory_is_tried_once_in_smaller_pieces(
 ):
     requests = requests_of(64, 80, 1, batch=3)
     expected = images(fixer, requests)
-    attempts = starve(fixer, monkeypatch, lambda batch, tiles: tiles is not None)
+    attempts = starve(fixer, monkeypatch, lambda batch, tiling: tiling is not None)
     torch.testing.assert_close(images(fixer, requests), expected, atol=1e-4, rtol=0)
     assert [batch for batch, _ in attempts] == [3, 1, 1, 1]
     assert "out of memory with 3 pictures of 80x64 at once; again in smaller pieces" in " ".join(
@@ -255,7 +256,7 @@ def test_out_of_memory_is_tried_once_in_smaller_pieces(
 
 
 def test_out_of_memory_for_good(fixer: DifixFixer, monkeypatch: pytest.MonkeyPatch):
-    attempts = starve(fixer, monkeypatch, lambda batch, tiles: False)
+    attempts = starve(fixer, monkeypatch, lambda batch, tiling: False)
     with pytest.raises(RuntimeError, match=r"80x64 with 1 references does not fit .* fewer references, bfloat16"):
         fixer.fix(requests_of(64, 80, 1))
     assert len(attempts) == 2

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors import difix
+from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
-from difix3d_ns.priors.registry import FixRequest, PosedImage
 from tests.unit.known_scenes import picture, requests_of
 from tests.unit.official_difix import COARSE_UNET, Official
 
@@ -54,7 +55,7 @@ def coarse(tmp_path_factory: pytest.TempPathFactory) -> tuple[Official, DifixFix
 def test_agrees_at_large_odd_sizes(
     coarse: tuple[Official, DifixFixer], references: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(difix, "AT_ONCE_ON_CPU", 2**22)
+    monkeypatch.setattr(difix, "MAX_PIXELS_ON_CPU", 2**22)
     assert_agreement(*coarse, requests_of(539, 959, references, batch), every=3)
 
 

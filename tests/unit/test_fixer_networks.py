@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 
-from difix3d_ns.priors.alignment.aligned_references import SLOTS
+from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES
 from difix3d_ns.priors.networks.blend_net import BlendNet
 from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.stages import EmbeddedChain
@@ -95,8 +95,8 @@ def test_blend_starts_as_visibility_weighted_mean_and_never_leaves_the_unseen():
     net = BlendNet((8, 8, 8))
     image, warps, visibility = (
         torch.rand(1, 3, 33, 47),
-        torch.rand(1, SLOTS, 3, 33, 47),
-        torch.rand(1, SLOTS, 1, 33, 47),
+        torch.rand(1, MAX_REFERENCES, 3, 33, 47),
+        torch.rand(1, MAX_REFERENCES, 1, 33, 47),
     )
     visibility[..., :20] = 0
     blend, weights = net(image, torch.ones(1, 1, 33, 47), warps, visibility)

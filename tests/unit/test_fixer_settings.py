@@ -10,8 +10,8 @@ import tyro
 
 from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
+from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.fixer_config import FixerConfig
-from difix3d_ns.priors.registry import FixRequest
 
 DIFIX = FixerConfig("difix", "nvidia/difix_ref", references=1, dtype="float32", compile=True)
 

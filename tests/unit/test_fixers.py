@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from difix3d_ns.priors import embedded
+from difix3d_ns.priors.base import FixRequest, FixResult
 from difix3d_ns.priors.embedded import load as load_embedded
 from difix3d_ns.priors.published.lora import merge_lora
-from difix3d_ns.priors.registry import FixRequest, FixResult, available_fixers, load_fixer
+from difix3d_ns.priors.registry import available_fixers, load_fixer
 from tests.unit.known_scenes import camera_at, photograph
 from tests.unit.official_difix import Official
 from tests.unit.tiny_fixers import CHAIN, write_embedded

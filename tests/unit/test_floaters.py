@@ -3,7 +3,7 @@
 import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.splats.floaters import floating_in_front, nearest_depths
+from difix3d_ns.splats.floaters import FreeSpace, nearest_depths
 
 CAMERA = Pinhole(torch.eye(4), torch.tensor([[100.0, 0, 50], [0, 100.0, 40], [0, 0, 1]]), 100, 80)
 
@@ -23,7 +23,7 @@ def test_nearest_depth_is_that_of_the_nearest_wall_and_no_false_match():
 def test_too_few_points_tell_nothing():
     assert nearest_depths(wall(2.0, 19), [CAMERA]) == [0.0]
     assert nearest_depths(wall(-2.0), [CAMERA]) == [0.0]
-    assert not floating_in_front(wall(0.1), [CAMERA], [0.0]).any()
+    assert not FreeSpace([CAMERA], [0.0]).floating(wall(0.1)).any()
 
 
 def test_only_what_is_near_and_in_view_floats():
@@ -36,7 +36,7 @@ def test_only_what_is_near_and_in_view_floats():
             [0.27, 0.0, 0.5],  # just outside the picture: its extent reaches in
         ]
     )
-    assert floating_in_front(means, [CAMERA], [1.0]).tolist() == [True, False, False, False, True]
+    assert FreeSpace([CAMERA], [1.0]).floating(means).tolist() == [True, False, False, False, True]
 
 
 def test_one_camera_of_several_is_enough():
@@ -44,4 +44,4 @@ def test_one_camera_of_several_is_enough():
     aside[0, 3] = 5.0
     other = Pinhole(aside, CAMERA.intrinsics, CAMERA.width, CAMERA.height)
     means = torch.tensor([[5.0, 0.0, 0.5], [0.0, 0.0, 3.0]])
-    assert floating_in_front(means, [CAMERA, other], [1.0, 1.0]).tolist() == [True, False]
+    assert FreeSpace([CAMERA, other], [1.0, 1.0]).floating(means).tolist() == [True, False]

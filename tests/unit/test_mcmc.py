@@ -11,7 +11,7 @@ import torch
 
 from difix3d_ns.ns.model import SplatModelConfig
 from difix3d_ns.rasterization import rasterization
-from difix3d_ns.splats.strategies.mcmc import DeviceFreeMCMCStrategy, build_mcmc, regularization, relocated
+from difix3d_ns.splats.strategies.mcmc import DeviceFreeMCMCStrategy, build_mcmc, compute_relocation, regularization
 
 NAMES = ("means", "scales", "quats", "features_dc", "features_rest", "opacities")
 
@@ -68,7 +68,7 @@ def _fill_moments(params: Any, optimizers: dict[str, torch.optim.Optimizer]) -> 
 @pytest.mark.parametrize("copies", [1, 2, 3, 7, 20, 51])
 @pytest.mark.parametrize("opacity", [0.02, 0.3, 0.9, 0.999])
 def test_relocation_is_equation_9(copies: int, opacity: float) -> None:
-    new, scales = relocated(
+    new, scales = compute_relocation(
         torch.tensor([opacity], dtype=torch.float64), torch.ones(1, 3).double(), torch.tensor([copies])
     )
     assert float(1 - (1 - new[0]) ** copies) == pytest.approx(opacity, rel=1e-9)
@@ -84,7 +84,7 @@ def test_relocation_is_equation_9(copies: int, opacity: float) -> None:
 def test_light_along_a_line_is_kept(copies: int) -> None:
     x = torch.linspace(-4, 4, 8001, dtype=torch.float64)
     opacity, scale = torch.tensor([0.9]).double(), torch.full((1, 3), 0.4).double()
-    new, scales = relocated(opacity, scale, torch.tensor([copies]))
+    new, scales = compute_relocation(opacity, scale, torch.tensor([copies]))
     one = opacity * torch.exp(-(x**2) / (2 * 0.4**2))
     many = 1 - (1 - new * torch.exp(-(x**2) / (2 * scales[0, 0] ** 2))) ** copies
     assert float(many.sum()) == pytest.approx(float(one.sum()), rel=1e-6)
@@ -105,7 +105,7 @@ def test_co_located_copies_look_like_the_one(copies: int) -> None:
 
     opacity, scale = torch.tensor([0.8]), torch.tensor([[0.3, 0.3, 0.3]])
     truth = image(opacity, scale, 1)
-    new_opacity, new_scale = relocated(opacity, scale, torch.tensor([copies]))
+    new_opacity, new_scale = compute_relocation(opacity, scale, torch.tensor([copies]))
     error = (image(new_opacity, new_scale, copies) - truth).abs().mean()
     careless = (image(opacity, scale, copies) - truth).abs().mean()
     only_opacity = (image(new_opacity, scale, copies) - truth).abs().mean()

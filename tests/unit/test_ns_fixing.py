@@ -16,9 +16,11 @@ from difix3d_ns import cli
 from difix3d_ns.apps import fix_images as fixing
 from difix3d_ns.apps.fix_images import RECORD, fix_pictures
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.io.images import READABLE, WRITABLE, read_picture
+from difix3d_ns.priors.base import FixRequest, FixResult
 from difix3d_ns.priors.none import IdentityFixer
-from difix3d_ns.priors.registry import FixRequest, FixResult, PosedImage, fixer_of, load_fixer
+from difix3d_ns.priors.registry import fixer_of, load_fixer
 from tests.unit.official_difix import Official
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from difix3d_ns.rasterization import jit, oracle, rasterization
+from difix3d_ns.rasterization import jit, rasterization
 from difix3d_ns.rasterization.projection import project_reference, sh_colors_reference
+from tests.unit import compositing_oracle as oracle
 
 WIDTH, HEIGHT = 61, 43  # no multiple of a tile
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from difix3d_ns.rasterization import median_depth, oracle, rasterization
+from difix3d_ns.rasterization import median_depth, rasterization
 from difix3d_ns.rasterization.median import binned_median_depth, depth_bins
 from difix3d_ns.rasterization.projection import project
+from tests.unit import compositing_oracle as oracle
 
 WIDTH, HEIGHT = 53, 38
 

@@ -11,7 +11,7 @@ import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
-from difix3d_ns.geometry.poses import ANGLE_UNIT, pose_distances, rotation_angles, slerp, spacing, stack_poses
+from difix3d_ns.geometry.poses import ANGLE_UNIT, camera_spacing, pose_distances, rotation_angles, slerp, stack_poses
 from difix3d_ns.guidance.progressive import interpolate_toward
 from difix3d_ns.views.references import choose_references
 from difix3d_ns.views.targets import auto_targets, camera_path_targets
@@ -98,9 +98,9 @@ def test_no_target_repeats_a_training_pose_for_many_shapes_and_counts():
         assert len(targets) >= min(count, 8)
         proper(targets)
         poses = stack_poses(cameras)
-        assert pose_distances(stack_poses(targets), poses, spacing(poses)).min() > 0.03
+        assert pose_distances(stack_poses(targets), poses, camera_spacing(poses)).min() > 0.03
         # Never far away from where photographs were taken.
-        assert pose_distances(stack_poses(targets), poses, spacing(poses)).amin(1).max() < 6
+        assert pose_distances(stack_poses(targets), poses, camera_spacing(poses)).amin(1).max() < 6
 
 
 def test_beyond_leaves_the_ends_of_a_path_outward_by_the_given_distance():
@@ -225,7 +225,7 @@ def test_rounds_lead_from_the_nearest_photograph_to_the_target():
     cameras, targets = ring(6), auto_targets(ring(6), ball(), 9)
     similar(interpolate_toward(cameras, targets, 1.0), targets)
     start, end = stack_poses(cameras), stack_poses(targets)
-    unit = spacing(start)
+    unit = camera_spacing(start)
     nearest = pose_distances(end, start, unit).argmin(1)
     before = torch.zeros(len(targets), dtype=torch.float64)
     for r in range(1, 5):

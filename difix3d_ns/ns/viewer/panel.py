@@ -15,7 +15,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from difix3d_ns.enhance.enhancer import Enhancer
 from difix3d_ns.enhance.enhancer_config import EnhanceMode
-from difix3d_ns.geometry.poses import spacing, stack_poses
+from difix3d_ns.geometry.poses import camera_spacing, stack_poses
 from difix3d_ns.guidance.base import Guidance
 from difix3d_ns.guidance.status import ShownView, Status
 from difix3d_ns.ns.cameras import to_pinhole
@@ -116,7 +116,7 @@ class Panel(ViewerControl):
         if self._viewer is None:
             return None
         cameras = self._scene.dataset_cameras()
-        apart = spacing(stack_poses(list(cameras.values()))) * VISER_NERFSTUDIO_SCALE_RATIO
+        apart = camera_spacing(stack_poses(list(cameras.values()))) * VISER_NERFSTUDIO_SCALE_RATIO
         long_side = max(max(camera.width, camera.height) for camera in cameras.values())
         scale = max(self._viewer.config.camera_frustum_scale, _FRUSTUM * apart)
         with self._folder:

@@ -15,34 +15,39 @@ from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import fetch, warp_references
 from difix3d_ns.priors.alignment.aligner import Aligner
 
-SLOTS = 4  # references that are used
+MAX_REFERENCES = 4  # of more, those that show most of the view are used
 
 
-class Chosen(NamedTuple):
-    """References worth aligning, the most useful first."""
+class Selection(NamedTuple):
+    """References to align, the most useful first."""
 
-    numbers: list[int]  # among those given
+    indices: list[int]  # into those given
     references: list[PosedImage]  # at the exposure of the render
 
 
 class Aligned(NamedTuple):
-    """The best references in the view, the most useful first."""
+    """Best references, warped into the view, the most useful first."""
 
-    warps: Tensor  # [K, 3, H, W] in [0, 1], K <= SLOTS
+    warps: Tensor  # [K, 3, H, W] in [0, 1], K <= MAX_REFERENCES
     visibility: Tensor  # [K, 1, H, W] in [0, 1]; exactly 0 where a reference does not show the surface
     depth: Tensor | None  # [H, W, 1] the splat's depth, corrected; None without references or cameras
-    matched: Tensor  # [1, H, W] in [0, 1], how surely
+    matched: Tensor  # [1, H, W] in [0, 1], confidence of the depth
 
 
-def choose(
-    camera: Pinhole, image: Tensor, depth: Tensor, alpha: Tensor, references: Sequence[PosedImage], count: int = SLOTS
-) -> Chosen:
-    """The references that show most of the view by the splat's own depth, brought to the exposure of the render.
+def select_references(
+    camera: Pinhole,
+    image: Tensor,
+    depth: Tensor,
+    alpha: Tensor,
+    references: Sequence[PosedImage],
+    count: int = MAX_REFERENCES,
+) -> Selection:
+    """Select the references that show most of the view by the splat's own depth, at the exposure of the render.
 
     Args:
         camera, image, depth, alpha: see ``Aligner.forward``.
         references: any number; those without camera, depth and alpha are left out.
-        count: at most so many.
+        count: maximum number of references.
     """
     warps = warp_references(camera, depth, alpha, references)
     shares = warps.visibility.mean((1, 2, 3))
@@ -52,7 +57,7 @@ def choose(
         replace(references[k], image=(references[k].image.to(gain) * gain).clamp(0, 1))
         for k, gain in zip(best, gains, strict=True)
     ]
-    return Chosen(best, matched)
+    return Selection(best, matched)
 
 
 def align(
@@ -71,9 +76,9 @@ def align(
         references: any number, of any sizes.
     """
     height, width = image.shape[:2]
-    chosen = Chosen([], [])
+    chosen = Selection([], [])
     if camera is not None and depth is not None and alpha is not None and references:
-        chosen = choose(camera, image, depth, alpha, references)
+        chosen = select_references(camera, image, depth, alpha, references)
     if not chosen.references or camera is None or depth is None or alpha is None:
         nothing = image.new_zeros(0, 3, height, width, dtype=torch.float32)
         return Aligned(nothing, nothing[:, :1], depth, nothing.new_zeros(1, height, width))

@@ -1,4 +1,4 @@
-"""Correcting a splat's depth by its references, and saying which of them show each pixel."""
+"""Correction of a splat's depth by its references, and visibility of each pixel in them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from difix3d_ns.priors.alignment.matcher import (
     FINE,
     GROUPS,
     Encoder,
+    Pyramid,
     Scorer,
     Shifter,
     agreement,
-    evidence,
-    judged,
-    reliance,
+    matching_features,
+    reference_weight,
+    run_network,
 )
 from difix3d_ns.priors.alignment.sampling import Sampled, sample_reference
 
 _FINE_OFFSETS = tuple(0.007 * step for step in range(-3, 4))
 _PEAK = 0.03  # log depth: hypotheses so near to the best one share in the estimate
-_LEAST_VISIBLE = 0.02
+_MIN_VISIBILITY = 0.02
 
 
 class Stage(NamedTuple):
-    """One volume and what was read off it."""
+    """A cost volume and the depth estimated from it."""
 
     depths: Tensor  # [D, h, w] hypotheses
     scores: Tensor  # [D, h, w]
@@ -47,7 +48,7 @@ class Corrected(NamedTuple):
     """Depth that the references agree on, at the picture's size."""
 
     depth: Tensor  # [H, W, 1]
-    matched: Tensor  # [H, W, 1] in [0, 1], how surely
+    matched: Tensor  # [H, W, 1] in [0, 1], confidence of the depth
     visibility: Tensor  # [K, H, W, 1] in [0, 1], exactly 0 where a reference does not show the surface
     shift: Tensor  # [K, H, W, 2] pixels: the colour of a reference at x + shift belongs to x
     stages: tuple[Stage, Stage]
@@ -57,7 +58,7 @@ class Corrected(NamedTuple):
 
 
 def padded(view: PosedImage) -> PosedImage:
-    """A view with every part, its sides padded right and bottom to whole pixels of the coarse volume.
+    """Complete a view, its sides padded right and bottom to whole pixels of the coarse volume.
 
     The picture's edge is repeated; beyond it there is neither depth nor opacity, and nothing may be used. Depth is 0
     also where there is not enough opacity.
@@ -83,6 +84,28 @@ def surface(view: PosedImage, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return depth, _resized(_plane(view.alpha), size, "area") * (depth > 0)
 
 
+class _Sources(NamedTuple):
+    """References that a target camera samples."""
+
+    target: Pinhole
+    views: list[PosedImage]
+    pyramids: list[Pyramid]
+
+    def sample(self, depths: Tensor, level: int) -> list[Sampled]:
+        """Sample every reference at hypotheses [D, h, w] of the target's depth; 0 is the fine level of features."""
+        return [
+            sample_reference(
+                depths,
+                self.target,
+                pyramid[level],
+                _resized(_plane(view.mask), _size(pyramid[level]), "area"),
+                _plane(view.depth),
+                view.pose,
+            )
+            for pyramid, view in zip(self.pyramids, self.views, strict=True)
+        ]
+
+
 class Aligner(nn.Module):
     """Coarse-to-fine matching of the references around a splat's depth."""
 
@@ -101,8 +124,8 @@ class Aligner(nn.Module):
             nn.Conv2d(16, 1, 3, padding=1),
         )
 
-    def in_precision(self, dtype: torch.dtype) -> Aligner:
-        """The judging networks in another precision; the features they compare need the digits and stay float32."""
+    def cast_networks(self, dtype: torch.dtype) -> Aligner:
+        """Convert the matching networks to a precision; the encoder stays float32: its features need the digits."""
         self.encoder.float()
         for network in (self.coarse, self.fine, self.shift, self.see):
             network.to(dtype)
@@ -124,55 +147,11 @@ class Aligner(nn.Module):
         target = padded(PosedImage(image, camera, depth, alpha))
         views = [padded(reference) for reference in references]
         render = self.encoder(target.image.permute(2, 0, 1))
-        pyramids = [self.encoder(view.image.permute(2, 0, 1)) for view in views]
-        near, far = depth_range(camera, depth, alpha, references)
-
-        def look(depths: Tensor, level: int) -> list[Sampled]:
-            return [
-                sample_reference(
-                    depths,
-                    target.pose,
-                    pyramid[level],
-                    _resized(_plane(view.mask), _size(pyramid[level]), "area"),
-                    _plane(view.depth),
-                    view.pose,
-                )
-                for pyramid, view in zip(pyramids, views, strict=True)
-            ]
-
-        size = _size(render.coarse)
-        splat, solid = surface(target, size)
-        known = solid > 0.5
-        depths = candidates(splat, known, near, far)
-        found = look(depths, 1)
-        offsets = torch.where(known, (depths / splat.clamp_min(1e-9)).log().clamp(-0.4, 0.4), 0.0)
-        scores = self.coarse(evidence(render.coarse, solid, found, offsets))
-        coarse = _read(depths, scores, found)
-        change = torch.where(known, (coarse.best / splat.clamp_min(1e-9)).log(), 0.0)
-
-        size = _size(render.fine)
-        splat, solid = surface(target, size)
-        same = (solid > 0.5) & (_resized(known.float(), size, "nearest") > 0)
-        start = torch.where(
-            same, splat * _resized(change, size, "nearest").exp(), _resized(coarse.best, size, "bilinear")
-        )
-        steps = torch.tensor(_FINE_OFFSETS, device=depth.device)[:, None, None]
-        depths = start * steps.exp()
-        found = look(depths, 0)
-        scores = self.fine(evidence(render.fine, solid, found, (steps * 10).expand_as(depths)))
-        fine = _read(depths, scores, found)
-        confidence = fine.sharpness * _resized(coarse.sharpness, size, "bilinear")
-        change = torch.where(solid > 0.5, (fine.best / splat.clamp_min(1e-9)).log(), 0.0)
-
-        at = look(fine.best[None].detach(), 0)
-        features = torch.stack([sampled.features[0] for sampled in at])  # [K, C, h, w]
-        inside = torch.stack([sampled.inside[0] for sampled in at])
-        mismatch = torch.stack([sampled.mismatch[0] for sampled in at])
-        weight = reliance(inside, mismatch)
-        shift = self.shift(render.fine, solid, features, weight, confidence.detach())
-        features = displaced(features, shift)
-        logits = self._visibility(render.fine, solid, features, inside, mismatch, confidence.detach())
-        visible = ((logits.sigmoid() - _LEAST_VISIBLE) / (1 - _LEAST_VISIBLE)).clamp_min(0) * inside
+        sources = _Sources(target.pose, views, [self.encoder(view.image.permute(2, 0, 1)) for view in views])
+        coarse, known, change = self._coarse(target, render, sources, depth_range(camera, depth, alpha, references))
+        fine, confidence, change = self._fine(target, render, sources, coarse, known, change)
+        shift, logits, inside, features = self._residual(target, render, sources, fine.best, confidence)
+        visible = ((logits.sigmoid() - _MIN_VISIBILITY) / (1 - _MIN_VISIBILITY)).clamp_min(0) * inside
 
         size = (target.pose.height, target.pose.width)
         splat, solid = surface(target, size)
@@ -183,26 +162,64 @@ class Aligner(nn.Module):
         shifts = F.interpolate(shift * FINE, size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
         matched = _resized(confidence, size, "bilinear")
         crop = (..., slice(height), slice(width), None)
-        return Corrected(
-            result[crop],
-            matched[crop],
-            seen[crop],
-            shifts[:, :height, :width],
-            (coarse, fine),
-            logits,
-            inside,
-            features,
+        shifts = shifts[:, :height, :width]
+        return Corrected(result[crop], matched[crop], seen[crop], shifts, (coarse, fine), logits, inside, features)
+
+    def _coarse(
+        self, target: PosedImage, render: Pyramid, sources: _Sources, depths_of_scene: tuple[float, float]
+    ) -> tuple[Stage, Tensor, Tensor]:
+        """Coarse volume around the splat's depth; where that is known [h, w], and the log change of it there [h, w]."""
+        splat, solid = surface(target, _size(render.coarse))
+        known = solid > 0.5
+        depths = candidates(splat, known, *depths_of_scene)
+        found = sources.sample(depths, 1)
+        offsets = torch.where(known, (depths / splat.clamp_min(1e-9)).log().clamp(-0.4, 0.4), 0.0)
+        coarse = _estimate(depths, self.coarse(matching_features(render.coarse, solid, found, offsets)), found)
+        return coarse, known, torch.where(known, (coarse.best / splat.clamp_min(1e-9)).log(), 0.0)
+
+    def _fine(
+        self, target: PosedImage, render: Pyramid, sources: _Sources, coarse: Stage, known: Tensor, change: Tensor
+    ) -> tuple[Stage, Tensor, Tensor]:
+        """Fine volume around the coarse depth; its confidence and the log change of the splat's depth, both [h, w]."""
+        size = _size(render.fine)
+        splat, solid = surface(target, size)
+        same = (solid > 0.5) & (_resized(known.float(), size, "nearest") > 0)
+        start = torch.where(
+            same, splat * _resized(change, size, "nearest").exp(), _resized(coarse.best, size, "bilinear")
         )
+        steps = torch.tensor(_FINE_OFFSETS, device=splat.device)[:, None, None]
+        depths = start * steps.exp()
+        found = sources.sample(depths, 0)
+        features = matching_features(render.fine, solid, found, (steps * 10).expand_as(depths))
+        fine = _estimate(depths, self.fine(features), found)
+        confidence = fine.sharpness * _resized(coarse.sharpness, size, "bilinear")
+        return fine, confidence, torch.where(solid > 0.5, (fine.best / splat.clamp_min(1e-9)).log(), 0.0)
+
+    def _residual(
+        self, target: PosedImage, render: Pyramid, sources: _Sources, depth: Tensor, confidence: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Displacement left at the fine depth [h, w], logits of visibility, insideness and displaced features."""
+        solid = surface(target, _size(render.fine))[1]
+        found = sources.sample(depth[None].detach(), 0)
+        features = torch.stack([sampled.features[0] for sampled in found])  # [K, C, h, w]
+        inside = torch.stack([sampled.inside[0] for sampled in found])
+        mismatch = torch.stack([sampled.mismatch[0] for sampled in found])
+        confidence = confidence.detach()
+        weight = reference_weight(inside, mismatch)
+        shift = self.shift(render.fine, solid, features, weight, confidence)
+        features = displaced(features, shift)
+        return shift, self._visibility(render.fine, solid, features, inside, mismatch, confidence), inside, features
 
     def _visibility(
         self, render: Tensor, alpha: Tensor, features: Tensor, inside: Tensor, mismatch: Tensor, confidence: Tensor
     ) -> Tensor:
+        """Logits [K, h, w] that each reference shows the surface, with the right colour."""
         inside, mismatch = inside[:, None], mismatch[:, None]
         near, wide = agreement(mismatch, 0.04), agreement(mismatch, 0.16)
-        weight = reliance(inside, mismatch)
+        weight = reference_weight(inside, mismatch)
         mean = (weight * features).sum(0) / weight.sum(0).clamp_min(1e-3)
         apart = (features - mean).abs()
-        levels = [
+        evidence = [
             apart[:, 3:].unflatten(1, (GROUPS, -1)).mean(2),
             (features[:, 3:] - render[3:]).abs().unflatten(1, (GROUPS, -1)).mean(2) * alpha,
             apart[:, :3].mean(1, keepdim=True) * 4,
@@ -215,10 +232,11 @@ class Aligner(nn.Module):
             alpha.expand_as(inside),
             confidence.expand_as(inside),
         ]
-        return judged(self.see, torch.cat(levels, 1))[:, 0]
+        return run_network(self.see, torch.cat(evidence, 1))[:, 0]
 
 
-def _read(depths: Tensor, scores: Tensor, found: list[Sampled]) -> Stage:
+def _estimate(depths: Tensor, scores: Tensor, found: list[Sampled]) -> Stage:
+    """Depth and sharpness of the best peak of a cost volume."""
     chance = scores.softmax(0)
     logs = depths.clamp_min(1e-9).log()
     best = logs.gather(0, scores.argmax(0, keepdim=True))
@@ -229,7 +247,7 @@ def _read(depths: Tensor, scores: Tensor, found: list[Sampled]) -> Stage:
 
 
 def _plane(part: Tensor | None) -> Tensor:
-    """[H, W] of a part of a ``padded`` view."""
+    """Part of a ``padded`` view as [H, W]."""
     assert part is not None
     return part[..., 0]
 

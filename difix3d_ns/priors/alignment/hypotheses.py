@@ -1,4 +1,4 @@
-"""Depths worth trying at each pixel."""
+"""Hypotheses of the depth at each pixel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STRIDE = 8
 
 
 def depth_range(camera: Pinhole, depth: Tensor, alpha: Tensor, references: Sequence[PosedImage]) -> tuple[float, float]:
-    """Nearest and farthest depth worth trying, from all that the splat shows in this view and at the references.
+    """Nearest and farthest depth of the hypotheses, from all that the splat shows in this view and at the references.
 
     Args:
         camera: the target's.
@@ -48,7 +48,7 @@ def depth_range(camera: Pinhole, depth: Tensor, alpha: Tensor, references: Seque
 
 
 def candidates(depth: Tensor, known: Tensor, near: float, far: float) -> Tensor:
-    """Around the splat's depth, at that of its surroundings, and through the whole scene.
+    """Hypotheses around the splat's depth, at that of its surroundings, and through the whole scene.
 
     Args:
         depth: [h, w] the splat's median depth.

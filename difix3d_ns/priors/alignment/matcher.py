@@ -1,4 +1,4 @@
-"""The networks that judge hypotheses of depth: a light cost volume over the references.
+"""Networks that score hypotheses of depth: a light cost volume over the references.
 
 Learned features of all references are sampled at each hypothesis along a pixel's ray (the epipolar lines in the
 references) and compared with each other and with the render, as in Yao et al., "MVSNet" (ECCV 2018) and the epipolar
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
         self.coarse = nn.Conv2d(32, coarse, 1)
 
     def forward(self, picture: Tensor) -> Pyramid:
-        """[3, H, W] in [0, 1]; odd sides are padded."""
+        """Encode [3, H, W] in [0, 1]; odd sides are padded."""
         height, width = picture.shape[-2:]
         padded = F.pad(picture[None], (0, -width % 4, 0, -height % 4), mode="replicate")
         folded = F.pixel_unshuffle(padded - 0.5, 2)
@@ -70,33 +70,33 @@ class Scorer(nn.Module):
             nn.Conv2d(width, 1, 3, padding=1),
         )
 
-    def forward(self, evidence: Tensor) -> Tensor:
-        """[D, inputs, h, w] -> [D, h, w]."""
-        return judged(self.layers, evidence)[:, 0]
+    def forward(self, features: Tensor) -> Tensor:
+        """Score features [D, inputs, h, w] of hypotheses: [D, h, w]."""
+        return run_network(self.layers, features)[:, 0]
 
 
-def judged(network: nn.Module, evidence: Tensor) -> Tensor:
-    """``network`` on [N, C, h, w] in its own precision; the answer in that of the evidence."""
+def run_network(network: nn.Module, features: Tensor) -> Tensor:
+    """Run a network on [N, C, h, w] in its own precision; the result has that of the features."""
     precision = next(network.parameters()).dtype
-    return network(evidence.to(precision, memory_format=torch.channels_last)).to(evidence.dtype)
+    return network(features.to(precision, memory_format=torch.channels_last)).to(features.dtype)
 
 
 def agreement(mismatch: Tensor, tolerance: float) -> Tensor:
-    """1 where the splat's surface at the reference is the hypothesis, 0 from 1.5 times ``tolerance`` on."""
+    """Agreement of the splat's surface at the reference with a hypothesis: 0 from 1.5 times ``tolerance`` on."""
     return (1.5 - mismatch.abs() / tolerance).clamp(0, 1)
 
 
-def reliance(inside: Tensor, mismatch: Tensor) -> Tensor:
-    """How much a reference counts: a little even where the splat shows it another surface, since the splat may err."""
+def reference_weight(inside: Tensor, mismatch: Tensor) -> Tensor:
+    """Weight of a reference: a little even where the splat shows it another surface, since the splat may err."""
     return inside * (0.05 + 0.95 * agreement(mismatch, 0.16))
 
 
-def evidence(render: Tensor, alpha: Tensor, found: Sequence[Sampled], offsets: Tensor) -> Tensor:
-    """What the references say about each hypothesis.
+def matching_features(render: Tensor, alpha: Tensor, found: Sequence[Sampled], offsets: Tensor) -> Tensor:
+    """Features of each hypothesis: how well the references agree.
 
     Args:
         render: [C, h, w] features of the render, colour first.
-        alpha: [h, w] how far to trust them.
+        alpha: [h, w] confidence in them.
         found: the references.
         offsets: [D, h, w] log of hypothesis over the splat's depth, 0 where that is not known.
 
@@ -107,7 +107,7 @@ def evidence(render: Tensor, alpha: Tensor, found: Sequence[Sampled], offsets: T
     first, second = torch.zeros_like(found[0].features), torch.zeros_like(found[0].features)
     for reference in found:
         inside, wide = reference.inside, agreement(reference.mismatch, 0.16)
-        weight = reliance(inside, reference.mismatch)
+        weight = reference_weight(inside, reference.mismatch)
         weighted = reference.features * weight[:, None]
         first = first + weighted
         second = torch.addcmul(second, weighted, reference.features)
@@ -134,7 +134,7 @@ def evidence(render: Tensor, alpha: Tensor, found: Sequence[Sampled], offsets: T
 
 
 class Shifter(nn.Module):
-    """Where, a few pixels off, a warped reference fits better: what wrong depth and poses leave over.
+    """Displacement at which a warped reference fits better: what wrong depth and poses leave over.
 
     Differences to the render and to the other references at shifts of a small window, as optical flow compares them;
     a small network reads a displacement off them. It starts at zero.
@@ -166,25 +166,25 @@ class Shifter(nn.Module):
 
         Args:
             render: [C, h, w] features of the render.
-            alpha: [h, w] how far to trust them.
+            alpha: [h, w] confidence in them.
             features: [K, C, h, w] of the warped references.
-            weight: [K, h, w] how surely each shows the surface.
+            weight: [K, h, w] confidence that each shows the surface.
             confidence: [h, w] of the depth.
 
         Returns:
             [K, 2, h, w].
         """
         total = (weight[:, None] * features).sum(0)
-        rest = weight.sum(0) - weight  # [K, h, w]
-        others = (total - weight[:, None] * features) / rest.clamp_min(1e-3)[:, None]
-        trust = rest.clamp(max=1)
+        weight_of_others = weight.sum(0) - weight  # [K, h, w]
+        others = (total - weight[:, None] * features) / weight_of_others.clamp_min(1e-3)[:, None]
+        others_confidence = weight_of_others.clamp(max=1)
         padded = F.pad(features, (2, 2, 2, 2), mode="replicate")
         height, width = render.shape[-2:]
         costs = []
         for y, x in self.window:
             moved = padded[..., 2 + y : 2 + y + height, 2 + x : 2 + x + width]
             costs.append((moved - render).abs().mean(1) * alpha)
-            costs.append((moved - others).abs().mean(1) * trust)
-        rows = [torch.stack(costs, 1) * 4, weight[:, None], trust[:, None]]
+            costs.append((moved - others).abs().mean(1) * others_confidence)
+        rows = [torch.stack(costs, 1) * 4, weight[:, None], others_confidence[:, None]]
         rows += [plane.expand(len(features), 1, -1, -1) for plane in (alpha, confidence)]
-        return self.reach * judged(self.layers, torch.cat(rows, 1)).tanh()
+        return self.reach * run_network(self.layers, torch.cat(rows, 1)).tanh()

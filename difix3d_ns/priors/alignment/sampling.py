@@ -27,7 +27,7 @@ LIMIT = 0.5
 def sample_reference(
     depths: Tensor, camera: Pinhole, features: Tensor, usable: Tensor, depth: Tensor, other: Pinhole
 ) -> Sampled:
-    """Look up a reference at hypotheses of the target's depth.
+    """Sample a reference at hypotheses of the target's depth.
 
     Args:
         depths: [D, h, w] hypotheses along the target camera's z, scene units; <= 0 sees nothing.

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from difix3d_ns.priors.alignment.aligned_references import SLOTS
+from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES
 
 
 def _silence(layer: nn.Module) -> None:
@@ -38,7 +38,7 @@ class BlendNet(nn.Module):
     def __init__(self, widths: tuple[int, int, int] = (48, 80, 128)):
         super().__init__()
         first, second, third = widths
-        inputs = 4 * (4 + SLOTS * 4)  # render and alpha, warps and visibilities; four pixels each
+        inputs = 4 * (4 + MAX_REFERENCES * 4)  # render and alpha, warps and visibilities; four pixels each
         self.enter = nn.Conv2d(inputs, first, 3, padding=1)
         self.down1 = nn.Conv2d(first, second, 2, stride=2)
         self.down2 = nn.Conv2d(second, third, 2, stride=2)
@@ -49,24 +49,24 @@ class BlendNet(nn.Module):
         self.up1 = nn.Conv2d(second, first * 4, 1)
         self.after2 = _Block(second)
         self.after1 = _Block(first)
-        self.leave = nn.Conv2d(first, 4 * (3 + 1 + SLOTS), 3, padding=1)
+        self.leave = nn.Conv2d(first, 4 * (3 + 1 + MAX_REFERENCES), 3, padding=1)
         _silence(self.leave)
 
     def forward(self, image: Tensor, alpha: Tensor, warps: Tensor, visibility: Tensor) -> tuple[Tensor, Tensor]:
-        """Blend.
+        """Blend the render with its warped references.
 
         Args:
             image: [B, 3, H, W] in [0, 1], the render.
             alpha: [B, 1, H, W] in [0, 1].
-            warps: [B, SLOTS, 3, H, W] in [0, 1]; empty slots have visibility 0.
-            visibility: [B, SLOTS, 1, H, W] in [0, 1].
+            warps: [B, MAX_REFERENCES, 3, H, W] in [0, 1]; empty places have visibility 0.
+            visibility: [B, MAX_REFERENCES, 1, H, W] in [0, 1].
 
         Returns:
             The blend [B, 3, H, W] (not clamped; exactly the render where nothing is visible) and the weights
-            [B, 1 + SLOTS, H, W] of render and warps, which sum to 1.
+            [B, 1 + MAX_REFERENCES, H, W] of render and warps, which sum to 1.
         """
         height, width = image.shape[-2:]
-        # Differences to the render tell agreement at once; where a warp sees nothing it says "no difference".
+        # Differences to the render tell agreement at once; where a warp sees nothing the difference is zero.
         difference = (warps - image[:, None]) * visibility
         features = torch.cat([image - 0.5, alpha, difference.flatten(1, 2), visibility.flatten(1, 2)], 1)
         features = F.pixel_unshuffle(F.pad(features, (0, -width % 8, 0, -height % 8), mode="replicate"), 2)

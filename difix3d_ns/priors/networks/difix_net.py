@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from difix3d_ns.priors.networks.skip_vae import SkipVae, skip_convolutions
-from difix3d_ns.priors.networks.tiling import Strips
+from difix3d_ns.priors.networks.tiling import Tiling
 from difix3d_ns.priors.networks.view_attention import ViewAttention, token_masks
 
 TIMESTEP = 199  # the paper's tau = 200, counted from zero
@@ -57,7 +57,7 @@ class DifixNet(nn.Module):
 
     @property
     def multiple(self) -> int:
-        """Height and width are padded to a multiple of this."""
+        """Number that height and width are padded to a multiple of."""
         return self.autoencoder.multiple
 
     def forward(self, views: Tensor) -> Tensor:
@@ -76,16 +76,16 @@ class DifixNet(nn.Module):
         return self.decode(clean, [skip[::count] for skip in kept])[..., :height, :width]
 
     def pad(self, pictures: Tensor) -> Tensor:
-        """[B, C, H, W] enlarged at the right and the bottom to multiples of ``multiple``, repeating the edge."""
+        """Enlarge [B, C, H, W] at the right and the bottom to multiples of ``multiple``, repeating the edge."""
         height, width = pictures.shape[-2:]
         return F.pad(pictures, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
 
-    def encode(self, pictures: Tensor, keep: bool = True, tiles: Strips | None = None) -> tuple[Tensor, list[Tensor]]:
-        """[B, C, H, W] in [-1, 1] -> scaled latents [B, c, h, w] and what decoding needs (see ``SkipVae.encode``)."""
-        return self.autoencoder.encode(pictures, keep, tiles)
+    def encode(self, pictures: Tensor, keep: bool = True, tiling: Tiling | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Encode [B, C, H, W] in [-1, 1]: scaled latents [B, c, h, w] and what decoding needs (``SkipVae.encode``)."""
+        return self.autoencoder.encode(pictures, keep, tiling)
 
     def masks(self, filled: Tensor, grid: tuple[int, int]) -> dict[int, Tensor] | None:
-        """What ``denoise`` wants where some views are partly padding.
+        """Attention masks for ``denoise`` where some views are partly padding.
 
         Args:
             filled: [B, V, 2] rows and columns of each latent that show the picture.
@@ -94,11 +94,11 @@ class DifixNet(nn.Module):
         return token_masks(filled, grid, len(self.unet.config.block_out_channels))
 
     def denoise(self, latents: Tensor, masks: Mapping[int, Tensor] | None = None) -> Tensor:
-        """The targets' clean latents.
+        """Predict the targets' clean latents.
 
         Args:
             latents: [B, V, c, h, w] scaled latents, the target first, then its references.
-            masks: what nobody looks at (see ``masks``); None: nothing.
+            masks: of attention (see ``masks``); None: everything is attended to.
 
         Returns:
             [B, c, h, w].
@@ -112,9 +112,9 @@ class DifixNet(nn.Module):
         ).sample
         return self._clean(latents[:, 0], prediction[::count])
 
-    def decode(self, latent: Tensor, kept: Sequence[Tensor], tiles: Strips | None = None) -> Tensor:
-        """[B, C_out, H, W], not clamped (see ``SkipVae.decode``)."""
-        return self.autoencoder.decode(latent, kept, tiles)
+    def decode(self, latent: Tensor, kept: Sequence[Tensor], tiling: Tiling | None = None) -> Tensor:
+        """Decode to [B, C_out, H, W], not clamped (see ``SkipVae.decode``)."""
+        return self.autoencoder.decode(latent, kept, tiling)
 
     def _clean(self, noisy: Tensor, prediction: Tensor) -> Tensor:
         signal, noise = self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5
@@ -128,6 +128,6 @@ class DifixNet(nn.Module):
 
 
 def _build(kind: Callable[..., Any], config: Mapping[str, Any]) -> Any:
-    """``kind`` made from those entries of a JSON that it knows: names of classes and entries of others mean nothing."""
+    """Construct ``kind`` from those entries of a JSON that it knows; names of classes and others mean nothing."""
     known = inspect.signature(kind).parameters
     return kind(**{key: value for key, value in config.items() if key in known})

@@ -1,4 +1,4 @@
-"""Which precision a network should run in when nobody said."""
+"""Default precision of networks on a device."""
 
 from __future__ import annotations
 

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from difix3d_ns.priors.alignment.aligned_references import SLOTS
+from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES
 from difix3d_ns.priors.alignment.aligner import Aligner
 from difix3d_ns.priors.networks.blend_net import BlendNet
 from difix3d_ns.priors.networks.difix_net import DifixNet
 
 
 class ChainOutput(NamedTuple):
-    """What every link made of the picture, all in [0, 1] units and not clamped."""
+    """Picture after every stage, all in [0, 1] units and not clamped."""
 
     image: Tensor  # [B, 3, H, W] the result
     blend: Tensor  # [B, 3, H, W] before diffusion
@@ -46,9 +46,9 @@ class EmbeddedChain(nn.Module):
         nn.init.zeros_(last.weight)
         self.gate = nn.Sequential(nn.Conv2d(4 * 8, 32, 3, padding=1), nn.SiLU(), last)
 
-    def in_precision(self, dtype: torch.dtype) -> EmbeddedChain:
-        """The networks in another precision, but for what ``Aligner.in_precision`` keeps."""
-        self.align.in_precision(dtype)
+    def cast_networks(self, dtype: torch.dtype) -> EmbeddedChain:
+        """Convert the networks to a precision, but for what ``Aligner.cast_networks`` keeps."""
+        self.align.cast_networks(dtype)
         for network in (self.blend, self.difix, self.gate):
             network.to(dtype)
         return self
@@ -61,14 +61,14 @@ class EmbeddedChain(nn.Module):
         Args:
             image: [B, 3, H, W] in [0, 1], the render.
             alpha: [B, 1, H, W] in [0, 1].
-            warps: [B, K, 3, H, W] in [0, 1], K <= SLOTS warped references.
+            warps: [B, K, 3, H, W] in [0, 1], K <= MAX_REFERENCES warped references.
             visibility: [B, K, 1, H, W] in [0, 1].
             diffusion: False stops after the blend.
         """
         count = warps.shape[1]
-        if count > SLOTS:
-            raise ValueError(f"the chain takes at most {SLOTS} references, got {count}")
-        empty = (0, 0, 0, 0, 0, 0, 0, SLOTS - count)
+        if count > MAX_REFERENCES:
+            raise ValueError(f"the chain takes at most {MAX_REFERENCES} references, got {count}")
+        empty = (0, 0, 0, 0, 0, 0, 0, MAX_REFERENCES - count)
         blend, weights = self.blend(image, alpha, F.pad(warps, empty), F.pad(visibility, empty))
         if not diffusion:
             return ChainOutput(blend, blend, None)

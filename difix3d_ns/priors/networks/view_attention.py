@@ -51,7 +51,7 @@ class ViewAttention:
 
 
 def token_masks(filled: Tensor, grid: tuple[int, int], levels: int) -> dict[int, Tensor] | None:
-    """Which keys are more than padding, for every resolution of a UNet; None if all are.
+    """Masks of the keys that are more than padding, for every resolution of a UNet; None if all are.
 
     A token counts as padding if no latent it stands for shows the picture.
 
@@ -61,7 +61,7 @@ def token_masks(filled: Tensor, grid: tuple[int, int], levels: int) -> dict[int,
         levels: resolutions of the UNet; each halves the one before, rounding up.
 
     Returns:
-        tokens of one view -> [B, 1, 1, V * tokens] bool, True where a query may look.
+        tokens of one view -> [B, 1, 1, V * tokens] bool, True where a query may attend.
     """
     rows, columns = grid
     if bool((filled >= torch.tensor(grid, device=filled.device)).all()):

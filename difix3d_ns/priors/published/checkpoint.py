@@ -25,7 +25,7 @@ _PARTS = ("state_dict_unet", "state_dict_vae")
 
 
 def convert(checkpoint: Path, base: str, output: Path, dtype: torch.dtype | None = None) -> Path:
-    """Write a folder that ``--weights`` takes.
+    """Convert a checkpoint to a folder that ``--weights`` takes.
 
     Args:
         checkpoint: of the official training. Read by ``torch.load(weights_only=True)``: nothing in it can run.
@@ -103,7 +103,7 @@ def _read(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def _base_of(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The autoencoder before it was trained: a Difix folder's adapters and skips are left out."""
+    """Autoencoder before it was trained: a Difix folder's adapters and skips are left out."""
     return {
         key.replace(".base_layer.", "."): value
         for key, value in vae.items()

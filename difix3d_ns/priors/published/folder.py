@@ -25,7 +25,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: None, new_skips: bool = False) -> DifixNet:
-    """The network of a folder, on the CPU, in the precision of its files.
+    """Read the network of a folder, on the CPU, in the precision of its files.
 
     Args:
         folder: with everything but, possibly, the text encoder.
@@ -62,7 +62,7 @@ def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: Non
 
 
 def trained_references(folder: Path) -> int:
-    """Photographs the model was shown in training: one, unless the folder says that its UNet mixes no views.
+    """Number of photographs the model was shown in training: one, unless its index has a UNet that mixes no views.
 
     Of the two published models, nvidia/difix has diffusers' plain UNet in its index and was trained without; copies
     and what ``difix3d convert`` writes may have no index.
@@ -75,7 +75,7 @@ def trained_references(folder: Path) -> int:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what is no folder of Difix weights, with a remedy."""
+    """Raise a FileNotFoundError with a remedy if a folder holds no Difix weights."""
     if folder.is_file():
         remedy = (
             "convert it: difix3d convert FILE --base stabilityai/sd-turbo --output DIR"
@@ -94,7 +94,7 @@ def check_folder(folder: Path) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
         FileNotFoundError, RuntimeError: missing or damaged.
@@ -109,7 +109,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """The weights of one part: its ``diffusion_pytorch_model.safetensors``, or another precision's if that is alone.
+    """Read the weights of one part.
+
+    Its ``diffusion_pytorch_model.safetensors``, or another precision's if that is alone.
 
     Raises:
         FileNotFoundError, RuntimeError: missing or damaged.
@@ -130,41 +132,41 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def split_skips(vae: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Plain autoencoder and skip convolutions, these with ``DifixNet``'s names."""
+    """Split weights into plain autoencoder and skip convolutions, these with ``DifixNet``'s names."""
     prefix = "decoder.skip_conv_"
     skips = {}
     for key, value in vae.items():
-        number, _, rest = key.removeprefix(prefix).partition(".")
+        number, _, name = key.removeprefix(prefix).partition(".")
         if key.startswith(prefix) and number.isdigit():
-            skips[f"{int(number) - 1}.{rest}"] = value
+            skips[f"{int(number) - 1}.{name}"] = value
     return {key: value for key, value in vae.items() if not key.startswith(prefix)}, skips
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], place: Path, prefix: str = "") -> None:
-    """Load strictly.
+    """Load weights strictly.
 
     Raises:
         RuntimeError: names of missing, surplus and misshapen tensors.
     """
-    wanted = module.state_dict()
-    wrong = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
+    expected = module.state_dict()
+    wrong = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
     problems = []
-    for what, keys in (
-        ("missing", wanted.keys() - state.keys()),
-        ("not known", state.keys() - wanted.keys()),
+    for problem, keys in (
+        ("missing", expected.keys() - state.keys()),
+        ("not known", state.keys() - expected.keys()),
         ("of another shape than config.json says", wrong),
     ):
         if keys:
             named = ", ".join(f"{prefix}{_official(key) if prefix else key}" for key in sorted(keys)[:6])
-            problems.append(f"{len(keys)} {what}: {named}{', ...' if len(keys) > 6 else ''}")
+            problems.append(f"{len(keys)} {problem}: {named}{', ...' if len(keys) > 6 else ''}")
     if problems:
         raise RuntimeError(f"{place}: the weights do not fit the Difix architecture; {'; '.join(problems)}")
     module.load_state_dict(state, strict=True, assign=True)
 
 
 def _official(key: str) -> str:
-    number, _, rest = key.partition(".")
-    return f"{int(number) + 1}.{rest}"
+    number, _, name = key.partition(".")
+    return f"{int(number) + 1}.{name}"
 
 
 def _existing(file: Path) -> Path:

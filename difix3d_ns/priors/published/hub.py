@@ -21,7 +21,7 @@ _VARIANTS = ("*.fp16.safetensors", "*.non_ema.safetensors")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can only be a hub id: owner/name, and nothing of that name lies here."""
+    """Return whether a name can only be a hub id: owner/name, and nothing of that name lies here."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) is not None and not Path(name).expanduser().exists()
 
 

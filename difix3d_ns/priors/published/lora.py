@@ -13,7 +13,7 @@ so B A counts twice."""
 
 
 def merge_lora(state: Mapping[str, Tensor], alpha: float = ALPHA) -> dict[str, Tensor]:
-    """Plain weights from peft's unmerged ones: W = base + (alpha / rank) B A.
+    """Merge peft's weights into plain ones: W = base + (alpha / rank) B A.
 
     Adapters without a weight of their own, or with another name, stay: whoever loads the result names them as surplus.
     """

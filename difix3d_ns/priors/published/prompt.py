@@ -18,7 +18,9 @@ PROMPT = "remove degradation"
 
 
 def prompt_embedding(folder: Path, fetch_encoder: Callable[[], object] = lambda: None) -> Tensor:
-    """[77, d], from the cache if there is one: the text encoder is read at most once and then forgotten.
+    """Embedding of the prompt [77, d], from the cache if there is one.
+
+    The text encoder is read at most once and then forgotten.
 
     Args:
         folder: of the weights, with the cache or with ``text_encoder/`` and ``tokenizer/``.
@@ -33,7 +35,7 @@ def prompt_embedding(folder: Path, fetch_encoder: Callable[[], object] = lambda:
         try:
             return load_file(cache)["prompt"]
         except (SafetensorError, KeyError) as error:
-            raise RuntimeError(f"{cache} is damaged ({error}); delete it, and it is made anew") from error
+            raise RuntimeError(f"{cache} is damaged ({error}); delete it, and it is made again") from error
     fetch_encoder()
     prompt = _compute(folder)
     write_prompt(folder, prompt)
@@ -41,7 +43,7 @@ def prompt_embedding(folder: Path, fetch_encoder: Callable[[], object] = lambda:
 
 
 def write_prompt(folder: Path, prompt: Tensor) -> None:
-    """Put the cache there, whole or not at all; a folder that cannot be written to stays without."""
+    """Write the cache, whole or not at all; a folder that cannot be written to stays without."""
     part = folder / f"{CACHE}.{os.getpid()}"
     with contextlib.suppress(OSError, SafetensorError):
         save_file({"prompt": prompt.contiguous()}, part)

@@ -1,1 +1,1 @@
-"""Losses of a splat's render."""
+"""Losses on renders of a splat."""

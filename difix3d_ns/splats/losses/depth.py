@@ -1,13 +1,13 @@
-"""How far the depth of a render is from the one a fixer found."""
+"""Loss between the depth of a render and the one a fixer found."""
 
 from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
 
-_SURE = 0.01
-"""relative errors below are within what a fixer can tell: the pull fades there instead of jumping between two signs"""
-_LEAST = 1e-3
+_TOLERANCE = 0.01
+"""relative errors below are within a fixer's precision: the pull fades there instead of jumping between two signs"""
+_MIN_RATIO = 1e-3
 """of the target: a logarithm of no depth at all would be infinite"""
 
 
@@ -20,7 +20,7 @@ def depth_loss(depth: Tensor, alpha: Tensor, target: Tensor, confidence: Tensor)
     Args:
         depth: [H, W, 1] expected depth of the render along z.
         alpha: [H, W, 1] its opacity in [0, 1].
-        target: [H, W, 1] depth wanted, 0 where it is not known.
+        target: [H, W, 1] target depth, 0 where it is not known.
         confidence: [H, W, 1] in [0, 1].
 
     Returns:
@@ -28,6 +28,6 @@ def depth_loss(depth: Tensor, alpha: Tensor, target: Tensor, confidence: Tensor)
     """
     known = target > 0
     safe = target.where(known, target.new_ones(()))
-    relative = (depth / safe).clamp_min(_LEAST).log()
-    error = F.smooth_l1_loss(relative, relative.new_zeros(()).expand_as(relative), reduction="none", beta=_SURE)
+    relative = (depth / safe).clamp_min(_MIN_RATIO).log()
+    error = F.smooth_l1_loss(relative, relative.new_zeros(()).expand_as(relative), reduction="none", beta=_TOLERANCE)
     return (error * confidence * alpha.detach() * known).mean()

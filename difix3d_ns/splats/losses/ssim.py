@@ -43,7 +43,7 @@ class FusedSSIM(SSIM):
 
 
 class _Similarity(torch.autograd.Function):
-    """(truth [C, H, W], picture [C, H, W]) -> []."""
+    """Compare truth [C, H, W] and picture [C, H, W]: similarity []."""
 
     @staticmethod
     def forward(ctx: Any, truth: Tensor, picture: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class _Similarity(torch.autograd.Function):
         sums = np.empty(height - _REACH, np.float64)
         with KERNELS:
             _compare(*rows, channels, slots(height // WINDOW), partials, sums)
-        ctx.save_for_backward(truth, picture)  # so that torch tells of changes in place meanwhile
+        ctx.save_for_backward(truth, picture)  # so that torch notices changes in place meanwhile
         ctx.rows, ctx.partials, ctx.shape = rows, partials, truth.shape
         ctx.windows = sums.size * channels * (width - _REACH)
         return torch.tensor(sums.sum() / ctx.windows, dtype=torch.float32)
@@ -68,14 +68,8 @@ class _Similarity(torch.autograd.Function):
         channels, height, width = ctx.shape
         result = np.empty_like(ctx.rows[1])
         with KERNELS:
-            _gradient(
-                *ctx.rows,
-                channels,
-                slots(height // WINDOW),
-                ctx.partials,
-                np.float32(float(gradient) / ctx.windows),
-                result,
-            )
+            scale = np.float32(float(gradient) / ctx.windows)
+            _gradient(*ctx.rows, channels, slots(height // WINDOW), ctx.partials, scale, result)
         return None, torch.from_numpy(result.reshape(height, width, channels)).permute(2, 0, 1)
 
 
@@ -147,20 +141,14 @@ def _compare(truth, picture, channels, slots, partials, sums):
             _across(line, channels, count, means[3])
             _products_down(truth, picture, y, line)
             _across(line, channels, count, means[4])
-            sums[y] = _similarity(
-                means[0],
-                means[1],
-                means[2],
-                means[3],
-                means[4],
-                partials[0, y + _REACH, border : border + count],
-                partials[1, y + _REACH, border : border + count],
-                partials[2, y + _REACH, border : border + count],
-            )
+            sums[y] = _similarity(means, partials[:, y + _REACH, border : border + count])
 
 
 @jit(fastmath=FASTMATH)
-def _similarity(truth, picture, truth2, picture2, product, by_mean, by_square, by_product):
+def _similarity(means, partials):
+    """Sum of SSIM over a row of windows, from the means they see; fills in its partial derivatives."""
+    truth, picture, truth2, picture2, product = means[0], means[1], means[2], means[3], means[4]
+    by_mean, by_square, by_product = partials[0], partials[1], partials[2]
     total = np.float32(0.0)
     for x in range(len(truth)):
         m, n = truth[x], picture[x]
@@ -177,7 +165,7 @@ def _similarity(truth, picture, truth2, picture2, product, by_mean, by_square, b
 
 @jit(parallel=True, fastmath=FASTMATH)
 def _gradient(truth, picture, channels, slots, partials, scale, out):
-    """Of the mean by the picture: the transposed filter, which is the filter itself."""
+    """Gradient of the mean with respect to the picture: the transposed filter, which is the filter itself."""
     height, width = truth.shape
     for slot in nb.prange(slots):
         line = np.empty(partials.shape[2], np.float32)

@@ -1,1 +1,1 @@
-"""How Gaussians multiply."""
+"""Densification strategies."""

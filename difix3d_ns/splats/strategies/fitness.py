@@ -1,4 +1,4 @@
-"""When a splat in training is worth rendering, and how long densification waits after a reset."""
+"""Steps at which a splat in training is fit to render, and the pause of densification after a reset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Fitness:
             object.__setattr__(self, "recovery", recovery)
 
     def at(self, step: int) -> bool:
-        """Whether the splat is densified once, at full resolution, and recovered from the last reset."""
+        """Return whether the splat is densified once, at full resolution, and recovered from the last reset."""
         if step < self.fit_from:
             return False
         if self.reset_every <= 0:

@@ -25,14 +25,14 @@ SCALE_REG = 0.01
 INITIAL_OPACITY = 0.5
 INITIAL_SCALE = 0.1
 """as in the paper's code and gsplat's preset, the latter in distances to the nearest points: relocation draws by
-opacity, so all begin well above the least, and a copy never shrinks what began too large"""
+opacity, so all begin well above the minimum, and a copy never shrinks what began too large"""
 
-_MOST_COPIES = 51  # the paper's bound on how many Gaussians one is replaced by
-_LEAST_GROWTH = 30.0  # times: enough to get from a sparse point cloud to a budget also in a short training
+_MAX_COPIES = 51  # the paper's bound on the Gaussians that replace one
+_MIN_GROWTH = 30.0  # times: enough to get from a sparse point cloud to a budget also in a short training
 
 
-def relocated(opacities: Tensor, scales: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
-    """Opacity and size of Gaussians that together look like one (equation 9 of the paper).
+def compute_relocation(opacities: Tensor, scales: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
+    """Opacity and size of co-located Gaussians that together look like one (equation 9 of the paper).
 
     Args:
         opacities: [N] of the one, in (0, 1).
@@ -42,11 +42,11 @@ def relocated(opacities: Tensor, scales: Tensor, copies: Tensor) -> tuple[Tensor
     Returns:
         (opacities [N], scales [N, 3]) of each of the copies.
     """
-    count = copies.clamp(1, _MOST_COPIES).double()[:, None]  # [N, 1]
+    count = copies.clamp(1, _MAX_COPIES).double()[:, None]  # [N, 1]
     old = opacities.double()[:, None]
     new = 1 - (1 - old) ** (1 / count)
     # the paper's double sum; its inner binomials add up to C(count, k), which leaves one alternating sum
-    k = torch.arange(1, _MOST_COPIES + 1, device=opacities.device, dtype=torch.float64)  # [51]
+    k = torch.arange(1, _MAX_COPIES + 1, device=opacities.device, dtype=torch.float64)  # [51]
     binomials = torch.exp(torch.lgamma(count + 1) - torch.lgamma(k + 1) - torch.lgamma((count - k).clamp_min(0) + 1))
     terms = binomials * new**k / k.sqrt() * torch.where(k % 2 == 1, 1.0, -1.0)
     shrink = old / terms.where(k <= count, torch.zeros_like(terms)).sum(dim=1, keepdim=True)
@@ -63,7 +63,7 @@ class DeviceFreeMCMCStrategy(MCMCStrategy):
     absgrad: ClassVar[bool] = False  # read by splatfacto
 
     def initialize_state(self) -> dict[str, Any]:
-        """Nothing outlives a step."""
+        """Return an empty state: nothing outlives a step."""
         return {}
 
     @torch.no_grad()
@@ -76,7 +76,7 @@ class DeviceFreeMCMCStrategy(MCMCStrategy):
         info: dict[str, Any],
         lr: float,
     ) -> None:
-        """Refine if it is due, then let the positions of transparent Gaussians wander.
+        """Refine if it is due, then add noise to the positions of transparent Gaussians.
 
         Args:
             params: splatfacto's parameters: means [N, 3], quats [N, 4], log-scales [N, 3], opacity logits [N, 1], ...
@@ -89,7 +89,7 @@ class DeviceFreeMCMCStrategy(MCMCStrategy):
         if self.refine_start_iter < step < self.refine_stop_iter and step % self.refine_every == 0:
             self._relocate(params, optimizers)
             self._add(params, optimizers)
-        self._wander(params, lr)
+        self._inject_noise(params, lr)
 
     def _relocate(self, params: Any, optimizers: Any) -> None:
         opacities = torch.sigmoid(params["opacities"]).flatten()
@@ -97,22 +97,8 @@ class DeviceFreeMCMCStrategy(MCMCStrategy):
         dead = (~alive).nonzero().flatten()
         if len(dead) == 0 or not alive.any():
             return
-        sources = _draw(torch.where(alive, opacities, torch.zeros_like(opacities)), len(dead))
-        new = self._split(params, sources)
-
-        def move(name: str, parameter: Tensor) -> Tensor:
-            values = parameter.detach().clone()
-            if name in new:
-                values[sources] = new[name]
-            values[dead] = values[sources]
-            return torch.nn.Parameter(values, requires_grad=parameter.requires_grad)
-
-        def forget(_: str, moment: Tensor) -> Tensor:  # both ends: neither gradient history fits the new place
-            moment[sources] = 0
-            moment[dead] = 0
-            return moment
-
-        _update_param_with_optimizer(move, forget, params, optimizers)
+        sources = _multinomial_sample(torch.where(alive, opacities, torch.zeros_like(opacities)), len(dead))
+        self._copy(params, optimizers, sources, dead)
 
     def _add(self, params: Any, optimizers: Any) -> None:
         present = len(params["means"])
@@ -120,30 +106,40 @@ class DeviceFreeMCMCStrategy(MCMCStrategy):
         opacities = torch.sigmoid(params["opacities"]).flatten().nan_to_num(0)
         if count <= 0 or not (opacities > 0).any():
             return
-        sources = _draw(opacities, count)
+        self._copy(params, optimizers, _multinomial_sample(opacities, count), None)
+
+    def _copy(self, params: Any, optimizers: Any, sources: Tensor, dead: Tensor | None) -> None:
+        """Split Gaussians: their copies take the places of the dead ones, or are appended if there are none."""
         new = self._split(params, sources)
 
-        def append(name: str, parameter: Tensor) -> Tensor:
+        def copy(name: str, parameter: Tensor) -> Tensor:
             values = parameter.detach().clone()
             if name in new:
                 values[sources] = new[name]
-            return torch.nn.Parameter(torch.cat([values, values[sources]]), requires_grad=parameter.requires_grad)
+            if dead is None:
+                values = torch.cat([values, values[sources]])
+            else:
+                values[dead] = values[sources]
+            return torch.nn.Parameter(values, requires_grad=parameter.requires_grad)
 
-        def extend(_: str, moment: Tensor) -> Tensor:
+        def reset(_: str, moment: Tensor) -> Tensor:  # both ends: neither gradient history fits the new place
             moment[sources] = 0
-            return torch.cat([moment, moment.new_zeros(count, *moment.shape[1:])])
+            if dead is None:
+                return torch.cat([moment, moment.new_zeros(len(sources), *moment.shape[1:])])
+            moment[dead] = 0
+            return moment
 
-        _update_param_with_optimizer(append, extend, params, optimizers)
+        _update_param_with_optimizer(copy, reset, params, optimizers)
 
     def _split(self, params: Any, sources: Tensor) -> dict[str, Tensor]:
-        """Opacity logits and log-scales of those that take the place of each of ``sources``."""
+        """Opacity logits and log-scales of the copies that replace each of ``sources``."""
         opacities = torch.sigmoid(params["opacities"]).flatten()[sources]
         copies = torch.bincount(sources)[sources] + 1
-        new, scales = relocated(opacities, torch.exp(params["scales"][sources]), copies)
+        new, scales = compute_relocation(opacities, torch.exp(params["scales"][sources]), copies)
         new = new.clamp(self.min_opacity, 1 - torch.finfo(new.dtype).eps)
         return {"opacities": torch.logit(new).reshape(-1, *params["opacities"].shape[1:]), "scales": torch.log(scales)}
 
-    def _wander(self, params: Any, lr: float) -> None:
+    def _inject_noise(self, params: Any, lr: float) -> None:
         opacities = torch.sigmoid(params["opacities"]).flatten()
         loose = torch.sigmoid(-100 * (opacities - self.min_opacity))  # [N]; the paper's k and t
         axes = normalized_quat_to_rotmat(torch.nn.functional.normalize(params["quats"], dim=-1))  # [N, 3, 3]
@@ -152,8 +148,8 @@ class DeviceFreeMCMCStrategy(MCMCStrategy):
         params["means"].add_(torch.einsum("nij,nj,nkj,nk->ni", axes, variances, axes, noise))
 
 
-def _draw(weights: Tensor, count: int) -> Tensor:
-    """[count] indices drawn in proportion to ``weights``, with replacement."""
+def _multinomial_sample(weights: Tensor, count: int) -> Tensor:
+    """Draw indices [count] in proportion to ``weights``, with replacement."""
     if len(weights) <= 2**24:
         return torch.multinomial(weights, count, replacement=True)
     total = weights.double().cumsum(0)  # multinomial takes no more categories than that
@@ -174,11 +170,11 @@ class RefinementSteps(Protocol):
 
 
 def build_mcmc(config: RefinementSteps, cap: int | None) -> DeviceFreeMCMCStrategy:
-    """The strategy for a model's settings.
+    """Build the strategy from a model's settings.
 
     Args:
         config: with its settings in steps filled in.
-        cap: most Gaussians growth may reach; None for the million of the paper.
+        cap: maximum number of Gaussians growth may reach; None for the million of the paper.
     """
     assert config.warmup_length is not None and config.stop_split_at is not None and config.refine_every
     refinements = max(1, (config.stop_split_at - config.warmup_length) // config.refine_every)
@@ -187,7 +183,7 @@ def build_mcmc(config: RefinementSteps, cap: int | None) -> DeviceFreeMCMCStrate
         refine_start_iter=config.warmup_length,
         refine_stop_iter=config.stop_split_at,
         refine_every=config.refine_every,
-        growth=max(0.05, _LEAST_GROWTH ** (1 / refinements) - 1),
+        growth=max(0.05, _MIN_GROWTH ** (1 / refinements) - 1),
         **settings,
     )
 
@@ -195,7 +191,7 @@ def build_mcmc(config: RefinementSteps, cap: int | None) -> DeviceFreeMCMCStrate
 def regularization(
     opacity_logits: Tensor, log_scales: Tensor, opacity_reg: float = OPACITY_REG, scale_reg: float = SCALE_REG
 ) -> dict[str, Tensor]:
-    """The paper's two loss terms.
+    """Compute the paper's two loss terms.
 
     Args:
         opacity_logits: [N, 1].

@@ -20,12 +20,12 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.priors.alignment.aligned_references import SLOTS, Aligned, align, choose
+from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, Aligned, align, select_references
 from difix3d_ns.priors.alignment.aligner import Aligner, Corrected, Stage, padded
-from difix3d_ns.priors.alignment.matcher import COARSE, FINE, reliance
+from difix3d_ns.priors.alignment.matcher import COARSE, FINE, reference_weight
 from difix3d_ns.priors.alignment.sampling import sample_reference
 from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, finite
-from difix3d_ns.priors.blend import BlendFixer, seen_at_all
+from difix3d_ns.priors.blend import BlendFixer, visible_in_any
 from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.training.crops import integer, to_bytes, to_unit
 from difix3d_ns.training.files import write_json, write_weights
@@ -76,7 +76,7 @@ class Prepared(NamedTuple):
 class AlignedBlend:
     """The render and what the aligner makes of its references, mixed by visibility alone."""
 
-    trained_references = SLOTS
+    trained_references = MAX_REFERENCES
     generative = False
 
     def __init__(self, aligner: Aligner):
@@ -93,7 +93,7 @@ class AlignedBlend:
         image = request.image.float().permute(2, 0, 1)
         total = found.visibility.sum(0)
         mixed = (image + (found.visibility * found.warps).sum(0)) / (1 + total)
-        confidence = seen_at_all(found.visibility)
+        confidence = visible_in_any(found.visibility)
         return FixResult(
             mixed.permute(1, 2, 0), confidence.permute(1, 2, 0), found.depth, found.matched.permute(1, 2, 0)
         )
@@ -130,7 +130,9 @@ class Align:
         """Choose references and match their exposure."""
         request = sample.request
         assert request.camera is not None and request.depth is not None and request.alpha is not None
-        chosen = choose(request.camera, request.image, request.depth, request.alpha, request.references, _KEPT)
+        chosen = select_references(
+            request.camera, request.image, request.depth, request.alpha, request.references, _KEPT
+        )
         render = PosedImage(request.image, request.camera, request.depth, request.alpha)
         truths = sample.reference_true_depths
         return Prepared(
@@ -138,7 +140,7 @@ class Align:
             to_bytes(sample.truth),
             tuple(
                 _picture(reference, None if truths is None else truths[number])
-                for number, reference in zip(chosen.numbers, chosen.references, strict=True)
+                for number, reference in zip(chosen.indices, chosen.references, strict=True)
             ),
         )
 
@@ -236,7 +238,7 @@ def alignment_loss(aligner: nn.Module, sample: Prepared) -> Tensor:
 
 
 def _expected_error(stage: Stage, truth: Tensor) -> Tensor:
-    weights = torch.stack([reliance(found.inside, found.mismatch) for found in stage.found])
+    weights = torch.stack([reference_weight(found.inside, found.mismatch) for found in stage.found])
     errors = torch.stack([(found.features[:, :3] - truth).abs().mean(1) for found in stage.found]).clamp(max=_WORST)
     total = weights.sum(0)
     error = ((weights * errors).sum(0) / total.clamp_min(1e-3)).where(total > 0.02, _WORST)

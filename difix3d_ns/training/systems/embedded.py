@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.priors.alignment.aligned_references import SLOTS, align
+from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, align
 from difix3d_ns.priors.alignment.aligner import Aligner
 from difix3d_ns.priors.base import Fixer
 from difix3d_ns.priors.blend import BlendFixer
@@ -34,8 +34,8 @@ class Prepared(NamedTuple):
 
     image: Tensor  # [3, H, W] float16 in [0, 1], the render
     alpha: Tensor  # [1, H, W] uint8
-    warps: Tensor  # [SLOTS, 3, H, W] uint8; empty slots are black and not visible
-    visibility: Tensor  # [SLOTS, 1, H, W] uint8
+    warps: Tensor  # [MAX_REFERENCES, 3, H, W] uint8; empty places are black and not visible
+    visibility: Tensor  # [MAX_REFERENCES, 1, H, W] uint8
     truth: Tensor  # [3, H, W] uint8
 
 
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
     image: Tensor  # [B, 3, h, w] in [0, 1], the render
     alpha: Tensor  # [B, 1, h, w]
-    warps: Tensor  # [B, K, 3, h, w], K <= SLOTS
+    warps: Tensor  # [B, K, 3, h, w], K <= MAX_REFERENCES
     visibility: Tensor  # [B, K, 1, h, w]
     truth: Tensor  # [B, 3, h, w]
 
@@ -89,7 +89,7 @@ class Embedded:
         known = (request.camera, request.image, request.depth, request.alpha)
         with torch.no_grad():
             aligned = align(self._aligner, *known, request.references)
-        pad = (0, 0, 0, 0, 0, 0, 0, SLOTS - len(aligned.warps))
+        pad = (0, 0, 0, 0, 0, 0, 0, MAX_REFERENCES - len(aligned.warps))
         alpha = torch.ones_like(request.image[..., :1]) if request.alpha is None else request.alpha
         return Prepared(
             request.image.permute(2, 0, 1).half().contiguous(),
@@ -104,13 +104,13 @@ class Embedded:
         size = size_of(phase.crop or self._recipe.crop, [sample.image for sample in prepared])
         parts = [self._crop(sample, size, generator) for sample in prepared]
         batch = Batch(*(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
-        # Now and then only the first slots: a request with fewer references has fewer views.
-        views = (SLOTS, SLOTS, SLOTS, SLOTS, SLOTS, 2, 1)[integer(7, generator)]
+        # Now and then only the first references: a request with fewer references has fewer views.
+        views = (*[MAX_REFERENCES] * 5, 2, 1)[integer(7, generator)]
         return batch._replace(warps=batch.warps[:, :views], visibility=batch.visibility[:, :views])
 
     def _crop(self, sample: Prepared, size: tuple[int, int], generator: Generator) -> Batch:
         crop = Crop.draw(sample.image.shape[-2:], size, generator)
-        kept = (torch.rand(SLOTS, generator=generator) >= self._recipe.reference_dropout).view(-1, 1, 1, 1)
+        kept = (torch.rand(MAX_REFERENCES, generator=generator) >= self._recipe.reference_dropout).view(-1, 1, 1, 1)
         visibility = to_unit(crop.cut(sample.visibility)) * kept
         return Batch(
             crop.colour(sample.image),
@@ -131,7 +131,7 @@ class Embedded:
         """In the precision the device is fast in."""
         assert isinstance(module, EmbeddedChain)
         device = next(module.parameters()).device
-        chain = copy.deepcopy(module).in_precision(fast_dtype(device.type))
+        chain = copy.deepcopy(module).cast_networks(fast_dtype(device.type))
         fixed = EmbeddedFixer(chain)
         return {
             "identity": IdentityFixer(),
