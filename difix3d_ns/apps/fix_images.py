@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.images import READABLE, WRITABLE, Picture, read_picture, write_picture
 from difix3d_ns.priors.base import Fixer, FixRequest, PosedImage
 from difix3d_ns.priors.registry import fixer_of, load_fixer
@@ -149,9 +150,7 @@ class _Record:
 
     def add(self, task: _Task) -> None:
         self.done[task.target.name] = _stamp(task.source)
-        part = self.file.with_suffix(".part")
-        part.write_text(json.dumps({"settings": self.settings, "done": self.done}))
-        part.replace(self.file)
+        write_json(self.file, {"settings": self.settings, "done": self.done})
 
 
 def _stamp(path: Path) -> list[int]:

@@ -24,9 +24,10 @@ from difix3d_ns.data.options import CurationOptions, Strategy
 from difix3d_ns.data.reconstruct import Schedule
 from difix3d_ns.data.samples import UnitSamples
 from difix3d_ns.data.scene_names import ReadCapture, Scene, expand, only_procedural
-from difix3d_ns.data.shards import PART, CannotWrite, Split, read_sidecar, write_json, write_shard
+from difix3d_ns.data.shards import CannotWrite, Split, read_sidecar, write_shard
 from difix3d_ns.data.strategies import Plan, Unit, make_units, plans, steps_of
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import remove_unfinished, write_json
 
 CLAIMS, FINISHED = "claims", "finished"  # folders beside the splits
 _FEWEST_STEPS = 20
@@ -203,8 +204,7 @@ class _SceneRun:
 
     def run(self) -> SceneReport:
         self._check_split()
-        for part in self.folder.glob(f"*{PART}"):  # of a worker that was killed
-            part.unlink()
+        remove_unfinished(self.folder)  # of a worker that was killed
         capture = self.scene.load(self.options, self.read)
         all_plans = plans(capture, self.options.strategies)
         left = [plan for plan in map(self._missing, all_plans) if plan.units]

@@ -7,8 +7,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from difix3d_ns.data.shards import Sample, Split, find_shards, read_shards, read_sidecar, write_json
+from difix3d_ns.data.shards import Sample, Split, find_shards, read_shards, read_sidecar
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.images import write_picture
 
 PROMPT = "remove degradation"

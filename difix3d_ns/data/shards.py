@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,10 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.io.atomic import replacing, write_json
 from difix3d_ns.priors.base import FixRequest
 
 FORMAT = 1
-PART = ".part"  # ending of what is being written
 Split = Literal["train", "validation"]
 _PNG_EFFORT = 3  # a quarter of the default's time for a few per cent more bytes
 
@@ -47,7 +46,7 @@ def find_shards(root: Path, split: Split) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    lists = sorted(Path(root).glob(f"{split}/*/*.json"))
+    lists = sorted(Path(root).glob(f"{split}/*/[!.]*.json"))  # hidden ones are being written
     shards = [path.with_suffix(".tar") for path in lists if read_sidecar(path)["keys"]]
     if not shards:
         option = "" if split == "train" else " --split validation"
@@ -114,38 +113,22 @@ def write_shard(path: Path, samples: Iterable[Sample], notes: Callable[[], Mappi
     """
     from webdataset.writer import TarWriter
 
-    part = path.with_name(f"{path.name}{PART}")
     keys: list[str] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
+        with replacing(path) as part:
             # No time of day: the same samples give the same bytes.
-            with TarWriter(file, encoder=False, mtime=0) as writer:
+            with open(part, "wb") as file, TarWriter(file, encoder=False, mtime=0) as writer:
                 for sample in samples:
                     writer.write(_encode(sample))
                     keys.append(sample.key)
-            file.flush()
-            os.fsync(file.fileno())
-        if keys:
-            os.replace(part, path)
+            if not keys:
+                part.unlink()
         write_json(path.with_suffix(".json"), {"format": FORMAT, "keys": keys, **notes()})
     except OSError as error:
         raise CannotWrite(
             f"{path} cannot be written ({error.strerror or error}): make room and start again, finished shards are kept"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
     return keys
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write whole or not at all."""
-    part = path.with_name(f"{path.name}{PART}")
-    try:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _mend(path: Path, what: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from difix3d_ns.data.shards import find_shards, read_sidecar
-from difix3d_ns.training.files import replace_file
+from difix3d_ns.io.atomic import write_text
 from difix3d_ns.training.prior_recipe import Recipe
 
 
@@ -35,7 +35,7 @@ def write_card(
         "## Limits\n\n" + _list(recipe.extra.get("limits")),
     ]
     text = "\n\n".join(parts) + "\n"
-    replace_file(path, lambda temporary: temporary.write_text(text))
+    write_text(path, text)
 
 
 def commit() -> str:

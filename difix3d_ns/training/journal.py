@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from difix3d_ns.training.files import write_json
+from difix3d_ns.io.atomic import write_json
 
 
 class Journal:

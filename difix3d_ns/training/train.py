@@ -16,9 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from difix3d_ns.data.scene_names import ReadCapture, only_procedural
 from difix3d_ns.data.shards import find_shards
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import remove_unfinished, write_json
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.training.card import write_card
-from difix3d_ns.training.files import write_json
 from difix3d_ns.training.prior_recipe import Recipe
 from difix3d_ns.training.systems import create
 from difix3d_ns.training.training_loop import Run
@@ -61,6 +61,8 @@ def train(
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     try:
         output.mkdir(parents=True, exist_ok=True)
+        if accelerator.is_main_process:
+            remove_unfinished(output)
         root = _samples(recipe, output, shards, read, accelerator, console)
         system = create(recipe)
         rank, processes = accelerator.process_index, accelerator.num_processes

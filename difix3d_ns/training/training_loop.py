@@ -18,12 +18,12 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, recursively_apply, send_to_device
 from diffusers.training_utils import EMAModel
 from rich.progress import Progress
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.training.files import read_state, replace_file, write_state
+from difix3d_ns.io.atomic import write_tensors, write_torch
 from difix3d_ns.training.journal import Journal
 from difix3d_ns.training.losses import Losses
 from difix3d_ns.training.prior_recipe import Phase, Recipe
@@ -271,7 +271,7 @@ class Run:
         good = self.output / "last_good"
         if self.accelerator.is_main_process:
             best = self.output / BEST
-            saved = load_file(best) if best.is_file() else read_state(self.output / CHECKPOINT)["module"]
+            saved = load_file(best) if best.is_file() else _read(self.output / CHECKPOINT)["module"]
             self._fill_in(saved, self.output)
             good.mkdir(exist_ok=True)
             self.system.save(self.module, good)
@@ -335,7 +335,7 @@ class Run:
     def _save_best(self, value: float) -> None:
         tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self._trained.items()}
         notes = {"format": "pt", self.recipe.decides: str(value), "step": str(self.state.total)}
-        replace_file(self.output / BEST, lambda path: save_file(tensors, path, notes))
+        write_tensors(self.output / BEST, tensors, notes)
 
     def _load_best(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -404,7 +404,7 @@ class Run:
             "optimizer": self._optimizer.state_dict() if unfinished else {},
         }
         try:
-            write_state(self.output / CHECKPOINT, content)
+            write_torch(self.output / CHECKPOINT, content)
         except OSError as error:
             self._say(f"the checkpoint could not be saved, training goes on: {error}. Free some space.")
         if self._journal is not None:
@@ -415,7 +415,7 @@ class Run:
         if not path.is_file():
             return None
         try:
-            saved = read_state(path)
+            saved = _read(path)
             recipe, state = json.loads(saved["recipe"]), _State(**saved["state"])
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise UserError(f"{path} is damaged ({error}): delete it to train from the start") from error
@@ -431,3 +431,8 @@ class Run:
         self.state = state
         self._say(f"going on from {path}")
         return saved
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU; nothing in the file can run."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from difix3d_ns.io.atomic import remove_unfinished, write_bytes, write_json
 from difix3d_ns.views.view import PackedView, decode, encode
 
 _INDEX = "index.json"
@@ -18,8 +18,8 @@ class Store:
     """Reads and writes one folder.
 
     ``view_G.safetensors`` is the view taken at generation G and never changes. ``index.json`` lists the views the pool
-    holds now, ``checkpoint_N.json`` those it held when checkpoint N was made. Everything is written to
-    a temporary name, flushed to the disk and renamed, so that an interruption leaves old or new, never half.
+    holds now, ``checkpoint_N.json`` those it held when checkpoint N was made. An interruption leaves old or new, never
+    half.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,8 +32,7 @@ class Store:
             OSError: it cannot be made or written; the message names it. A full disk is none: that may change.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.write("writable.json", b"{}")
+            write_json(self.folder / "writable.json", {})
             (self.folder / "writable.json").unlink()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -51,7 +50,7 @@ class Store:
 
     def write_view(self, view: PackedView) -> None:
         """Raises OSError, for instance on a full disk, and then leaves nothing behind."""
-        self.write(self.path(view.generation).name, encode(view))
+        write_bytes(self.path(view.generation), encode(view))
 
     def read_view(self, generation: int) -> PackedView:
         """Raises ValueError naming the file if it is missing or damaged."""
@@ -66,7 +65,7 @@ class Store:
 
     def write_index(self, state: dict[str, Any], name: str = _INDEX) -> None:
         """Raises OSError."""
-        self.write(name, json.dumps(state).encode())
+        write_json(self.folder / name, state)
 
     def read_index(self, name: str = _INDEX) -> dict[str, Any]:
         """Raises ValueError naming the file if it is missing or damaged."""
@@ -104,11 +103,10 @@ class Store:
         return f"checkpoint_{checkpoint:08d}.json"
 
     def delete_views(self, keep: set[int]) -> None:
-        """Delete all views but these, and temporary files left over by an interruption."""
+        """Delete all views but these, and unfinished files left by an interruption."""
         for generation in self.generations() - keep:
             self._delete(self.path(generation))
-        for path in self.folder.glob("*.partial"):
-            self._delete(path)
+        remove_unfinished(self.folder)
 
     def delete_view(self, generation: int) -> None:
         """Delete one view's file, if it is there."""
@@ -118,26 +116,6 @@ class Store:
         """Of all view files, readable or not."""
         numbers = (path.stem.removeprefix("view_") for path in self.folder.glob("view_*.safetensors"))
         return {int(number) for number in numbers if number.isdigit()}
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file completely or not at all. Raises OSError."""
-        path, partial = self.folder / name, self.folder / f"{name}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-        if hasattr(os, "O_DIRECTORY"):  # the rename itself must survive a power cut; Windows has no such call
-            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
     @staticmethod
     def _delete(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from difix3d_ns.data.procedural.ray_caster import render, to_photograph
 from difix3d_ns.data.procedural.trajectories import pinhole, views_along
 from difix3d_ns.data.procedural.worlds import World
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.io.atomic import write_text
 
 _CLOSEST = 0.25  # metres: nobody photographs a wall from nearer than that
 
@@ -200,9 +200,7 @@ def write_views(
         "val_filenames": names[False],
         "test_filenames": names[False],
     }
-    temporary = output / "transforms.json.tmp"
-    temporary.write_text(json.dumps(transforms, indent=1))
-    os.replace(temporary, output / "transforms.json")
+    write_text(output / "transforms.json", json.dumps(transforms, indent=1))
     return output
 
 

@@ -20,6 +20,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.io.atomic import write_json, write_tensors
 from difix3d_ns.priors.alignment.aligned_references import SLOTS, Aligned, align, choose
 from difix3d_ns.priors.alignment.aligner import Aligner, Corrected, Stage, padded
 from difix3d_ns.priors.alignment.matcher import COARSE, FINE, reliance
@@ -28,7 +29,6 @@ from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, finite
 from difix3d_ns.priors.blend import BlendFixer, seen_at_all
 from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.training.crops import integer, to_bytes, to_unit
-from difix3d_ns.training.files import write_json, write_weights
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
 
@@ -165,7 +165,7 @@ class Align:
         """``weights.safetensors`` (float32) and its JSON."""
         tensors = {f"align.{key}": value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
         write_json(folder / "weights.json", {"align": self._recipe.network.get("align", {}), **self._recipe.extra})
-        write_weights(folder / "weights.safetensors", tensors)
+        write_tensors(folder / "weights.safetensors", tensors)
 
 
 def load_aligner(weights: str | Path) -> Aligner:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import write_json, write_tensors
 from difix3d_ns.priors.base import Fixer
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.difix import DifixFixer, fit
@@ -28,7 +27,6 @@ from difix3d_ns.priors.published.folder import WEIGHTS, read_json, read_network
 from difix3d_ns.priors.published.lora import ALPHA
 from difix3d_ns.priors.published.prompt import write_prompt
 from difix3d_ns.training.crops import integer, size_of, to_bytes, to_unit
-from difix3d_ns.training.files import replace_file, write_json
 from difix3d_ns.training.limit_references import Shown
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Crop, Phase, Recipe
@@ -184,15 +182,13 @@ class Difix:
         }
         vae = merged.vae.state_dict() | skips
         for name, tensors in (("unet", merged.unet.state_dict()), ("vae", vae)):
-            (folder / name).mkdir(parents=True, exist_ok=True)
             config = read_json(self._folder / name / "config.json")
             if name == "vae":
                 config = {**config, "gamma": merged.autoencoder.gamma, "ignore_skip": False}
                 config.pop("lora_rank", None)
             write_json(folder / name / "config.json", config)
             tensors = {key: value.contiguous() for key, value in tensors.items()}
-            replace_file(folder / name / WEIGHTS, partial(save_file, tensors))
-        (folder / "scheduler").mkdir(exist_ok=True)
+            write_tensors(folder / name / WEIGHTS, tensors)
         file = "scheduler/scheduler_config.json"
         write_json(folder / file, json.loads((self._folder / file).read_text()))
         write_prompt(folder, merged.prompt)

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import write_json, write_tensors
 from difix3d_ns.priors.alignment.aligned_references import SLOTS, align
 from difix3d_ns.priors.alignment.aligner import Aligner
 from difix3d_ns.priors.base import Fixer
@@ -22,7 +23,6 @@ from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.stages import EmbeddedChain
 from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.training.crops import Crop, integer, size_of, to_bytes, to_unit
-from difix3d_ns.training.files import write_json, write_weights
 from difix3d_ns.training.limit_references import Shown
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
@@ -148,7 +148,7 @@ class Embedded:
             for key, value in module.state_dict().items()
         }
         write_json(folder / "weights.json", {**self._recipe.network, **self._recipe.extra})
-        write_weights(folder / "weights.safetensors", tensors)
+        write_tensors(folder / "weights.safetensors", tensors)
 
 
 def create(recipe: Recipe) -> Embedded:
