@@ -107,9 +107,11 @@ def _samples(
         return shards
     root = output / SHARDS
     if recipe.scenes and accelerator.is_main_process:
-        from difix3d_ns.training.recipe_samples import make_samples
+        from difix3d_ns.data.curate import curate
 
-        make_samples(recipe.scenes, root, read, console)
+        for entry in recipe.scenes:
+            scenes = (entry.scene,) if isinstance(entry.scene, str) else entry.scene
+            curate(scenes, root, entry, entry.first_seed, console=console, read=read)
     accelerator.wait_for_everyone()
     return root
 

@@ -349,6 +349,9 @@ def test_checkpoints_of_other_runs_are_refused(shards: Path, tmp_path: Path, tra
         train(RECIPE, tmp_path, shards)
 
 
+USABLE = "system: x\nnetwork: {}\nphases: [{modules: [a], steps: 1}]\nlosses: {l1: 1}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -356,7 +359,12 @@ def test_checkpoints_of_other_runs_are_refused(shards: Path, tmp_path: Path, tra
         ("- 3\n", r"bad\.yaml: a recipe is a mapping"),
         ("system: embedded\nnetwork: {}\nphases: []\nlosses: {l1: 1}\n", r"bad\.yaml: there are no phases"),
         ("system: x\nnetwork: {}\nphases: [{modules: [a], steps: 1}]\nlosses: {}\n", "there are no losses"),
-        ("system: x\nnetwork: {}\nphases: [{modules: [a]}]\nlosses: {l1: 1}\n", r"bad\.yaml: .*steps"),
+        ("system: x\nnetwork: {}\nphases: [{modules: [a]}]\nlosses: {l1: 1}\n", r"bad\.yaml: .*`steps` .*phases\[0\]"),
+        (USABLE + "phases: [{modules: [a], stepps: 1}]\n", r"unknown entry phases\[0\]\.stepps; known are crop, end"),
+        (USABLE + "batch: 0\n", r"bad\.yaml: Expected `int` >= 1 .*batch"),
+        (USABLE + "precision: half\n", r"bad\.yaml: precision is one of auto, .* not 'half'"),
+        (USABLE + "scenes: [{scene: a, lnog_side: 9}]\n", r"scenes\[0\]\.lnog_side; known are .*long_side"),
+        (USABLE + "scenes: [{long_side: 96}]\n", r"`scene` .*scenes\[0\]"),
     ],
 )
 def test_recipes_that_cannot_be_used_are_named(tmp_path: Path, text: str, message: str):
@@ -378,13 +386,6 @@ def test_recipes_that_cannot_be_used_are_named(tmp_path: Path, text: str, messag
 def test_mistakes_in_recipes_are_named(shards: Path, tmp_path: Path, changes: dict, message: str):
     with pytest.raises(UserError, match=message):
         train(replace(RECIPE, **changes), tmp_path, shards)
-
-
-def test_scenes_of_a_recipe_are_checked(tmp_path: Path):
-    with pytest.raises(UserError, match="scenes: unknown lnog_side"):
-        train(replace(RECIPE, scenes=({"scene": "procedural:1", "lnog_side": 9},)), tmp_path)
-    with pytest.raises(UserError, match="needs a scene"):
-        train(replace(RECIPE, scenes=({"long_side": 96},)), tmp_path)
 
 
 def test_folders_of_a_recipe_are_read_by_the_reader_handed_down(
