@@ -55,7 +55,7 @@ def train(
         UserError: a mistake in the recipe, no or damaged samples, a checkpoint of another recipe, a loss that is not
             finite, or weights that cannot be written.
     """
-    accelerator = _accelerator(recipe, device)
+    accelerator = _accelerator(recipe, output, device)
     console = console or Console(quiet=not accelerator.is_main_process)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -85,7 +85,7 @@ def train(
     return metrics
 
 
-def _accelerator(recipe: Recipe, device: str | None) -> Accelerator:
+def _accelerator(recipe: Recipe, output: Path, device: str | None) -> Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no CUDA device; leave the flag out")
     AcceleratorState._reset_state()  # of an earlier run in this process: precision may differ
@@ -94,6 +94,8 @@ def _accelerator(recipe: Recipe, device: str | None) -> Accelerator:
     return Accelerator(
         cpu=kind == "cpu",
         mixed_precision="bf16" if fast == torch.bfloat16 else "no",
+        log_with="tensorboard",
+        project_dir=output,
         # Others wait while one process makes the samples or measures more than the others.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=24))],
     )

@@ -1,4 +1,8 @@
-"""The loop that trains a system, on one process or many; everything it depends on is in its checkpoint."""
+"""The loop that trains a system, on one process or many; everything it depends on is in its checkpoint.
+
+The checkpoint is one file that is whole or not there and that nothing can be run from; accelerate's ``save_state``
+would write a folder of pickles instead.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,9 @@ from torch import Generator, Tensor, nn
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import write_tensors, write_torch
-from difix3d_ns.training.journal import Journal
 from difix3d_ns.training.losses import Losses
 from difix3d_ns.training.prior_recipe import Phase, Recipe
+from difix3d_ns.training.run_tracker import RunTracker
 from difix3d_ns.training.systems import System
 from difix3d_ns.training.validate import Row, measure, summarise
 from difix3d_ns.training.window import Stream, Window
@@ -108,11 +112,7 @@ class Run:
                 self._optimizer.load_state_dict(saved["optimizer"])
                 self._ema.load_state_dict(saved["averaged"])
                 self._ema.to(accelerator.device)
-        self._journal = (
-            Journal(output, self.state.total, self.state.history, progress.console)
-            if accelerator.is_main_process
-            else None
-        )
+        self._tracker = RunTracker(accelerator, output, self.state.total, self.state.history, progress.console)
 
     def train(self, stop_after: int | None = None) -> bool:
         """True when all phases are done; the module then holds the best weights.
@@ -143,8 +143,7 @@ class Run:
 
     def close(self) -> None:
         """Finish the curves."""
-        if self._journal is not None:
-            self._journal.close()
+        self._tracker.close()
 
     def _train_phase(self, phase: Phase, left: float) -> float:
         """How many steps may still be made; -1 if none and training is not done."""
@@ -298,25 +297,24 @@ class Run:
                 self._save_best(value)
         state.best, state.stale = (value, 0) if better else (state.best, state.stale + 1)
         state.validated = state.step
-        if self._journal is not None:
-            row = {"phase": state.phase, "step": state.step, "watch": phase.watch, **means, "best": better}
-            self._journal.validation(state.total, row)
-            self._say(f"{recipe.decides} {value:.4f} on unseen scenes{', the best so far' if better else ''}")
+        row = {"phase": state.phase, "step": state.step, "watch": phase.watch, **means, "best": better}
+        self._tracker.log("validations", row, state.total)
+        self._say(f"{recipe.decides} {value:.4f} on unseen scenes{', the best so far' if better else ''}")
         if better:
             self._save()
         return 0 < recipe.patience <= state.stale
 
     def _compare(self, samples: Sequence[Sample], links: Sequence[str], title: str) -> list[Row]:
-        """Rows of all processes, with pictures of the first few in the journal."""
+        """Rows of all processes, with pictures of the first few samples tracked."""
         fixers = self.system.fixers(self.module)
         task = self.progress.add_task(title, total=len(samples))
         shown = list(samples[:_SHOWN])
 
         def advance(sample: Sample, pictures: dict[str, Tensor]) -> None:
             self.progress.advance(task)
-            if self._journal is not None and any(sample is one for one in shown):
+            if any(sample is one for one in shown):
                 row = [sample.request.image, *(pictures[link] for link in links[-1:]), sample.truth]
-                self._journal.picture(self.state.total, f"before | after | truth/{sample.key}", row)
+                self._tracker.picture(f"before | after | truth/{sample.key}", row, self.state.total)
 
         rows = measure(samples, {link: fixers[link] for link in links}, advance)
         self.progress.remove_task(task)
@@ -378,11 +376,10 @@ class Run:
         return int(self.state.total * self.recipe.batch * self.recipe.accumulate / self.recipe.reuse)
 
     def _log(self, recent: list[tuple[float, float, float]], done: float) -> None:
-        if self._journal is None:
-            return
         loss, norm, rate = (sum(values) / len(recent) for values in zip(*recent, strict=True))
         place = {"phase": self.state.phase, "step": self.state.step}
-        self._journal.loss(self.state.total, {**place, "loss": loss, "gradient": norm, "learning_rate": rate})
+        row = {**place, "loss": loss, "gradient": norm, "learning_rate": rate}
+        self._tracker.log("losses", row, self.state.total)
         if not self.progress.console.is_terminal and self.state.step % (4 * _LOG_STEPS) == 0:  # a log shows no bar
             self._say(f"loss {loss:.4f}, {done:.0%} done")
 
@@ -407,8 +404,7 @@ class Run:
             write_torch(self.output / CHECKPOINT, content)
         except OSError as error:
             self._say(f"the checkpoint could not be saved, training goes on: {error}. Free some space.")
-        if self._journal is not None:
-            self._journal.save()
+        self._tracker.save()
 
     def _resume(self) -> dict[str, Any] | None:
         path = self.output / CHECKPOINT

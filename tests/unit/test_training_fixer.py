@@ -54,6 +54,12 @@ def history(output: Path) -> dict[str, list[dict]]:
     return json.loads((output / "history.json").read_text())
 
 
+def curve(output: Path) -> list[tuple[int, float]]:
+    """Steps and PSNR of the validations in TensorBoard."""
+    events = EventAccumulator(str(output / "tensorboard"), {"scalars": 0}).Reload()
+    return [(event.step, event.value) for event in events.Scalars("validation/psnr")]
+
+
 def write_recipe(path: Path, **changes) -> Path:
     content = RECIPE.fingerprint() | changes
     path.write_text(yaml.safe_dump(content, sort_keys=False))  # sums depend on the order of losses
@@ -133,6 +139,8 @@ def test_resume_equals_uninterrupted(trained: Path, shards: Path, tmp_path: Path
     train(RECIPE, tmp_path, shards)
     assert_equal_weights(trained, tmp_path)
     assert history(trained)["validations"] == history(tmp_path)["validations"]
+    assert set(curve(tmp_path)) <= set(curve(trained))
+    assert len(set(curve(tmp_path))) == len(curve(tmp_path))  # no step twice
 
 
 def test_a_killed_run_goes_on_exactly(trained: Path, shards: Path, tmp_path: Path):
@@ -141,11 +149,11 @@ def test_a_killed_run_goes_on_exactly(trained: Path, shards: Path, tmp_path: Pat
     code = (
         "import os, torch; torch.set_num_threads(1)\n"
         "from difix3d_ns.training import training_loop\n"
-        "step = run.Run._one_step\n"
+        "step = training_loop.Run._one_step\n"
         "def die(self, *a):\n"
         "    if self.state.total == 33: os.kill(os.getpid(), 9)\n"
         "    return step(self, *a)\n"
-        "run.Run._one_step = die\n"
+        "training_loop.Run._one_step = die\n"
         "from pathlib import Path\n"
         "from difix3d_ns.training.prior_recipe import load_recipe\n"
         "from difix3d_ns.training.train import train\n"
@@ -210,13 +218,13 @@ def test_two_processes_share_gradients(shards: Path, tmp_path: Path):
     script.write_text(
         "import sys, torch\n"
         "from difix3d_ns.training import training_loop\n"
-        "measure = run.Run.measure\n"
+        "measure = training_loop.Run.measure\n"
         "def dump(self):\n"
         "    rank = self.accelerator.process_index\n"
         "    keys = sorted(key for key, _ in self._window._samples)\n"
         f"    torch.save({{'keys': keys, 'state': self.module.state_dict()}}, f'{tmp_path}/rank{{rank}}.pt')\n"
         "    return measure(self)\n"
-        "run.Run.measure = dump\n"
+        "training_loop.Run.measure = dump\n"
         "from difix3d_ns.apps.train_prior import main\n"
         "main()\n"
     )
