@@ -33,21 +33,21 @@ class Phase:
     """A stretch of training in which some modules learn and the others are frozen."""
 
     modules: tuple[str, ...]
-    """Of the system's parts; embedded: "blend", "difix", "gate"; difix: "unet", "lora", "skips"."""
+    """Parts of the system; embedded: "blend", "difix", "gate"; difix: "unet", "lora", "skips"."""
     steps: Positive
     """Ends here, or when its share of ``max_time`` is over."""
     learning_rate: float = 5e-4
-    """At its height."""
+    """The highest one."""
     warmup: int = 20
-    """Steps in which the learning rate grows to its height."""
+    """Steps in which the learning rate grows to its highest."""
     end: float = 0.01
-    """Of its height: where the learning rate ends, falling as a cosine; 1 keeps it."""
+    """Share of the highest learning rate at which it ends, falling as a cosine; 1 keeps it."""
     share: float = 1.0
-    """Of ``max_time``, relative to the other phases."""
+    """Part of ``max_time``, relative to the other phases."""
     crop: Crop | None = None
     """Instead of the recipe's."""
     watch: str = "fixed"
-    """The link whose ``decides`` picks the best weights while this phase runs."""
+    """The variant whose ``decides`` picks the best weights while this phase runs."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,11 @@ class Recipe:
             raise ValueError("there are no phases")
         if not self.losses:
             raise ValueError("there are no losses")
+
+    def crop_of(self, phase: Phase) -> tuple[int, int]:
+        """Height and width of the crops of a phase."""
+        crop = phase.crop or self.crop
+        return crop if isinstance(crop, tuple) else (crop, crop)
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything the trained weights depend on, as JSON gives it back."""
