@@ -62,7 +62,7 @@ def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: in
     console.print(metrics_table(results))
     page = output / "report.html"
     write_report(fixed.config, page, fixed_views, plain_views, results, title="Demo scene", console=console)
-    _tell(console, output, fixed)
+    _print_summary(console, output, fixed)
     return results
 
 
@@ -75,7 +75,7 @@ def _mean(views: list[HeldOutView], pictures: list[Tensor]) -> dict[str, float]:
     return mean_metrics([image_metrics(p, view.truth) for view, p in zip(views, pictures, strict=True)])
 
 
-def _tell(console: Console, output: Path, run: Run) -> None:
+def _print_summary(console: Console, output: Path, run: Run) -> None:
     console.print(f"Numbers: {output / 'results.json'}   pictures: {output / 'comparison.png'}", highlight=False)
     console.print(f"Open in a browser: [bold]{output / 'report.html'}[/bold]", highlight=False, soft_wrap=True)
     console.print(

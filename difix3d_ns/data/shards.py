@@ -30,7 +30,7 @@ class CannotWrite(UserError):
 
 
 class Sample(NamedTuple):
-    """A degraded render with everything a fixer may know, and what it should have been."""
+    """A degraded render with everything a fixer may know, and the truth."""
 
     key: str  # "<scene>/<unit>/<view>", unique
     request: FixRequest  # render; references best first, with camera, median depth, alpha, mask; camera, depth, alpha
@@ -89,16 +89,16 @@ def read_shards(paths: Sequence[Path]) -> Iterator[Sample]:
                     keys.append(entry["__key__"])
                     yield _decode(entry)
         except (OSError, tarfile.TarError, KeyError, ValueError, TypeError, IndexError, EOFError, SyntaxError) as error:
-            raise UserError(_mend(path, f"cannot be read ({error!r})")) from error
+            raise UserError(_damage(path, f"cannot be read ({error!r})")) from error
         sidecar = path.with_suffix(".json")
         if not keys or (sidecar.is_file() and keys != read_sidecar(sidecar)["keys"]):
-            raise UserError(_mend(path, f"holds {len(keys)} samples, not those that {sidecar.name} lists"))
+            raise UserError(_damage(path, f"holds {len(keys)} samples, not those that {sidecar.name} lists"))
 
 
 def write_shard(path: Path, samples: Iterable[Sample], notes: Callable[[], Mapping[str, Any]] = dict) -> list[str]:
     """Write a shard whole or not at all; its sidecar comes last, so that a shard with one is finished.
 
-    Nothing is written for no samples but the sidecar, which then says that the unit is done.
+    Without samples only the sidecar is written, which marks the unit as done.
 
     Args:
         path: of the tar file; its folder is made.
@@ -131,7 +131,7 @@ def write_shard(path: Path, samples: Iterable[Sample], notes: Callable[[], Mappi
     return keys
 
 
-def _mend(path: Path, what: str) -> str:
+def _damage(path: Path, what: str) -> str:
     return f"{path} {what}: delete it and {path.with_suffix('.json').name}, and run difix3d curate again"
 
 

@@ -81,7 +81,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], notes: Mapping[str, st
     with replacing(path) as part:
         try:
             save_file(tensors, part, dict(notes) if notes else None)
-        except SafetensorError as error:  # it wraps what the system said
+        except SafetensorError as error:  # it wraps the system's error
             raise OSError(f"{path} could not be written: {error}") from error
         part.chmod(0o644)  # safetensors makes files only their owner can read
 

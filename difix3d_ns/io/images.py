@@ -35,12 +35,12 @@ class Picture:
     keep: Mapping[str, Any] = field(default_factory=dict)  # colour profile and EXIF, as Pillow's save takes them
 
     def repaired(self, image: Tensor) -> Picture:
-        """The same with other colours."""
+        """The same picture with other colours."""
         return replace(self, image=image.detach().cpu())
 
 
 def read_picture(path: Path | str) -> Picture:
-    """Any format Pillow reads, turned upright; of several frames the first.
+    """Read any format that Pillow reads, turned upright; of several frames the first.
 
     Raises:
         UserError: no such file, no picture, half a picture, or a picture of NaN.
@@ -69,7 +69,7 @@ def read_picture(path: Path | str) -> Picture:
         pixels = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     values = torch.from_numpy(pixels.astype(np.float32))
     if not values.isfinite().all():
-        raise UserError(f"{path} has pixels that are no numbers (NaN or infinity); mend it first")
+        raise UserError(f"{path} has pixels that are no numbers (NaN or infinity); repair it first")
     values = values.clamp(0, 1)
     colours = 1 if values.shape[2] <= 2 else 3
     alpha = values[..., colours:] if values.shape[2] > colours else None

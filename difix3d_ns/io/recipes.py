@@ -17,7 +17,7 @@ Content = TypeVar("Content")
 
 
 def find(kind: str, name: str | Path) -> Path:
-    """The file of a recipe.
+    """Find the file of a recipe.
 
     Args:
         kind: folder of ``configs``, which ships with the package.
@@ -41,7 +41,7 @@ def load(path: Path, kind: type[Content], example: str) -> Content:
     Args:
         path: of the file.
         kind: the dataclass; its ``name`` is the file's where the recipe gives none.
-        example: a recipe to look at, for messages.
+        example: a recipe to read, for messages.
 
     Raises:
         UserError: it is no YAML, no mapping, or has entries that are unknown, missing or no good.
@@ -61,7 +61,7 @@ def read(path: Path, known: Collection[str], example: str) -> dict[str, Any]:
     Args:
         path: of the file.
         known: entries it may have.
-        example: a recipe to look at, for messages.
+        example: a recipe to read, for messages.
 
     Raises:
         UserError: it is no YAML, no mapping, or has unknown entries.

@@ -25,7 +25,7 @@ class Scenes(CurationOptions):
     scene: str | tuple[str, ...]
     """One or more as ``difix3d curate`` takes them: procedural:8, or a data set."""
     first_seed: int = 0
-    """Of procedural:N."""
+    """First seed of procedural:N."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Recipe:
     """Everything a training run depends on."""
 
     system: str
-    """What is trained: a file of ``training/systems``."""
+    """The system to train: a file of ``training/systems``."""
     network: dict[str, Any]
     """Configuration of the system's networks."""
     phases: tuple[Phase, ...]
@@ -80,11 +80,11 @@ class Recipe:
     weight_decay: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the networks while training; weights and losses are float32. auto: bfloat16 where the device is fast in it."""
+    """Precision of the networks while training; weights and losses are float32. auto: bfloat16 where it is fast."""
     memory: float = 8.0
     """GiB of prepared samples kept by each process; more than that are streamed through it."""
     reuse: float = 8.0
-    """How often a sample is drawn, on average, before it makes place for the next one of the stream."""
+    """Draws of a sample, on average, before it makes place for the next one of the stream."""
     workers: int = 0
     """Processes that prepare samples, per training process."""
     decides: Literal["psnr", "ssim", "flip", "none"] = "psnr"
@@ -123,6 +123,6 @@ def load_recipe(name: str | Path) -> Recipe:
     """Read a recipe by path, or by name from the ``configs/prior`` that ships with the package.
 
     Raises:
-        UserError: no such recipe, or it says something unknown.
+        UserError: no such recipe, or one with a mistake.
     """
     return recipes.load(recipes.find("prior", name), Recipe, "configs/prior/embedded.yaml")

@@ -11,12 +11,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from difix3d_ns.data.scene_names import ReadCapture, only_procedural
 from difix3d_ns.data.shards import find_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import remove_unfinished, write_json
+from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.training.card import write_card
 from difix3d_ns.training.prior_recipe import Recipe
@@ -57,8 +57,6 @@ def train(
     """
     accelerator = _accelerator(recipe, output, device)
     console = console or Console(quiet=not accelerator.is_main_process)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     try:
         output.mkdir(parents=True, exist_ok=True)
         if accelerator.is_main_process:
@@ -66,7 +64,7 @@ def train(
         root = _samples(recipe, output, shards, read, accelerator, console)
         system = create(recipe)
         rank, processes = accelerator.process_index, accelerator.num_processes
-        with Progress(*columns, *times, console=console) as progress:
+        with progress_bar(console) as progress:
             unseen = _unseen(recipe, root, rank, processes)
             stream = Stream(find_shards(root, "train"), system.prepare, recipe.seed, rank, processes)
             run = Run(recipe, system, stream, unseen, output, accelerator, progress)
