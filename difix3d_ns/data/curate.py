@@ -24,7 +24,7 @@ from difix3d_ns.data.options import CurationOptions, Strategy
 from difix3d_ns.data.reconstruct import Schedule
 from difix3d_ns.data.samples import UnitSamples
 from difix3d_ns.data.scene_names import ReadCapture, Scene, expand, only_procedural
-from difix3d_ns.data.shards import CannotWrite, Split, read_sidecar, write_shard
+from difix3d_ns.data.shards import CannotWrite, Split, keys_of, read_sidecar, write_shard
 from difix3d_ns.data.strategies import Plan, Unit, make_units, plans, steps_of
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import remove_unfinished, write_json
@@ -180,7 +180,7 @@ def finished(scene: Scene, output: Path, options: CurationOptions) -> SceneRepor
     wanted = [name for name, strategy in units.items() if strategy in options.strategies]
     if not all(_is_finished(folder / f"{name}.tar", options) for name in wanted):
         return None
-    return SceneReport(scene.name, {name: len(read_sidecar(folder / f"{name}.json")["keys"]) for name in wanted})
+    return SceneReport(scene.name, {name: len(keys_of(folder / f"{name}.tar")) for name in wanted})
 
 
 def split_of(scene: Scene, options: CurationOptions) -> Split:
@@ -220,7 +220,7 @@ class _SceneRun:
             self._make(capture, plan, on_step)
         units: dict[str, Strategy] = {name: strategy for plan in all_plans for name, strategy in plan.units.items()}
         self._record(units)
-        counts = {name: len(read_sidecar(self.folder / f"{name}.json")["keys"]) for name in units}
+        counts = {name: len(keys_of(self.folder / f"{name}.tar")) for name in units}
         return SceneReport(self.scene.name, counts, capture.notes)
 
     def _check_split(self) -> None:

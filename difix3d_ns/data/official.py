@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from difix3d_ns.data.shards import Sample, Split, find_shards, read_shards, read_sidecar
+from difix3d_ns.data.shards import Sample, Split, find_shards, keys_of, read_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.images import write_picture
@@ -41,7 +41,7 @@ def export_pairs(shards: Path, output: Path, console: Console | None = None) -> 
             if part == "train":
                 raise
             found[part] = []
-    total = sum(len(read_sidecar(path.with_suffix(".json"))["keys"]) for paths in found.values() for path in paths)
+    total = sum(len(keys_of(path)) for paths in found.values() for path in paths)
     with progress_bar(console, counted=True) as progress:
         task = progress.add_task("Exporting", total=total)
         content: dict[str, dict[str, dict[str, str]]] = {}

@@ -47,7 +47,7 @@ def find_shards(root: Path, split: Split) -> list[Path]:
         UserError: there is none.
     """
     lists = sorted(Path(root).glob(f"{split}/*/[!.]*.json"))  # hidden ones are being written
-    shards = [path.with_suffix(".tar") for path in lists if read_sidecar(path)["keys"]]
+    shards = [path.with_suffix(".tar") for path in lists if keys_of(path)]
     if not shards:
         option = "" if split == "train" else " --split validation"
         raise UserError(
@@ -72,6 +72,11 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return content
 
 
+def keys_of(shard: Path) -> list[str]:
+    """Keys of a finished shard's samples, in order. Raises UserError; see ``read_sidecar``."""
+    return read_sidecar(shard.with_suffix(".json"))["keys"]
+
+
 def read_shards(paths: Sequence[Path]) -> Iterator[Sample]:
     """Stream the samples of some shards, in order; one sample is in memory at a time.
 
@@ -91,7 +96,7 @@ def read_shards(paths: Sequence[Path]) -> Iterator[Sample]:
         except (OSError, tarfile.TarError, KeyError, ValueError, TypeError, IndexError, EOFError, SyntaxError) as error:
             raise UserError(_damage(path, f"cannot be read ({error!r})")) from error
         sidecar = path.with_suffix(".json")
-        if not keys or (sidecar.is_file() and keys != read_sidecar(sidecar)["keys"]):
+        if not keys or (sidecar.is_file() and keys != keys_of(path)):
             raise UserError(_damage(path, f"holds {len(keys)} samples, not those that {sidecar.name} lists"))
 
 

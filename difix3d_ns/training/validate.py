@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from difix3d_ns.data.shards import Sample, read_shards, read_sidecar
+from difix3d_ns.data.shards import Sample, keys_of, read_shards
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 def choose_samples(shards: Sequence[Path], count: int, rank: int = 0, processes: int = 1) -> list[Sample]:
     """Read evenly spaced samples of all shards, this process' share of them."""
-    keys = [(shard, key) for shard in shards for key in read_sidecar(shard.with_suffix(".json"))["keys"]]
+    keys = [(shard, key) for shard in shards for key in keys_of(shard)]
     count = min(count, len(keys))
     chosen = [keys[i * len(keys) // count] for i in range(count)][rank::processes]
     wanted = {key for _, key in chosen}

@@ -13,7 +13,7 @@ from accelerate.utils import recursively_apply
 from torch import Generator
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from difix3d_ns.data.shards import Sample, read_shards, read_sidecar
+from difix3d_ns.data.shards import Sample, keys_of, read_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.training.crops import integer
 
@@ -35,7 +35,7 @@ class Stream(IterableDataset):
     def __init__(self, shards: Sequence[Path], prepare: Prepare, seed: int, rank: int = 0, processes: int = 1):
         self._shards, self._prepare, self._seed = list(shards), prepare, seed
         self._rank, self._processes = rank, processes
-        self._counts = [len(read_sidecar(shard.with_suffix(".json"))["keys"]) for shard in shards]
+        self._counts = [len(keys_of(shard)) for shard in shards]
         self.total = sum(self._counts)
         """Samples of an epoch, of all processes."""
         self.start = 0
