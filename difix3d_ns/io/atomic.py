@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 _UNFINISHED = ".part"
@@ -78,6 +76,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
     """Write safetensors that other users may read too. Raises OSError; see ``replacing``."""
+    from safetensors import SafetensorError  # not for every ns-command
+    from safetensors.torch import save_file
+
     with replacing(path) as part:
         try:
             save_file(tensors, part, dict(notes) if notes else None)
