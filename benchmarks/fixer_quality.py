@@ -27,7 +27,7 @@ from difix3d_ns.priors.base import Fixer
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.embedded import EmbeddedFixer, load
 from difix3d_ns.priors.none import IdentityFixer
-from difix3d_ns.training.limit_references import Shown
+from difix3d_ns.training.validate import LimitReferences
 
 _WINDOW = 9  # pixels
 
@@ -46,7 +46,7 @@ def main(shards: Path, weights: str | None = None, kinds: tuple[str, ...] = ("fu
         "naive blend": BlendFixer(),
         "fixed": fixed,
         "without diffusion": EmbeddedFixer(fixed.chain, diffusion=False),
-        "without references": Shown(fixed, 0),
+        "without references": LimitReferences(fixed, 0),
     }
     print("| scene | views | " + " | ".join(fixers) + " | oracle |\n|---|---|" + "---|" * (len(fixers) + 1))
     rows: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))

@@ -43,12 +43,12 @@ def demo_scene(output: Path, seed: int = 0) -> None:
 
 
 def photographs(output: Path, seed: int = 0, count: int = 24) -> None:
-    """Write unposed photographs of a procedural scene, to try ns-process-data on.
+    """Write unposed photos of a procedural scene, to try ns-process-data on.
 
     Args:
         output: folder to write.
         seed: of the scene.
-        count: how many.
+        count: number of photos.
     """
     from difix3d_ns.data.procedural import photographs as write
 
@@ -76,13 +76,13 @@ def fix(
     Args:
         inputs: pictures or folders of pictures.
         output: a picture for one picture, else a folder; names are kept.
-        reference: photographs of the same scene, shown with every picture; of a folder the nearest by name.
+        reference: photos of the same scene, shown with every picture; of a folder the nearest by name.
         weights: embedded, a folder of weights, or a hub id such as nvidia/difix_ref (which downloads 5 GB).
         device: cpu or cuda (unset: cuda if there is one).
         dtype: float32, bfloat16 or float16 (unset: the fastest the device handles well).
         force: overwrite pictures that are there.
-        nearest: how many photographs of a folder of references are shown.
-        compile: compile the networks for each size of pictures first: worth it for many pictures on cuda.
+        nearest: number of photos of a folder of references to show.
+        compile: compile the networks for each size of pictures first: pays off for many pictures on cuda.
     """
     import torch
 
@@ -132,9 +132,9 @@ def curate(
         scenes: procedural:N for N generated scenes, procedural-seed:S for one, folders with transforms.json or a
             COLMAP model, or DATAPARSER:FOLDER with the name of another of nerfstudio's dataparsers.
         output: folder for shards.
-        options: what to make.
+        options: samples to make.
         first_seed: of procedural:N.
-        executor: local, or ray to spread the scenes over a cluster (pip install 'difix3d-ns[ray]').
+        executor: local, or ray to run the scenes on a cluster (pip install 'difix3d-ns[ray]').
         address: of a Ray cluster (unset: one is started on this machine).
     """
     from difix3d_ns.data.curate import curate as make
@@ -178,7 +178,7 @@ def bench(
         seeds: of the trainings (unset: the recipe's).
         methods: of the recipe (unset: all).
         recipe: a recipe of configs/bench by name (default, ablation, smoke) or the path of a YAML file.
-        executor: local, or ray to spread the scenes over a cluster (pip install 'difix3d-ns[ray]').
+        executor: local, or ray to run the scenes on a cluster (pip install 'difix3d-ns[ray]').
         address: of a Ray cluster (unset: one is started on this machine).
         changed: finished runs that recipe, scene or code would now make otherwise: refuse to go on, redo them, or
             keep those of which only the code has changed.

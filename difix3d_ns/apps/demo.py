@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from difix3d_ns.evaluation.comparison import write_comparison
 from difix3d_ns.evaluation.report import write_report
 from difix3d_ns.evaluation.runs import HeldOutView, Run, held_out_views, train
 from difix3d_ns.evaluation.table import metrics_table
+from difix3d_ns.io.atomic import write_json
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 
 
@@ -52,7 +52,7 @@ def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: in
         "difix3d": _mean(fixed_views, [v.render for v in fixed_views]) | {"seconds": fixed.seconds},
         "difix3d+": _mean(fixed_views, [_enhanced(v) for v in fixed_views]) | {"seconds": fixed.seconds + enhancing},
     }
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(output / "results.json", results)
     step = max(1, len(plain_views) // pictures)
     rows = [
         [p.render, f.render, _enhanced(f), p.truth]
@@ -62,7 +62,7 @@ def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: in
     console.print(metrics_table(results))
     page = output / "report.html"
     write_report(fixed.config, page, fixed_views, plain_views, results, title="Demo scene", console=console)
-    _tell(console, output, fixed)
+    _print_summary(console, output, fixed)
     return results
 
 
@@ -75,7 +75,7 @@ def _mean(views: list[HeldOutView], pictures: list[Tensor]) -> dict[str, float]:
     return mean_metrics([image_metrics(p, view.truth) for view, p in zip(views, pictures, strict=True)])
 
 
-def _tell(console: Console, output: Path, run: Run) -> None:
+def _print_summary(console: Console, output: Path, run: Run) -> None:
     console.print(f"Numbers: {output / 'results.json'}   pictures: {output / 'comparison.png'}", highlight=False)
     console.print(f"Open in a browser: [bold]{output / 'report.html'}[/bold]", highlight=False, soft_wrap=True)
     console.print(

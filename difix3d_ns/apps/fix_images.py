@@ -1,4 +1,4 @@
-"""Repairing picture files without a scene."""
+"""Repair of picture files without a scene."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.images import READABLE, WRITABLE, Picture, read_picture, write_picture
+from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.priors.base import Fixer, FixRequest, PosedImage
 from difix3d_ns.priors.registry import fixer_of, load_fixer
 
@@ -74,18 +75,17 @@ def fix_pictures(
     where = _device(device)
     for path in references:
         if path.is_file():
-            read_reference(path)  # told of before the work begins
+            read_reference(path)  # one that cannot be read is reported before the work begins
     fixer = _load(weights, where, dtype, compile)
     console, written, failed = Console(stderr=True), [], []
     if len(left) < len(tasks):
-        console.print(f"{len(tasks) - len(left)} of {len(tasks)} are finished already (--force makes them anew)")
-    columns = TextColumn("Fixing {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=len(tasks), completed=len(tasks) - len(left))
+        console.print(f"{len(tasks) - len(left)} of {len(tasks)} are finished already (--force makes them again)")
+    with progress_bar(console, counted=True) as progress:
+        bar = progress.add_task("Fixing", total=len(tasks), completed=len(tasks) - len(left))
         together = 4 if where.startswith("cuda") else 1
         for start in range(0, len(left), together):
             chunk = left[start : start + together]
-            progress.update(bar, description=chunk[0].source.name)
+            progress.update(bar, description=f"Fixing {chunk[0].source.name}")
             for task, error in _fix(chunk, fixer, read_reference, where):
                 if error is None:
                     written.append(task.target)
@@ -105,7 +105,7 @@ def fix_pictures(
 def _fix(
     tasks: Sequence[_Task], fixer: Fixer, read_reference: functools._lru_cache_wrapper[PosedImage], where: str
 ) -> list[tuple[_Task, str | None]]:
-    """Each task with what went wrong, if anything did."""
+    """Repair a few pictures; returns each task with its error, if there was one."""
     ready: list[tuple[_Task, Picture, FixRequest]] = []
     outcome: list[tuple[_Task, str | None]] = []
     for task in tasks:
@@ -149,9 +149,7 @@ class _Record:
 
     def add(self, task: _Task) -> None:
         self.done[task.target.name] = _stamp(task.source)
-        part = self.file.with_suffix(".part")
-        part.write_text(json.dumps({"settings": self.settings, "done": self.done}))
-        part.replace(self.file)
+        write_json(self.file, {"settings": self.settings, "done": self.done})
 
 
 def _stamp(path: Path) -> list[int]:
@@ -223,7 +221,7 @@ def _choose(source: Path, references: Sequence[Path], nearest: int) -> tuple[Pat
 
 
 def _distance(one: str, other: str) -> tuple[float, float]:
-    """Of two names: how far apart their last numbers are, if both have one, then how the letters differ."""
+    """Distance of two names: between their last numbers, if both have one, then the share of letters that differ."""
     numbers = [re.findall(r"\d+", name) for name in (one, other)]
     apart = abs(int(numbers[0][-1]) - int(numbers[1][-1])) if all(numbers) else float("inf")
     return apart, 1 - difflib.SequenceMatcher(None, one, other).ratio()

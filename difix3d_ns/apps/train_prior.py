@@ -1,4 +1,4 @@
-"""``difix3d train-prior``, which ``accelerate launch -m difix3d_ns.apps.train_prior`` spreads over processes."""
+"""``difix3d train-prior``, which ``accelerate launch -m difix3d_ns.apps.train_prior`` runs on several processes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def train_prior(
         output: folder for weights, metrics.json, MODEL_CARD.md, curves and what resuming needs.
         shards: folder that curate wrote (unset: samples are made from the recipe's scenes).
         start: weights to start from: a folder, or for a recipe of Difix also a hub id such as stabilityai/sd-turbo,
-            which downloads (unset: as the recipe says).
-        max_time: end after so many minutes of training (unset: as the recipe says).
+            which downloads (unset: the recipe's).
+        max_time: end after so many minutes of training (unset: the recipe's).
         device: cpu or cuda (unset: cuda if there is one).
     """
     from difix3d_ns.ns.capture_reader import read_dataset

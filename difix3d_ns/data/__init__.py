@@ -1,1 +1,1 @@
-"""Making pairs a fixer learns from."""
+"""Making of pairs that a fixer learns from."""

@@ -1,4 +1,4 @@
-"""Photographs with known cameras: what a reconstruction starts from, and what it is held against."""
+"""Photographs with known cameras, from which a reconstruction starts and with which it is compared."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class Capture:
 
 
 def thinned(capture: Capture, views: int) -> Capture:
-    """At most so many training views, evenly spread; the others are held out."""
+    """Keep at most so many training views, evenly spaced; the others are held out."""
     if len(capture.train) <= views:
         return capture
-    kept = [capture.train[i] for i in spread(len(capture.train), views)]
+    kept = [capture.train[i] for i in evenly_spaced(len(capture.train), views)]
     held_out = sorted({*capture.test, *capture.train} - {*kept})
     note = f"{len(kept)} of {len(capture.train)} training views are trained on, the others are held out (--views)"
     return replace(capture, train=kept, test=held_out, notes=(*capture.notes, note))
 
 
-def spread(total: int, count: int) -> list[int]:
-    """At most ``count`` of the numbers below ``total``, evenly spread."""
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """Choose at most ``count`` of the numbers below ``total``, evenly spaced."""
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
 
 
 def procedural_capture(seed: int, long_side: int) -> Capture:
-    """Photograph the training world of a seed: 6 to 12 training views, shape and exposure as they come."""
+    """Photograph the training world of a seed: 6 to 12 training views, random shape and exposure."""
     world = training_world(seed)
     rng = np.random.default_rng([5, seed])
     ratio = rng.choice([2 / 3, 3 / 4, 9 / 16])

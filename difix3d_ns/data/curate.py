@@ -1,4 +1,4 @@
-"""Curation of scenes: reconstruct each badly in several ways, and write what that looks like as shards."""
+"""Curation of scenes: reconstruct each badly in several ways, and write renders of that as shards."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.data.options import CurationOptions, Strategy
 from difix3d_ns.data.reconstruct import Schedule
 from difix3d_ns.data.samples import UnitSamples
 from difix3d_ns.data.scene_names import ReadCapture, Scene, expand, only_procedural
-from difix3d_ns.data.shards import PART, CannotWrite, Split, read_sidecar, write_json, write_shard
+from difix3d_ns.data.shards import CannotWrite, Split, keys_of, read_sidecar, write_shard
 from difix3d_ns.data.strategies import Plan, Unit, make_units, plans, steps_of
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import remove_unfinished, write_json
+from difix3d_ns.io.progress import progress_bar
 
 CLAIMS, FINISHED = "claims", "finished"  # folders beside the splits
-_FEWEST_STEPS = 20
+_MIN_STEPS = 20
 
 OnProgress = Callable[[float], None]  # share of a scene's training steps that are done
 
 
 @dataclass
 class SceneReport:
-    """What a scene gave."""
+    """Numbers of samples made of a scene."""
 
     name: str
     samples: dict[str, int] = field(default_factory=dict)  # by unit
@@ -76,16 +78,16 @@ def curate(
         UserError: a scene failed (the others are made first), or the output cannot be written.
     """
     options = options or CurationOptions()
-    if options.steps < _FEWEST_STEPS or options.hold_out < 2:
-        raise UserError(f"--steps must be {_FEWEST_STEPS} or more, and --hold-out 2 or more")
+    if options.steps < _MIN_STEPS or options.hold_out < 2:
+        raise UserError(f"--steps must be {_MIN_STEPS} or more, and --hold-out 2 or more")
     output, todo = Path(output), expand(scenes, first_seed)
     prepare(output)
     console = console or Console()
     if executor == "ray":
-        from difix3d_ns.io.ray_jobs import spread
+        from difix3d_ns.io.ray_jobs import run_on_ray
 
         arguments = (output.absolute(), options, read)
-        run: Iterator[SceneReport | UserError | None] = spread(
+        run: Iterator[SceneReport | UserError | None] = run_on_ray(
             attempt, todo, arguments, options.threads, address, console
         )
     else:
@@ -178,11 +180,11 @@ def finished(scene: Scene, output: Path, options: CurationOptions) -> SceneRepor
     wanted = [name for name, strategy in units.items() if strategy in options.strategies]
     if not all(_is_finished(folder / f"{name}.tar", options) for name in wanted):
         return None
-    return SceneReport(scene.name, {name: len(read_sidecar(folder / f"{name}.json")["keys"]) for name in wanted})
+    return SceneReport(scene.name, {name: len(keys_of(folder / f"{name}.tar")) for name in wanted})
 
 
 def split_of(scene: Scene, options: CurationOptions) -> Split:
-    """Where a scene goes, as a whole; auto draws by its name, so that more scenes change nothing for the others."""
+    """Split that a scene goes to, as a whole; auto draws by its name: more scenes change nothing for the others."""
     if options.split != "auto":
         return options.split
     draw = int.from_bytes(hashlib.sha256(scene.name.encode()).digest()[:4], "big") / 2**32
@@ -203,8 +205,7 @@ class _SceneRun:
 
     def run(self) -> SceneReport:
         self._check_split()
-        for part in self.folder.glob(f"*{PART}"):  # of a worker that was killed
-            part.unlink()
+        remove_unfinished(self.folder)  # of a worker that was killed
         capture = self.scene.load(self.options, self.read)
         all_plans = plans(capture, self.options.strategies)
         left = [plan for plan in map(self._missing, all_plans) if plan.units]
@@ -219,7 +220,7 @@ class _SceneRun:
             self._make(capture, plan, on_step)
         units: dict[str, Strategy] = {name: strategy for plan in all_plans for name, strategy in plan.units.items()}
         self._record(units)
-        counts = {name: len(read_sidecar(self.folder / f"{name}.json")["keys"]) for name in units}
+        counts = {name: len(keys_of(self.folder / f"{name}.tar")) for name in units}
         return SceneReport(self.scene.name, counts, capture.notes)
 
     def _check_split(self) -> None:
@@ -272,7 +273,7 @@ class _SceneRun:
 
 
 def _notes(samples: UnitSamples, plan: Plan) -> dict[str, Any]:
-    """What the sidecar says besides the keys."""
+    """Notes of the sidecar besides the keys."""
     kept = samples.kept
     return {
         "provenance": samples.provenance,
@@ -298,23 +299,20 @@ def _is_finished(shard: Path, options: CurationOptions) -> bool:
 def _curate_here(
     scenes: Sequence[Scene], output: Path, options: CurationOptions, read: ReadCapture, console: Console
 ) -> Iterator[SceneReport | UserError]:
-    """First what nobody works on, then what others have left, or have finished meanwhile."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    with Progress(
-        *columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console
-    ) as progress:
-        whole = progress.add_task("Curating", total=len(scenes))
+    """Make the scenes one after the other: those nobody works on first, then what others left or have finished."""
+    with progress_bar(console) as progress:
+        task = progress.add_task("Curating", total=len(scenes))
         done, waiting = 0, list(scenes)
         for wait in (False, True):
             turn, waiting = waiting, []
             for scene in turn:
-                progress.update(whole, description=scene.name)
-                result = attempt(scene, output, options, read, partial(_advance, progress, whole, done), wait)
+                progress.update(task, description=scene.name)
+                result = attempt(scene, output, options, read, partial(_advance, progress, task, done), wait)
                 if result is None:
                     waiting.append(scene)
                     continue
                 done += 1
-                progress.update(whole, completed=done)
+                progress.update(task, completed=done)
                 yield result
 
 

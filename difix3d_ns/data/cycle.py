@@ -1,4 +1,4 @@
-"""A scene photographed anew, in a splat, from beside the path of its cameras."""
+"""A scene photographed again, in a splat, from beside the path of its cameras."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from difix3d_ns.data.reconstruct import Splat
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import aim, assemble, camera_spacing, stack_poses, with_poses
 
-_NEAREST, _FURTHEST = 0.5, 1.0  # spacings between neighbouring cameras
-_OF_DEPTH = 0.3  # of the distance to what is looked at: further aside, another scene would be seen
+_MIN_SHIFT, _MAX_SHIFT = 0.5, 1.0  # in spacings of the cameras
+_MAX_DEPTH_SHARE = 0.3  # of the distance to the target: further aside, another scene would be seen
 
 
 def seen_from_beside(capture: Capture, splat: Splat, views: Sequence[int], seed: int) -> Capture:
     """The capture with renders from a shifted trajectory instead of its photographs: all of them are for training.
 
-    Every camera is moved the same way in its own picture's plane, across the path rather than along it, and keeps
-    looking at what it looked at.
+    Every camera is moved the same way in its own picture's plane, across the path rather than along it, and keeps its
+    target.
 
     Args:
         capture: the scene.
@@ -46,14 +46,14 @@ def seen_from_beside(capture: Capture, splat: Splat, views: Sequence[int], seed:
 
 
 def _shifted(cameras: Sequence[Pinhole], depths: Tensor, seed: int) -> list[Pinhole]:
-    """``depths``: [N] to what each looks at."""
+    """Move the cameras aside; ``depths``: [N] distances to their targets."""
     generator = torch.Generator().manual_seed(seed)
     share, side = torch.rand(2, generator=generator, dtype=torch.float64)
     poses = stack_poses(cameras)
     rotations, positions = poses[:, :3, :3], poses[:, :3, 3]
-    limit = _OF_DEPTH * depths
+    limit = _MAX_DEPTH_SHARE * depths
     unit = camera_spacing(poses)
-    distance = limit.clamp(max=unit * float(_NEAREST + (_FURTHEST - _NEAREST) * share)) if unit > 0 else limit
+    distance = limit.clamp(max=unit * float(_MIN_SHIFT + (_MAX_SHIFT - _MIN_SHIFT) * share)) if unit > 0 else limit
     way = rotations[:, :, :2] @ (_across(poses) if side < 0.5 else -_across(poses))  # [N, 3]
     moved = positions + distance[:, None] * way
     target = positions + depths[:, None] * rotations[:, :, 2]

@@ -1,15 +1,16 @@
-"""Samples in the layout the official Difix training code reads: PNG files and a ``data.json``."""
+"""Samples in the layout that the official Difix training code reads: PNG files and a ``data.json``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from difix3d_ns.data.shards import Sample, Split, find_shards, read_shards, read_sidecar, write_json
+from difix3d_ns.data.shards import Sample, Split, find_shards, keys_of, read_shards
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.images import write_picture
+from difix3d_ns.io.progress import progress_bar
 
 PROMPT = "remove degradation"
 _SPLITS: dict[str, Split] = {"train": "train", "test": "validation"}
@@ -40,10 +41,9 @@ def export_pairs(shards: Path, output: Path, console: Console | None = None) -> 
             if part == "train":
                 raise
             found[part] = []
-    total = sum(len(read_sidecar(path.with_suffix(".json"))["keys"]) for paths in found.values() for path in paths)
-    columns = (TextColumn("Exporting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=total)
+    total = sum(len(keys_of(path)) for paths in found.values() for path in paths)
+    with progress_bar(console, counted=True) as progress:
+        task = progress.add_task("Exporting", total=total)
         content: dict[str, dict[str, dict[str, str]]] = {}
         for part, paths in found.items():
             content[part] = {}

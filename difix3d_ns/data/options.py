@@ -1,4 +1,4 @@
-"""What curation is asked for. Light: the command line reads this file before anything heavy is imported."""
+"""Options of curation. Light: the command line reads this file before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ STRATEGIES: tuple[Strategy, ...] = ("sparse", "underfit", "cycle", "cross")
 
 @dataclass(frozen=True)
 class CurationOptions:
-    """What to make of each scene."""
+    """Samples to make of each scene."""
 
     strategies: tuple[Strategy, ...] = STRATEGIES
     """sparse: from all, half, a third, a quarter of the training views; underfit: stopped at 25, 50 and 75 % of the
     schedule; cycle: a splat trained on another splat's renders beside the path; cross: trained on one camera or one
     side of the path, seen from the other."""
     split: Literal["auto", "train", "validation"] = "auto"
-    """Where the scenes go, each as a whole; auto: by a fixed draw on the scene's name."""
+    """Split that the scenes go to, each as a whole; auto: by a fixed draw on the scene's name."""
     validation_share: float = 0.1
     """Share of scenes that auto makes validation."""
     long_side: int = 288
@@ -28,21 +28,21 @@ class CurationOptions:
     max_gaussians: int = 15000
     """Densification stops there."""
     references: int = 5
-    """Photographs shown with each sample, at most."""
+    """Photos shown with each sample, at most."""
     views: int = 24
-    """Training views used of a scene, at most, evenly spread; the others are held out."""
+    """Training views used of a scene, at most, evenly spaced; the others are held out."""
     samples: int = 40
-    """Samples per shard, at most, evenly spread."""
+    """Samples per shard, at most, evenly spaced."""
     hold_out: int = 4
-    """Of a scene without test views, every so many-th training view is held out."""
+    """Hold out every so many-th training view of a scene without test views."""
     white_background: bool = False
-    """The photographs show an object before white: mask it."""
+    """The photos show an object before white: mask it."""
     threads: int = 1
     """Threads of this process. More repeat results less exactly; several processes use several cores better."""
     seed: int = 0
-    """Of the reconstructions: order of the views, backgrounds, splits, trajectories."""
+    """Seed of the reconstructions: order of the views, backgrounds, splits, trajectories."""
 
     def settings(self) -> dict[str, Any]:
-        """What decides the content of samples."""
+        """Options that decide the content of samples."""
         names = ("long_side", "steps", "max_gaussians", "references", "views", "samples", "hold_out")
         return {name: getattr(self, name) for name in (*names, "white_background", "seed")}

@@ -17,7 +17,7 @@ from difix3d_ns.rasterization import median_depth, rasterization
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 
 BACKGROUND = (0.1490, 0.1647, 0.2157)
-"""What splatfacto shows where nothing is, when it trains on random backgrounds."""
+"""Colour that splatfacto shows where nothing is, when it trains on random backgrounds."""
 
 _SH_DEGREE = 1
 _SH0 = 0.28209479177387814
@@ -48,7 +48,7 @@ class Splat:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how large. Windows are shares of the steps, so that short runs densify as long ones do."""
+    """Length and size of a reconstruction. Windows are shares of the steps: short runs densify as long ones do."""
 
     steps: int = 700
     max_gaussians: int = 15000
@@ -111,7 +111,7 @@ def reconstruct(
         order = order or [views[i] for i in torch.randperm(len(views)).tolist()]
         index = order.pop()
         camera, truth = capture.cameras[index], capture.images[index]
-        # Behind a masked object there is a solid background to learn; elsewhere a mask says what nobody knows.
+        # Behind a masked object there is a solid background to learn; elsewhere a mask marks what nobody knows.
         mask = capture.masks[index] if capture.masks is not None and capture.background is None else None
         if step < schedule.coarse * schedule.steps:
             camera = camera.resized(camera.width // 2, camera.height // 2)
@@ -159,7 +159,7 @@ def _similarity(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _initial_gaussians(capture: Capture, views: Sequence[int]) -> tuple[torch.nn.ParameterDict, float]:
-    """Gaussians at the sparse points, and the scene's scale: what the cameras span or half of how far they look."""
+    """Gaussians at the sparse points, and the scale: extent of the cameras or half of their distance to the points."""
     centres = torch.stack([capture.cameras[i].position for i in views])
     spread = (centres - centres.mean(0)).norm(dim=1).max()
     distance = torch.cdist(capture.points, centres).median()

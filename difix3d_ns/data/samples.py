@@ -8,30 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from difix3d_ns.data.capture import Capture, spread
+from difix3d_ns.data.capture import Capture, evenly_spaced
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.data.strategies import Unit
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.views.references import choose_references
 
-WORTHLESS = 14.0  # dB: below this a render shows nothing a fixer could learn from
+MIN_PSNR = 14.0  # dB: below this a render shows nothing a fixer could learn from
 
 
 class UnitSamples:
-    """The samples of a unit, one by one; ``scores`` has the PSNR of each render looked at so far.
+    """Samples of a unit, one by one; ``scores`` has the PSNR of each render made so far.
 
     Args:
         capture: photographs and cameras.
-        unit: the splat and where to look at it.
+        unit: the splat and the poses to render it at.
         references: photographs per sample, at most.
-        most: samples, at most, evenly spread.
+        most: samples, at most, evenly spaced.
         provenance: for each sample.
     """
 
     def __init__(self, capture: Capture, unit: Unit, references: int, most: int, provenance: dict[str, Any]):
         self.capture, self.unit, self.references, self.provenance = capture, unit, references, provenance
-        self.poses = [unit.poses[i] for i in spread(len(unit.poses), most)] if unit.poses else []
+        self.poses = [unit.poses[i] for i in evenly_spaced(len(unit.poses), most)] if unit.poses else []
         self.scores: dict[int, float] = {}
 
     def __iter__(self) -> Iterator[Sample]:
@@ -44,7 +44,7 @@ class UnitSamples:
     @property
     def kept(self) -> list[float]:
         """PSNR of the renders that became samples."""
-        return [score for score in self.scores.values() if score >= WORTHLESS]
+        return [score for score in self.scores.values() if score >= MIN_PSNR]
 
     def _sample(self, index: int, candidates: dict[int, PosedImage]) -> Sample | None:
         camera, truth = self.capture.cameras[index], self.capture.images[index]
@@ -53,7 +53,7 @@ class UnitSamples:
             # What nobody knows there, a fixer shall not learn to change.
             truth = torch.lerp(image, truth, self.capture.masks[index])
         self.scores[index] = _psnr(image, truth)
-        if self.scores[index] < WORTHLESS:
+        if self.scores[index] < MIN_PSNR:
             return None
         views = list(candidates)
         order = choose_references(camera, depth, alpha, list(candidates.values()), self.references)

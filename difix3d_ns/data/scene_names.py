@@ -1,4 +1,4 @@
-"""What people name as scenes: folders, and procedural ones by number or seed."""
+"""Names of scenes as people write them: folders, and procedural ones by number or seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from difix3d_ns.errors import UserError
 class ReadCapture(Protocol):
     """A reader of scenes on disk.
 
-    It is handed down by whoever knows the formats, and pickled where scenes are spread over a cluster: a function of a
+    It is handed down by whoever knows the formats, and pickled where scenes run on a cluster: a function of a
     module.
     """
 
@@ -74,7 +74,7 @@ class Scene(NamedTuple):
 
 
 def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
-    """Scenes as people write them.
+    """Turn names as people write them into scenes.
 
     Args:
         texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, a folder that nerfstudio reads

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,10 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.io.atomic import replacing, write_json
 from difix3d_ns.priors.base import FixRequest
 
 FORMAT = 1
-PART = ".part"  # ending of what is being written
 Split = Literal["train", "validation"]
 _PNG_EFFORT = 3  # a quarter of the default's time for a few per cent more bytes
 
@@ -31,7 +30,7 @@ class CannotWrite(UserError):
 
 
 class Sample(NamedTuple):
-    """A degraded render with everything a fixer may know, and what it should have been."""
+    """A degraded render with everything a fixer may know, and the truth."""
 
     key: str  # "<scene>/<unit>/<view>", unique
     request: FixRequest  # render; references best first, with camera, median depth, alpha, mask; camera, depth, alpha
@@ -47,8 +46,8 @@ def find_shards(root: Path, split: Split) -> list[Path]:
     Raises:
         UserError: there is none.
     """
-    lists = sorted(Path(root).glob(f"{split}/*/*.json"))
-    shards = [path.with_suffix(".tar") for path in lists if read_sidecar(path)["keys"]]
+    lists = sorted(Path(root).glob(f"{split}/*/[!.]*.json"))  # hidden ones are being written
+    shards = [path.with_suffix(".tar") for path in lists if keys_of(path)]
     if not shards:
         option = "" if split == "train" else " --split validation"
         raise UserError(
@@ -73,6 +72,11 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     return content
 
 
+def keys_of(shard: Path) -> list[str]:
+    """Keys of a finished shard's samples, in order. Raises UserError; see ``read_sidecar``."""
+    return read_sidecar(shard.with_suffix(".json"))["keys"]
+
+
 def read_shards(paths: Sequence[Path]) -> Iterator[Sample]:
     """Stream the samples of some shards, in order; one sample is in memory at a time.
 
@@ -90,16 +94,16 @@ def read_shards(paths: Sequence[Path]) -> Iterator[Sample]:
                     keys.append(entry["__key__"])
                     yield _decode(entry)
         except (OSError, tarfile.TarError, KeyError, ValueError, TypeError, IndexError, EOFError, SyntaxError) as error:
-            raise UserError(_mend(path, f"cannot be read ({error!r})")) from error
+            raise UserError(_damage(path, f"cannot be read ({error!r})")) from error
         sidecar = path.with_suffix(".json")
-        if not keys or (sidecar.is_file() and keys != read_sidecar(sidecar)["keys"]):
-            raise UserError(_mend(path, f"holds {len(keys)} samples, not those that {sidecar.name} lists"))
+        if not keys or (sidecar.is_file() and keys != keys_of(path)):
+            raise UserError(_damage(path, f"holds {len(keys)} samples, not those that {sidecar.name} lists"))
 
 
 def write_shard(path: Path, samples: Iterable[Sample], notes: Callable[[], Mapping[str, Any]] = dict) -> list[str]:
     """Write a shard whole or not at all; its sidecar comes last, so that a shard with one is finished.
 
-    Nothing is written for no samples but the sidecar, which then says that the unit is done.
+    Without samples only the sidecar is written, which marks the unit as done.
 
     Args:
         path: of the tar file; its folder is made.
@@ -114,41 +118,25 @@ def write_shard(path: Path, samples: Iterable[Sample], notes: Callable[[], Mappi
     """
     from webdataset.writer import TarWriter
 
-    part = path.with_name(f"{path.name}{PART}")
     keys: list[str] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as file:
+        with replacing(path) as part:
             # No time of day: the same samples give the same bytes.
-            with TarWriter(file, encoder=False, mtime=0) as writer:
+            with open(part, "wb") as file, TarWriter(file, encoder=False, mtime=0) as writer:
                 for sample in samples:
                     writer.write(_encode(sample))
                     keys.append(sample.key)
-            file.flush()
-            os.fsync(file.fileno())
-        if keys:
-            os.replace(part, path)
+            if not keys:
+                part.unlink()
         write_json(path.with_suffix(".json"), {"format": FORMAT, "keys": keys, **notes()})
     except OSError as error:
         raise CannotWrite(
             f"{path} cannot be written ({error.strerror or error}): make room and start again, finished shards are kept"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
     return keys
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write whole or not at all."""
-    part = path.with_name(f"{path.name}{PART}")
-    try:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _mend(path: Path, what: str) -> str:
+def _damage(path: Path, what: str) -> str:
     return f"{path} {what}: delete it and {path.with_suffix('.json').name}, and run difix3d curate again"
 
 

@@ -1,4 +1,4 @@
-"""The four ways of making degraded renders (Wu et al., Difix3D+, CVPR 2025, section 4.1)."""
+"""Four ways of making degraded renders (Wu et al., Difix3D+, CVPR 2025, section 4.1)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from difix3d_ns.data.options import Strategy
 from difix3d_ns.data.reconstruct import Schedule, Splat, reconstruct
 from difix3d_ns.geometry.poses import stack_poses
 
-_FEWEST = 3  # views a splat of a sparse reconstruction is trained on
-_SHORTER = 0.7  # of the schedule, for splats that are not from all views
+_MIN_VIEWS = 3  # views a splat of a sparse reconstruction is trained on
+_SPARSE_STEPS = 0.7  # share of the schedule, for splats that are not from all views
 _UNDERFIT = (0.25, 0.5, 0.75)
 
 
@@ -26,11 +26,11 @@ class Plan:
     views: list[int]  # trained on
     held_out: list[int]
     units: dict[str, Strategy]
-    share: float = _SHORTER  # of the schedule's steps
+    share: float = _SPARSE_STEPS  # of the schedule's steps
 
 
 class Unit(NamedTuple):
-    """A splat, where to look at it, and the photographs that may be shown with it."""
+    """A splat, the poses to render it at, and the photographs that may be shown with it."""
 
     name: str
     strategy: Strategy
@@ -41,15 +41,18 @@ class Unit(NamedTuple):
 
 
 def plans(capture: Capture, strategies: Sequence[Strategy]) -> list[Plan]:
-    """What to train for some strategies; densities that leave too few views are left out."""
+    """Plan the trainings for some strategies; densities that leave too few views are left out."""
     train, test = capture.train, capture.test
-    everything: dict[str, Strategy] = {"full": "sparse", **dict.fromkeys(map(_underfit_name, _UNDERFIT), "underfit")}
+    everything: dict[str, Strategy] = {
+        "full": "sparse",
+        **dict.fromkeys(map(_underfit_name, _UNDERFIT), "underfit"),
+    }
     found = [Plan(train, test, everything | {"cycle": "cycle"}, 1.0)]
     sparser = {"half_a": train[::2], "half_b": train[1::2], "third": train[1::3], "quarter": train[1::4]}
-    if len(train) // 2 < _FEWEST:
+    if len(train) // 2 < _MIN_VIEWS:
         sparser = {"half_a": train[:-1], "half_b": train[1:]}
     for name, views in sparser.items():
-        if len(views) >= _FEWEST:
+        if len(views) >= _MIN_VIEWS:
             found.append(Plan(views, sorted({*train, *test} - {*views}), {name: "sparse"}))
     found += _crossings(capture)
     wanted = [replace(p, units={n: s for n, s in p.units.items() if s in strategies}) for p in found]
@@ -59,14 +62,14 @@ def plans(capture: Capture, strategies: Sequence[Strategy]) -> list[Plan]:
 def make_units(
     capture: Capture, plan: Plan, schedule: Schedule, seed: int, on_step: Callable[[], None] = lambda: None
 ) -> Iterator[Unit]:
-    """Train what a plan says, and hand over its units.
+    """Train by a plan, and hand over its units.
 
     Args:
         capture: the scene.
         plan: one of ``plans``.
         schedule: of a splat from all views.
         seed: of the training and of the trajectory of ``cycle``.
-        on_step: called after each training step; ``steps_of`` says how often.
+        on_step: called after each training step, ``steps_of`` times.
     """
     shorter = replace(schedule, steps=_steps(plan, schedule))
     snapshots = [share for share in _UNDERFIT if _underfit_name(share) in plan.units]
@@ -96,7 +99,7 @@ def _steps(plan: Plan, schedule: Schedule) -> int:
 
 
 def _cycle_steps(schedule: Schedule) -> int:
-    return max(1, int(schedule.steps * _SHORTER))
+    return max(1, int(schedule.steps * _SPARSE_STEPS))
 
 
 def _underfit_name(share: float) -> str:
@@ -104,12 +107,12 @@ def _underfit_name(share: float) -> str:
 
 
 def _crossings(capture: Capture) -> list[Plan]:
-    """From each physical camera to the others if there are several, else from either side of the main axis."""
+    """Plans from each physical camera to the others if there are several, else from either side of the main axis."""
     every = sorted({*capture.train, *capture.test})
     if capture.devices is not None:
         sides = {f"cross_camera{number}": number for number in sorted(set(capture.devices))}
         side_of = dict(enumerate(capture.devices))
-        if min(sum(side_of[view] == side for view in capture.train) for side in sides.values()) >= _FEWEST:
+        if min(sum(side_of[view] == side for view in capture.train) for side in sides.values()) >= _MIN_VIEWS:
             return [_crossing(capture, name, side, side_of) for name, side in sides.items()]
     positions = stack_poses([capture.cameras[view] for view in every])[:, :3, 3]
     trained = [every.index(view) for view in capture.train]

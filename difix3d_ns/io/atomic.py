@@ -1,51 +1,109 @@
-"""Writing to a disk that may be full."""
+"""The one writer of files and folders that are whole or not there.
+
+What is being written lies beside its place as ``.NAME.RANDOM.part.ENDING``: hidden, and with the ending by which
+writers of pictures choose the format. It is flushed to the disk before it gets its name, and then so is the name: a
+crash, a full disk or a power cut leaves what was there before or all that is new.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
+from torch import Tensor
+
+_UNFINISHED = ".part"
 
 
-def dump(state: dict[str, Any], file: BinaryIO, failed: str) -> None:
-    """``torch.save`` to the disk itself.
+@contextmanager
+def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
+    """Hand out a name to write under; at the end of the block it replaces ``path``, after an error it is removed.
 
     Args:
-        state: what to write.
-        file: open for writing.
-        failed: what the error says if the system gave no reason.
+        path: a file, or a folder that is empty or not there; the folder around it is made.
+        folder: where the unfinished one lies, on the same disk; None for beside ``path``.
 
-    Raises:
-        OSError: it could not be written.
-    """
-    try:
-        torch.save(state, file)
-    except RuntimeError as error:  # torch stumbles over the end of a file that could not be written
-        cause = error.__context__ if isinstance(error.__context__, OSError) else None
-        raise cause or OSError(f"{failed}: {error}") from error
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def write_json(path: Path, content: Any) -> None:
-    """See ``write_text``."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all; its folder is made.
+    Returns:
+        A name that nobody else writes under. If the block leaves nothing there, nothing changes.
 
     Raises:
         OSError: it could not be written; what was there is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")  # others may be writing the same file
+    part = (folder or path.parent) / f".{path.stem}.{uuid.uuid4().hex[:8]}{_UNFINISHED}{path.suffix}"
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        yield part
+        if part.exists():
+            for written in (*part.rglob("*"), part):
+                _flush(written)
+            os.replace(part, path)
+            _flush(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, ending: str = "") -> None:
+    """Delete what a killed process left in a folder that nobody else writes to, of one ending or of all."""
+    for part in folder.glob(f".*{_UNFINISHED}{ending or '*'}"):
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file. Raises OSError; see ``replacing``."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8. Raises OSError; see ``replacing``."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON. Raises OSError; see ``replacing``."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write safetensors that other users may read too. Raises OSError; see ``replacing``."""
+    from safetensors import SafetensorError  # not for every ns-command
+    from safetensors.torch import save_file
+
+    with replacing(path) as part:
+        try:
+            save_file(tensors, part, dict(notes) if notes else None)
+        except SafetensorError as error:  # it wraps the system's error
+            raise OSError(f"{path} could not be written: {error}") from error
+        part.chmod(0o644)  # safetensors makes files only their owner can read
+
+
+def write_torch(path: Path, state: Mapping[str, Any], folder: Path | None = None) -> None:
+    """Write what ``torch.load(weights_only=True)`` reads. Raises OSError; see ``replacing``."""
+    with replacing(path, folder) as part, part.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch stumbles over the end of a file that could not be written
+            cause = error.__context__ if isinstance(error.__context__, OSError) else None
+            raise cause or OSError(f"{path} could not be written: {error}") from error
+
+
+def _flush(path: Path) -> None:
+    """Have a file's content, or the names in a folder, written to the disk itself."""
+    folder = path.is_dir()
+    if folder and not hasattr(os, "O_DIRECTORY"):  # Windows has no such call
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

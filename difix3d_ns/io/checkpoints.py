@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import random
 import re
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from rich import get_console
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.io.atomic import dump
+from difix3d_ns.io.atomic import remove_unfinished, write_torch
 
 
 def random_state() -> dict[str, Any]:
@@ -50,22 +48,13 @@ def checkpoint_steps(folder: Path) -> list[int]:
 def save(state: dict[str, Any], folder: Path, step: int) -> Path:
     """Write a checkpoint so that a crash leaves either all of it or none.
 
-    The temporary file lies beside ``folder``: nerfstudio's loaders take every name in it for a checkpoint.
+    While it is written it lies beside ``folder``: nerfstudio's loaders take every name in it for a checkpoint.
 
     Raises:
         OSError: nothing was changed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.ckpt"
-    descriptor, temporary = tempfile.mkstemp(prefix=".saving-", suffix=".ckpt", dir=folder.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            dump(state, file, "writing the checkpoint failed")
-        os.replace(temporary, path)
-        _sync_folder(folder)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_torch(path, state, folder.parent)
     return path
 
 
@@ -75,8 +64,7 @@ def remove_older(folder: Path, keep: Iterable[int]) -> None:
     for step in checkpoint_steps(folder):
         if step not in keep:
             (folder / f"step-{step:09d}.ckpt").unlink(missing_ok=True)
-    for leftover in folder.parent.glob(".saving-*.ckpt"):
-        leftover.unlink(missing_ok=True)
+    remove_unfinished(folder.parent, ".ckpt")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -113,13 +101,3 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
         f"--load-dir {folder} has no readable checkpoint"
         + (f" ({len(steps)} damaged)" if steps else "; give the nerfstudio_models folder of a training")
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import replacing
 
 _ORIENTATION = 0x0112  # EXIF
 _NO_PICTURES = {"MPEG", "BUFR", "GRIB", "HDF5", "WMF", "PDF", "PALM"}
@@ -35,12 +35,12 @@ class Picture:
     keep: Mapping[str, Any] = field(default_factory=dict)  # colour profile and EXIF, as Pillow's save takes them
 
     def repaired(self, image: Tensor) -> Picture:
-        """The same with other colours."""
+        """The same picture with other colours."""
         return replace(self, image=image.detach().cpu())
 
 
 def read_picture(path: Path | str) -> Picture:
-    """Any format Pillow reads, turned upright; of several frames the first.
+    """Read any format that Pillow reads, turned upright; of several frames the first.
 
     Raises:
         UserError: no such file, no picture, half a picture, or a picture of NaN.
@@ -69,7 +69,7 @@ def read_picture(path: Path | str) -> Picture:
         pixels = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     values = torch.from_numpy(pixels.astype(np.float32))
     if not values.isfinite().all():
-        raise UserError(f"{path} has pixels that are no numbers (NaN or infinity); mend it first")
+        raise UserError(f"{path} has pixels that are no numbers (NaN or infinity); repair it first")
     values = values.clamp(0, 1)
     colours = 1 if values.shape[2] <= 2 else 3
     alpha = values[..., colours:] if values.shape[2] > colours else None
@@ -103,22 +103,18 @@ def write_picture(path: Path | str, picture: Picture | Tensor) -> None:
         values = values * alpha.to(values)
     deep = picture.deep and suffix in _WITH_16_BITS
     pixels = (values.numpy() * (65535 if deep else 255)).round().astype(np.uint16 if deep else np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        if deep:
-            _write_16_bits(part, pixels)
-        else:
-            options: dict[str, Any] = {"quality": 95, **picture.keep}
-            if suffix in (".jpg", ".jpeg"):
-                options["subsampling"] = 0
-            squeezed = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-            Image.fromarray(squeezed).save(part, **options)
-        part.replace(path)
+        with replacing(path) as part:
+            if deep:
+                _write_16_bits(part, pixels)
+            else:
+                options: dict[str, Any] = {"quality": 95, **picture.keep}
+                if suffix in (".jpg", ".jpeg"):
+                    options["subsampling"] = 0
+                squeezed = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+                Image.fromarray(squeezed).save(part, **options)
     except (ValueError, KeyError) as error:
         raise OSError(f"{suffix} cannot hold this picture: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _numbers(picture: Image.Image) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Scenes on a Ray cluster: a task per scene, made anew elsewhere when its worker or machine is lost."""
+"""Scenes on a Ray cluster: a task per scene, made again elsewhere when its worker or machine is lost."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.progress import progress_bar
 
 _RETRIES = 5  # of a scene whose worker died: one that always dies (too little memory, say) must end
 
@@ -18,13 +18,13 @@ Result = TypeVar("Result")
 
 
 class Named(Protocol):
-    """A scene; its name tells of it."""
+    """A scene with a name for messages."""
 
     @property
     def name(self) -> str: ...
 
 
-def spread(
+def run_on_ray(
     task: Callable[..., Result],
     scenes: Sequence[Named],
     arguments: Sequence[Any],
@@ -33,12 +33,12 @@ def spread(
     console: Console,
     gpus: int = 0,
 ) -> Iterator[Result | UserError]:
-    """Results of ``task(scene, *arguments)`` as they come in.
+    """Run ``task(scene, *arguments)`` for every scene; results are handed out as they come in.
 
     A cluster this process is connected to already is used and left running.
 
     Args:
-        task: a function that can be run anew: its worker may die.
+        task: a function that can be run again: its worker may die.
         scenes: one task each.
         arguments: the same for all.
         cpus: cores of each task, at most as many as the largest machine has.
@@ -73,8 +73,7 @@ def spread(
             options["num_gpus"] = gpus
         make: Any = ray.remote(**options)(task)
         pending = {make.remote(scene, *arguments): scene for scene in scenes}
-        columns = (TextColumn("Scenes"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"))
-        with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        with progress_bar(console, counted=True) as progress:
             whole = progress.add_task("Scenes", total=len(scenes))
             while pending:
                 (ready,), _ = ray.wait(list(pending), num_returns=1)
@@ -92,7 +91,7 @@ def spread(
 
 
 def _check_reachable(address: str | None) -> None:
-    """Raises OSError. Ray itself tries for minutes."""
+    """Try a cluster's address, for which Ray itself takes minutes. Raises OSError."""
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

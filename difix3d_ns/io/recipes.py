@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import yaml
+from msgspec import inspect
 
 import difix3d_ns
 from difix3d_ns.errors import UserError
 
+Content = TypeVar("Content")
+
 
 def find(kind: str, name: str | Path) -> Path:
-    """The file of a recipe.
+    """Find the file of a recipe.
 
     Args:
         kind: folder of ``configs``, which ships with the package.
@@ -31,23 +35,71 @@ def find(kind: str, name: str | Path) -> Path:
     raise UserError(f"no recipe {name}: give a YAML file or one of {', '.join(shipped)}")
 
 
+def load(path: Path, kind: type[Content], example: str) -> Content:
+    """Read a recipe as a dataclass, whose annotations and ``__post_init__`` (ValueError) say what it may hold.
+
+    Args:
+        path: of the file.
+        kind: the dataclass; its ``name`` is the file's where the recipe gives none.
+        example: a recipe to read, for messages.
+
+    Raises:
+        UserError: it is no YAML, no mapping, or has entries that are unknown, missing or no good.
+    """
+    content = _read(path, example)
+    for message in _mistakes(content, inspect.type_info(kind)):
+        raise UserError(f"{path}: {message}")
+    try:
+        return msgspec.convert({"name": path.stem, **content}, kind, strict=False)  # YAML reads 1e-3 as text
+    except msgspec.ValidationError as error:
+        raise UserError(f"{path}: {error}; see {example}") from error
+
+
 def read(path: Path, known: Collection[str], example: str) -> dict[str, Any]:
-    """What a recipe says.
+    """Read a recipe as a mapping.
 
     Args:
         path: of the file.
         known: entries it may have.
-        example: a recipe to look at, for messages.
+        example: a recipe to read, for messages.
 
     Raises:
         UserError: it is no YAML, no mapping, or has unknown entries.
     """
+    content = _read(path, example)
+    if unknown := sorted(str(entry) for entry in set(content) - set(known)):
+        raise UserError(f"{path}: unknown entry {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    return content
+
+
+def _read(path: Path, example: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no readable YAML: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a recipe is a mapping, see {example}")
-    if unknown := sorted(str(entry) for entry in set(content) - set(known)):
-        raise UserError(f"{path}: unknown entry {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     return content
+
+
+def _mistakes(content: Any, kind: inspect.Type, place: str = "") -> Iterator[str]:
+    """Messages about unknown entries and choices, the outermost first: msgspec does not name those there are."""
+    if isinstance(kind, inspect.UnionType):
+        for one in kind.types:
+            if not isinstance(one, inspect.LiteralType):  # it may be another one
+                yield from _mistakes(content, one, place)
+    elif isinstance(kind, inspect.LiteralType) and content not in kind.values:
+        yield f"{place.removesuffix('.')} is one of {', '.join(map(str, kind.values))}, not {content!r}"
+    elif isinstance(kind, inspect.DataclassType) and isinstance(content, dict):
+        known = {field.name: field.type for field in kind.fields}
+        if unknown := sorted(f"{place}{key}" for key in content if key not in known):
+            yield f"unknown entry {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+            return
+        for key in content:
+            yield from _mistakes(content[key], known[key], f"{place}{key}.")
+    elif isinstance(kind, inspect.DictType) and isinstance(content, dict):
+        for key, value in content.items():
+            yield from _mistakes(value, kind.value_type, f"{place}{key}.")
+    elif isinstance(kind, inspect.VarTupleType) and isinstance(content, list):
+        for number, value in enumerate(content):
+            yield from _mistakes(value, kind.item_type, f"{place.removesuffix('.')}[{number}].")

@@ -1,4 +1,4 @@
-"""One training: its length, its place, its device, and where what it says goes."""
+"""One training: its length, its folder, its device, and where its messages go."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Tracker:
 
 @dataclass(frozen=True)
 class Run:
-    """What settings are fitted to and guidance is set up for."""
+    """The training that settings are fitted to and guidance is set up for."""
 
     steps: int  # of the training itself, without those of a checkpoint of another method it starts from
     device: str = "cpu"  # cpu or cuda
@@ -42,10 +42,10 @@ class Run:
 
     @property
     def on_cpu(self) -> bool:
-        """Whether it runs without CUDA."""
+        """True if it runs without CUDA."""
         return self.device == "cpu"
 
 
 def at_most(steps: float, bound: int) -> int:
-    """A number of steps shrunk with a short training: at least 1, at most ``bound``."""
+    """Bound a number of steps that shrinks with a short training: at least 1, at most ``bound``."""
     return max(1, min(round(steps), bound))

@@ -1,4 +1,4 @@
-"""The model card beside trained weights, from what the run really was."""
+"""The model card beside trained weights, written from the run's own records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from difix3d_ns.data.shards import find_shards, read_sidecar
-from difix3d_ns.training.files import replace_file
+from difix3d_ns.io.atomic import write_text
 from difix3d_ns.training.prior_recipe import Recipe
 
 
@@ -35,7 +35,7 @@ def write_card(
         "## Limits\n\n" + _list(recipe.extra.get("limits")),
     ]
     text = "\n\n".join(parts) + "\n"
-    replace_file(path, lambda temporary: temporary.write_text(text))
+    write_text(path, text)
 
 
 def commit() -> str:
@@ -98,13 +98,13 @@ def _data(recipe: Recipe, shards: Path) -> str:
 
 
 def _tables(metrics: Mapping[str, Any]) -> str:
-    """PSNR / SSIM / FLIP by link: all samples, scenes, strategies."""
+    """PSNR / SSIM / FLIP of each variant: over all samples, by scene and by strategy."""
     groups = [("all", metrics), *metrics["scenes"].items(), *metrics["strategies"].items()]
-    links = [name for name in metrics if name not in ("samples", "scenes", "strategies")]
+    variants = [name for name in metrics if name not in ("samples", "scenes", "strategies")]
     lines = [f"PSNR / SSIM / FLIP, means over {metrics['samples']} samples; first scenes, then strategies.", ""]
-    lines += [f"| | {' | '.join(links)} |", "|---|" + "---|" * len(links)]
+    lines += [f"| | {' | '.join(variants)} |", "|---|" + "---|" * len(variants)]
     for name, group in groups:
-        cells = (f"{m['psnr']:.2f} / {m['ssim']:.3f} / {m['flip']:.3f}" for m in (group[link] for link in links))
+        cells = (f"{m['psnr']:.2f} / {m['ssim']:.3f} / {m['flip']:.3f}" for m in (group[name] for name in variants))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -14,7 +14,7 @@ _SENSITIVITY = ((0, 1.0, 0.0047), (1, 1.0, 0.0053), (2, 34.1, 0.04), (2, 13.5, 0
 """Gaussians of the contrast sensitivity: channel of YCxCz, height a, width b (table 1)."""
 _FEATURE = 0.5 * 0.082 * _PER_DEGREE  # standard deviation in pixels of the edge and point detectors
 _COLOUR, _KNEE, _SHARE, _FEATURES = 0.7, 0.4, 0.95, 0.5  # q_c, p_c, p_t, q_f
-_LITTLE = 1e-6  # keeps roots differentiable where pictures agree
+_EPS = 1e-6  # keeps roots differentiable where pictures agree
 
 
 def flip(picture: Tensor, truth: Tensor) -> Tensor:
@@ -28,11 +28,11 @@ def flip(picture: Tensor, truth: Tensor) -> Tensor:
     """
     opponents = [_to_opponents(_to_linear(p)) for p in (picture, truth)]
     first, second = (_perceived(p) for p in opponents)
-    colour = _redistribute(_hyab(first - second).clamp_min(_LITTLE) ** _COLOUR)
+    colour = _redistribute(_hyab(first - second).clamp_min(_EPS) ** _COLOUR)
     bright = [(p[:, :1] + 16) / 116 for p in opponents]
     features = torch.stack([_difference(bright[0], bright[1], derivative) for derivative in (1, 2)]).amax(0)
-    features = (features / math.sqrt(2)).clamp_min(_LITTLE) ** _FEATURES
-    return (colour.clamp_min(_LITTLE) ** (1 - features)).mean()
+    features = (features / math.sqrt(2)).clamp_min(_EPS) ** _FEATURES
+    return (colour.clamp_min(_EPS) ** (1 - features)).mean()
 
 
 def _to_linear(picture: Tensor) -> Tensor:
@@ -88,11 +88,11 @@ def _to_lab(linear: Tensor) -> Tensor:
 
 def _hyab(difference: Tensor) -> Tensor:
     """[B, 3, H, W] -> [B, 1, H, W] (Abasi et al. 2020)."""
-    return difference[:, :1].abs() + (difference[:, 1:].square().sum(1, keepdim=True) + _LITTLE**2).sqrt()
+    return difference[:, :1].abs() + (difference[:, 1:].square().sum(1, keepdim=True) + _EPS**2).sqrt()
 
 
 def _redistribute(error: Tensor) -> Tensor:
-    """To [0, 1]: what lies below a share of the largest error gets most of the range."""
+    """Map errors to [0, 1]: those below a share of the largest one get most of the range."""
     green, blue = torch.eye(3, device=error.device)[1:, :, None, None]
     largest = float(_hyab(_to_lab(green[None]) - _to_lab(blue[None]))) ** _COLOUR
     knee = _KNEE * largest
@@ -100,7 +100,7 @@ def _redistribute(error: Tensor) -> Tensor:
 
 
 def _difference(first: Tensor, second: Tensor, derivative: int) -> Tensor:
-    """How much edges (first derivative) or points (second) differ, [B, 1, H, W]."""
+    """Difference of edges (first derivative) or points (second), [B, 1, H, W]."""
     radius = math.ceil(3 * _FEATURE)
     places = torch.arange(-radius, radius + 1, device=first.device, dtype=first.dtype)
     smooth = torch.exp(-(places**2) / (2 * _FEATURE**2))
@@ -109,7 +109,7 @@ def _difference(first: Tensor, second: Tensor, derivative: int) -> Tensor:
     change = torch.where(change > 0, change / change.clamp_min(0).sum(), -change / change.clamp_max(0).sum())
     smooth = smooth / smooth.sum()
     sizes = [
-        (_convolve(p, change, smooth).square() + _convolve(p, smooth, change).square() + _LITTLE**2).sqrt()
+        (_convolve(p, change, smooth).square() + _convolve(p, smooth, change).square() + _EPS**2).sqrt()
         for p in (first, second)
     ]
     return (sizes[0] - sizes[1]).abs()

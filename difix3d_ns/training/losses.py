@@ -16,7 +16,7 @@ from difix3d_ns.metrics.perceptual import LPIPS, MissingWeights
 from difix3d_ns.training.flip import flip
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Of a picture and the truth, [B, 3, H, W] each; the picture may leave [0, 1]."""
+"""Function of a picture and the truth, [B, 3, H, W] each; the picture may leave [0, 1]."""
 
 _SCALES = 160  # the shorter side of pictures must be larger for the five scales of MS-SSIM
 _GRAM_WEIGHTS = (1 / 2.6, 1 / 4.8, 1 / 3.7, 1 / 5.6, 10 / 1.5)
@@ -84,10 +84,8 @@ VGG: dict[str, Callable[[LPIPS, Tensor, Tensor], Tensor]] = {"lpips": _lpips, "g
 class _Term:
     name: str
     weight: float = 1.0
-    from_step: int = 0
-    """Of the phase."""
-    crop: int | None = None
-    """Compared within a random square of this side, the same in both pictures."""
+    from_step: int = 0  # of the phase
+    crop: int | None = None  # side of a random square to compare, the same in both pictures
 
 
 class Losses:

@@ -11,14 +11,14 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from difix3d_ns.data.scene_names import ReadCapture, only_procedural
 from difix3d_ns.data.shards import find_shards
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import remove_unfinished, write_json
+from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.training.card import write_card
-from difix3d_ns.training.files import write_json
 from difix3d_ns.training.prior_recipe import Recipe
 from difix3d_ns.training.systems import create
 from difix3d_ns.training.training_loop import Run
@@ -55,16 +55,16 @@ def train(
         UserError: a mistake in the recipe, no or damaged samples, a checkpoint of another recipe, a loss that is not
             finite, or weights that cannot be written.
     """
-    accelerator = _accelerator(recipe, device)
+    accelerator = _accelerator(recipe, output, device)
     console = console or Console(quiet=not accelerator.is_main_process)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     try:
         output.mkdir(parents=True, exist_ok=True)
+        if accelerator.is_main_process:
+            remove_unfinished(output)
         root = _samples(recipe, output, shards, read, accelerator, console)
         system = create(recipe)
         rank, processes = accelerator.process_index, accelerator.num_processes
-        with Progress(*columns, *times, console=console) as progress:
+        with progress_bar(console) as progress:
             unseen = _unseen(recipe, root, rank, processes)
             stream = Stream(find_shards(root, "train"), system.prepare, recipe.seed, rank, processes)
             run = Run(recipe, system, stream, unseen, output, accelerator, progress)
@@ -83,7 +83,7 @@ def train(
     return metrics
 
 
-def _accelerator(recipe: Recipe, device: str | None) -> Accelerator:
+def _accelerator(recipe: Recipe, output: Path, device: str | None) -> Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no CUDA device; leave the flag out")
     AcceleratorState._reset_state()  # of an earlier run in this process: precision may differ
@@ -92,6 +92,8 @@ def _accelerator(recipe: Recipe, device: str | None) -> Accelerator:
     return Accelerator(
         cpu=kind == "cpu",
         mixed_precision="bf16" if fast == torch.bfloat16 else "no",
+        log_with="tensorboard",
+        project_dir=output,
         # Others wait while one process makes the samples or measures more than the others.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=24))],
     )
@@ -105,9 +107,11 @@ def _samples(
         return shards
     root = output / SHARDS
     if recipe.scenes and accelerator.is_main_process:
-        from difix3d_ns.training.recipe_samples import make_samples
+        from difix3d_ns.data.curate import curate
 
-        make_samples(recipe.scenes, root, read, console)
+        for entry in recipe.scenes:
+            scenes = (entry.scene,) if isinstance(entry.scene, str) else entry.scene
+            curate(scenes, root, entry, entry.first_seed, console=console, read=read)
     accelerator.wait_for_everyone()
     return root
 

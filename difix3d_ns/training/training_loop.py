@@ -1,4 +1,8 @@
-"""The loop that trains a system, on one process or many; everything it depends on is in its checkpoint."""
+"""The loop that trains a system, on one process or many; everything it depends on is in its checkpoint.
+
+The checkpoint is one file that is whole or not there and that nothing can be run from; accelerate's ``save_state``
+would write a folder of pickles instead.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +22,29 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object, recursively_apply, send_to_device
 from diffusers.training_utils import EMAModel
 from rich.progress import Progress
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.training.files import read_state, replace_file, write_state
-from difix3d_ns.training.journal import Journal
+from difix3d_ns.io.atomic import write_tensors, write_torch
 from difix3d_ns.training.losses import Losses
 from difix3d_ns.training.prior_recipe import Phase, Recipe
+from difix3d_ns.training.run_tracker import RunTracker
 from difix3d_ns.training.systems import System
 from difix3d_ns.training.validate import Row, measure, summarise
 from difix3d_ns.training.window import Stream, Window
 
 CHECKPOINT = "checkpoint.pt"
 BEST = "best.safetensors"
-_LONGEST_STEP = 20.0  # seconds
-_SHOWN = 4  # validation samples whose pictures are kept
+_MAX_STEP_SECONDS = 20.0
+_PICTURES = 4  # validation samples whose pictures are kept
 _LOG_STEPS = 50
 
 
 @dataclass
 class _State:
-    """Where a run is."""
+    """Progress of a run, as its checkpoint keeps it."""
 
     phase: int = 0
     step: int = 0  # of the phase
@@ -55,7 +59,7 @@ class _State:
 
 
 class _Step(nn.Module):
-    """From batch to loss: what processes share the gradients of."""
+    """The module from batch to loss, whose gradients processes share."""
 
     def __init__(self, system: System, module: nn.Module, losses: Losses):
         super().__init__()
@@ -108,11 +112,7 @@ class Run:
                 self._optimizer.load_state_dict(saved["optimizer"])
                 self._ema.load_state_dict(saved["averaged"])
                 self._ema.to(accelerator.device)
-        self._journal = (
-            Journal(output, self.state.total, self.state.history, progress.console)
-            if accelerator.is_main_process
-            else None
-        )
+        self._tracker = RunTracker(accelerator, output, self.state.total, self.state.history, progress.console)
 
     def train(self, stop_after: int | None = None) -> bool:
         """True when all phases are done; the module then holds the best weights.
@@ -136,23 +136,22 @@ class Run:
         return True
 
     def measure(self) -> dict[str, Any]:
-        """Metrics of all links on all unseen samples, with pictures; see ``summarise``. Empty without samples."""
+        """Metrics of all variants on all unseen samples, with pictures; see ``summarise``. Empty without samples."""
         if self.recipe.decides == "none":
             return {}
-        return summarise(self._compare(self._samples, self.system.links, "Measuring all links"))
+        return summarise(self._compare(self._samples, self.system.variants, "Measuring all variants"))
 
     def close(self) -> None:
         """Finish the curves."""
-        if self._journal is not None:
-            self._journal.close()
+        self._tracker.close()
 
     def _train_phase(self, phase: Phase, left: float) -> float:
-        """How many steps may still be made; -1 if none and training is not done."""
+        """Train a phase; returns how many steps may still be made, -1 if none and training is not done."""
         state = self.state
         task = self.progress.add_task(f"Training {', '.join(phase.modules)}", total=1.0)
         saved = time.monotonic()
         recent: list[tuple[float, float, float]] = []
-        while (done := self._agreed(self._done(phase))) < 1:
+        while (done := self._of_first_process(self._done(phase))) < 1:
             if state.step % self.recipe.validate_steps == 0 and state.validated != state.step and self._validate(phase):
                 break
             if left <= 0:
@@ -162,7 +161,7 @@ class Run:
             recent.append(self._one_step(phase, done))
             state.step, state.total, left = state.step + 1, state.total + 1, left - 1
             # A machine that slept or a stopped process did not train.
-            state.elapsed += min(time.monotonic() - start, _LONGEST_STEP)
+            state.elapsed += min(time.monotonic() - start, _MAX_STEP_SECONDS)
             if state.step % _LOG_STEPS == 0:
                 self._log(recent, done)
                 recent = []
@@ -175,15 +174,15 @@ class Run:
         return left
 
     def _done(self, phase: Phase) -> float:
-        """In [0, 1], by steps or by time, whichever is further."""
+        """Share of a phase that is done, by steps or by time, whichever is further."""
         done = self.state.step / phase.steps
         if self.recipe.max_time:
             share = phase.share / sum(other.share for other in self.recipe.phases)
             done = max(done, self.state.elapsed / (60 * self.recipe.max_time * share))
         return done
 
-    def _agreed(self, value: float) -> float:
-        """The first process' value: clocks differ."""
+    def _of_first_process(self, value: float) -> float:
+        """The first process' value, for all: clocks differ."""
         if self.accelerator.num_processes == 1 or not self.recipe.max_time:
             return value
         return float(broadcast(torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)))
@@ -218,7 +217,7 @@ class Run:
         self._save()
 
     def _one_step(self, phase: Phase, done: float) -> tuple[float, float, float]:
-        """Loss, norm of the gradient before clipping, learning rate."""
+        """Make a step; returns loss, norm of the gradient before clipping, learning rate."""
         recipe, accelerator = self.recipe, self.accelerator
         fall = phase.end + (1 - phase.end) * 0.5 * (1 + math.cos(math.pi * done))
         rate = phase.learning_rate * min(1.0, (self.state.step + 1) / max(1, phase.warmup)) * fall
@@ -241,7 +240,7 @@ class Run:
         return sum(losses) / len(losses), norm, rate
 
     def _backward(self, phase: Phase, part: int) -> float:
-        """Mean loss of all processes."""
+        """Add the gradients of a batch; returns the mean loss of all processes."""
         recipe, accelerator = self.recipe, self.accelerator
         place = [recipe.seed, self.state.phase, self.state.step, part, accelerator.process_index]
         seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]) >> 1
@@ -253,25 +252,25 @@ class Run:
         loss = self._model(batch, phase, self.state.step)
         values = accelerator.gather(loss.detach().float().reshape(1))
         if not bool(values.isfinite().all()):
-            self._give_up("loss", self._culprits(keys, batch, phase) if not bool(loss.isfinite()) else [])
+            self._give_up("loss", self._not_finite(keys, batch, phase) if not bool(loss.isfinite()) else [])
         accelerator.backward(loss / recipe.accumulate)
         return float(values.mean())
 
     @torch.no_grad()
-    def _culprits(self, keys: list[str], batch: Any, phase: Phase) -> list[str]:
-        """Those whose own loss is not finite; all of them if each alone is."""
+    def _not_finite(self, keys: list[str], batch: Any, phase: Phase) -> list[str]:
+        """Keys of samples whose own loss is not finite; all of them if each alone is."""
         step = _Step(self.system, self.module, self._losses)
         alone = [recursively_apply(lambda tensor, i=i: tensor[i : i + 1], batch) for i in range(len(keys))]
         losses = [step(one, phase, self.state.step) for one in alone]
         return [key for key, loss in zip(keys, losses, strict=True) if not bool(loss.isfinite())] or keys
 
     def _give_up(self, what: str, keys: list[str]) -> None:
-        """The state of now may be what went wrong: the checkpoint before it stays."""
+        """End the run; the state of now may be what went wrong: the checkpoint before it stays."""
         keys = sorted(set(gather_object(keys)))
         good = self.output / "last_good"
         if self.accelerator.is_main_process:
             best = self.output / BEST
-            saved = load_file(best) if best.is_file() else read_state(self.output / CHECKPOINT)["module"]
+            saved = load_file(best) if best.is_file() else _read(self.output / CHECKPOINT)["module"]
             self._fill_in(saved, self.output)
             good.mkdir(exist_ok=True)
             self.system.save(self.module, good)
@@ -298,27 +297,26 @@ class Run:
                 self._save_best(value)
         state.best, state.stale = (value, 0) if better else (state.best, state.stale + 1)
         state.validated = state.step
-        if self._journal is not None:
-            row = {"phase": state.phase, "step": state.step, "watch": phase.watch, **means, "best": better}
-            self._journal.validation(state.total, row)
-            self._say(f"{recipe.decides} {value:.4f} on unseen scenes{', the best so far' if better else ''}")
+        row = {"phase": state.phase, "step": state.step, "watch": phase.watch, **means, "best": better}
+        self._tracker.log("validations", row, state.total)
+        self._print(f"{recipe.decides} {value:.4f} on unseen scenes{', the best so far' if better else ''}")
         if better:
             self._save()
         return 0 < recipe.patience <= state.stale
 
-    def _compare(self, samples: Sequence[Sample], links: Sequence[str], title: str) -> list[Row]:
-        """Rows of all processes, with pictures of the first few in the journal."""
+    def _compare(self, samples: Sequence[Sample], variants: Sequence[str], title: str) -> list[Row]:
+        """Rows of all processes, with pictures of the first few samples tracked."""
         fixers = self.system.fixers(self.module)
         task = self.progress.add_task(title, total=len(samples))
-        shown = list(samples[:_SHOWN])
+        shown = list(samples[:_PICTURES])
 
         def advance(sample: Sample, pictures: dict[str, Tensor]) -> None:
             self.progress.advance(task)
-            if self._journal is not None and any(sample is one for one in shown):
-                row = [sample.request.image, *(pictures[link] for link in links[-1:]), sample.truth]
-                self._journal.picture(self.state.total, f"before | after | truth/{sample.key}", row)
+            if any(sample is one for one in shown):
+                row = [sample.request.image, *(pictures[name] for name in variants[-1:]), sample.truth]
+                self._tracker.picture(f"before | after | truth/{sample.key}", row, self.state.total)
 
-        rows = measure(samples, {link: fixers[link] for link in links}, advance)
+        rows = measure(samples, {name: fixers[name] for name in variants}, advance)
         self.progress.remove_task(task)
         return gather_object(rows)
 
@@ -335,7 +333,7 @@ class Run:
     def _save_best(self, value: float) -> None:
         tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in self._trained.items()}
         notes = {"format": "pt", self.recipe.decides: str(value), "step": str(self.state.total)}
-        replace_file(self.output / BEST, lambda path: save_file(tensors, path, notes))
+        write_tensors(self.output / BEST, tensors, notes)
 
     def _load_best(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -350,7 +348,7 @@ class Run:
                 parameter.copy_(tensors[name])
 
     def _parameters(self, names: Iterable[str]) -> dict[str, nn.Parameter]:
-        """Of some parts, by their full names."""
+        """Parameters of some parts, by their full names."""
         parts = {name: list(parameters) for name, parameters in self.system.parts(self.module).items()}
         names = set(names)
         if unknown := sorted(names - set(parts)):
@@ -359,7 +357,7 @@ class Run:
         return {name: parameter for name, parameter in self.module.named_parameters() if id(parameter) in wanted}
 
     def _fill(self, stream: Stream) -> Window:
-        """All samples if they fit in every process, else the window where the run is."""
+        """Prepare all samples if they fit in every process, else the window where the run is."""
         state, recipe = self.state, self.recipe
         task = self.progress.add_task(f"Preparing {stream.share} samples", total=stream.share)
         window = Window(stream, recipe.memory, recipe.workers, lambda: self.progress.advance(task))
@@ -369,24 +367,23 @@ class Run:
             state.window = min(gather_object([len(window)]))
             window.shrink(state.window)
             share = "" if whole else f", {len(window)} of {stream.share} at a time"
-            self._say(f"the samples are streamed through {recipe.memory} GiB{share}")
+            self._print(f"the samples are streamed through {recipe.memory} GiB{share}")
         self.progress.update(task, total=len(window), completed=len(window))
         return window
 
     def _first_sample(self) -> int:
-        """Of the window: every sample is drawn ``reuse`` times on average."""
+        """Number of the window's first sample: every sample is drawn ``reuse`` times on average."""
         return int(self.state.total * self.recipe.batch * self.recipe.accumulate / self.recipe.reuse)
 
     def _log(self, recent: list[tuple[float, float, float]], done: float) -> None:
-        if self._journal is None:
-            return
         loss, norm, rate = (sum(values) / len(recent) for values in zip(*recent, strict=True))
         place = {"phase": self.state.phase, "step": self.state.step}
-        self._journal.loss(self.state.total, {**place, "loss": loss, "gradient": norm, "learning_rate": rate})
+        row = {**place, "loss": loss, "gradient": norm, "learning_rate": rate}
+        self._tracker.log("losses", row, self.state.total)
         if not self.progress.console.is_terminal and self.state.step % (4 * _LOG_STEPS) == 0:  # a log shows no bar
-            self._say(f"loss {loss:.4f}, {done:.0%} done")
+            self._print(f"loss {loss:.4f}, {done:.0%} done")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         if self.accelerator.is_main_process:
             place = f"phase {self.state.phase + 1}, step {self.state.step}"
             self.progress.console.print(f"{place}: {text}", highlight=False, soft_wrap=True)
@@ -404,18 +401,17 @@ class Run:
             "optimizer": self._optimizer.state_dict() if unfinished else {},
         }
         try:
-            write_state(self.output / CHECKPOINT, content)
+            write_torch(self.output / CHECKPOINT, content)
         except OSError as error:
-            self._say(f"the checkpoint could not be saved, training goes on: {error}. Free some space.")
-        if self._journal is not None:
-            self._journal.save()
+            self._print(f"the checkpoint could not be saved, training goes on: {error}. Free some space.")
+        self._tracker.save()
 
     def _resume(self) -> dict[str, Any] | None:
         path = self.output / CHECKPOINT
         if not path.is_file():
             return None
         try:
-            saved = read_state(path)
+            saved = _read(path)
             recipe, state = json.loads(saved["recipe"]), _State(**saved["state"])
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise UserError(f"{path} is damaged ({error}): delete it to train from the start") from error
@@ -427,7 +423,12 @@ class Run:
         self._fill_in(saved["module"], path)
         if state.data != self.state.data:
             state.data = self.state.data
-            self._say("there are other samples than when this run began")
+            self._print("there are other samples than when this run began")
         self.state = state
-        self._say(f"going on from {path}")
+        self._print(f"going on from {path}")
         return saved
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint on the CPU; nothing in the file can run."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)

@@ -1,23 +1,41 @@
-"""What fixers are worth on scenes that were not trained on."""
+"""Metrics of fixers on scenes that were not trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from difix3d_ns.data.shards import Sample, read_shards, read_sidecar
+from difix3d_ns.data.shards import Sample, keys_of, read_shards
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
-from difix3d_ns.priors.base import Fixer
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 
 Metrics = dict[str, float]
 
 
+class LimitReferences:
+    """A fixer that is shown only the first references of each request, to measure the gain by photographs.
+
+    Args:
+        fixer: which.
+        count: how many references.
+    """
+
+    def __init__(self, fixer: Fixer, count: int):
+        self._fixer, self._count = fixer, count
+        self.trained_references, self.generative = fixer.trained_references, fixer.generative
+
+    def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
+        """Repair a batch (contract of ``Fixer``)."""
+        return self._fixer.fix([replace(r, references=r.references[: self._count]) for r in requests])
+
+
 class Row(NamedTuple):
-    """One sample."""
+    """Metrics of one sample."""
 
     scene: str
     strategy: str
@@ -25,8 +43,8 @@ class Row(NamedTuple):
 
 
 def choose_samples(shards: Sequence[Path], count: int, rank: int = 0, processes: int = 1) -> list[Sample]:
-    """Samples spread evenly over all shards, this process' share of them."""
-    keys = [(shard, key) for shard in shards for key in read_sidecar(shard.with_suffix(".json"))["keys"]]
+    """Read evenly spaced samples of all shards, this process' share of them."""
+    keys = [(shard, key) for shard in shards for key in keys_of(shard)]
     count = min(count, len(keys))
     chosen = [keys[i * len(keys) // count] for i in range(count)][rank::processes]
     wanted = {key for _, key in chosen}

@@ -1,4 +1,4 @@
-"""The prepared samples a process draws from: all of them if they fit into memory, else a sliding window."""
+"""Prepared samples that a process draws from: all of them if they fit into memory, else a sliding window."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from accelerate.utils import recursively_apply
-from torch import Generator, Tensor
+from torch import Generator
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from difix3d_ns.data.shards import Sample, read_shards, read_sidecar
+from difix3d_ns.data.shards import Sample, keys_of, read_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.training.crops import integer
 
@@ -21,21 +21,21 @@ Prepare = Callable[[Sample], Any]
 
 
 class Stream(IterableDataset):
-    """Endlessly one epoch after the other, each in another order of the shards: this process' share of the samples.
+    """This process' share of the samples, one epoch after the other without end, each in another order of the shards.
 
     Sample number n of process r of P is number n * P + r of all. The order does not depend on the number of workers.
 
     Args:
         shards: of the split.
-        prepare: what is made of a sample.
+        prepare: reduces a sample to what is kept of it.
         seed: of the orders.
-        rank, processes: which share.
+        rank, processes: share number ``rank`` of so many.
     """
 
     def __init__(self, shards: Sequence[Path], prepare: Prepare, seed: int, rank: int = 0, processes: int = 1):
         self._shards, self._prepare, self._seed = list(shards), prepare, seed
         self._rank, self._processes = rank, processes
-        self._counts = [len(read_sidecar(shard.with_suffix(".json"))["keys"]) for shard in shards]
+        self._counts = [len(keys_of(shard)) for shard in shards]
         self.total = sum(self._counts)
         """Samples of an epoch, of all processes."""
         self.start = 0
@@ -44,7 +44,7 @@ class Stream(IterableDataset):
 
     @property
     def fingerprint(self) -> str:
-        """Which samples there are."""
+        """Hash of the names and sizes of all shards."""
         names = [f"{shard.parent.name}/{shard.name} {n}" for shard, n in zip(self._shards, self._counts, strict=True)]
         return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
@@ -106,14 +106,14 @@ class Window:
         return len(self._samples)
 
     def fill(self, first: int = 0, count: int | None = None) -> bool:
-        """Begin anew at a sample.
+        """Begin again at a sample.
 
         Args:
             first: its number.
             count: how many to hold; None for as many as fit.
 
         Returns:
-            Whether it holds all samples of this process.
+            True if it holds all samples of this process.
         """
         self.first = first
         self._samples.clear()
@@ -138,7 +138,7 @@ class Window:
         self._next = self._stream.from_sample(self.first + len(self), self._workers)
 
     def slide(self, first: int) -> None:
-        """Leave out what comes before a sample and take in as many new ones."""
+        """Drop the samples before one and take in as many new ones."""
         while self.first < first:
             self._samples.append(next(self._next))
             self._samples.popleft()
@@ -156,10 +156,5 @@ def _unchanged(item: Any) -> Any:
 
 def _bytes(prepared: Any) -> int:
     sizes: list[int] = []
-
-    def measure(tensor: Tensor) -> Tensor:
-        sizes.append(tensor.numel() * tensor.element_size())
-        return tensor
-
-    recursively_apply(measure, prepared)
+    recursively_apply(lambda tensor: sizes.append(tensor.nbytes), prepared)
     return sum(sizes)

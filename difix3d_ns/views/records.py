@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.io.atomic import write_bytes
 
 LONG_SIDE = 640
 """pixels of a recorded picture, at most: enough to judge a fix; 64 views take some 15 MB"""
@@ -116,14 +116,8 @@ class FixRecords:
         content = io.BytesIO()
         Image.fromarray(record.panels).save(content, "JPEG", quality=_QUALITY, comment=json.dumps(numbers).encode())
         path = self.folder / f"round-{record.round:02d}_target-{record.target:03d}.jpg"
-        part = path.with_suffix(".part")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content.getvalue())
-            os.replace(part, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            write_bytes(path, content.getvalue())
 
     def read(self) -> list[FixRecord]:
         """Read all readable records, by round and target."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from difix3d_ns.io.atomic import remove_unfinished, write_bytes, write_json
 from difix3d_ns.views.view import PackedView, decode, encode
 
 PoolState = Sequence[tuple[str, int]]
@@ -19,8 +19,7 @@ class Store:
     """Reader and writer of one folder.
 
     ``view_G.safetensors`` is the view taken at generation G and never changes; ``checkpoint_N.json`` lists the views
-    the pool held when checkpoint N was made. Everything is written to a temporary name, flushed to the disk and
-    renamed, so that an interruption leaves old or new, never half.
+    the pool held when checkpoint N was made. An interruption leaves old or new, never half.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,8 +32,7 @@ class Store:
             OSError: it cannot be made or written; the message names it. A full disk is none: that may change.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.write("writable.json", b"{}")
+            write_json(self.folder / "writable.json", {})
             (self.folder / "writable.json").unlink()
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -52,7 +50,7 @@ class Store:
 
     def write_view(self, view: PackedView, generation: int) -> None:
         """Write a view; a failure, for instance on a full disk, leaves nothing behind. Raises OSError."""
-        self.write(self.path(generation).name, encode(view))
+        write_bytes(self.path(generation), encode(view))
 
     def read_view(self, key: str, generation: int) -> PackedView:
         """Read a view. Raises ValueError naming the file if it is missing or damaged."""
@@ -67,7 +65,7 @@ class Store:
 
     def keep(self, state: PoolState, checkpoint: int) -> None:
         """Remember what a checkpoint needs. Raises OSError."""
-        self.write(self._list(checkpoint), json.dumps(state).encode())
+        write_json(self.folder / self._list(checkpoint), state)
 
     def kept(self) -> dict[int, PoolState]:
         """Return what each checkpoint needs, by its number; unreadable lists are left out."""
@@ -91,11 +89,10 @@ class Store:
         return f"checkpoint_{checkpoint:08d}.json"
 
     def delete_views(self, keep: set[int]) -> None:
-        """Delete all views but these, and temporary files left over by an interruption."""
+        """Delete all views but these, and unfinished files left by an interruption."""
         for generation in self.generations() - keep:
             self._delete(self.path(generation))
-        for path in self.folder.glob("*.partial"):
-            self._delete(path)
+        remove_unfinished(self.folder)
 
     def delete_view(self, generation: int) -> None:
         """Delete a view's file, if it is there."""
@@ -105,26 +102,6 @@ class Store:
         """Return the generations of all view files, readable or not."""
         numbers = (path.stem.removeprefix("view_") for path in self.folder.glob("view_*.safetensors"))
         return {int(number) for number in numbers if number.isdigit()}
-
-    def write(self, name: str, content: bytes) -> None:
-        """Write a file completely or not at all. Raises OSError."""
-        path, partial = self.folder / name, self.folder / f"{name}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
-        if hasattr(os, "O_DIRECTORY"):  # the rename itself must survive a power cut; Windows has no such call
-            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
     @staticmethod
     def _delete(path: Path) -> None:

@@ -53,7 +53,7 @@ def start(output: Path, *scenes: str, flags: tuple[str, ...] = ()) -> subprocess
 
 
 def wait_for_a_sidecar(output: Path, done) -> None:
-    while not list(output.glob("train/*/*.json")):
+    while not list(output.glob("train/*/[!.]*.json")):
         assert not done(), "it ended before anything was written"
         time.sleep(0.01)
 
@@ -95,7 +95,7 @@ def test_what_is_missing_is_made_again_and_nothing_else(made, tmp_path):
     folder = tmp_path / "set/train" / NAME
     (folder / "full_50.json").unlink()  # as if it had been killed between the shard and its list
     (folder / "half_b.tar").unlink()
-    (folder / "half_b.tar.part").write_bytes(b"half a shard")
+    (folder / ".half_b.1234abcd.part.tar").write_bytes(b"half a shard")
     untouched = (folder / "full.tar").stat().st_mtime_ns
     curate([SCENE], tmp_path / "set", OPTIONS)
     assert contents(tmp_path / "set") == contents(made[0])
@@ -136,7 +136,7 @@ def test_two_workers_share_the_scenes(made, tmp_path):
     workers = [start(tmp_path, *order, flags=flags) for order in (scenes, scenes)]
     seen: dict[Path, int] = {}
     while any(worker.poll() is None for worker in workers):
-        for path in tmp_path.glob("train/*/*.tar"):
+        for path in tmp_path.glob("train/*/[!.]*.tar"):
             assert seen.setdefault(path, path.stat().st_ino) == path.stat().st_ino  # written once
         time.sleep(0.02)
     for worker in workers:

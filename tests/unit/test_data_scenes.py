@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from difix3d_ns.data.capture import procedural_capture, spread, thinned
+from difix3d_ns.data.capture import evenly_spaced, procedural_capture, thinned
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.data.procedural import photograph_world, training_world, write_views
 from difix3d_ns.data.procedural.dataset import structure_points
@@ -299,5 +299,5 @@ def test_dense_captures_are_thinned():
     assert {few.train[0], few.train[-1]} == {capture.train[0], capture.train[-1]}
     assert "--views" in few.notes[0]
     assert thinned(capture, 100) is capture
-    assert spread(10, 4) == [0, 3, 6, 9]
-    assert spread(3, 40) == [0, 1, 2]
+    assert evenly_spaced(10, 4) == [0, 3, 6, 9]
+    assert evenly_spaced(3, 40) == [0, 1, 2]

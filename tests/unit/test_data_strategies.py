@@ -11,7 +11,7 @@ from difix3d_ns.data.capture import procedural_capture
 from difix3d_ns.data.cycle import seen_from_beside
 from difix3d_ns.data.options import STRATEGIES
 from difix3d_ns.data.reconstruct import Schedule, _similarity, reconstruct
-from difix3d_ns.data.samples import WORTHLESS, UnitSamples
+from difix3d_ns.data.samples import MIN_PSNR, UnitSamples
 from difix3d_ns.data.strategies import Plan, Unit, make_units, plans, steps_of
 
 SCHEDULE = Schedule(80, max_gaussians=800)
@@ -170,7 +170,7 @@ def test_the_cycle_goes_beside_the_path_and_comes_back(capture, units):
     )
 
     found, made = samples(capture, units["cycle"])
-    assert [int(sample.key[-4:]) for sample in made] == [v for v in capture.train if found.scores[v] >= WORTHLESS]
+    assert [int(sample.key[-4:]) for sample in made] == [v for v in capture.train if found.scores[v] >= MIN_PSNR]
     assert len(made) >= 4
     for sample in made:
         view = int(sample.key[-4:])
@@ -203,7 +203,7 @@ def test_worthless_renders_are_dropped_and_samples_limited(capture, units):
     inverted = replace(capture, images=[1 - image for image in capture.images])
     found, made = samples(inverted, units["full"]._replace(splat=empty))
     assert len(found.scores) == len(capture.test)
-    assert len(made) == sum(score >= WORTHLESS for score in found.scores.values()) < len(capture.test)
+    assert len(made) == sum(score >= MIN_PSNR for score in found.scores.values()) < len(capture.test)
     assert len(samples(capture, units["full"], most=3)[0].poses) == 3
     assert samples(capture, units["full"]._replace(poses=[]))[1] == []
 

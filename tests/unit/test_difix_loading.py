@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("difix3d_ns.priors.published.prompt.save_file", refuse)
+    monkeypatch.setattr("difix3d_ns.priors.published.prompt.write_tensors", refuse)
     agrees(official, load(folder))
     assert not (folder / "prompt_embedding.safetensors").exists()
 

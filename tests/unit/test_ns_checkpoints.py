@@ -59,11 +59,11 @@ def test_full_disk_changes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_full_disk_while_torch_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = _files(folder.parent)
-    opened = os.fdopen
+    opened = Path.open
 
     class Full:
-        def __init__(self, descriptor: int, mode: str) -> None:
-            self.file = opened(descriptor, mode)
+        def __init__(self, path: Path, mode: str) -> None:
+            self.file = opened(path, mode)
 
         def __enter__(self) -> Full:
             return self
@@ -77,7 +77,7 @@ def test_full_disk_while_torch_writes(folder: Path, monkeypatch: pytest.MonkeyPa
         def flush(self) -> None:
             self.file.flush()
 
-    monkeypatch.setattr(os, "fdopen", Full)
+    monkeypatch.setattr(Path, "open", lambda path, mode: Full(path, mode))
     with pytest.raises(OSError, match="No space left on device"):
         checkpoints.save(_state(2), folder, 2)
     monkeypatch.undo()
@@ -111,7 +111,7 @@ def test_interrupt_while_saving_leaves_the_old_one(folder: Path, monkeypatch: py
 
 
 def test_leftovers_of_a_kill_are_removed_and_never_read(folder: Path) -> None:
-    leftover = folder.parent / ".saving-abc.ckpt"  # what kill -9 in the middle of a save leaves
+    leftover = folder.parent / ".step-000000002.1234abcd.part.ckpt"  # what kill -9 in the middle of a save leaves
     leftover.write_bytes(b"half")
     assert checkpoints.checkpoint_steps(folder) == [1]
     checkpoints.save(_state(2), folder, 2)

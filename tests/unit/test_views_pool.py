@@ -353,10 +353,10 @@ def test_pruning_keeps_what_kept_checkpoints_need_and_bounds_the_disk(tmp_path):
             for s in keep:
                 assert len(restored(tmp_path, s, 5)) == len(s)
         assert len(view_files(tmp_path)) <= 15
-    (tmp_path / "view_00000077.safetensors.partial").write_bytes(b"half")
+    (tmp_path / ".view_00000077.1234abcd.part.safetensors").write_bytes(b"half")
     pool.prune([])
     assert len(view_files(tmp_path)) == len(pool)
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def filled(folder):
@@ -397,7 +397,7 @@ def test_a_damaged_view_is_named_and_left_out(tmp_path, capsys, harm):
 
 def test_leftovers_of_an_interrupted_write_do_no_harm(tmp_path, capsys):
     state = filled(tmp_path)
-    (tmp_path / "view_00000005.safetensors.partial").write_bytes(b"\x10\0\0")
+    (tmp_path / ".view_00000005.1234abcd.part.safetensors").write_bytes(b"\x10\0\0")
     (tmp_path / "checkpoint_00000099.json").write_text("nonsense")
     pool = restored(tmp_path, state, 6)
     assert len(pool) == 5
@@ -405,7 +405,7 @@ def test_leftovers_of_an_interrupted_write_do_no_harm(tmp_path, capsys):
     pool.put(view(9))
     pool.state(200)
     pool.prune([200])
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))
     assert not (tmp_path / "checkpoint_00000099.json").exists()
 
 
@@ -447,7 +447,7 @@ def test_a_full_disk_keeps_views_in_memory_and_saves_them_later(tmp_path, capsys
     message = capsys.readouterr().out
     assert message.count("Notice") == 1
     assert str(tmp_path) in message
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))
     # Room again: the next checkpoint has everything.
     monkeypatch.setattr(os, "fsync", honest)
     again = restored(tmp_path, pool.state(0), 8)

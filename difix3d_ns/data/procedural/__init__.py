@@ -1,6 +1,6 @@
 """Generated scenes with exactly known truth: for the demo, for training a fixer, for testing geometry."""
 
-from difix3d_ns.data.procedural.dataset import View, photograph_world, write_scene, write_views
+from difix3d_ns.data.procedural.dataset import View, photograph_world, write_views
 from difix3d_ns.data.procedural.demo_scene import demo_scene, demo_world, photographs
 from difix3d_ns.data.procedural.worlds import World, training_world
 
@@ -12,6 +12,5 @@ __all__ = [
     "photograph_world",
     "photographs",
     "training_world",
-    "write_scene",
     "write_views",
 ]

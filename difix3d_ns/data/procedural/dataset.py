@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,14 @@ from difix3d_ns.data.procedural.ray_caster import render, to_photograph
 from difix3d_ns.data.procedural.trajectories import pinhole, views_along
 from difix3d_ns.data.procedural.worlds import World
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.io.atomic import write_text
 
-_CLOSEST = 0.25  # metres: nobody photographs a wall from nearer than that
+_MIN_DISTANCE = 0.25  # metres: nobody photographs a wall from nearer than that
 
 
 @dataclass(frozen=True)
 class View:
-    """A photograph and the truth about it."""
+    """A photograph with its true depth."""
 
     camera: Pinhole
     image: Tensor  # [H, W, 3] sRGB in [0, 1]
@@ -58,7 +58,7 @@ def photograph_world(
         test_views: how many are held out.
         beyond: share of these that lies a bit beyond the training views instead of between them.
         exposure_change: standard deviation of log2 exposure between views; white balance changes by a quarter of it.
-        label: what the progress bar says; None for no bar.
+        label: of the progress bar; None for no bar.
     """
     volumes = BoundingVolumes.build(world.scene)
     views = []
@@ -69,7 +69,7 @@ def photograph_world(
         colour, depth = render(world.scene, camera, 2, volumes)
         if exposure is None:  # a camera would meter the first view and keep its setting
             exposure = 0.2 / max(float(colour.mean(-1).median()), 1e-3)
-        if depth[depth > 0].min() < _CLOSEST:
+        if depth[depth > 0].min() < _MIN_DISTANCE:
             continue
         gain = exposure * 2.0 ** (exposure_change * rng.normal())
         balance = 2.0 ** (0.25 * exposure_change * rng.normal(size=3))
@@ -200,40 +200,8 @@ def write_views(
         "val_filenames": names[False],
         "test_filenames": names[False],
     }
-    temporary = output / "transforms.json.tmp"
-    temporary.write_text(json.dumps(transforms, indent=1))
-    os.replace(temporary, output / "transforms.json")
+    write_text(output / "transforms.json", json.dumps(transforms, indent=1))
     return output
-
-
-def write_scene(
-    world: World,
-    output: Path,
-    seed: int = 0,
-    *,
-    width: int = 480,
-    height: int = 320,
-    train_views: int = 9,
-    test_views: int = 10,
-    beyond: float = 0.2,
-    exposure_change: float = 0.0,
-    points: int = 2000,
-    image_format: str = "jpg",
-    depths: bool = False,
-) -> Path:
-    """Photograph a world and write it as a nerfstudio dataset; see ``photograph_world`` and ``write_views``."""
-    rng = np.random.default_rng([3, seed])
-    views = photograph_world(
-        world,
-        rng,
-        width=width,
-        height=height,
-        train_views=train_views,
-        test_views=test_views,
-        beyond=beyond,
-        exposure_change=exposure_change,
-    )
-    return write_views(views, output, rng, points=points, image_format=image_format, depths=depths)
 
 
 def save_image(image: Tensor, path: Path) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from difix3d_ns.data.procedural import furniture
-from difix3d_ns.data.procedural.dataset import photograph_world, save_image, write_scene
+from difix3d_ns.data.procedural.dataset import photograph_world, save_image, write_views
 from difix3d_ns.data.procedural.ray_scene import SceneBuilder
 from difix3d_ns.data.procedural.trajectories import arc
 from difix3d_ns.data.procedural.worlds import World
 
-_STEADY = 0.05  # metres of jitter: photographs and held-out views look at the same part of the room
+_STEADY = 0.05  # metres of jitter: photographs and held-out views show the same part of the room
 _DEMO_STREAM = 2  # training scenes draw from another random stream, so seeds can never meet
 
 
@@ -75,21 +75,22 @@ def demo_scene(
     """Write the demo scene as a nerfstudio dataset; returns ``output``.
 
     Sparse training views some 20 degrees apart, and held-out views between them, as in the usual sparse captures:
-    where no photograph looks, half of the error would come from 6 % of the pixels, and no method could mend it.
+    where no photograph sees, half of the error would come from 6 % of the pixels, and no method could repair it.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    return write_scene(
+    rng = np.random.default_rng([3, seed])
+    views = photograph_world(
         replace(demo_world(seed), spread=_STEADY),
-        Path(output),
-        seed,
+        rng,
         width=width,
         height=height,
         train_views=train_views,
         test_views=test_views,
         beyond=0.0,
     )
+    return write_views(views, Path(output), rng)
 
 
 def photographs(output: Path, seed: int = 0, count: int = 32, width: int = 960, height: int = 640) -> Path:

@@ -55,7 +55,7 @@ def books(b: SceneBuilder, start, along, length: float, depth=0.2, height=0.26) 
 
 
 def shelf(b: SceneBuilder, at, yaw=0.0, size=(1.2, 0.3, 1.8), boards=4) -> None:
-    """A book case; its front looks towards -y before ``yaw``."""
+    """A book case; its front faces -y before ``yaw``."""
     wood = b.texture("wood")
     at, turn = np.asarray(at, float), _turn(yaw)
     w, d, h = size
@@ -161,7 +161,7 @@ def floor_lamp(b: SceneBuilder, at, height=1.6) -> None:
 
 
 def wall_picture(b: SceneBuilder, centre, size, outward, texture: int) -> None:
-    """A framed picture on a wall that looks along ``outward`` (a horizontal unit vector)."""
+    """A framed picture on a wall that faces ``outward`` (a horizontal unit vector)."""
     outward = np.asarray(outward, float)
     yaw = float(np.arctan2(outward[1], outward[0]) + np.pi / 2)
     w, h = size

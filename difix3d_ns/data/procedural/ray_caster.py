@@ -216,7 +216,7 @@ def _texel(texture, level, u, v):
 
 
 @njit(fastmath=True, cache=True)
-def _look_up_sky(sky, dx, dy, dz):
+def _sky_colour(sky, dx, dy, dz):
     height, width = sky.shape[0], sky.shape[1]
     y = math.acos(max(-1.0, min(1.0, dz))) / math.pi * height - 0.5
     x = (math.atan2(dy, dx) / (2 * math.pi) + 0.5) * width - 0.5
@@ -232,6 +232,18 @@ def _look_up_sky(sky, dx, dy, dz):
         wa * a[1] + wb * b[1] + wc * c[1] + wd * d[1],
         wa * a[2] + wb * b[2] + wc * c[2] + wd * d[2],
     )
+
+
+@njit(fastmath=True, cache=True)
+def _ray(lens, pose, column, row):
+    """Unit direction in the world of the ray through a place in the picture, and its share along the optical axis."""
+    x, y = (column - lens[2]) / lens[0], (row - lens[3]) / lens[1]
+    norm = math.sqrt(x * x + y * y + 1)
+    x, y, z = x / norm, y / norm, 1 / norm
+    dx = pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z
+    dy = pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z
+    dz = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z
+    return dx, dy, dz, z
 
 
 @njit(fastmath=True, cache=True, parallel=True)
@@ -261,26 +273,16 @@ def _render(
     for row in prange(height):
         stack = np.empty(128, np.int32)
         for column in range(width):
-            x, y = (column + 0.5 - lens[2]) / lens[0], (row + 0.5 - lens[3]) / lens[1]
-            norm = math.sqrt(x * x + y * y + 1)
-            x, y, z = x / norm, y / norm, 1 / norm
-            dx = pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z
-            dy = pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z
-            dz = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z
+            dx, dy, dz, z = _ray(lens, pose, column + 0.5, row + 0.5)
             t, i = _trace(bounds, children, order, kinds, shapes, stack, ox, oy, oz, dx, dy, dz, _FAR, False)
             if i >= 0:
                 depth[row, column, 0] = t * z
             for k in range(samples * samples):
                 sx, sy = (k % samples + 0.5) / samples, (k // samples + 0.5) / samples
-                x, y = (column + sx - lens[2]) / lens[0], (row + sy - lens[3]) / lens[1]
-                norm = math.sqrt(x * x + y * y + 1)
-                x, y, z = x / norm, y / norm, 1 / norm
-                dx = pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z
-                dy = pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z
-                dz = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z
+                dx, dy, dz, _ = _ray(lens, pose, column + sx, row + sy)
                 t, i = _trace(bounds, children, order, kinds, shapes, stack, ox, oy, oz, dx, dy, dz, _FAR, False)
                 if i < 0:
-                    r, g, b = _look_up_sky(sky, dx, dy, dz)
+                    r, g, b = _sky_colour(sky, dx, dy, dz)
                     colour[row, column, 0] += r
                     colour[row, column, 1] += g
                     colour[row, column, 2] += b
@@ -350,7 +352,7 @@ def _render(
                 if m[7] > 0:
                     mirror = 0.04 + 0.5 * m[7] * (1 + facing) ** 4
                     rx, ry, rz = dx - 2 * facing * nx, dy - 2 * facing * ny, dz - 2 * facing * nz
-                    sr, sg, sb = _look_up_sky(sky, rx, ry, abs(rz))
+                    sr, sg, sb = _sky_colour(sky, rx, ry, abs(rz))
                     glow = mirror * m[7] * open_sky
                     r, g, b = (
                         r + glow * sr * ambient[0, 0],

@@ -10,7 +10,6 @@ from difix3d_ns.data.procedural.sample_pictures import Split
 from difix3d_ns.data.procedural.textures import SIZE, make_sky, make_texture
 
 QUAD, DISC, LEAF, SPHERE, CYLINDER = range(5)
-Vector = tuple[float, float, float] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,13 @@ class SceneBuilder:
         c, s = np.cos(yaw), np.sin(yaw)
         x, y, z = np.array([c, s, 0]) * size[0], np.array([-s, c, 0]) * size[1], np.array([0, 0, float(size[2])])
         o = np.asarray(centre, float)
-        look = {"metres": metres, "tint": tint, "gloss": gloss}
-        self.quad(o - x / 2 - y / 2 + z / 2, x, -z, texture if front is None else front, **look | self._once(front))
-        self.quad(o + x / 2 + y / 2 + z / 2, -x, -z, texture, **look)
-        self.quad(o - x / 2 + y / 2 + z / 2, -y, -z, texture, **look)
-        self.quad(o + x / 2 - y / 2 + z / 2, y, -z, texture, **look)
-        self.quad(o - x / 2 + y / 2 + z / 2, x, -y, texture, **look)
-        self.quad(o - x / 2 - y / 2 - z / 2, x, y, texture, **look)
+        surface = {"metres": metres, "tint": tint, "gloss": gloss}
+        self.quad(o - x / 2 - y / 2 + z / 2, x, -z, texture if front is None else front, **surface | self._once(front))
+        self.quad(o + x / 2 + y / 2 + z / 2, -x, -z, texture, **surface)
+        self.quad(o - x / 2 + y / 2 + z / 2, -y, -z, texture, **surface)
+        self.quad(o + x / 2 - y / 2 + z / 2, y, -z, texture, **surface)
+        self.quad(o - x / 2 + y / 2 + z / 2, x, -y, texture, **surface)
+        self.quad(o - x / 2 - y / 2 - z / 2, x, y, texture, **surface)
 
     @staticmethod
     def _once(front: int | None) -> dict:
@@ -103,8 +102,8 @@ class SceneBuilder:
             u, v = side * radius, np.cross(axis, side) * radius
             for end in (a, b):
                 lid = texture if cap is None else cap
-                look = {"metres": metres, "tint": tint, "gloss": gloss} | self._once(cap)
-                self.quad(end - u - v, 2 * u, 2 * v, lid, kind=DISC, **look)
+                surface = {"metres": metres, "tint": tint, "gloss": gloss} | self._once(cap)
+                self.quad(end - u - v, 2 * u, 2 * v, lid, kind=DISC, **surface)
 
     def foliage(self, centre, radii, count, texture, *, leaf=0.12, tint=(1, 1, 1)) -> None:
         """A cloud of leaves inside an ellipsoid, denser towards its surface."""

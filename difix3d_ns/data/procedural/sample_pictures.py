@@ -40,7 +40,7 @@ def picture_names(split: Split) -> tuple[str, ...]:
 
 @functools.cache
 def picture_path(name: str) -> Path | None:
-    """Where a picture lies, or None if its package is not installed or came without it."""
+    """Path of a picture, or None if its package is not installed or came without it."""
     package, file, _, _ = PICTURES[name]
     spec = find_spec(package)  # finds the folder without importing the package
     if spec is None or not spec.submodule_search_locations:

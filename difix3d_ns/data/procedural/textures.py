@@ -273,12 +273,6 @@ def framed(image: np.ndarray, rng: Generator | None = None) -> np.ndarray:
     return np.asarray(small, np.float32) / 255
 
 
-def tinted(image: np.ndarray, dark: Colour, light: Colour) -> np.ndarray:
-    """A grey picture as a colour ramp from ``dark`` to ``light``."""
-    grey = framed(image)[..., 0]
-    return _mix((grey - grey.min()) / max(float(np.ptp(grey)), 1e-6), np.asarray(dark), np.asarray(light))
-
-
 def herringbone(rng: Generator) -> np.ndarray:
     """Parquet laid in a zigzag. Reserved for the demo."""
     n, length = 16, 4

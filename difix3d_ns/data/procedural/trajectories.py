@@ -14,7 +14,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 
 @dataclass(frozen=True)
 class CameraPath:
-    """Where the camera is and what it looks at, along a path parameter in [0, 1] (training views span it)."""
+    """Positions and targets of a camera by a path parameter in [0, 1] (training views span it)."""
 
     position: Callable[[float], np.ndarray]  # [3], metres
     target: Callable[[float], np.ndarray]  # [3], metres
@@ -80,10 +80,10 @@ def views_along(
     places = [(i * gap + rng.normal(0, 0.06) * gap, True, 1.0) for i in range(train)]
     outside = math.ceil(test * beyond)
     between = test - outside
-    slots = train if path.closed else train - 1
+    gaps = train if path.closed else train - 1
     for i in range(between):
-        slot = (i * slots) // between if between < slots else i % slots
-        places.append(((slot + rng.uniform(0.3, 0.7)) * gap, False, 1.0))
+        number = (i * gaps) // between if between < gaps else i % gaps
+        places.append(((number + rng.uniform(0.3, 0.7)) * gap, False, 1.0))
     for i in range(outside):
         off_path = path.closed or i % 3 == 2
         s = rng.random() if off_path else (-0.45 * gap if i % 3 == 0 else 1 + 0.45 * gap)

@@ -16,7 +16,7 @@ from difix3d_ns.data.procedural.trajectories import CameraPath, arc, forward_fac
 
 @dataclass(frozen=True)
 class World:
-    """A scene and how somebody would walk through it."""
+    """A scene and the path on which somebody would photograph it."""
 
     kind: str
     scene: Scene

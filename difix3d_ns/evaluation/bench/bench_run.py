@@ -83,10 +83,10 @@ def bench(
 
     failures = []
     if executor == "ray":
-        from difix3d_ns.io.ray_jobs import spread
+        from difix3d_ns.io.ray_jobs import run_on_ray
 
         arguments = (plan, output, changed)
-        for result in spread(run_scene, scenes, arguments, plan.cpus, address, console, gpus=1):
+        for result in run_on_ray(run_scene, scenes, arguments, plan.cpus, address, console, gpus=1):
             failures += [str(result)] if isinstance(result, UserError) else result
             write()
     else:

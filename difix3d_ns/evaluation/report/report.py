@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import statistics
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from difix3d_ns.evaluation.report.training import Training, duration, read_train
 from difix3d_ns.evaluation.report.training_curves import curves_section
 from difix3d_ns.evaluation.runs import HeldOutView, held_out_views
 from difix3d_ns.evaluation.table import Results
+from difix3d_ns.io.atomic import write_text
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
@@ -121,16 +121,7 @@ def _render(training: Training, weights: str | None, console: Console) -> tuple[
 def _write(path: Path, content: str) -> None:
     """Whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=".report-", suffix=".html", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(content)
-            os.chmod(part, 0o644)
-            os.replace(part, path)
-        except OSError:
-            Path(part).unlink(missing_ok=True)
-            raise
+        write_text(path, content)
     except OSError as error:
         raise UserError(f"the page {path} cannot be written: {error}; choose another with --output") from error
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import pickle
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +10,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import save_file
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import replacing, write_json, write_tensors
 from difix3d_ns.priors.published import hub
 from difix3d_ns.priors.published.folder import WEIGHTS, check_folder, read_json, read_network, read_tensors
 from difix3d_ns.priors.published.lora import merge_lora
@@ -55,27 +53,18 @@ def convert(checkpoint: Path, base: str, output: Path, dtype: torch.dtype | None
         raise UserError(f"--base {base}: {error}") from error
     vae = merge_lora(_base_of(plain) | states["state_dict_vae"])
     configs["vae"] = {**configs["vae"], "gamma": 1.0, "ignore_skip": False}
-    part = output.with_name(output.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        with Console(stderr=True).status("Merging and writing the weights"):
+        with Console(stderr=True).status("Merging and writing the weights"), replacing(output) as part:
             for name, state in (("unet", states["state_dict_unet"]), ("vae", vae)):
-                (part / name).mkdir(parents=True)
-                (part / name / "config.json").write_text(json.dumps(configs[name], indent=2))
+                write_json(part / name / "config.json", configs[name])
                 tensors = {key: value.to(dtype or value.dtype).contiguous() for key, value in state.items()}
-                save_file(tensors, part / name / WEIGHTS)
-            (part / "scheduler").mkdir()
-            (part / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2))
+                write_tensors(part / name / WEIGHTS, tensors)
+            write_json(part / "scheduler" / "scheduler_config.json", scheduler)
             write_prompt(part, prompt)
-            origin = {"checkpoint": checkpoint.name, "base": base, "format": 1}
-            (part / "difix3d.json").write_text(json.dumps(origin, indent=2))
+            write_json(part / "difix3d.json", {"checkpoint": checkpoint.name, "base": base, "format": 1})
             read_network(part)  # it has to fit before it gets its name
     except RuntimeError as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise UserError(f"{checkpoint} does not fit --base {base}: {error}") from error
-    if output.exists():
-        output.rmdir()
-    part.rename(output)
     return output
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from difix3d_ns.io.atomic import write_tensors
 from difix3d_ns.priors.published.hub import CACHE
 
 PROMPT = "remove degradation"
@@ -44,10 +44,8 @@ def prompt_embedding(folder: Path, fetch_encoder: Callable[[], object] = lambda:
 
 def write_prompt(folder: Path, prompt: Tensor) -> None:
     """Write the cache, whole or not at all; a folder that cannot be written to stays without."""
-    part = folder / f"{CACHE}.{os.getpid()}"
-    with contextlib.suppress(OSError, SafetensorError):
-        save_file({"prompt": prompt.contiguous()}, part)
-        part.replace(folder / CACHE)
+    with contextlib.suppress(OSError):
+        write_tensors(folder / CACHE, {"prompt": prompt.contiguous()})
 
 
 def _compute(folder: Path) -> Tensor:

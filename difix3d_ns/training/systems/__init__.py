@@ -1,4 +1,4 @@
-"""What can be trained: one file each, with a function ``create(recipe) -> System``; the file's name is the system's."""
+"""Systems that can be trained: one file each with ``create(recipe) -> System``; the file's name is the system's."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from difix3d_ns.training.prior_recipe import Phase, Recipe
 class System(Protocol):
     """Networks, and how they meet samples. Prepared samples and batches are (named) tuples or dicts of tensors."""
 
-    links: tuple[str, ...]
-    """Names of what ``fixers`` gives, worst first."""
+    variants: tuple[str, ...]
+    """Names of the fixers that ``fixers`` gives, worst first."""
 
     def build(self) -> nn.Module:
         """The networks on the CPU, from the recipe's ``start`` or from the global generator.
@@ -32,23 +32,23 @@ class System(Protocol):
         ...
 
     def parts(self, module: nn.Module) -> dict[str, Iterable[nn.Parameter]]:
-        """What phases can train, by name."""
+        """Parameters that phases can train, by name."""
         ...
 
     def prepare(self, sample: Sample) -> Any:
-        """What is kept of a sample: all that does not depend on weights or chance, small. Tensors on the CPU."""
+        """Reduce a sample to what is kept: all that does not depend on weights or chance, small, on the CPU."""
         ...
 
     def draw(self, prepared: Sequence[Any], phase: Phase, generator: Generator) -> Any:
-        """A batch of crops; all chance comes from the generator."""
+        """Draw a batch of crops; all chance comes from the generator."""
         ...
 
     def loss(self, module: nn.Module, batch: Any, phase: Phase, compare: Loss) -> Tensor:
-        """What a phase minimises; ``compare`` is the sum of the recipe's losses."""
+        """Loss that a phase minimises; ``compare`` is the sum of the recipe's losses."""
         ...
 
     def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:
-        """The links to validate, in the precision they will be used in; the module is not changed."""
+        """The variants to validate, in the precision they will be used in; the module is not changed."""
         ...
 
     def save(self, module: nn.Module, folder: Path) -> None:
@@ -57,12 +57,12 @@ class System(Protocol):
 
 
 def available() -> tuple[str, ...]:
-    """Names a recipe's ``system`` may have."""
+    """Names that a recipe's ``system`` may have."""
     return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 
 
 def create(recipe: Recipe) -> System:
-    """The system a recipe names.
+    """Create the system that a recipe names.
 
     Raises:
         UserError: there is none of that name, or the recipe's phases name what it does not have.
@@ -71,6 +71,6 @@ def create(recipe: Recipe) -> System:
         raise UserError(f"recipe: unknown system {recipe.system!r}; known are {', '.join(available())}")
     system: System = importlib.import_module(f"{__name__}.{recipe.system}").create(recipe)
     for phase in recipe.phases:
-        if phase.watch not in system.links:
-            raise UserError(f"recipe: a phase watches {phase.watch!r}; known are {', '.join(system.links)}")
+        if phase.watch not in system.variants:
+            raise UserError(f"recipe: a phase watches {phase.watch!r}; known are {', '.join(system.variants)}")
     return system

@@ -20,6 +20,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.io.atomic import write_json, write_tensors
 from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, Aligned, align, select_references
 from difix3d_ns.priors.alignment.aligner import Aligner, Corrected, Stage, padded
 from difix3d_ns.priors.alignment.matcher import COARSE, FINE, reference_weight
@@ -27,22 +28,21 @@ from difix3d_ns.priors.alignment.sampling import sample_reference
 from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, finite
 from difix3d_ns.priors.blend import BlendFixer, visible_in_any
 from difix3d_ns.priors.none import IdentityFixer
-from difix3d_ns.training.crops import integer, to_bytes, to_unit
-from difix3d_ns.training.files import write_json, write_weights
+from difix3d_ns.training.crops import colour_jitter, corner, integer, to_bytes, to_unit
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
 
 _HOLES = 0.25  # of the crops get places where the splat has nothing
 _HOLE_SIDES = (16, 72)  # pixels
-_WOBBLE = 0.04  # standard deviation of the gains that matching the exposure leaves over
-_KEPT = 4  # references kept of a sample
-_WORST = 0.3  # colour error beyond which all hypotheses are equally wrong
-_WRONG = 0.15  # colour error beyond which a shift cannot help
+_GAIN_JITTER = 0.04  # standard deviation of the gains that matching the exposure leaves over
+_REFERENCES = 4  # references kept of a sample
+_MAX_ERROR = 0.3  # colour error beyond which all hypotheses are equally wrong
+_MAX_SHIFT_ERROR = 0.15  # colour error beyond which a shift cannot help
 _SAME_COLOUR = 0.06
-_NEAR = 0.05  # log depth: farther off, a reference shows something else
-_SEEN = 0.02  # log depth: a reference truly shows the surface
-_REACH = {COARSE: 0.03, FINE: 0.006}  # log depth: farther from all hypotheses, there is no right one
-_SOFT = {COARSE: 0.01, FINE: 0.004}  # log depth: how much better the nearest hypothesis is than its neighbours
+_MAX_DEPTH_ERROR = 0.05  # log depth: farther off, a reference shows something else
+_MAX_SURFACE_ERROR = 0.02  # log depth: a reference truly shows the surface
+_MAX_DISTANCE = {COARSE: 0.03, FINE: 0.006}  # log depth: farther from all hypotheses, there is no right one
+_SOFTNESS = {COARSE: 0.01, FINE: 0.004}  # log depth: how much better the nearest hypothesis is than its neighbours
 
 
 class Picture(NamedTuple):
@@ -57,11 +57,11 @@ class Picture(NamedTuple):
     intrinsics: Tensor  # [3, 3]
 
     def reference(self) -> PosedImage:
-        """As the aligner wants it."""
+        """The view for the aligner."""
         return PosedImage(self.image, self.camera(), self.depth, self.alpha, self.mask)
 
     def camera(self) -> Pinhole:
-        """Where it was taken."""
+        """The camera it was taken with."""
         return Pinhole(self.camera_to_world, self.intrinsics, self.image.shape[1], self.image.shape[0])
 
 
@@ -102,7 +102,7 @@ class AlignedBlend:
 class Align:
     """``Aligner`` as a ``System``."""
 
-    links = ("identity", "blend", "aligned_blend")
+    variants = ("identity", "blend", "aligned_blend")
 
     def __init__(self, recipe: Recipe):
         self._recipe = recipe
@@ -117,7 +117,7 @@ class Align:
             raise UserError(f"recipe: network.align is no configuration of the aligner: {error}") from error
 
     def parts(self, module: nn.Module) -> dict[str, Iterable[nn.Parameter]]:
-        """What matches depth, what finds the residual shift, what judges visibility."""
+        """match: the networks that match depth; shift: the residual shift; see: visibility."""
         assert isinstance(module, Aligner)
         matching = (module.encoder, module.coarse, module.fine)
         return {
@@ -131,7 +131,7 @@ class Align:
         request = sample.request
         assert request.camera is not None and request.depth is not None and request.alpha is not None
         chosen = select_references(
-            request.camera, request.image, request.depth, request.alpha, request.references, _KEPT
+            request.camera, request.image, request.depth, request.alpha, request.references, _REFERENCES
         )
         render = PosedImage(request.image, request.camera, request.depth, request.alpha)
         truths = sample.reference_true_depths
@@ -146,12 +146,10 @@ class Align:
 
     def draw(self, prepared: Sequence[Prepared], phase: Phase, generator: Generator) -> tuple[Prepared, ...]:
         """Crops of the render, with common colour jitter, holes and references left out; references stay whole."""
-        side = phase.crop or self._recipe.crop
-        size = side if isinstance(side, tuple) else (side, side)
-        return tuple(_cut(sample, size, generator) for sample in prepared)
+        return tuple(_crop(sample, self._recipe.crop_of(phase), generator) for sample in prepared)
 
     def loss(self, module: nn.Module, batch: tuple[Prepared, ...], phase: Phase, compare: Loss) -> Tensor:
-        """See ``alignment_loss``; the recipe's losses of pictures have no part in it."""
+        """Mean ``alignment_loss``; the recipe's losses of pictures have no part in it."""
         losses = [alignment_loss(module, sample) for sample in batch if sample.references]
         if not losses:
             losses = [0 * torch.stack([parameter.sum() for parameter in module.parameters()]).sum()]
@@ -167,7 +165,7 @@ class Align:
         """``weights.safetensors`` (float32) and its JSON."""
         tensors = {f"align.{key}": value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
         write_json(folder / "weights.json", {"align": self._recipe.network.get("align", {}), **self._recipe.extra})
-        write_weights(folder / "weights.safetensors", tensors)
+        write_tensors(folder / "weights.safetensors", tensors)
 
 
 def load_aligner(weights: str | Path) -> Aligner:
@@ -192,7 +190,7 @@ def load_aligner(weights: str | Path) -> Aligner:
 
 
 def holds_aligner_alone(weights: str | Path) -> bool:
-    """Whether weights were written by the system ``align``."""
+    """Return whether weights were written by the system ``align``."""
     with safe_open(_file(weights), "pt") as file:
         return all(key.startswith("align.") for key in file.keys())  # noqa: SIM118  # no dictionary
 
@@ -203,7 +201,7 @@ def _file(weights: str | Path) -> Path:
 
 
 def alignment_loss(aligner: nn.Module, sample: Prepared) -> Tensor:
-    """How wrong the likely hypotheses are, and how wrong visibility is.
+    """Error of the likely hypotheses of depth and of visibility.
 
     Four terms: the expected colour error of the references against the true picture under the probabilities of the
     hypotheses; where true depth is known and a reference truly shows the surface, the cross-entropy against the
@@ -228,10 +226,10 @@ def alignment_loss(aligner: nn.Module, sample: Prepared) -> Tensor:
     right = out.inside > 0
     if sample.render.true_depth.numel():
         depth = out.stages[1].best.detach().clamp_min(1e-9)
-        near = (depth.log() - true.clamp_min(1e-9).log()).abs() < _NEAR
+        near = (depth.log() - true.clamp_min(1e-9).log()).abs() < _MAX_DEPTH_ERROR
         right = right & (seen.bool() & near).where(true > 0, True)
     error = (out.features[:, :3] - small).abs().mean(1)
-    total = total + 2 * (error.clamp(max=_WRONG) * right).sum() / right.sum().clamp_min(1)
+    total = total + 2 * (error.clamp(max=_MAX_SHIFT_ERROR) * right).sum() / right.sum().clamp_min(1)
     smooth = F.avg_pool2d(error.detach()[:, None], 3, 1, 1, count_include_pad=False)[:, 0]
     useful = torch.exp(-((smooth / _SAME_COLOUR) ** 2)) * right
     return total + 0.5 * F.binary_cross_entropy_with_logits(out.logits, useful)
@@ -239,14 +237,14 @@ def alignment_loss(aligner: nn.Module, sample: Prepared) -> Tensor:
 
 def _expected_error(stage: Stage, truth: Tensor) -> Tensor:
     weights = torch.stack([reference_weight(found.inside, found.mismatch) for found in stage.found])
-    errors = torch.stack([(found.features[:, :3] - truth).abs().mean(1) for found in stage.found]).clamp(max=_WORST)
+    errors = torch.stack([(found.features[:, :3] - truth).abs().mean(1) for found in stage.found]).clamp(max=_MAX_ERROR)
     total = weights.sum(0)
-    error = ((weights * errors).sum(0) / total.clamp_min(1e-3)).where(total > 0.02, _WORST)
+    error = ((weights * errors).sum(0) / total.clamp_min(1e-3)).where(total > 0.02, _MAX_ERROR)
     return (stage.scores.softmax(0) * error.detach()).sum(0).mean()
 
 
 def _truly_seen(sample: Prepared, camera: Pinhole, level: int) -> tuple[Tensor, Tensor]:
-    """True depth [h, w] at a level of the volume, and [K, h, w] whether each reference shows that surface."""
+    """True depth [h, w] at a level of the volume, and [K, h, w] 1 where a reference shows that surface."""
     height, width = camera.height // level, camera.width // level
     deep = sample.render.true_depth
     deep = F.pad(deep[..., 0], (0, camera.width - deep.shape[1], 0, camera.height - deep.shape[0]))
@@ -255,14 +253,14 @@ def _truly_seen(sample: Prepared, camera: Pinhole, level: int) -> tuple[Tensor, 
     seen = []
     for picture in sample.references:
         found = sample_reference(true[None], camera, nothing, everything, picture.true_depth[..., 0], picture.camera())
-        seen.append(found.inside[0] * (found.mismatch[0].abs() < _SEEN))
+        seen.append(found.inside[0] * (found.mismatch[0].abs() < _MAX_SURFACE_ERROR))
     return true, torch.stack(seen) * (true > 0)
 
 
 def _cross_entropy(stage: Stage, true: Tensor, seen: Tensor, level: int) -> Tensor:
     distance = (stage.depths.clamp_min(1e-9).log() - true.clamp_min(1e-9).log()).abs()
-    taught = seen * (distance.amin(0) < _REACH[level])
-    target = torch.softmax(-distance / _SOFT[level], 0)
+    taught = seen * (distance.amin(0) < _MAX_DISTANCE[level])
+    target = torch.softmax(-distance / _SOFTNESS[level], 0)
     entropy = -(target * stage.scores.log_softmax(0)).sum(0)
     return (entropy * taught).sum() / taught.sum().clamp_min(1)
 
@@ -281,16 +279,14 @@ def _picture(view: PosedImage, true_depth: Tensor | None) -> Picture:
     )
 
 
-def _cut(sample: Prepared, size: tuple[int, int], generator: Generator) -> Prepared:
+def _crop(sample: Prepared, size: tuple[int, int], generator: Generator) -> Prepared:
     def chance() -> float:
         return float(torch.rand(1, generator=generator))
 
     render = sample.render
     height, width = (min(side, whole) for side, whole in zip(size, render.image.shape[:2], strict=True))
-    top = integer(render.image.shape[0] - height + 1, generator)
-    left = integer(render.image.shape[1] - width + 1, generator)
-    gain = 1 - 0.2 * torch.rand(3, generator=generator) - 0.2 * torch.rand(1, generator=generator)
-    colours = torch.randperm(3, generator=generator) if integer(2, generator) else torch.arange(3)
+    top, left = corner(render.image.shape[:2], (height, width), generator)
+    gain, colours = colour_jitter(generator)
     intrinsics = render.intrinsics.clone()
     intrinsics[:2, 2] -= torch.tensor([left, top], dtype=intrinsics.dtype)
 
@@ -313,7 +309,7 @@ def _cut(sample: Prepared, size: tuple[int, int], generator: Generator) -> Prepa
     references = []
     for number in numbers:
         reference = sample.references[number]
-        wobble = 1 + _WOBBLE * torch.randn(3, generator=generator)
+        jitter = 1 + _GAIN_JITTER * torch.randn(3, generator=generator)
         kept = torch.ones_like(reference.depth, dtype=torch.float32)
         if hole.any() and chance() < 0.5:  # what the splat lacks here it lacks there as well
             rows, columns = reference.depth.shape[:2]
@@ -321,7 +317,7 @@ def _cut(sample: Prepared, size: tuple[int, int], generator: Generator) -> Prepa
             kept[top_edge : top_edge + rows * 2 // 3, left_edge : left_edge + columns * 2 // 3] = 0
         references.append(
             reference._replace(
-                image=(colour(reference.image) * wobble).clamp(0, 1),
+                image=(colour(reference.image) * jitter).clamp(0, 1),
                 depth=reference.depth.float() * kept,
                 alpha=to_unit(reference.alpha) * kept,
                 mask=to_unit(reference.mask),

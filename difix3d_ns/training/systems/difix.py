@@ -5,18 +5,17 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.nn.utils import parametrize
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import write_json, write_tensors
 from difix3d_ns.priors.base import Fixer
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.difix import DifixFixer, fit
@@ -27,11 +26,10 @@ from difix3d_ns.priors.published import hub
 from difix3d_ns.priors.published.folder import WEIGHTS, read_json, read_network
 from difix3d_ns.priors.published.lora import ALPHA
 from difix3d_ns.priors.published.prompt import write_prompt
-from difix3d_ns.training.crops import integer, size_of, to_bytes, to_unit
-from difix3d_ns.training.files import replace_file, write_json
-from difix3d_ns.training.limit_references import Shown
+from difix3d_ns.training.crops import common_size, corner, to_bytes, to_unit
 from difix3d_ns.training.losses import Loss
-from difix3d_ns.training.prior_recipe import Crop, Phase, Recipe
+from difix3d_ns.training.prior_recipe import Phase, Recipe
+from difix3d_ns.training.validate import LimitReferences
 
 
 class LowRank(nn.Module):
@@ -77,7 +75,7 @@ class Difix:
     "gradient_checkpointing": whether the UNet computes twice to need less memory}.
     """
 
-    links = ("identity", "blend", "fixed_without_references", "fixed")
+    variants = ("identity", "blend", "fixed_without_references", "fixed")
 
     def __init__(self, recipe: Recipe):
         self._recipe = recipe
@@ -143,13 +141,14 @@ class Difix:
         count = min(len(sample.references) for sample in prepared)
         if float(torch.rand(1, generator=generator)) < self._recipe.reference_dropout:
             count = 0
-        reduced = [_cover(sample, phase.crop or self._recipe.crop) for sample in prepared]
-        size = size_of(phase.crop or self._recipe.crop, [sample.truth for sample in reduced])
-        parts = [_cut(sample, count, size, generator) for sample in reduced]
+        wanted = self._recipe.crop_of(phase)
+        reduced = [_cover(sample, wanted) for sample in prepared]
+        size = common_size(wanted, [sample.truth for sample in reduced])
+        parts = [_crop(sample, count, size, generator) for sample in reduced]
         return Batch(*(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
 
     def loss(self, module: nn.Module, batch: Batch, phase: Phase, compare: Loss) -> Tensor:
-        """Of the decoded picture. The encoder learns nothing, so nothing of it is kept for gradients."""
+        """Loss of the decoded picture. The encoder learns nothing, so nothing of it is kept for gradients."""
         assert isinstance(module, DifixNet)
         count, height, width = batch.views.shape[1], *batch.views.shape[-2:]
         with torch.no_grad():
@@ -164,15 +163,15 @@ class Difix:
         return compare(picture.float() / 2 + 0.5, batch.truth)
 
     def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:
-        """In the precision the device is fast in, with the decoder's changes merged."""
+        """Fixers in the precision the device is fast in, with the decoder's changes merged."""
         assert isinstance(module, DifixNet)
         device = next(module.parameters()).device
         fixed = DifixFixer(_merged(module).to(fast_dtype(device.type)), batch=1)
         return {
             "identity": IdentityFixer(),
             "blend": BlendFixer(),
-            "fixed_without_references": Shown(fixed, 0),
-            "fixed": Shown(fixed, self._options["references"]),
+            "fixed_without_references": LimitReferences(fixed, 0),
+            "fixed": LimitReferences(fixed, self._options["references"]),
         }
 
     def save(self, module: nn.Module, folder: Path) -> None:
@@ -184,15 +183,13 @@ class Difix:
         }
         vae = merged.vae.state_dict() | skips
         for name, tensors in (("unet", merged.unet.state_dict()), ("vae", vae)):
-            (folder / name).mkdir(parents=True, exist_ok=True)
             config = read_json(self._folder / name / "config.json")
             if name == "vae":
                 config = {**config, "gamma": merged.autoencoder.gamma, "ignore_skip": False}
                 config.pop("lora_rank", None)
             write_json(folder / name / "config.json", config)
             tensors = {key: value.contiguous() for key, value in tensors.items()}
-            replace_file(folder / name / WEIGHTS, partial(save_file, tensors))
-        (folder / "scheduler").mkdir(exist_ok=True)
+            write_tensors(folder / name / WEIGHTS, tensors)
         file = "scheduler/scheduler_config.json"
         write_json(folder / file, json.loads((self._folder / file).read_text()))
         write_prompt(folder, merged.prompt)
@@ -203,9 +200,8 @@ def create(recipe: Recipe) -> Difix:
     return Difix(recipe)
 
 
-def _cover(sample: Prepared, crop: Crop) -> Prepared:
+def _cover(sample: Prepared, wanted: tuple[int, int]) -> Prepared:
     """The sample at the smallest size, but not enlarged, that covers the crop; pictures as floats in [0, 1]."""
-    wanted = crop if isinstance(crop, tuple) else (crop, crop)
     height, width = sample.picture.shape[-2:]
     scale = min(1.0, max(wanted[0] / height, wanted[1] / width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
@@ -220,10 +216,9 @@ def _cover(sample: Prepared, crop: Crop) -> Prepared:
     return Prepared(resize(sample.picture[None])[0], resize(sample.references), shown, resize(sample.truth[None])[0])
 
 
-def _cut(sample: Prepared, count: int, size: tuple[int, int], generator: Generator) -> Batch:
-    """Of one sample, without the dimension of the batch."""
-    places = zip(sample.truth.shape[-2:], size, strict=True)
-    top, left = (integer(whole - part + 1, generator) for whole, part in places)
+def _crop(sample: Prepared, count: int, size: tuple[int, int], generator: Generator) -> Batch:
+    """A crop of one sample, without the dimension of the batch."""
+    top, left = corner(sample.truth.shape[-2:], size, generator)
     views = torch.cat([sample.picture[None], sample.references[:count]]) * 2 - 1
     window = (..., slice(top, top + size[0]), slice(left, left + size[1]))
     limit = torch.tensor(size)

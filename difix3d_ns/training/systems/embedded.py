@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import write_json, write_tensors
 from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, align
 from difix3d_ns.priors.alignment.aligner import Aligner
 from difix3d_ns.priors.base import Fixer
@@ -21,12 +22,11 @@ from difix3d_ns.priors.embedded import WEIGHTS, EmbeddedFixer, load
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.stages import EmbeddedChain
 from difix3d_ns.priors.none import IdentityFixer
-from difix3d_ns.training.crops import Crop, integer, size_of, to_bytes, to_unit
-from difix3d_ns.training.files import write_json, write_weights
-from difix3d_ns.training.limit_references import Shown
+from difix3d_ns.training.crops import Crop, common_size, integer, to_bytes, to_unit
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
 from difix3d_ns.training.systems.align import holds_aligner_alone, load_aligner
+from difix3d_ns.training.validate import LimitReferences
 
 
 class Prepared(NamedTuple):
@@ -52,21 +52,21 @@ class Batch(NamedTuple):
 class Embedded:
     """``EmbeddedChain`` as a ``System``."""
 
-    links = ("identity", "blend", "fixed_without_references", "fixed_without_diffusion", "fixed")
+    variants = ("identity", "blend", "fixed_without_references", "fixed_without_diffusion", "fixed")
 
     def __init__(self, recipe: Recipe):
         self._recipe = recipe
 
     @cached_property
     def _aligner(self) -> Aligner:
-        """That of the weights to start from, or of the package: it does not learn here."""
+        """The aligner of the weights to start from, or of the package: it does not learn here."""
         try:
             return load_aligner(self._recipe.start or WEIGHTS).requires_grad_(False)
         except UserError as error:
             raise UserError(f"--start {self._recipe.start}: {error}" if self._recipe.start else str(error)) from error
 
     def build(self) -> EmbeddedChain:
-        """The chain, or that of the weights to start from; an aligner alone will do."""
+        """The chain, new or of the weights to start from; an aligner alone will do."""
         try:
             chain = EmbeddedChain(self._recipe.network)
             chain.align.load_state_dict(self._aligner.state_dict())
@@ -80,7 +80,7 @@ class Embedded:
         return chain.to(memory_format=torch.channels_last)
 
     def parts(self, module: nn.Module) -> dict[str, Iterable[nn.Parameter]]:
-        """The links of the chain."""
+        """The networks of the chain by their names."""
         return {name: list(child.parameters()) for name, child in module.named_children()}
 
     def prepare(self, sample: Sample) -> Prepared:
@@ -101,7 +101,7 @@ class Embedded:
 
     def draw(self, prepared: Sequence[Prepared], phase: Phase, generator: Generator) -> Batch:
         """Random crops with common colour jitter, mirrored and turned, some references left out."""
-        size = size_of(phase.crop or self._recipe.crop, [sample.image for sample in prepared])
+        size = common_size(self._recipe.crop_of(phase), [sample.image for sample in prepared])
         parts = [self._crop(sample, size, generator) for sample in prepared]
         batch = Batch(*(torch.stack(tensors) for tensors in zip(*parts, strict=True)))
         # Now and then only the first references: a request with fewer references has fewer views.
@@ -128,7 +128,7 @@ class Embedded:
         return loss if out.decoded is None else loss + 0.5 * compare(out.decoded, batch.truth)
 
     def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:
-        """In the precision the device is fast in."""
+        """Fixers in the precision the device is fast in."""
         assert isinstance(module, EmbeddedChain)
         device = next(module.parameters()).device
         chain = copy.deepcopy(module).cast_networks(fast_dtype(device.type))
@@ -136,7 +136,7 @@ class Embedded:
         return {
             "identity": IdentityFixer(),
             "blend": BlendFixer(),
-            "fixed_without_references": Shown(fixed, 0),
+            "fixed_without_references": LimitReferences(fixed, 0),
             "fixed_without_diffusion": EmbeddedFixer(chain, diffusion=False),
             "fixed": fixed,
         }
@@ -148,7 +148,7 @@ class Embedded:
             for key, value in module.state_dict().items()
         }
         write_json(folder / "weights.json", {**self._recipe.network, **self._recipe.extra})
-        write_weights(folder / "weights.safetensors", tensors)
+        write_tensors(folder / "weights.safetensors", tensors)
 
 
 def create(recipe: Recipe) -> Embedded:
