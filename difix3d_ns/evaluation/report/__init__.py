@@ -1,4 +1,4 @@
-"""Pages to look at: one about a training (``write_report``), and the parts it is made of, for others.
+"""HTML pages: one about a training (``write_report``), and the parts it is made of, for others.
 
 from difix3d_ns.evaluation.report import Section, gallery, page, picture, results_table, slider
 
