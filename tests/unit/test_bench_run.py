@@ -355,6 +355,14 @@ def test_a_damaged_state_is_named(finished: Path) -> None:
         _bench(finished)
 
 
+def test_an_output_of_an_earlier_version_is_left_as_it_is(finished: Path) -> None:
+    folder = finished / "out" / "runs" / "scene" / "plain" / "seed-0"
+    (folder / "training.json").rename(folder / "job.json")
+    with pytest.raises(UserError, match=r"plain/seed-0 was made by an earlier version .* another --output"):
+        _bench(finished)
+    assert (folder / "job.json").is_file()
+
+
 def test_scenes_are_told_apart_by_their_names(finished: Path) -> None:
     write_scene(finished / "other" / "scene")
     with pytest.raises(UserError, match="have the same name"):

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.bench_page import html_page, markdown_page, show_pictures
 from difix3d_ns.evaluation.bench.bench_recipe import Recipe, load_recipe
-from difix3d_ns.evaluation.bench.job import Changed, CodeChanged, Job, Scene, run_jobs
+from difix3d_ns.evaluation.bench.job import Changed, CodeChanged, Job, Scene, run_job
 from difix3d_ns.evaluation.bench.perceptual_columns import FILLED, fill_columns
 from difix3d_ns.evaluation.bench.results import compare, gather, results
 from difix3d_ns.evaluation.bench.rows import add_rows, finished_rows, record_folder
@@ -130,21 +130,21 @@ def _run(
         task = progress.add_task("Trainings", total=len(jobs), completed=len(jobs) - len(todo))
         for job in todo:
             progress.update(task, description=str(job))
-            failed = list(run_jobs([job], recipe, output, changed))
-            for failure in failed:
+            if failure := run_job(job, recipe, output, changed):
                 console.print(f"[red]{failure}", **PLAINLY)
             progress.advance(task)
-            yield failed
+            yield [failure] if failure else []
 
 
 def run_scene(scene: Scene, recipe: Recipe, output: Path, changed: Changed) -> list[str]:
     """Run all jobs of one scene, on whatever machine this is; return what failed."""
     failures: list[str] = []
     try:
-        failures.extend(run_jobs(_jobs([scene], recipe), recipe, output, changed))
+        for job in _jobs([scene], recipe):
+            failures.append(run_job(job, recipe, output, changed))
     except CodeChanged as error:
         failures.append(str(error))
-    return failures
+    return [failure for failure in failures if failure]
 
 
 def _jobs(scenes: Sequence[Scene], recipe: Recipe) -> list[Job]:

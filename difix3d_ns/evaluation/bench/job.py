@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +68,11 @@ class Job:
         """Fields that all rows of a finished training share, with its seconds and memory; None before it has ended.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is damaged, or of an earlier version.
         """
         path = self.folder(output) / "training.json"
+        if path.with_name("job.json").is_file():
+            raise UserError(f"{path.parent} was made by an earlier version of the benchmark; give another --output")
         if not path.is_file():
             return None
         try:
@@ -111,23 +113,10 @@ class Job:
         return {"data": provenance.data_digest(self.scene.path), "ns_method": ns_method, "flags": flags, "code": code}
 
 
-def run_jobs(jobs: Sequence[Job], recipe: Recipe, output: Path, changed: Changed) -> Iterator[str]:
-    """Run jobs one after the other and yield the message of each that fails.
+def run_job(job: Job, recipe: Recipe, output: Path, changed: Changed = "refuse") -> str:
+    """Train and evaluate, as far as that is not done, and return what failed, empty if nothing.
 
-    Raises:
-        CodeChanged: see ``run_job``.
-    """
-    for job in jobs:
-        try:
-            run_job(job, recipe, output, changed)
-        except CodeChanged:
-            raise
-        except UserError as error:
-            yield str(error)
-
-
-def run_job(job: Job, recipe: Recipe, output: Path, changed: Changed = "refuse") -> None:
-    """Train and evaluate, as far as that is not done.
+    Whatever goes wrong with one training, the others can go on. The message names scene, method and log.
 
     Args:
         job: which.
@@ -137,7 +126,6 @@ def run_job(job: Job, recipe: Recipe, output: Path, changed: Changed = "refuse")
 
     Raises:
         CodeChanged: since this process began, and that is not to be kept.
-        UserError: something failed; the message names scene, method and log.
     """
     if changed != "keep" and provenance.code_digest() != provenance.LOADED:
         raise CodeChanged(
@@ -159,14 +147,15 @@ def run_job(job: Job, recipe: Recipe, output: Path, changed: Changed = "refuse")
             if methods := job.missing(output, recipe):
                 with log.open("a", encoding="utf-8") as file, redirect_stdout(file), redirect_stderr(file):
                     _evaluate(job, recipe, output, trained, methods)
-    except Exception as error:  # whatever went wrong with one training, the others go on
+    except Exception as error:
         if log.parent.is_dir() and not isinstance(error, UserError):
             with log.open("a", encoding="utf-8") as file:
                 file.write(traceback.format_exc())
         reason = " ".join(str(error).split()) or type(error).__name__
         cause = _last_error(log)
         cause = f" ({cause})" if cause and cause not in reason else ""
-        raise UserError(f"{job}: {reason}{cause}" + ("" if str(log) in reason else f"; see {log}")) from error
+        return f"{job}: {reason}{cause}" + ("" if str(log) in reason else f"; see {log}")
+    return ""
 
 
 def row_of(trained: Row, recipe: Recipe, method: Method, metrics: Mapping[str, Any], step: int | None = None) -> Row:

@@ -70,7 +70,7 @@ def add_rows(path: Path, rows: Iterable[Row], digits: int | None = None) -> None
                 lines.append(json.dumps(row | {"metrics": metrics}))
             else:
                 known = json.loads(lines[number])
-                known["metrics"] = metrics | {k: v for k, v in known["metrics"].items() if v is not None}
+                known["metrics"] |= {k: v for k, v in metrics.items() if known["metrics"].get(k) is None}
                 lines[number] = json.dumps(known)
         if lines != before:
             write_text(path, "\n".join(lines) + "\n")
