@@ -203,7 +203,9 @@ def bench(
     run(data, folders[0], seeds, methods, recipe, executor, address, changed, record, fetch_weights, columns)
 
 
-def report(training: Annotated[Path, tyro.conf.Positional], output: Path | None = None) -> None:
+def report(
+    training: Annotated[Path, tyro.conf.Positional], output: Path | None = None, fetch_weights: bool = False
+) -> None:
     """Write a page about a training, finished or not: pictures to compare, curves, metrics, time, settings.
 
     It is one HTML file that opens without a network. Nothing else is written.
@@ -211,10 +213,13 @@ def report(training: Annotated[Path, tyro.conf.Positional], output: Path | None 
     Args:
         training: its folder (outputs/SCENE/METHOD/TIME), its config.yml, or a folder above exactly one.
         output: the page (unset: report.html in the training's folder).
+        fetch_weights: download the weights of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) if they are missing.
     """
     from difix3d_ns.evaluation.report import write_report
+    from difix3d_ns.metrics.perceptual import PerceptualWeights
 
-    print(f"Open in a browser: {write_report(training, output)}")
+    page = write_report(training, output, perceptual=PerceptualWeights(fetch=fetch_weights))
+    print(f"Open in a browser: {page}")
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

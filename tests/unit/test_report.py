@@ -17,6 +17,7 @@ import torch
 import yaml
 from markupsafe import Markup
 from PIL import Image
+from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from difix3d_ns.data.procedural.textures import bricks
@@ -39,6 +40,7 @@ from difix3d_ns.evaluation.report import (
 from difix3d_ns.evaluation.report.flags import settings
 from difix3d_ns.evaluation.report.training import duration, loss_by_kind, read_curves, read_training
 from difix3d_ns.metrics.image import image_metrics
+from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.earlier_versions import refuse_earlier
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
@@ -438,6 +440,21 @@ def test_metrics_of_every_view_and_their_mean(run: Path) -> None:
     assert re.search(rf"mean {red:.2f} {green:.2f}", text)
     assert "Enhancing a further view, median 0.5 s" in text
     assert html.count('data-name="Error of enhanced"') == 3
+
+
+def test_lpips_is_in_the_table_where_its_weights_are(run: Path, perceptual_weights: Path) -> None:
+    text = text_of(write_report(run, views=views(2), perceptual=PerceptualWeights()).read_text())
+    assert "PSNR ↑ SSIM ↑ FLIP ↓ LPIPS (AlexNet) ↓ LPIPS (VGG) ↓ enhancer" in text
+    assert "view " + "render enhanced " * 5 + "seconds" in text
+
+
+def test_weights_of_lpips_that_are_missing_are_named(run: Path, no_weights: Path) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=60)
+    text = text_of(write_report(run, views=views(2), console=console, perceptual=PerceptualWeights()).read_text())
+    assert "LPIPS" not in text and "FLIP" in text
+    for column in ("lpips_alex", "lpips_vgg"):
+        assert out.getvalue().count(f"{column} is left out: the weights {no_weights}") == 1
 
 
 def test_views_without_the_enhancer_are_shown_with_the_reason(run: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
+from torch import Tensor
 
 from difix3d_ns.evaluation.report.page_pictures import error_map, long_side_for, picture
 from difix3d_ns.evaluation.report.parts import Figure, gallery, slider, table
@@ -15,13 +17,13 @@ from difix3d_ns.evaluation.report.training import duration
 from difix3d_ns.evaluation.runs import HeldOutView
 from difix3d_ns.evaluation.table import METRICS, Cell, metric_table
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
+from difix3d_ns.metrics.perceptual import LazyLPIPS
 
 PLAIN, RENDER, ENHANCED, TRUTH = "Plain", "Render", "Enhanced", "Truth"
 RENDER_ERROR, ENHANCED_ERROR = "Error of render", "Error of enhanced"
 
 _BUDGET = 3.5e6  # bytes of all pictures here
 _MAX_VIEWS = 60  # of the gallery; the table has all
-_SHOWN = ("psnr", "ssim", "flip")
 _MIN_SIDE = 12  # pixels, for SSIM's window
 
 
@@ -141,24 +143,40 @@ class HeldOut:
         times = [view.seconds for view in self.views if view.seconds is not None]
         mean_time = f"{statistics.fmean(times):.2f}" if times else "-"
         mean: list[str | Cell] = ["mean", *self._cells(mean_metrics(self.render), self._mean_enhanced()), mean_time]
-        headings = ["view"] + ["render", "enhanced"] * len(_SHOWN) + ["seconds"]
-        groups = [("", 1), *((METRICS[key].heading, 2) for key in _SHOWN), ("enhancer", 1)]
+        headings = ["view"] + ["render", "enhanced"] * len(self.render[0]) + ["seconds"]
+        groups = [("", 1), *((METRICS[key].heading, 2) for key in self.render[0]), ("enhancer", 1)]
         return table(headings, rows, groups, [mean])
 
     @staticmethod
     def _cells(render: dict[str, float], enhanced: dict[str, float] | None) -> list[Cell]:
-        rows = metric_table({"render": {k: render[k] for k in _SHOWN}, "enhanced": enhanced or {}}).rows
+        rows = metric_table({"render": render, "enhanced": enhanced or {}}).rows
         return [cell for pair in zip(rows[0][1:], rows[1][1:], strict=True) for cell in pair]
 
 
-def measure(views: Sequence[HeldOutView], plain: Sequence[HeldOutView] | None = None) -> HeldOut:
-    """Metrics of every view, of its render and of its enhanced picture."""
-    if not views or min(min(view.render.shape[:2]) for view in views) < _MIN_SIDE:
+def measure(
+    views: Sequence[HeldOutView],
+    plain: Sequence[HeldOutView] | None = None,
+    distances: Sequence[LazyLPIPS] = (),
+) -> HeldOut:
+    """Metrics of every view, of its render and of its enhanced picture.
+
+    Args:
+        views: of a training.
+        plain: the same views of plain splatfacto.
+        distances: measured as well where their weights are there and all pictures large enough.
+    """
+    smallest = min(views, key=lambda view: min(view.render.shape[:2]), default=None)
+    if smallest is None or min(smallest.render.shape[:2]) < _MIN_SIDE:
         return HeldOut(views, plain)
+    usable = [each for each in distances if not math.isnan(each.measure(smallest.render, smallest.truth))]
+
+    def metrics(picture: Tensor, truth: Tensor) -> dict[str, float]:
+        return image_metrics(picture, truth) | {each.column: each.measure(picture, truth) for each in usable}
+
     return HeldOut(
         views,
         plain,
-        [image_metrics(view.render, view.truth) for view in views],
-        [None if view.enhanced is None else image_metrics(view.enhanced, view.truth) for view in views],
-        [image_metrics(view.render, view.truth) for view in plain or ()],
+        [metrics(view.render, view.truth) for view in views],
+        [None if view.enhanced is None else metrics(view.enhanced, view.truth) for view in views],
+        [metrics(view.render, view.truth) for view in plain or ()],
     )

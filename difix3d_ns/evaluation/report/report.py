@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import statistics
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from difix3d_ns.evaluation.report.training_curves import curves_section
 from difix3d_ns.evaluation.runs import HeldOutView, evaluate
 from difix3d_ns.evaluation.table import Results
 from difix3d_ns.io.atomic import write_text
+from difix3d_ns.metrics.perceptual import NETS, LazyLPIPS, PerceptualWeights
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
@@ -34,6 +36,7 @@ def write_report(
     results: Results | None = None,
     title: str | None = None,
     console: Console | None = None,
+    perceptual: PerceptualWeights | None = None,
 ) -> Path:
     """Write a page about a training, finished or not, that opens without a network. Only the page is written.
 
@@ -44,7 +47,8 @@ def write_report(
         plain: the same views of plain splatfacto, to compare with.
         results: method -> metric -> mean over held-out views, for a table of methods.
         title: of the page; None for the name of the scene.
-        console: for messages.
+        console: for messages, also on weights of LPIPS that are missing.
+        perceptual: weights of LPIPS; None: it is not measured.
 
     Returns:
         Path of the page.
@@ -58,7 +62,9 @@ def write_report(
     if views is None:
         weights = os.environ.get("DIFIX3D_WEIGHTS") or None
         views, problem = _render(read, weights, console)
-    held_out = measure(views, plain)
+    notify = functools.partial(console.print, highlight=False, soft_wrap=True)
+    distances = [LazyLPIPS(net, notify, perceptual) for net in NETS] if perceptual is not None else []
+    held_out = measure(views, plain, distances)
     methods = results_table(results) if results else ""
     now = datetime.datetime.now(datetime.UTC)
     html = page(
