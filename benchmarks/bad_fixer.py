@@ -17,8 +17,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from difix3d_ns.evaluation.runs import look, train
-from difix3d_ns.evaluation.table import markdown_table
+from difix3d_ns.evaluation.runs import evaluate, train
+from difix3d_ns.evaluation.table import metric_table
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 from difix3d_ns.priors import embedded
 from difix3d_ns.priors.alignment.aligned_references import Aligned
@@ -74,9 +74,9 @@ def main(scenes: Annotated[list[Path], tyro.conf.Positional], output: Path, step
             log = output / scene.name / f"{number}.txt"
             log.parent.mkdir(parents=True, exist_ok=True)
             run = train(scene, output / scene.name, str(number), [*shared, *flags], log)
-            views = look(run.config, enhance=False).views
+            views = evaluate(run.config, enhance=False).views
             results[name] = mean_metrics([image_metrics(view.render, view.truth) for view in views])
-        print(f"\n{scene.name}\n\n{markdown_table(results)}")
+        print(f"\n{scene.name}\n\n{metric_table(results).markdown()}\n")
         bad = results["noise as fixer"]["psnr"]
         for name in list(runs)[:2]:
             print(f"noise over {name}: {bad - results[name]['psnr']:+.2f} dB")

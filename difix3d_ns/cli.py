@@ -158,8 +158,8 @@ def export_pairs(shards: Annotated[Path, tyro.conf.Positional], output: Path) ->
 
 
 def bench(
-    data: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    output: Path,
+    data: Annotated[tuple[Path, ...], tyro.conf.Positional] = (),
+    output: Path | None = None,
     seeds: tuple[int, ...] = (),
     methods: tuple[str, ...] = (),
     recipe: str = "default",
@@ -167,14 +167,17 @@ def bench(
     address: str | None = None,
     changed: Literal["refuse", "redo", "keep"] = "refuse",
     record: Path | None = None,
+    fill: tuple[str, ...] = (),
+    fetch_weights: bool = False,
 ) -> None:
     """Compare methods on held-out views of captures: plain splatfacto, its variants, and pseudo-views.
 
-    Started again it goes on where it stopped.
+    Started again it goes on where it stopped. LPIPS and FID need weights that are not part of the package; without
+    them they stay empty, and --fill lpips fid OUTPUT computes them later, without training.
 
     Args:
         data: scenes with evaluation views.
-        output: folder for results.json, table.md, pictures and all trainings.
+        output: folder for results.json, table.md, report.html, pictures and all trainings.
         seeds: of the trainings (unset: the recipe's).
         methods: of the recipe (unset: all).
         recipe: a recipe of configs/bench by name (default, ablation, smoke) or the path of a YAML file.
@@ -182,14 +185,27 @@ def bench(
         address: of a Ray cluster (unset: one is started on this machine).
         changed: finished runs that recipe, scene or code would now make otherwise: refuse to go on, redo them, or
             keep those of which only the code has changed.
-        record: folder in which every finished run is noted down (unset: benchmarks/results of the checkout).
+        record: folder in which the rows of every finished run are kept (unset: benchmarks/results of the checkout).
+        fill: lpips, fid or both, and the folder of a finished benchmark, whose pictures they are computed from. Give
+            the --recipe it was made with.
+        fetch_weights: download the weights of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) and FID (Inception 91 MiB) that
+            are missing.
     """
     from difix3d_ns.evaluation.bench.bench_run import bench as run
+    from difix3d_ns.evaluation.bench.perceptual_columns import FILLED
 
-    run(data, output, seeds, methods, recipe, executor, address, changed, record)
+    columns = [name for name in FILLED if name in fill]
+    folders = [Path(word) for word in fill if word not in columns] + ([output] if output else [])
+    if fill and (data or not columns or len(folders) != 1):
+        raise UserError("--fill takes lpips, fid or both, then one folder: difix3d bench --fill lpips fid OUTPUT")
+    if not folders:
+        raise UserError("--output is missing: difix3d bench SCENE... --output DIR")
+    run(data, folders[0], seeds, methods, recipe, executor, address, changed, record, fetch_weights, columns)
 
 
-def report(training: Annotated[Path, tyro.conf.Positional], output: Path | None = None) -> None:
+def report(
+    training: Annotated[Path, tyro.conf.Positional], output: Path | None = None, fetch_weights: bool = False
+) -> None:
     """Write a page about a training, finished or not: pictures to compare, curves, metrics, time, settings.
 
     It is one HTML file that opens without a network. Nothing else is written.
@@ -197,10 +213,13 @@ def report(training: Annotated[Path, tyro.conf.Positional], output: Path | None 
     Args:
         training: its folder (outputs/SCENE/METHOD/TIME), its config.yml, or a folder above exactly one.
         output: the page (unset: report.html in the training's folder).
+        fetch_weights: download the weights of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) if they are missing.
     """
     from difix3d_ns.evaluation.report import write_report
+    from difix3d_ns.metrics.perceptual import PerceptualWeights
 
-    print(f"Open in a browser: {write_report(training, output)}")
+    page = write_report(training, output, perceptual=PerceptualWeights(fetch=fetch_weights))
+    print(f"Open in a browser: {page}")
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -8,12 +8,18 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
+from difix3d_ns.evaluation.bench.bench_page import (
+    dates,
+    distinct,
+    gain_text,
+    introduction,
+    markdown,
+    ratio_text,
+    sections,
+)
 from difix3d_ns.evaluation.bench.bench_recipe import Recipe, load_recipe
-from difix3d_ns.evaluation.bench.job import State
-from difix3d_ns.evaluation.bench.record import read
 from difix3d_ns.evaluation.bench.results import (
     Compared,
     Scores,
@@ -22,7 +28,7 @@ from difix3d_ns.evaluation.bench.results import (
     mean_over_scenes,
     results,
 )
-from difix3d_ns.evaluation.bench.tables import dates, document, each, gain_told, page, times_told
+from difix3d_ns.evaluation.bench.rows import Row, current_rows, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "benchmarks" / "results"
@@ -34,26 +40,26 @@ NOTICED = {"psnr": 0.05, "ssim": 0.005, "flip": 0.002}
 HEADLINES = ("plain", "plain-tuned", "difix3d", "difix3d+")
 
 
-def known(name: str) -> tuple[Recipe, list[State], Scores]:
-    """What is on record of a recipe."""
+def known(name: str) -> tuple[Recipe, list[Row], Scores]:
+    """A recipe, its rows on record, and their scores."""
     recipe = load_recipe(name)
-    states = read(recipe, RECORD)
+    rows = current_rows(read_rows(RECORD / f"bench-{name}.jsonl"), recipe)
     if name == "default":
-        states = [state for state in states if state["scene"] in ORDER]  # others may have been tried as well
+        rows = [row for row in rows if row["scene"] in (*ORDER, None)]  # others may have been tried as well
     rank = {scene: number for number, scene in enumerate(ORDER)}
-    states.sort(key=lambda state: (rank.get(state["scene"], len(rank)), state["scene"], state["seed"]))
-    return recipe, states, gather(recipe, states)
+    rows.sort(key=lambda row: (rank.get(row["scene"], len(rank)), row["scene"] or "", row["seed"] or 0))
+    return recipe, rows, gather(recipe, rows)
 
 
 def headline() -> str:
     """The README's table: means over the scenes that count."""
-    recipe, states, scores = known("default")
+    recipe, rows, scores = known("default")
     counted = [scene for scene in ORDER if scene not in recipe.trained_on]
     scenes = [scene for scene in counted if all(scores.of_scene(name, scene) for name in HEADLINES)]
-    states = [state for state in states if state["scene"] in scenes]
+    rows = [row for row in rows if row["scene"] in scenes]
     if not scenes:
         return "Not measured yet."
-    scores = gather(recipe, states)
+    scores = gather(recipe, rows)
     lines = ["| | PSNR | SSIM | FLIP |", "|---|---:|---:|---:|"]
     names = {
         "plain": "splatfacto",
@@ -75,13 +81,13 @@ def headline() -> str:
     return (
         f"Held-out views of {len(scenes)} real captures ({', '.join(scenes)}), on none of which the fixer was trained, "
         f"means over scenes, {' to '.join(map(str, seeds))} seed{'s' * (seeds[-1] > 1)} each: "
-        f"**{gain_told('psnr', plain.whole['psnr'])} dB** PSNR over splatfacto with the same settings, "
-        f"**{gain_told('psnr', tuned.whole['psnr'])} dB** over its best variant, "
-        f"in {times_told(plain.seconds)} times the training time. "
+        f"**{gain_text('psnr', plain.mean['psnr'])} dB** PSNR over splatfacto with the same settings, "
+        f"**{gain_text('psnr', tuned.mean['psnr'])} dB** over its best variant, "
+        f"in {ratio_text(plain.seconds_ratio)} times the training time. "
         f"Over that variant {worst} gains least ({least:+.2f} dB), {best} most ({most:+.2f} dB)."
         + (
-            f" Of the gain over splatfacto, pseudo-views bring {gain_told('psnr', without.whole['psnr'])} dB and "
-            f"{gain_told('ssim', without.whole['ssim'])} SSIM; the rest is denser initial points and a free view in "
+            f" Of the gain over splatfacto, pseudo-views bring {gain_text('psnr', without.mean['psnr'])} dB and "
+            f"{gain_text('ssim', without.mean['ssim'])} SSIM; the rest is denser initial points and a free view in "
             "front of the cameras."
             if without is not None
             else ""
@@ -89,26 +95,25 @@ def headline() -> str:
         + (f" Incomplete: {'; '.join(dict.fromkeys(lacking))}." if lacking else "")
         + "\n\n"
         + "\n".join(lines)
-        + f"\n\n`difix3d bench`, {dates(states)}, {_each(states, 'hardware')}, {recipe.steps:,} steps; "
+        + f"\n\n`difix3d bench`, {dates(rows)}, {_distinct(rows, 'hardware')}, {recipe.steps:,} steps; "
         "[all scenes and what brings it](docs/quality.md)."
     )
 
 
 def table() -> str:
     """All scenes and differences."""
-    recipe, states, scores = known("default")
-    if not states:
+    recipe, rows, scores = known("default")
+    if not rows:
         return "Not measured yet."
     command = "difix3d bench captures/* --output DIR"
-    parts = document(scores, list(_entries(recipe, scores).values()), states, command)
-    first = [replace(parts[0], title="All figures", level=3)]
-    return page(first + [replace(part, level=part.level + (2 if part.level == 1 else 1)) for part in parts[1:]]).strip()
+    found = sections(scores, list(_entries(recipe, scores).values()))
+    return "\n\n".join(["### All figures", introduction(scores, rows, command), markdown(found, level=3)])
 
 
 def ablation() -> str:
     """One row for each thing that was changed."""
-    recipe, states, scores = known("ablation")
-    if not states:
+    recipe, rows, scores = known("ablation")
+    if not rows:
         return "Not measured yet."
     scenes = scores.scenes
     lines = [
@@ -117,18 +122,20 @@ def ablation() -> str:
     ]
     for (method, against), entry in _entries(recipe, scores).items():
         name = method if against == "difix3d" else f"{method} over {against}"
-        whole = entry.whole
-        cells = [gain_told("psnr", entry.scenes.get(scene, {}).get("psnr")) for scene in scenes]
-        cells += [gain_told(metric, whole[metric]) for metric in NOTICED]
-        cells.append("-" if entry.seconds is None else f"x {times_told(entry.seconds)}")
-        told = list(entry.verdicts)
-        if abs(whole["psnr"].mean) < recipe.undecided:
-            told.insert(0, "undecided")
+        mean = entry.mean
+        cells = [gain_text("psnr", entry.scenes.get(scene, {}).get("psnr")) for scene in scenes]
+        cells += [gain_text(metric, mean[metric]) for metric in NOTICED]
+        cells.append("-" if entry.seconds_ratio is None else f"x {ratio_text(entry.seconds_ratio)}")
+        verdicts = list(entry.verdicts)
+        if abs(mean["psnr"].mean) < recipe.undecided:
+            verdicts.insert(0, "undecided")
         flags = " ".join(f"--{key} {value}" for key, value in (recipe.methods[method].flags or {}).items())
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {'; '.join(told)} | {f'`{flags}`' if flags else ''} |")
+        lines.append(
+            f"| {name} | " + " | ".join(cells) + f" | {'; '.join(verdicts)} | {f'`{flags}`' if flags else ''} |"
+        )
     missing = [name for name in recipe.methods if not scores.rows(name)]
     return (
-        f"{_origin(states, recipe)}\n\n"
+        f"{_origin(rows, recipe)}\n\n"
         + "\n".join(lines)
         + (f"\n\nNot measured yet: {', '.join(f'`{name}`' for name in missing)}." if missing else "")
     )
@@ -136,8 +143,8 @@ def ablation() -> str:
 
 def hard() -> str:
     """Scenes on which one would expect fixing to hurt."""
-    recipe, states, scores = known("hard")
-    if not states:
+    recipe, rows, scores = known("hard")
+    if not rows:
         return "Not measured yet."
     shown = list(recipe.methods)
     pairs = [("difix3d", "plain"), ("difix3d", "no-pseudo-views"), ("difix3d+", "difix3d")]
@@ -151,24 +158,24 @@ def hard() -> str:
         cells = ["-" if mean is None else f"{mean:.2f}" for mean in means]
         for pair in pairs:
             gains = entries[pair].scenes.get(scene) if pair in entries else None
-            told = [gain_told(metric, gains.get(metric)) for metric in NOTICED] if gains else ["-"]
-            cells.append(", ".join(told))
+            texts = [gain_text(metric, gains.get(metric)) for metric in NOTICED] if gains else ["-"]
+            cells.append(", ".join(texts))
         lines.append(f"| {scene} | " + " | ".join(cells) + " |")
-    return f"{_origin(states, recipe)} PSNR, dB; differences are of PSNR, SSIM, FLIP.\n\n" + "\n".join(lines)
+    return f"{_origin(rows, recipe)} PSNR, dB; differences are of PSNR, SSIM, FLIP.\n\n" + "\n".join(lines)
 
 
 def harm() -> str:
     """Where fixing costs something on real captures."""
-    recipe, states, scores = known("default")
+    recipe, rows, scores = known("default")
     entries = _entries(recipe, scores)
     lines = []
     for pair in HARMFUL:
         for scene, gains in entries[pair].scenes.items() if pair in entries else ():
             lost = [metric for metric, least in NOTICED.items() if metric in gains and gains[metric].mean < -least]
             if lost:
-                told = ", ".join(f"{metric.upper()} {gain_told(metric, gains[metric])}" for metric in lost)
-                lines.append(f"- **{scene}**: `{pair[0]}` over `{pair[1]}`: {told}")
-    return "\n".join(lines) or ("None on record." if states else "Not measured yet.")
+                losses = ", ".join(f"{metric.upper()} {gain_text(metric, gains[metric])}" for metric in lost)
+                lines.append(f"- **{scene}**: `{pair[0]}` over `{pair[1]}`: {losses}")
+    return "\n".join(lines) or ("None on record." if rows else "Not measured yet.")
 
 
 BLOCKS: dict[Path, dict[str, Callable[[], str]]] = {
@@ -195,16 +202,17 @@ def _entries(recipe: Recipe, scores: Scores) -> dict[tuple[str, str], Compared]:
     }
 
 
-def _origin(states: Sequence[State], recipe: Recipe) -> str:
-    seeds = sorted({state["seed"] for state in states})
+def _origin(rows: Sequence[Row], recipe: Recipe) -> str:
+    rows = [row for row in rows if row["scene"] is not None]
+    seeds = sorted({row["seed"] for row in rows})
     return (
-        f"{dates(states)}, {_each(states, 'hardware')}, commit {_each(states, 'commit')}, {recipe.steps:,} steps, "
+        f"{dates(rows)}, {_distinct(rows, 'hardware')}, commit {_distinct(rows, 'commit')}, {recipe.steps:,} steps, "
         f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}."
     )
 
 
-def _each(states: Sequence[State], key: str) -> str:
-    return each(state[key] for state in states)
+def _distinct(rows: Sequence[Row], key: str) -> str:
+    return distinct(row[key] for row in rows)
 
 
 def main() -> None:

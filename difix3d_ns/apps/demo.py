@@ -6,12 +6,11 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from torch import Tensor
 
 from difix3d_ns.evaluation.comparison import write_comparison
 from difix3d_ns.evaluation.report import write_report
-from difix3d_ns.evaluation.runs import HeldOutView, Run, held_out_views, train
-from difix3d_ns.evaluation.table import metrics_table
+from difix3d_ns.evaluation.runs import HeldOutView, Run, evaluate, train
+from difix3d_ns.evaluation.table import metric_table
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 
@@ -44,35 +43,30 @@ def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: in
     fixed = train(scene, output / "outputs", "difix3d", flags)
     console.rule("3/3  held-out views")
     started = time.perf_counter()
-    fixed_views = held_out_views(fixed.config, enhance=True)
+    fixed_views = evaluate(fixed.config, enhance=True).views
     enhancing = time.perf_counter() - started
-    plain_views = held_out_views(plain.config, enhance=False)
+    plain_views = evaluate(plain.config, enhance=False).views
     results = {
-        "plain": _mean(plain_views, [v.render for v in plain_views]) | {"seconds": plain.seconds},
-        "difix3d": _mean(fixed_views, [v.render for v in fixed_views]) | {"seconds": fixed.seconds},
-        "difix3d+": _mean(fixed_views, [_enhanced(v) for v in fixed_views]) | {"seconds": fixed.seconds + enhancing},
+        "plain": _mean(plain_views, enhanced=False) | {"seconds": plain.seconds},
+        "difix3d": _mean(fixed_views, enhanced=False) | {"seconds": fixed.seconds},
+        "difix3d+": _mean(fixed_views, enhanced=True) | {"seconds": fixed.seconds + enhancing},
     }
     write_json(output / "results.json", results)
     step = max(1, len(plain_views) // pictures)
     rows = [
-        [p.render, f.render, _enhanced(f), p.truth]
+        [p.render, f.render, f.picture(enhanced=True), p.truth]
         for p, f in list(zip(plain_views, fixed_views, strict=True))[step // 2 :: step][:pictures]
     ]
     write_comparison(output / "comparison.png", rows)
-    console.print(metrics_table(results))
+    console.print(metric_table(results).terminal())
     page = output / "report.html"
     write_report(fixed.config, page, fixed_views, plain_views, results, title="Demo scene", console=console)
     _print_summary(console, output, fixed)
     return results
 
 
-def _enhanced(view: HeldOutView) -> Tensor:
-    assert view.enhanced is not None
-    return view.enhanced
-
-
-def _mean(views: list[HeldOutView], pictures: list[Tensor]) -> dict[str, float]:
-    return mean_metrics([image_metrics(p, view.truth) for view, p in zip(views, pictures, strict=True)])
+def _mean(views: list[HeldOutView], enhanced: bool) -> dict[str, float]:
+    return mean_metrics([image_metrics(view.picture(enhanced), view.truth) for view in views])
 
 
 def _print_summary(console: Console, output: Path, run: Run) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
+
+from difix3d_ns.evaluation.report.page_pictures import pixels
 
 _GAP = 4  # pixels
 _CAPTION = 0.05  # height of the caption's letters relative to a picture's width
@@ -42,7 +43,8 @@ def write_comparison(
             raise ValueError(f"the pictures of row {i} differ in shape: {[list(p.shape) for p in row]}")
     widest = max(row[0].shape[1] for row in rows)
     scale = 1.0 if width is None else width / widest
-    pictures = [[_picture(tensor, scale) for tensor in row] for row in rows]
+    lanczos = Image.Resampling.LANCZOS
+    pictures = [[ImageOps.scale(Image.fromarray(pixels(tensor)), scale, lanczos) for tensor in row] for row in rows]
     column = max(row[0].width for row in pictures)
     size = max(11, round(_CAPTION * column))
     header = round(1.7 * size)
@@ -61,12 +63,3 @@ def write_comparison(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, format="PNG")
-
-
-def _picture(tensor: Tensor, scale: float) -> Image.Image:
-    values = tensor.detach().float().cpu().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).numpy()
-    picture = Image.fromarray(np.round(values * 255).astype(np.uint8))
-    if scale == 1.0:
-        return picture
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS)

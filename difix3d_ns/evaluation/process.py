@@ -1,4 +1,4 @@
-"""``ns-train`` in a process of its own, watched for the memory it takes.
+"""``ns-train`` in a process of its own, which measures its memory.
 
 The process is ``python -m difix3d_ns.evaluation.process FILE ARGUMENTS``: it runs ``ns-train ARGUMENTS`` and writes its
 own peak to FILE at its end.
@@ -18,12 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-import psutil
 import torch
 
 import difix3d_ns
 
-_EVERY = 0.5  # seconds between looks at the processes that a training has started, of which there usually are none
+_EVERY = 0.5  # seconds between checks that whoever started the training is still there
 _MB = 1024**2
 
 
@@ -33,11 +32,11 @@ def run(arguments: Sequence[str], peak_file: Path, output: IO[str] | None = None
     Args:
         arguments: its own.
         peak_file: a file to use; it is overwritten.
-        output: where all it says goes; None shows it.
+        output: file for all its output; None shows it.
 
     Returns:
-        (exit status, peak memory in MB: with CUDA what torch had allocated there, else resident memory of the process
-        and those it started).
+        (exit status, peak memory in MB: with CUDA what torch had allocated there, else resident memory of the process;
+        0 if it was killed).
     """
     peak_file.unlink(missing_ok=True)
     # what is measured is the package that measures, whatever the current folder holds; that comes last, for fixers
@@ -47,48 +46,21 @@ def run(arguments: Sequence[str], peak_file: Path, output: IO[str] | None = None
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, known))}
     streams = {"stdout": output, "stderr": subprocess.STDOUT} if output is not None else {}
     process = subprocess.Popen(command, env=environment, **streams)  # type: ignore[call-overload]
-    seen = _Watch(process.pid)
     try:
         code = process.wait()
     except BaseException:  # whoever stops the benchmark stops its training
         process.terminate()
         process.wait()
         raise
-    finally:
-        seen.stop()
     try:
-        own = json.loads(peak_file.read_text())
+        peak = json.loads(peak_file.read_text())
     except (OSError, ValueError):  # it was killed
-        own = {"resident_mb": 0.0, "cuda_mb": None}
-    cuda = own["cuda_mb"]
-    return code, float(cuda if cuda is not None else max(own["resident_mb"], seen.peak / _MB))
-
-
-class _Watch(threading.Thread):
-    """Samples the resident memory of a process and those it started."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.peak = 0
-        self._pid, self._ended = pid, threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        while not self._ended.wait(_EVERY):
-            try:
-                process = psutil.Process(self._pid)
-                family = [process, *process.children(recursive=True)]
-                self.peak = max(self.peak, sum(each.memory_info().rss for each in family))
-            except psutil.Error:  # one ended meanwhile
-                continue
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.join()
+        return code, 0.0
+    return code, float(peak["resident_mb"] if peak["cuda_mb"] is None else peak["cuda_mb"])
 
 
 def own_peak() -> dict[str, float | None]:
-    """Most memory this process has had so far, in MB: resident, and allocated by torch with CUDA (None: not used)."""
+    """Peak memory of this process so far, in MB: resident, and allocated by torch with CUDA (None: not used)."""
     return {
         "resident_mb": _resident() / _MB,
         "cuda_mb": torch.cuda.max_memory_allocated() / _MB if torch.cuda.is_initialized() else None,

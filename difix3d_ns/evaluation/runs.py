@@ -1,4 +1,4 @@
-"""Real trainings by the real commands, and what they score on views they never saw."""
+"""Trainings by the real commands, and evaluations of them on held-out views."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation import process
 
 DEFAULT_METHOD = "difix3d-splatfacto"
 
@@ -35,11 +36,18 @@ class HeldOutView:
     enhanced: Tensor | None  # [H, W, 3] in [0, 1]
     name: str = ""  # of the photograph's file
     seconds: float | None = None  # the enhancer took, the first time with loading it
-    problem: str = ""  # why there is no enhanced picture, if it was asked for
+    problem: str = ""  # why there is no enhanced picture, if one was requested
+
+    def picture(self, enhanced: bool) -> Tensor:
+        """The enhanced picture, which has to be there, or the render: [H, W, 3] in [0, 1]."""
+        if not enhanced:
+            return self.render
+        assert self.enhanced is not None, self.problem
+        return self.enhanced
 
 
 @dataclass(frozen=True)
-class Look:
+class Evaluation:
     """All evaluation views of a finished training."""
 
     views: list[HeldOutView]
@@ -48,7 +56,7 @@ class Look:
 
 
 def config_of(output: Path, name: str, method: str = DEFAULT_METHOD) -> Path:
-    """The config.yml of what ``train`` made."""
+    """Path of the config.yml that ``train`` writes."""
     return output / name / method / "run" / "config.yml"
 
 
@@ -67,14 +75,12 @@ def train(
         output: folder of nerfstudio's outputs; the training goes to ``output/NAME/METHOD/run``.
         name: experiment name.
         flags: further flags.
-        log: where its output is appended; None shows it.
-        method: which.
+        log: file that its output is appended to; None shows it.
+        method: of ns-train.
 
     Raises:
         UserError: it failed; the message names the log.
     """
-    from difix3d_ns.evaluation import process
-
     arguments = [
         method,
         *("--data", str(data), "--output-dir", str(output), "--experiment-name", name, "--timestamp", "run"),
@@ -93,26 +99,14 @@ def train(
 
 
 @torch.no_grad()
-def held_out_views(config: Path, enhance: bool, weights: str | None = None) -> list[HeldOutView]:
-    """Render all evaluation views of a finished training.
-
-    Args:
-        config: its config.yml.
-        enhance: whether to run the enhancer as well.
-        weights: of the enhancer; None: as in the training.
-    """
-    return look(config, enhance, weights=weights).views
-
-
-@torch.no_grad()
-def look(
+def evaluate(
     config: Path,
     enhance: bool,
     strength: float | None = None,
     step: int | None = None,
     weights: str | None = None,
-) -> Look:
-    """Render all evaluation views of a finished training, and measure what that takes.
+) -> Evaluation:
+    """Render all evaluation views of a finished training, and measure the enhancer's time.
 
     Environment variables change nothing here.
 
@@ -125,15 +119,15 @@ def look(
     """
     from nerfstudio.utils.eval_utils import eval_setup
 
-    def as_wanted(trainer: Any) -> Any:
+    def with_settings(trainer: Any) -> Any:
         trainer.load_step = step
         enhancer = trainer.pipeline.enhancer
         enhancer.from_environment, enhancer.mode = False, "key"
         enhancer.strength = enhancer.strength if strength is None else strength
         enhancer.weights = weights or enhancer.weights
-        return _where_it_is(config, trainer)
+        return _with_present_paths(config, trainer)
 
-    _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=as_wanted)
+    _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=with_settings)
     views, whole = [], 0.0
     datamanager: Any = pipeline.datamanager
     names = [Path(path).name for path in datamanager.eval_dataset.image_filenames]
@@ -154,11 +148,11 @@ def look(
         took = seconds if enhanced is not None else None
         views.append(HeldOutView(truth.cpu(), outputs["rgb"].cpu(), enhanced, name, took, problem))
     model: Any = pipeline.model
-    return Look(views, len(model.means), whole if enhance else 0.0)
+    return Evaluation(views, len(model.means), whole if enhance else 0.0)
 
 
-def _where_it_is(path: Path, trainer: Any) -> Any:
-    """Checkpoints lie beside config.yml, also if the folder was moved; a relative scene may be given from above it."""
+def _with_present_paths(path: Path, trainer: Any) -> Any:
+    """Correct a config's paths: checkpoints lie beside config.yml; a relative scene may be given from above it."""
     folder = path.resolve().parent
     trainer.relative_model_dir = folder / trainer.relative_model_dir
     manager = trainer.pipeline.datamanager

@@ -1,74 +1,106 @@
-"""Results of several methods as a table on the terminal or in Markdown."""
+"""The table of metrics: methods in rows, for Markdown, the terminal and HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from rich.table import Table
+from rich.table import Table as TerminalTable
 from rich.text import Text
 
-_LOWER_IS_BETTER = frozenset({"flip", "lpips", "fid", "seconds"})
-_DIGITS = {"psnr": 2, "ssim": 4, "flip": 4, "lpips": 4, "fid": 2, "seconds": 1}
-_UPPER = frozenset({"psnr", "ssim", "flip", "lpips", "fid"})
+
+@dataclass(frozen=True)
+class Metric:
+    """A column: its heading and its printed digits."""
+
+    heading: str
+    digits: int = 3
+    lower_is_better: bool = False
+    contest: bool = True  # whether the best value is marked; less memory is nicer, but nobody wins by it
+
+    def text(self, value: float | None) -> str:
+        """The value as printed; a dash where there is none."""
+        return "-" if value is None else f"{value:,.{self.digits}f}"
+
+
+METRICS = {
+    "psnr": Metric("PSNR ↑", 2),
+    "ssim": Metric("SSIM ↑"),
+    "flip": Metric("FLIP ↓", lower_is_better=True),
+    "lpips_alex": Metric("LPIPS (AlexNet) ↓", lower_is_better=True),
+    "lpips_vgg": Metric("LPIPS (VGG) ↓", lower_is_better=True),
+    "fid": Metric("FID ↓", 1, lower_is_better=True),
+    "seconds": Metric("seconds ↓", 0, lower_is_better=True, contest=False),
+    "gaussians": Metric("Gaussians", 0, lower_is_better=True, contest=False),
+    "peak_mb": Metric("peak MB", 0, lower_is_better=True, contest=False),
+}
 
 Results = Mapping[str, Mapping[str, float | None]]
-"""Method -> metric -> value; None or absent where there is none."""
+"""Method -> metric -> value, with its spread at "METRIC_std"; None or absent where there is none."""
 
 
-def cells(results: Results) -> tuple[list[str], list[tuple[str, list[tuple[str, bool]]]]]:
-    """Headings of the metrics, and per method its printed values, each with whether it is the best of its column."""
-    columns = _columns(results)
-    best = {metric: _best(results, metric) for metric in columns}
-    rows = [
-        (method, [(_cell(metric, values.get(metric)), method in best[metric]) for metric in columns])
-        for method, values in results.items()
-    ]
-    return [_heading(metric) for metric in columns], rows
+@dataclass(frozen=True)
+class Cell:
+    """A printed value."""
+
+    text: str
+    good: bool = False  # the best of its kind
 
 
-def metrics_table(results: Results, title: str | None = None) -> Table:
-    """A rich table: a row per method, a column per metric, the best value of each in bold."""
-    table = Table(title=title)
-    table.add_column("method")
-    headings, rows = cells(results)
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for method, row in rows:
-        table.add_row(Text(method), *(Text(cell, style="bold" if best else "") for cell, best in row))
-    return table
+@dataclass(frozen=True)
+class Table:
+    """A table whose first column is text and whose others are numbers."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, good cells in bold."""
+        lines = [_line(self.headings), "|---|" + "---:|" * (len(self.headings) - 1)]
+        lines += [_line([f"**{cell.text}**" if cell.good else cell.text for cell in row]) for row in self.rows]
+        return "\n".join(lines)
+
+    def terminal(self) -> TerminalTable:
+        """The table for a rich console, good cells in bold."""
+        table = TerminalTable()
+        for number, heading in enumerate(self.headings):
+            table.add_column(heading, justify="right" if number else "left")
+        for row in self.rows:
+            table.add_row(*(Text(cell.text, style="bold" if cell.good else "") for cell in row))
+        return table
 
 
-def markdown_table(results: Results) -> str:
-    """The same table in GitHub's Markdown, ending with a newline."""
-    headings, rows = cells(results)
-    lines = [
-        "| " + " | ".join(["method", *headings]) + " |",
-        "|" + "|".join(["---", *["---:"] * len(headings)]) + "|",
-    ]
-    for method, row in rows:
-        bold = [f"**{cell}**" if best else cell for cell, best in row]
-        lines.append("| " + " | ".join([method.replace("|", "\\|"), *bold]) + " |")
-    return "\n".join(lines) + "\n"
+def metric_table(results: Results, missing: Mapping[str, int] | None = None) -> Table:
+    """A row per method, a column per metric that any of them has, the best of each column marked.
+
+    Args:
+        results: means, with or without their spreads.
+        missing: method -> scenes its means lack: named beside the method, which then wins nothing.
+    """
+    incomplete = {method: count for method, count in (missing or {}).items() if count}
+    known = {metric for row in results.values() for metric, value in row.items() if value is not None}
+    columns = [name for name in dict.fromkeys([*METRICS, *sorted(known)]) if name in known and name[-4:] != "_std"]
+    metrics = {name: METRICS.get(name, Metric(name)) for name in columns}
+    complete = {method: row for method, row in results.items() if method not in incomplete}
+    best = {name: _best([row.get(name) for row in complete.values()], metric) for name, metric in metrics.items()}
+    rows = []
+    for method, row in results.items():
+        cells = [Cell(f"{method} ({incomplete[method]} scenes missing)" if method in incomplete else method)]
+        for name, metric in metrics.items():
+            text, spread = metric.text(row.get(name)), row.get(f"{name}_std")
+            good = method in complete and text == best[name]
+            cells.append(Cell(text if spread is None else f"{text} ± {metric.text(spread)}", good))
+        rows.append(cells)
+    return Table(["method", *(metric.heading for metric in metrics.values())], rows)
 
 
-def _columns(results: Results) -> list[str]:
-    """Metrics in the order of their first appearance."""
-    return list(dict.fromkeys(metric for values in results.values() for metric in values))
+def _best(values: Sequence[float | None], metric: Metric) -> str | None:
+    """The best value as printed; None where nothing differs in print."""
+    known = [value for value in values if value is not None and value == value]
+    if not metric.contest or len({metric.text(value) for value in known}) < 2:
+        return None
+    return metric.text((min if metric.lower_is_better else max)(known))
 
 
-def _heading(metric: str) -> str:
-    name = metric.upper() if metric in _UPPER else metric
-    return f"{name} {'↓' if metric in _LOWER_IS_BETTER else '↑'}"
-
-
-def _cell(metric: str, value: float | None) -> str:
-    return "-" if value is None else f"{value:.{_DIGITS.get(metric, 3)}f}"
-
-
-def _best(results: Results, metric: str) -> set[str]:
-    """Methods whose printed value is the best, if there is anything to compare."""
-    values = {method: v for method, row in results.items() if (v := row.get(metric)) is not None and v == v}
-    if len(values) < 2:
-        return set()
-    best = (min if metric in _LOWER_IS_BETTER else max)(values.values())
-    return {method for method, value in values.items() if _cell(metric, value) == _cell(metric, best)}
+def _line(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(text.replace("|", "\\|") for text in texts) + " |"

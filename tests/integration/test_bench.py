@@ -94,24 +94,25 @@ def test_every_method_is_measured(folder: Path) -> None:
 def test_started_again_it_goes_on(folder: Path, tiny_scene: Path) -> None:
     runs = folder / "out" / "runs" / tiny_scene.name
     before = {
-        method: json.loads((runs / method / "seed-3" / "job.json").read_text()) for method in ("plain", "difix3d")
+        method: json.loads((runs / method / "seed-3" / "training.json").read_text()) for method in ("plain", "difix3d")
     }
-    (runs / "difix3d" / "seed-3" / "job.json").unlink()  # as if it had been killed while it trained
+    means = json.loads((folder / "out" / "results.json").read_text())
+    (runs / "difix3d" / "seed-3" / "training.json").unlink()  # as if it had been killed while it trained
     lines = (folder / "record" / "bench-tiny.jsonl").read_text()
     table = bench(
         *([tiny_scene], folder / "out"),
         recipe=folder / "tiny.yaml",
-        folder=folder / "record",
+        record=folder / "record",
         console=Console(quiet=True),
     )
-    after = {method: json.loads((runs / method / "seed-3" / "job.json").read_text()) for method in before}
+    after = {method: json.loads((runs / method / "seed-3" / "training.json").read_text()) for method in before}
     assert after["plain"] == before["plain"]
-    assert after["difix3d"]["id"] != before["difix3d"]["id"]
+    assert after["difix3d"]["run"] != before["difix3d"]["run"]
     assert table[tiny_scene.name]["difix3d"]["psnr"] == pytest.approx(
-        before["difix3d"]["parts"]["difix3d"]["metrics"]["psnr"], abs=0.5
+        means[tiny_scene.name]["difix3d"]["psnr"], abs=0.5
     )
-    now = (folder / "record" / "bench-tiny.jsonl").read_text()
-    assert now.startswith(lines) and len(now.splitlines()) == len(lines.splitlines()) + 2
+    record = (folder / "record" / "bench-tiny.jsonl").read_text()
+    assert record.startswith(lines) and len(record.splitlines()) == len(lines.splitlines()) + 2
 
 
 def test_scenes_are_spread_over_a_cluster_and_one_that_fails_is_named(tiny_scene: Path, tmp_path: Path) -> None:
@@ -130,7 +131,7 @@ def test_scenes_are_spread_over_a_cluster_and_one_that_fails_is_named(tiny_scene
                 *([tmp_path / "broken", tiny_scene], tmp_path / "out"),
                 recipe=recipe,
                 executor="ray",
-                folder=tmp_path / "record",
+                record=tmp_path / "record",
                 console=Console(quiet=True),
             )
     finally:

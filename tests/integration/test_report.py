@@ -35,11 +35,11 @@ def test_a_finished_training(run: Command, trained: Path, tmp_path: Path) -> Non
     html, text = _report(run, trained.parent, tmp_path / "page.html")
     assert _contents(trained.parent) == before
     assert "not finished" not in text
-    assert "3 photographs were kept out of training" in text
+    assert "3 photos were kept out of training" in text
     assert html.count('data-name="Enhanced"') == html.count('data-name="Error of enhanced"') == 3
     assert html.count('data-name="Fixed"') == html.count('data-name="Confidence"') >= 8
     assert re.search(r"mean \d\d\.\d\d \d\d\.\d\d 0\.\d{3} 0\.\d{3} 0\.\d{3} 0\.\d{3}", text)
-    assert "Loss photographs pseudo-views" in text
+    assert "Loss photos pseudo-views" in text
     assert "Held-out PSNR, dB" in text
     assert "Training, first to last step" in text and "Enhancing a further view, median" in text
     assert "--pipeline.guidance.targets.count 4 default 16" in text
@@ -51,7 +51,7 @@ def test_a_training_that_was_moved_and_lost_its_scene(run: Command, trained: Pat
     moved = tmp_path / "elsewhere"
     shutil.copytree(trained.parent, moved)
     _, text = _report(run, tmp_path, tmp_path / "moved.html")
-    assert "3 photographs were kept out" in text
+    assert "3 photos were kept out" in text
     config = moved / "config.yml"
     config.write_text(re.sub(r"^(data: .*\n)(- .*\n)+", r"\1- gone\n", config.read_text(), flags=re.M))
     _, text = _report(run, moved, tmp_path / "lost.html")
@@ -99,7 +99,7 @@ def test_a_training_that_goes_on_is_not_disturbed(run: Command, tiny_scene: Path
         training.join(300)
         assert training.exitcode == 0, log.read_text()[-3000:]
     assert re.search(r"it is at step \d+ of 400", text)
-    assert "3 photographs were kept out" in text
+    assert "3 photos were kept out" in text
     assert (folder / "nerfstudio_models" / "step-000000399.ckpt").is_file()
     assert "not finished" not in _report(run, folder, tmp_path / "page.html")[1]
 
@@ -112,7 +112,7 @@ def test_a_method_without_a_prior(run: Command, tiny_scene: Path, tmp_path: Path
         *("--pipeline.enhancer.name", "blend", "--machine.device-type", "cpu"),
     )
     html, text = _report(run, tmp_path, tmp_path / "page.html")
-    assert "sparse-splatfacto, 30 steps" in text and "3 photographs were kept out of training" in text
+    assert "sparse-splatfacto, 30 steps" in text and "3 photos were kept out of training" in text
     assert "seudo-view" not in text and "rounds" not in text.partition("Settings")[0]
     assert html.count('data-name="Enhanced"') == 3 and "--pipeline.enhancer.name blend default unset" in text
     for fitted in ("min-depth", "stereo", "refine-every", "steps-per-save"):

@@ -1,4 +1,4 @@
-"""Finished jobs of a benchmark on disk, for tests of what reads them."""
+"""Finished runs of a benchmark on disk, for tests of what reads them."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from difix3d_ns.evaluation.bench.bench_recipe import Recipe
-from difix3d_ns.evaluation.bench.job import Job, State, look_identity
+from difix3d_ns.evaluation.bench.job import Job, row_of
+from difix3d_ns.evaluation.bench.rows import Row, add_rows
 from difix3d_ns.io.atomic import write_json
 
-METRICS = {"ssim": 0.8, "flip": 0.2, "lpips": None, "fid": None, "seconds": 10.0, "gaussians": 1000, "peak_mb": 900.0}
+METRICS = {"ssim": 0.8, "flip": 0.2, "lpips_alex": None, "lpips_vgg": None, "seconds": 10.0, "gaussians": 1000}
 
 
-def finish(job: Job, recipe: Recipe, output: Path, psnr: Mapping[str, float], **others: Any) -> State:
-    """Write the state of a job whose parts have these PSNRs; ``others`` replace metrics of all parts."""
-    looks = {method.name: look_identity(method) for method in recipe.looks(job.training)}
-    state: State = {
-        "id": f"{job.scene.name}-{job.training}-{job.seed}",
+def finish(job: Job, recipe: Recipe, output: Path, psnr: Mapping[str, float], **others: Any) -> list[Row]:
+    """Write a training and rows of these PSNRs by name; ``others`` replace metrics of all of them."""
+    trained: Row = {
+        "run": f"{job.scene.name}-{job.training}-{job.seed}",
         "scene": job.scene.name,
-        "training": job.training,
         "seed": job.seed,
-        "identity": job.identity(recipe),
+        **job.identity(recipe),
         "commit": "0123456789",
         "date": "2026-11-21",
         "hardware": "2 CPU cores",
         "software": {"torch": "2"},
         "seconds": 10.0,
         "peak_mb": 900.0,
-        "size": [480, 320],
-        "parts": {
-            name: {"look": looks[name.partition("@")[0]], "metrics": {"psnr": value, **METRICS, **others}}
-            for name, value in psnr.items()
-        },
     }
-    write_json(job.folder(output) / "job.json", state)
-    return state
+    rows = []
+    for name, value in psnr.items():
+        method, _, step = name.partition("@")
+        metrics = {"psnr": value, **METRICS, **others}
+        row = row_of(trained, recipe, recipe.methods[method], metrics, int(step) if step else None)
+        rows.append(row | {"size": [480, 320]})
+    write_json(job.folder(output) / "training.json", trained)
+    add_rows(job.rows(output), rows)
+    return rows

@@ -14,8 +14,7 @@ import yaml
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.bench_recipe import Recipe, load_recipe
-from difix3d_ns.evaluation.bench.job import Job, Scene
-from difix3d_ns.evaluation.bench.record import read
+from difix3d_ns.evaluation.bench.rows import current_rows, read_rows
 from difix3d_ns.io.run import Run
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.methods.sparse import sparse_splatfacto
@@ -29,9 +28,9 @@ METHODS = {method.config.method_name: method.config for method in (difix3d_splat
 
 def _settings(recipe: Recipe, training: str, seed: int) -> Any:
     """What ns-train makes of a training's flags, fitted to a CPU and six photographs."""
-    job = Job(Scene(Path("/scene"), "scene"), training, seed)
-    default: Any = copy.deepcopy(METHODS[job.ns_method(recipe)])
-    config = tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=job.flags(recipe))
+    default: Any = copy.deepcopy(METHODS[recipe.methods[training].ns_method])
+    flags = recipe.training_flags(training, seed)
+    config = tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=flags)
     config.machine.device_type = "cpu"
     presets.check(config)
     presets.fit(config, replace(config.run(), images=6))
@@ -50,7 +49,7 @@ def test_all_trainings_share_steps_seed_and_pictures(name: str) -> None:
             assert each.pipeline.datamanager == settings[0].pipeline.datamanager
             assert each.pipeline.datamanager.train_cameras_sampling_seed == 42 + seed
             assert each.pipeline.datamanager.pose_frame == "train"
-            assert each.steps_per_eval_image == each.steps_per_eval_all_images == 0  # looks at nothing meanwhile
+            assert each.steps_per_eval_image == each.steps_per_eval_all_images == 0  # evaluates nothing meanwhile
 
 
 def test_the_default_compares_with_every_plain_variant() -> None:
@@ -91,8 +90,8 @@ def test_the_method_without_a_prior_is_a_row_of_its_own() -> None:
 
 @pytest.mark.parametrize(("name", "runs", "lines"), [("default", 87, 164), ("ablation", 51, 51), ("hard", 15, 20)])
 def test_what_was_run_with_flags_of_earlier_names_is_still_found(name: str, runs: int, lines: int) -> None:
-    found = read(load_recipe(name), RECORD)
-    assert len(found) >= runs and sum(len(run["parts"]) for run in found) >= lines
+    found = current_rows(read_rows(RECORD / f"bench-{name}.jsonl"), load_recipe(name))
+    assert len({row["run"].partition("/")[0] for row in found}) >= runs and len(found) >= lines
 
 
 def test_flags_of_earlier_names_are_those_of_today() -> None:
@@ -107,7 +106,7 @@ def test_flags_of_earlier_names_are_those_of_today() -> None:
             if kind in settings:
                 continue
             settings.append(kind)
-            default: Any = copy.deepcopy(METHODS[entry.get("ns_method", "difix3d-splatfacto")])
+            default: Any = copy.deepcopy(METHODS[entry["ns_method"]])
             config: Any = tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=now)
             presets.check(config)
             presets.fit(config, Run(2000, images=6))

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from difix3d_ns.evaluation.bench.bench_page import markdown_page
 from difix3d_ns.evaluation.bench.bench_recipe import Comparison, Method, Recipe
-from difix3d_ns.evaluation.bench.job import Job, Scene, State
+from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.results import (
     Gain,
     Scores,
@@ -19,7 +20,7 @@ from difix3d_ns.evaluation.bench.results import (
     mean_over_scenes,
     results,
 )
-from difix3d_ns.evaluation.bench.tables import document, page
+from difix3d_ns.evaluation.bench.rows import Row
 from tests.unit.bench_states import finish
 
 RECIPE = Recipe(
@@ -43,20 +44,24 @@ PSNR = {
 }
 
 
-def _states(folder: Path, psnr: dict[str, dict[str, tuple[float, ...]]] = PSNR, **others: Any) -> list[State]:
-    states = []
+def _rows(folder: Path, psnr: dict[str, dict[str, tuple[float, ...]]] = PSNR, **others: Any) -> list[Row]:
+    rows = []
     for scene, parts in psnr.items():
         (folder / scene).mkdir(exist_ok=True)
         for training in RECIPE.trainings():
             names = [name for name in parts if RECIPE.methods[name.partition("@")[0]].training == training]
             for seed in range(max((len(parts[name]) for name in names), default=0)):
                 job = Job(Scene(folder / scene, scene), training, seed)
-                states.append(finish(job, RECIPE, folder, {name: parts[name][seed] for name in names}, **others))
-    return states
+                rows += finish(job, RECIPE, folder, {name: parts[name][seed] for name in names}, **others)
+    return rows
 
 
 def _scores(folder: Path, psnr: dict[str, dict[str, tuple[float, ...]]] = PSNR, **others: Any) -> Scores:
-    return gather(RECIPE, _states(folder, psnr, **others))
+    return gather(RECIPE, _rows(folder, psnr, **others))
+
+
+def _text(scores: Scores, rows: list[Row]) -> str:
+    return markdown_page(scores, [], rows, "difix3d bench")
 
 
 def test_a_further_seed_of_one_method_does_not_move_the_mean_over_scenes(tmp_path: Path) -> None:
@@ -65,7 +70,7 @@ def test_a_further_seed_of_one_method_does_not_move_the_mean_over_scenes(tmp_pat
     assert [scores.shared_seeds(scene) for scene in ("fox", "fern")] == [[0, 1], [0, 1]]
     assert mean_over_scenes(scores, "ours", "psnr") == (23 + 26) / 2
     assert results(scores)["fox"]["ours"]["psnr"] == pytest.approx((22 + 24 + 90) / 3)
-    assert "of each the seeds that all methods have" in page(document(scores, [], [], "command"))
+    assert "of each the seeds that all methods have" in _text(scores, [])
 
 
 def test_a_scene_without_a_shared_seed_still_counts(tmp_path: Path) -> None:
@@ -80,9 +85,9 @@ def test_means_and_spreads_over_seeds(tmp_path: Path) -> None:
     assert list(table) == ["fox", "fern", "seen"]
     assert table["fox"]["plain"]["psnr"] == 20.5
     assert table["fox"]["plain"]["psnr_std"] == pytest.approx(math.sqrt(0.5))
-    assert table["fox"]["plain"]["lpips"] is None and table["fox"]["plain"]["lpips_std"] is None
+    assert table["fox"]["plain"]["lpips_vgg"] is None and table["fox"]["plain"]["lpips_vgg_std"] is None
     assert table["fox"]["plain"]["gaussians"] == 1000
-    keys = {"psnr", "ssim", "flip", "lpips", "fid", "seconds", "gaussians", "peak_mb"}
+    keys = {"psnr", "ssim", "flip", "lpips_alex", "lpips_vgg", "fid", "seconds", "gaussians", "peak_mb"}
     assert all(set(row) == keys | {f"{key}_std" for key in keys} for rows in table.values() for row in rows.values())
 
 
@@ -105,20 +110,18 @@ def test_the_best_variant_is_one_for_all_scenes_that_count(tmp_path: Path) -> No
 
 def test_a_variant_that_lacks_a_scene_cannot_be_chosen(tmp_path: Path) -> None:
     short = PSNR | {"fern": {name: seeds for name, seeds in PSNR["fern"].items() if name != "dropout"}}
-    scores = gather(RECIPE, _states(tmp_path, short))
+    scores = gather(RECIPE, _rows(tmp_path, short))
     assert scores.chosen["tuned"] == "plain"
     assert scores.left_out == {"tuned": ["dropout"]}
-    assert "`tuned` was chosen without `dropout`" in page(
-        document(scores, [], _states(tmp_path, short), "difix3d bench")
-    )
+    assert "`tuned` was chosen without `dropout`" in _text(scores, _rows(tmp_path, short))
 
 
 def test_a_further_seed_of_one_variant_leaves_none_out(tmp_path: Path) -> None:
     more = PSNR | {"fox": PSNR["fox"] | {"plain": (20, 21, 90), "early@50": (19, 19, 90)}}
     scores = _scores(tmp_path, psnr=more)
     assert scores.chosen == {"early": "early@50", "tuned": "dropout"} and not scores.left_out
-    assert "3 seeds of" not in page(document(_scores(tmp_path), [], [], ""))
-    fox = page(document(scores, [], [], "")).partition("## fox")[2].partition("##")[0]
+    assert "3 seeds of" not in _text(_scores(tmp_path), [])
+    fox = _text(scores, []).partition("## fox")[2].partition("##")[0]
     assert "2 seeds, 3 of `plain`, `early`." in fox
 
 
@@ -128,31 +131,26 @@ def test_variants_without_a_common_seed_are_not_compared(tmp_path: Path) -> None
         del scores.parts["dropout"][key]
     for name in ("plain", "early@50"):
         del scores.parts[name]["fox", 1]
-    states = [
-        {"scene": scene, "seed": seed, "parts": {name: {"look": {"method": name.partition("@")[0]}, "metrics": row}}}
-        for name, rows in scores.parts.items()
-        for (scene, seed), row in rows.items()
-    ]
-    again = gather(RECIPE, states)
+    again = gather(RECIPE, [row for rows in scores.parts.values() for row in rows.values()])
     assert again.left_out == {"tuned": ["dropout"]} and again.chosen["tuned"] == "plain"
 
 
 def test_paired_differences(tmp_path: Path) -> None:
     scores = _scores(tmp_path)
-    found = compare(scores, Comparison("ours", "plain", {"psnr": 0.8, "ssim": 0.02, "lpips": 0}))
+    found = compare(scores, Comparison("ours", "plain", {"psnr": 0.8, "ssim": 0.02, "lpips_vgg": 0}))
     assert found is not None
     assert found.scenes["fox"]["psnr"].mean == 2.5  # (22 - 20 + 24 - 21) / 2
     assert found.scenes["fox"]["psnr"].error == pytest.approx(0.5)  # of 2 and 3
     assert found.scenes["fern"]["psnr"].mean == 0
     assert found.scenes["seen"]["psnr"].mean == 40  # listed, not counted
-    assert found.whole["psnr"].mean == 1.25
-    assert found.whole["psnr"].error == pytest.approx(1.25)  # of 2.5 and 0
-    assert found.whole["psnr"].count == 2
-    assert found.seconds == Gain(1.0, 0.0, 2)
+    assert found.mean["psnr"].mean == 1.25
+    assert found.mean["psnr"].error == pytest.approx(1.25)  # of 2.5 and 0
+    assert found.mean["psnr"].count == 2
+    assert found.seconds_ratio == Gain(1.0, 0.0, 2)
     assert found.verdicts == [
         "psnr +0.8: met, within its standard error",
         "ssim +0.02: missed",
-        "lpips +0: not measured",
+        "lpips_vgg +0: not measured",
     ]
 
 
@@ -173,11 +171,11 @@ def test_two_seeds_decide_nothing_near_a_bar(bar: float, verdict: str, tmp_path:
 
 def test_less_flip_is_a_gain_and_the_worst_scene_is_named(tmp_path: Path) -> None:
     parts = {scene: {name: seeds for name, seeds in p.items() if name != "ours"} for scene, p in PSNR.items()}
-    states = _states(tmp_path, parts)
+    rows = _rows(tmp_path, parts)
     worse = {scene: {"ours": (seeds["plain"][0] - 1, seeds["plain"][1] - 0.5)} for scene, seeds in PSNR.items()}
-    states += _states(tmp_path, {"fern": worse["fern"]}, flip=0.15, seconds=20.0)
-    states += _states(tmp_path, {"fox": PSNR["fox"]}, flip=0.26)[-2:]
-    scores = gather(RECIPE, [state for state in states if "ours+" not in state["parts"] or state["scene"] == "fox"])
+    rows += _rows(tmp_path, {"fern": worse["fern"]}, flip=0.15, seconds=20.0)
+    rows += [row for row in _rows(tmp_path, {"fox": PSNR["fox"]}, flip=0.26) if row["method"] == "ours"]
+    scores = gather(RECIPE, [row for row in rows if row["method"] != "ours+"])
     found = compare(scores, Comparison("ours", "plain", {"flip": 0.0}, worst=-0.1, time=1.25))
     assert found is not None
     assert found.scenes["fern"]["flip"].mean == pytest.approx(0.05)
@@ -185,7 +183,7 @@ def test_less_flip_is_a_gain_and_the_worst_scene_is_named(tmp_path: Path) -> Non
     assert found.scenes["fern"]["psnr"].error == pytest.approx(0.25)
     assert found.verdicts[0] == "flip +0: missed, within its standard error"  # 0.05 better and 0.06 worse
     assert found.verdicts[1] == "no scene below -0.1 dB beyond its standard error: missed on fern"
-    assert found.seconds == Gain(1.5, 0.5, 2)  # 1 and 2
+    assert found.seconds_ratio == Gain(1.5, 0.5, 2)  # 1 and 2
     assert found.verdicts[2] == "at most 1.25x the time: missed, within its standard error"
 
 
@@ -195,11 +193,11 @@ def test_nothing_to_compare(tmp_path: Path) -> None:
 
 
 def test_the_page_tells_what_was_chosen_where_from_and_what_is_undecided(tmp_path: Path) -> None:
-    states = _states(tmp_path)
-    scores = gather(RECIPE, states)
+    rows = _rows(tmp_path)
+    scores = gather(RECIPE, rows)
     found = [compare(scores, Comparison(*pair)) for pair in (("ours", "tuned"), ("plain", "plain"))]
     compared = [entry for entry in found if entry is not None]
-    text = page(document(scores, compared, states, "difix3d bench fox fern seen"))
+    text = markdown_page(scores, compared, rows, "difix3d bench fox fern seen")
     assert "`difix3d bench fox fern seen`" in text
     assert "2026-11-21, 2 CPU cores, commit 0123456789; 100 steps, seeds 0, 1, pictures 480x320." in text
     assert "- `tuned` is `dropout`: the best mean PSNR on held-out views over 2 scenes" in text

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
 import re
+import shutil
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import yaml
 from PIL import Image
 from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional
 
+from difix3d_ns.cli import main
 from difix3d_ns.errors import UserError
-from difix3d_ns.evaluation.bench import provenance, record
+from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_recipe import Method, Recipe, load_recipe
 from difix3d_ns.evaluation.bench.bench_run import bench
-from difix3d_ns.evaluation.bench.job import Job, Scene, missing_parts
+from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.kept_pictures import keep_pictures
+from difix3d_ns.evaluation.bench.rows import Row, add_rows, current_rows, read_rows
 from difix3d_ns.io.atomic import write_text
+from difix3d_ns.metrics.perceptual import FID
 from tests.unit.bench_states import finish
 from tests.unit.tiny_scene import write_scene
 
 CONTENT = {
     "steps": 60,
+    "pictures": 2,
     "methods": {
         "plain": {"flags": {"pipeline.guidance.rounds": 0}},
         "plain-dropout": {"flags": {"pipeline.model.gaussian-dropout": 0.1}},
@@ -49,8 +62,12 @@ def finished(tmp_path: Path) -> Path:
 
 
 def _bench(folder: Path, **options: object) -> dict:
-    arguments = {"recipe": folder / "recipe.yaml", "folder": folder / "record", "console": Console(quiet=True)}
+    arguments = {"recipe": folder / "recipe.yaml", "record": folder / "record", "console": Console(quiet=True)}
     return bench([folder / "scene"], folder / "out", **{**arguments, **options})  # type: ignore[arg-type]
+
+
+def _on_record(folder: Path) -> list[Row]:
+    return current_rows(read_rows(folder / "record" / "bench-recipe.jsonl"), load_recipe(folder / "recipe.yaml"))
 
 
 def test_what_is_finished_is_not_made_again(finished: Path) -> None:
@@ -69,19 +86,123 @@ def test_what_is_finished_is_not_made_again(finished: Path) -> None:
 def test_the_report_shows_kept_pictures_and_needs_no_network(finished: Path) -> None:
     grey, black = (torch.full((20, 30, 3), value) for value in (0.5, 0.0))
     for method in ("plain", "plain-dropout"):
-        keep_pictures(finished / "out" / "pictures" / "scene", method, [grey] * 5, [black] * 5, count=2)
-    assert sorted(path.name for path in (finished / "out" / "pictures" / "scene" / "truth").iterdir()) == [
-        "001.jpg",
-        "003.jpg",
-    ]
+        keep_pictures(finished / "out", {"scene": "scene", "method": method, "seed": 0}, [grey] * 5, [black] * 5)
+    kept = [f"{view:03d}.png" for view in range(5)]  # all, without loss; truths once
+    for folder in ("truth", "plain/seed-0", "plain-dropout/seed-0"):
+        assert sorted(path.name for path in (finished / "out" / "pictures" / "scene" / folder).iterdir()) == kept
     _bench(finished)
     text = (finished / "out" / "report.html").read_text()
-    assert set(re.findall(r"Held-out view (\d)", text)) == {"2", "4"}
+    assert set(re.findall(r"Held-out view (\d)", text)) == {"2", "4"}  # evenly spaced
     for said in ("+1.00 dB", "plain-dropout over plain", "plain-tuned", "20.00", "2 CPU cores", "commit 0123456789"):
         assert said in text, said
     assert not re.findall(r"(?:src|href)=[\"'](?!data:|#)", text)
     with Image.open(finished / "out" / "comparison" / "scene.png") as sheet:
         assert sheet.size[0] >= 3 * 30  # plain, plain-tuned, truth
+
+
+@pytest.fixture
+def with_pictures(finished: Path) -> Path:
+    """The folder with three kept pictures of each run, worse ones of plain."""
+    generator = torch.Generator().manual_seed(0)
+    truths = list(torch.rand(3, 40, 48, 3, generator=generator))
+    for method, noise in (("plain", 0.5), ("plain-dropout", 0.1)):
+        pictures = [truth + noise * torch.rand(40, 48, 3, generator=generator) for truth in truths]
+        keep_pictures(finished / "out", {"scene": "scene", "method": method, "seed": 0}, pictures, truths)
+    return finished
+
+
+class _Colours(nn.Module):
+    """Features that are seen fast, in Inception's place."""
+
+    num_features = 48
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return functional.adaptive_avg_pool2d(pictures, 4).flatten(1)
+
+
+@pytest.fixture
+def fast_fid(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = functools.partial(FID, features=_Colours())
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.perceptual_columns.FID", make)
+
+
+def _fill(folder: Path, columns: Sequence[str] = ("lpips", "fid"), **options: Any) -> dict:
+    options = {"console": Console(quiet=True), **options}
+    return bench((), folder / "out", recipe=folder / "recipe.yaml", record=folder / "record", fill=columns, **options)
+
+
+@pytest.mark.usefixtures("fast_fid", "perceptual_weights")
+def test_lpips_and_fid_are_filled_in_later_from_kept_pictures(with_pictures: Path) -> None:
+    lines = [row["run"] for row in _on_record(with_pictures)]
+    table = _fill(with_pictures)["scene"]
+    for column in ("lpips_alex", "lpips_vgg"):
+        assert table["plain"][column] > table["plain-dropout"][column] > 0
+    assert table["plain"]["fid"] > table["plain-dropout"]["fid"] == table["plain-tuned"]["fid"] > 0
+    assert table["plain"]["psnr"] == 20 and lines == []
+    text = (with_pictures / "out" / "table.md").read_text()
+    assert "| LPIPS (AlexNet) ↓ | LPIPS (VGG) ↓ | FID ↓ |" in text and "FID is of all held-out pictures" in text
+    assert "LPIPS (VGG)" in text.partition("## Paired differences")[2]
+    assert "LPIPS (VGG) ↓" in (with_pictures / "out" / "report.html").read_text()
+    first, second, *fid = _on_record(with_pictures)
+    assert first["metrics"]["lpips_alex"] == pytest.approx(table["plain"]["lpips_alex"], abs=1e-5)
+    assert [(row["method"], row["runs"], row["pictures"]) for row in fid] == [
+        (row["method"], [row["run"]], 3) for row in (first, second)
+    ]
+    with mock.patch("difix3d_ns.evaluation.bench.perceptual_columns.add_rows") as added:
+        assert _bench(with_pictures)["scene"] == table  # nothing is left to compute
+    added.assert_not_called()
+
+
+@pytest.mark.usefixtures("fast_fid", "perceptual_weights")
+def test_rows_on_record_are_filled_in_not_added_again(with_pictures: Path) -> None:
+    _bench(with_pictures, methods=["plain"])
+    assert _on_record(with_pictures)[0]["metrics"]["lpips_vgg"] > 0  # right after the trainings
+    for file in ("out/runs/scene/plain/seed-0/rows.jsonl", "record/bench-recipe.jsonl"):
+        text = (with_pictures / file).read_text()
+        (with_pictures / file).write_text(re.sub(r'"lpips_vgg": [0-9.]+', '"lpips_vgg": null', text))
+    assert _on_record(with_pictures)[0]["metrics"]["lpips_vgg"] is None
+    before = len(_on_record(with_pictures))
+    _fill(with_pictures, ["lpips"], methods=["plain"])
+    assert _on_record(with_pictures)[0]["metrics"]["lpips_vgg"] > 0 and len(_on_record(with_pictures)) == before
+
+
+def test_missing_weights_are_named_once_and_columns_stay_empty(with_pictures: Path, no_weights: Path) -> None:
+    out = io.StringIO()
+    table = _fill(with_pictures, console=Console(file=out, width=60))["scene"]
+    assert all(row[column] is None for row in table.values() for column in ("lpips_alex", "lpips_vgg", "fid"))
+    for column, file in {"lpips_alex": "alexnet-owt", "lpips_vgg": "vgg16", "fid": "weights-inception"}.items():
+        assert out.getvalue().count(f"{column} is left out: the weights {no_weights}/hub/checkpoints/{file}") == 1
+    assert out.getvalue().count("put https://") == 3
+    assert "LPIPS" not in (with_pictures / "out" / "table.md").read_text().partition("## Paired")[0]
+    shutil.rmtree(with_pictures / "out" / "pictures" / "scene" / "plain")
+    _fill(with_pictures, console=Console(file=out))
+    assert "1 rows have no kept pictures any more" in out.getvalue()
+
+
+def test_fill_on_the_command_line(
+    with_pictures: Path, no_weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: object) -> str:
+        options = ("--recipe", with_pictures / "recipe.yaml", "--record", with_pictures / "record")
+        monkeypatch.setattr("sys.argv", ["difix3d", "bench", *map(str, (*words, *options))])
+        with contextlib.suppress(SystemExit):
+            main()
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    for words in (
+        ("--fill", "lpips", "fid", with_pictures / "out"),
+        ("--fill", "fid", "--output", with_pictures / "out"),
+    ):
+        assert "fid is left out" in run(*words) and (with_pictures / "out" / "report.html").is_file()
+    assert "has no finished runs of the recipe recipe" in run("--fill", "lpips", with_pictures / "nowhere")
+    for words in (
+        ("--fill", with_pictures / "out"),
+        ("--fill", "fid"),
+        (with_pictures / "scene", "--fill", "fid", "out"),
+    ):
+        assert "--fill takes lpips, fid or both, then one folder" in run(*words)
+    assert "--output is missing" in run(with_pictures / "scene")
 
 
 def test_every_run_is_on_record_once(finished: Path) -> None:
@@ -94,7 +215,7 @@ def test_every_run_is_on_record_once(finished: Path) -> None:
     assert after[:2] == lines and len(after) == 3
     entries = [json.loads(line) for line in lines]
     assert [entry["method"] for entry in entries] == ["plain", "plain-dropout"]
-    assert entries[0]["metrics"]["psnr"] == 20 and entries[0]["metrics"]["lpips"] is None
+    assert entries[0]["metrics"]["psnr"] == 20 and entries[0]["metrics"]["lpips_alex"] is None
     assert entries[0]["command"] == "difix3d bench scene --output DIR --recipe recipe --methods plain --seeds 0"
     assert entries[0]["commit"] == "0123456789" and entries[0]["hardware"] == "2 CPU cores"
     assert "--pipeline.guidance.rounds" in entries[0]["flags"]
@@ -133,8 +254,7 @@ def test_another_method_of_nerfstudio_is_another_training(finished: Path, monkey
         UserError, match="plain-dropout, seed 0: recipe: ns_method difix3d-splatfacto, now sparse-splat"
     ):
         _bench(finished, changed="keep")
-    recipe = load_recipe(finished / "recipe.yaml")
-    assert [state["training"] for state in record.read(recipe, finished / "record")] == ["plain"]
+    assert [row["method"] for row in _on_record(finished)] == ["plain"]
     made = {}
 
     def train(scene: Path, folder: Path, name: str, flags: list[str], log: Path, method: str) -> None:
@@ -154,17 +274,16 @@ def test_another_method_of_nerfstudio_is_another_training(finished: Path, monkey
 
 def test_lines_on_record_that_were_run_with_flags_of_earlier_names(finished: Path) -> None:
     _bench(finished)
-    path, recipe = finished / "record" / "bench-recipe.jsonl", load_recipe(finished / "recipe.yaml")
+    path = finished / "record" / "bench-recipe.jsonl"
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     assert [entry["ns_method"] for entry in entries] == ["difix3d-splatfacto"] * 2
     for entry in entries:
-        del entry["ns_method"]  # as the first lines on record
         entry["flags_now"], entry["flags"] = entry["flags"], ["--pipeline.earlier", "0"]
     path.write_text("\n".join(map(json.dumps, entries)))
-    assert len(record.read(recipe, finished / "record")) == 2
+    assert len(_on_record(finished)) == 2
     entries[0]["flags_now"] = entries[0]["flags"]
     path.write_text("\n".join(map(json.dumps, entries)))
-    assert [state["training"] for state in record.read(recipe, finished / "record")] == ["plain-dropout"]
+    assert [row["method"] for row in _on_record(finished)] == ["plain-dropout"]
 
 
 def test_another_scene_of_the_same_name_is_refused(finished: Path) -> None:
@@ -176,15 +295,15 @@ def test_another_scene_of_the_same_name_is_refused(finished: Path) -> None:
 
 
 def test_other_code_is_refused_unless_it_is_to_be_kept(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda *fixers: "another")
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.provenance.code_digest", lambda *fixers: "another")
     with pytest.raises(UserError, match=r"plain, seed 0: code: 0123456789, now .*\n(.*\n)*.*--changed keep"):
         _bench(finished)
     assert len(_bench(finished, changed="keep")["scene"]) == 3
 
 
 def test_a_further_seed_is_not_put_beside_runs_of_other_code(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda *fixers: "another")
-    arguments = {"recipe": finished / "recipe.yaml", "folder": finished / "record", "seeds": [5]}
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.provenance.code_digest", lambda *fixers: "another")
+    arguments = {"recipe": finished / "recipe.yaml", "record": finished / "record", "seeds": [5]}
     with pytest.raises(UserError, match=r"2 finished runs .*\nscene, plain, seed 0: code"):
         bench([finished / "scene"], finished / "out", **arguments)
 
@@ -200,40 +319,48 @@ def test_runs_are_made_again(finished: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("difix3d_ns.evaluation.bench.job._warm_up", lambda *_: None)
     _bench(finished, changed="redo")
     assert made == []  # nothing has changed
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.code_digest", lambda *fixers: "another")
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.LOADED", "another")
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.provenance.code_digest", lambda *fixers: "another")
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.provenance.LOADED", "another")
     with pytest.raises(UserError, match=r"2 of 2 trainings failed .*no training in this test"):
         _bench(finished, changed="redo")
     assert made == ["plain training by difix3d-splatfacto", "plain-dropout training by difix3d-splatfacto"]
-    assert not list(finished.glob("out/runs/*/*/*/job.json"))
+    assert not list(finished.glob("out/runs/*/*/*/training.json"))
     assert len((finished / "record" / "bench-recipe.jsonl").read_text().splitlines()) == 2  # the record keeps them
 
 
 def test_code_that_changes_meanwhile_ends_the_benchmark(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = finished / "out" / "runs" / "scene" / "plain-dropout" / "seed-0" / "job.json"
+    state = finished / "out" / "runs" / "scene" / "plain-dropout" / "seed-0" / "training.json"
     before = state.read_text()
     state.unlink()
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.LOADED", "what this process began with")
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.provenance.LOADED", "what this process began with")
     with pytest.raises(UserError, match=r"^scene, plain-dropout, seed 0: the code has changed while the benchmark ran"):
         _bench(finished)
     state.write_text(before)
     assert len(_bench(finished)["scene"]) == 3  # nothing was left to train
 
 
-def test_a_method_that_looks_otherwise_is_looked_at_again(finished: Path) -> None:
+def test_a_method_that_evaluates_otherwise_is_evaluated_again(finished: Path) -> None:
     content = {"steps": 60, "methods": {**CONTENT["methods"], "fixed": {"of": "plain", "enhanced": True}}}  # type: ignore[dict-item]
     (finished / "more.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     recipe = load_recipe(finished / "more.yaml")
     job = Job(Scene(finished / "scene", "scene"), "plain", 0)
-    assert [method.name for method in missing_parts(job, recipe, job.state(finished / "out"))] == ["fixed"]
-    assert [method.name for method in missing_parts(job, recipe, None)] == ["plain", "fixed"]
+    assert [method.name for method in job.missing(finished / "out", recipe)] == ["fixed"]
+    assert [method.name for method in job.missing(finished / "nowhere", recipe)] == ["plain", "fixed"]
 
 
 def test_a_damaged_state_is_named(finished: Path) -> None:
-    path = finished / "out" / "runs" / "scene" / "plain" / "seed-0" / "job.json"
+    path = finished / "out" / "runs" / "scene" / "plain" / "seed-0" / "training.json"
     path.write_text("{")
-    with pytest.raises(UserError, match=r"job\.json is damaged .*: delete .*seed-0 and start again"):
+    with pytest.raises(UserError, match=r"training\.json is damaged .*: delete .*seed-0 and start again"):
         _bench(finished)
+
+
+def test_an_output_of_an_earlier_version_is_left_as_it_is(finished: Path) -> None:
+    folder = finished / "out" / "runs" / "scene" / "plain" / "seed-0"
+    (folder / "training.json").rename(folder / "job.json")
+    with pytest.raises(UserError, match=r"plain/seed-0 was made by an earlier version .* another --output"):
+        _bench(finished)
+    assert (folder / "job.json").is_file()
 
 
 def test_scenes_are_told_apart_by_their_names(finished: Path) -> None:
@@ -287,16 +414,27 @@ def test_of_each_training_the_newest_run_with_the_flags_of_today_is_read(tmp_pat
     recipe = Recipe({"plain": Method("plain", {"pipeline.guidance.rounds": 0})}, "some", steps=10)
     job = Job(Scene(tmp_path / "scene", "scene"), "plain", 0)
     for run, psnr in {"first": 20.0, "second": 21.0}.items():
-        state = finish(job, recipe, tmp_path / "out", {"plain": psnr})
-        record.append([{**state, "id": run}], recipe, tmp_path)
-    assert record.read(recipe, tmp_path / "nowhere") == []
-    (state,) = record.read(recipe, tmp_path)
-    assert state["parts"]["plain"]["metrics"]["psnr"] == 21.0 and state["training"] == "plain" and state["seed"] == 0
-    assert record.read(replace(recipe, steps=11), tmp_path) == []
-    assert (
-        record.read(replace(recipe, methods={"other": Method("other", {"pipeline.guidance.rounds": 0})}), tmp_path)
-        == []
-    )
+        rows = finish(job, recipe, tmp_path / "out", {"plain": psnr})
+        add_rows(tmp_path / "some.jsonl", [row | {"run": f"{run}/plain"} for row in rows])
+    assert read_rows(tmp_path / "nowhere.jsonl") == []
+    rows = read_rows(tmp_path / "some.jsonl")
+    (row,) = current_rows(rows, recipe)
+    assert len(rows) == 2 and row["metrics"]["psnr"] == 21.0 and row["method"] == "plain" and row["seed"] == 0
+    assert current_rows(rows, replace(recipe, steps=11)) == []
+    others = {"other": Method("other", {"pipeline.guidance.rounds": 0})}
+    assert current_rows(rows, replace(recipe, methods=others)) == []
+
+
+def test_an_evaluation_is_taken_from_an_earlier_run_of_the_same_code_alone(tmp_path: Path) -> None:
+    write_scene(tmp_path / "scene")
+    methods = {"ours": Method("ours", {}), "ours+": Method("ours+", of="ours", enhanced=True)}
+    recipe = Recipe(methods, "some", steps=10)
+    job = Job(Scene(tmp_path / "scene", "scene"), "ours", 0)
+    plain, enhanced = finish(job, recipe, tmp_path / "out", {"ours": 20.0, "ours+": 21.0})
+    again = plain | {"run": "later/ours"}
+    assert current_rows([plain, enhanced, again], recipe) == [again, enhanced]
+    for changed in ({"code": "another"}, {"data": "another"}):
+        assert current_rows([plain, enhanced, again | changed], recipe) == [again | changed]
 
 
 def test_what_was_finished_by_other_calls_stays_in_the_table(finished: Path) -> None:

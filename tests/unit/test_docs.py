@@ -275,20 +275,20 @@ def test_figures_are_those_on_record() -> None:
 def test_figures_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from difix3d_ns.evaluation.bench.bench_recipe import load_recipe
     from difix3d_ns.evaluation.bench.job import Job, Scene
-    from difix3d_ns.evaluation.bench.record import append
+    from difix3d_ns.evaluation.bench.rows import add_rows
     from tests.unit.bench_states import finish
     from tests.unit.tiny_scene import write_scene
 
     quality, recipe = _script("quality"), load_recipe("default")
-    states = []
+    rows: list[Any] = []
     for scene in ("fox", "castle"):
         folder = tmp_path / scene
         write_scene(folder)
         for training, gain in {"plain": 0.0, "plain-mcmc": 0.25, "difix3d": 1.5}.items():
             job = Job(Scene(folder, scene), training, 0)
-            looks = [look.name for look in recipe.looks(training) if not look.earlier]
-            states.append(finish(job, recipe, tmp_path / "output", dict.fromkeys(looks, 20.0 + gain)))
-    append(states, recipe, tmp_path / "record")
+            names = [method.name for method in recipe.evaluations(training) if not method.earlier]
+            rows += finish(job, recipe, tmp_path / "output", dict.fromkeys(names, 20.0 + gain))
+    add_rows(tmp_path / "record" / "bench-default.jsonl", rows)
     monkeypatch.setattr(quality, "RECORD", tmp_path / "record")
     told = quality.headline()
     assert "**+1.50 ± 0.00 dB** PSNR over splatfacto" in told and "**+1.25 ± 0.00 dB** over its best variant" in told
@@ -301,7 +301,7 @@ def test_figures_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_figures_of_ablation_and_hard_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from difix3d_ns.evaluation.bench.bench_recipe import load_recipe
     from difix3d_ns.evaluation.bench.job import Job, Scene
-    from difix3d_ns.evaluation.bench.record import append
+    from difix3d_ns.evaluation.bench.rows import add_rows
     from tests.unit.bench_states import finish
     from tests.unit.tiny_scene import write_scene
 
@@ -310,9 +310,9 @@ def test_figures_of_ablation_and_hard_scenes(tmp_path: Path, monkeypatch: pytest
     rows = {"ablation": {"difix3d": 22.0, "one-round": 21.9}, "hard": {"plain": 20.0, "difix3d": 19.5}}
     for name, means in rows.items():
         recipe = load_recipe(name)
-        jobs = {Job(Scene(tmp_path / "far", "far"), row, 0): psnr for row, psnr in means.items()}
-        states = [finish(job, recipe, tmp_path / name, {job.training: psnr}) for job, psnr in jobs.items()]
-        append(states, recipe, tmp_path / "record")
+        for row, psnr in means.items():
+            job = Job(Scene(tmp_path / "far", "far"), row, 0)
+            add_rows(tmp_path / "record" / f"bench-{name}.jsonl", finish(job, recipe, tmp_path / name, {row: psnr}))
     monkeypatch.setattr(quality, "RECORD", tmp_path / "record")
     (row,) = [line for line in quality.ablation().splitlines() if line.startswith("| one-round")]
     assert "| -0.10 |" in row and "| undecided | `--pipeline.guidance.rounds 1` |" in row
@@ -322,7 +322,7 @@ def test_figures_of_ablation_and_hard_scenes(tmp_path: Path, monkeypatch: pytest
 def test_scenes_that_fixing_harms_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from difix3d_ns.evaluation.bench.bench_recipe import load_recipe
     from difix3d_ns.evaluation.bench.job import Job, Scene
-    from difix3d_ns.evaluation.bench.record import append
+    from difix3d_ns.evaluation.bench.rows import add_rows
     from tests.unit.bench_states import finish
     from tests.unit.tiny_scene import write_scene
 
@@ -331,9 +331,10 @@ def test_scenes_that_fixing_harms_are_named(tmp_path: Path, monkeypatch: pytest.
     assert quality.harm() == "Not measured yet."
     for scene, psnr in {"fox": 20.0, "lund_door": 19.0}.items():
         write_scene(tmp_path / scene)
-        for training, looks in {"plain": {"plain": 20.0}, "difix3d": {"difix3d": psnr, "difix3d+": 20.0}}.items():
+        for training, means in {"plain": {"plain": 20.0}, "difix3d": {"difix3d": psnr, "difix3d+": 20.0}}.items():
             job = Job(Scene(tmp_path / scene, scene), training, 0)
-            append([finish(job, recipe, tmp_path / "output", looks)], recipe, tmp_path / "record")
+            rows = finish(job, recipe, tmp_path / "output", means)
+            add_rows(tmp_path / "record" / "bench-default.jsonl", rows)
     assert quality.harm() == "- **lund_door**: `difix3d` over `plain`: PSNR -1.00"
 
 
@@ -342,8 +343,11 @@ def test_the_record_is_whole() -> None:
         keys = []
         for line in path.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
-            keys.append((entry["run"], json.dumps(entry["look"], sort_keys=True)))
-            assert entry["metrics"]["psnr"] > 0 and entry["commit"] and entry["flags"]
+            keys.append((entry["run"], json.dumps(entry["evaluation"], sort_keys=True)))
+            if entry["scene"] is None:
+                assert entry["metrics"]["fid"] > 0 and entry["commit"] and entry["runs"]
+            else:
+                assert entry["metrics"]["psnr"] > 0 and entry["commit"] and entry["flags"]
         assert len(set(keys)) == len(keys), path.name
 
 

@@ -18,8 +18,8 @@ from rich.console import Console
 from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.comparison import write_comparison
-from difix3d_ns.evaluation.runs import look
-from difix3d_ns.evaluation.table import markdown_table, metrics_table
+from difix3d_ns.evaluation.runs import evaluate
+from difix3d_ns.evaluation.table import metric_table
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 
@@ -38,7 +38,7 @@ def test_no_environment_variable_changes_a_measurement(tmp_path, monkeypatch):
     for strength, weights, expected in ((None, None, (0.5, "own")), (0.0, "other", (0.0, "other"))):
         config.pipeline.enhancer = EnhancerConfig(mode="rgb", weights="own")
         with pytest.raises(UserError, match="no pipeline"):
-            look(tmp_path / "config.yml", True, strength, 30, weights)
+            evaluate(tmp_path / "config.yml", True, strength, 30, weights)
         enhancer = seen.pop().pipeline.enhancer
         assert (enhancer.strength, enhancer.weights) == expected
         assert enhancer.mode == "key" and not enhancer.from_environment and config.load_step == 30
@@ -115,22 +115,33 @@ RESULTS = {
 
 
 def test_markdown_marks_the_best_of_every_column():
-    lines = markdown_table(RESULTS).splitlines()
+    lines = metric_table(RESULTS).markdown().splitlines()
     assert lines[0] == "| method | PSNR ↑ | SSIM ↑ | FLIP ↓ | seconds ↓ |"
     assert lines[1] == "|---|---:|---:|---:|---:|"
-    assert lines[2] == "| plain | 22.48 | 0.8010 | 0.2110 | **300.0** |"
-    assert lines[3] == "| difix3d | **23.40** | **0.8200** | **0.1990** | 420.0 |"
-    assert lines[4] == "| difix3d+ | **23.40** | 0.8100 | - | 421.0 |"
-    assert "**" not in markdown_table({"plain": RESULTS["plain"]})
+    assert lines[2] == "| plain | 22.48 | 0.801 | 0.211 | 300 |"  # nobody wins by being fast
+    assert lines[3] == "| difix3d | **23.40** | **0.820** | **0.199** | 420 |"
+    assert lines[4] == "| difix3d+ | **23.40** | 0.810 | - | 421 |"
+    assert "**" not in metric_table({"plain": RESULTS["plain"]}).markdown()
+
+
+def test_a_row_that_lacks_scenes_says_so_and_wins_nothing():
+    rows = {"a|b": {"psnr": 20.0, "psnr_std": 0.5, "own": 1.0}, "short": {"psnr": 30.0}, "c": {"psnr": 19.0}}
+    lines = metric_table(rows, {"a|b": 0, "short": 2}).markdown().splitlines()
+    assert lines[0] == "| method | PSNR ↑ | own |"
+    assert lines[2:] == [
+        "| a\\|b | **20.00 ± 0.50** | 1.000 |",
+        "| short (2 scenes missing) | 30.00 | - |",
+        "| c | 19.00 | - |",
+    ]
 
 
 def test_the_terminal_table_holds_every_value():
     out = io.StringIO()
-    Console(file=out, width=100).print(metrics_table(RESULTS, "Held-out views [demo]"))
+    Console(file=out, width=100).print(metric_table(RESULTS | {"[demo]": {}}).terminal())
     text = out.getvalue()
-    for expected in ("difix3d+", "22.48", "0.8200", "421.0", "FLIP ↓"):
+    for expected in ("difix3d+", "22.48", "0.820", "421", "FLIP ↓", "[demo]"):
         assert expected in text
-    assert re.search(r"difix3d\+.*23\.40.*0\.8100.* - .*421\.0", text)
+    assert re.search(r"difix3d\+.*23\.40.*0\.810.* - .*421", text)
 
 
 def test_a_sheet_of_pictures_with_captions(tmp_path):

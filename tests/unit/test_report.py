@@ -17,6 +17,7 @@ import torch
 import yaml
 from markupsafe import Markup
 from PIL import Image
+from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from difix3d_ns.data.procedural.textures import bricks
@@ -39,6 +40,7 @@ from difix3d_ns.evaluation.report import (
 from difix3d_ns.evaluation.report.flags import settings
 from difix3d_ns.evaluation.report.training import duration, loss_by_kind, read_curves, read_training
 from difix3d_ns.metrics.image import image_metrics
+from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.earlier_versions import refuse_earlier
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
@@ -141,11 +143,11 @@ def test_galleries_on_one_page_choose_apart() -> None:
 
 
 def test_the_table_of_methods_marks_what_is_best() -> None:
-    html = results_table({"plain": {"psnr": 20.0, "flip": 0.2}, "ours": {"psnr": 21.0, "flip": 0.1, "lpips": None}})
+    html = results_table({"plain": {"psnr": 20.0, "flip": 0.2}, "ours": {"psnr": 21.0, "flip": 0.1, "lpips_vgg": 0.3}})
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)", row) for row in re.findall(r"<tr>(.*?)</tr>", html, flags=re.S)]
-    assert rows[0] == ["method", "PSNR ↑", "FLIP ↓", "LPIPS ↓"]
-    assert rows[2] == ["ours", "21.00", "0.1000", "-"]
-    assert re.findall(r'class="good">([^<]*)', html) == ["21.00", "0.1000"]
+    assert rows[0] == ["method", "PSNR ↑", "FLIP ↓", "LPIPS (VGG) ↓"]
+    assert rows[1:] == [["plain", "20.00", "0.200", "-"], ["ours", "21.00", "0.100", "0.300"]]
+    assert re.findall(r'class="good">([^<]*)', html) == ["21.00", "0.100"]
 
 
 # charts
@@ -184,9 +186,9 @@ def test_curves_are_read_and_the_loss_is_told_apart(run: Path) -> None:
     write_curves(run)
     curves, seconds = read_curves(run)
     assert list(curves["Train Loss"].steps) == list(range(0, 100, 10))
-    photographs, pseudo = loss_by_kind(curves)
-    assert (photographs.name, pseudo.name) == ("photographs", "pseudo-views")
-    assert set(photographs.values) == {1.0}
+    photos, pseudo = loss_by_kind(curves)
+    assert (photos.name, pseudo.name) == ("photos", "pseudo-views")
+    assert set(photos.values) == {1.0}
     assert pseudo.values == pytest.approx([0.1, 0.1, 0.1])
     assert list(pseudo.steps) == [20, 50, 80]
     assert seconds is not None and seconds >= 0
@@ -396,7 +398,7 @@ def test_a_method_without_a_prior_has_no_section_of_made_views(tmp_path: Path) -
     assert "sparse-splatfacto, 91 steps" in text or "sparse-splatfacto, 90 steps" in text
     for said in ("seudo-view", "rounds", "repaired", "Fixing", "--pipeline.guidance"):
         assert said not in text, said
-    assert "2 photographs were kept out" in text and "enhanced" in text and "PSNR in training" in text
+    assert "2 photos were kept out" in text and "enhanced" in text and "PSNR in training" in text
 
 
 def test_a_training_in_the_middle_shows_what_there_is(run: Path) -> None:
@@ -407,7 +409,7 @@ def test_a_training_in_the_middle_shows_what_there_is(run: Path) -> None:
     assert "it is at step 90 of 200" in text
     assert "Round 1: 2 views" in text and "trusted at 75%" in text
     assert "with frame_00001.jpg, frame_00004.jpg" in text
-    assert "Loss photographs pseudo-views" in text
+    assert "Loss photos pseudo-views" in text
     assert "There are no curves" not in text
 
 
@@ -433,11 +435,26 @@ def test_metrics_of_every_view_and_their_mean(run: Path) -> None:
     html = write_report(run, views=views(3)).read_text()
     red, green = (image_metrics(plain_picture(c), plain_picture((0, 0, 1)))["psnr"] for c in ((1, 0, 0), (0, 1, 0)))
     text = text_of(html)
-    assert "3 photographs were kept out" in text
+    assert "3 photos were kept out" in text
     assert text.count(f"{red:.2f} → {green:.2f} dB") == 3
     assert re.search(rf"mean {red:.2f} {green:.2f}", text)
     assert "Enhancing a further view, median 0.5 s" in text
     assert html.count('data-name="Error of enhanced"') == 3
+
+
+def test_lpips_is_in_the_table_where_its_weights_are(run: Path, perceptual_weights: Path) -> None:
+    text = text_of(write_report(run, views=views(2), perceptual=PerceptualWeights()).read_text())
+    assert "PSNR ↑ SSIM ↑ FLIP ↓ LPIPS (AlexNet) ↓ LPIPS (VGG) ↓ enhancer" in text
+    assert "view " + "render enhanced " * 5 + "seconds" in text
+
+
+def test_weights_of_lpips_that_are_missing_are_named(run: Path, no_weights: Path) -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=60)
+    text = text_of(write_report(run, views=views(2), console=console, perceptual=PerceptualWeights()).read_text())
+    assert "LPIPS" not in text and "FLIP" in text
+    for column in ("lpips_alex", "lpips_vgg"):
+        assert out.getvalue().count(f"{column} is left out: the weights {no_weights}") == 1
 
 
 def test_views_without_the_enhancer_are_shown_with_the_reason(run: Path) -> None:

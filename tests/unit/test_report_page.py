@@ -138,9 +138,9 @@ def test_curves_tell_their_values_at_the_pointer(tab: Tab) -> None:
     chart.scroll_into_view_if_needed()
     box = chart.locator("svg").first.bounding_box()
     tab.page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] / 2)
-    assert "photographs 1, pseudo-views 0.1" in chart.locator(".reading").inner_text()
+    assert "photos 1, pseudo-views 0.1" in chart.locator(".reading").inner_text()
     tab.page.mouse.move(0, 0)
-    assert "photographs" not in chart.locator(".reading").inner_text()
+    assert "photos" not in chart.locator(".reading").inner_text()
 
 
 def test_a_finger_moves_the_bar(page: Path) -> None:

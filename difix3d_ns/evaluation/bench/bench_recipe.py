@@ -1,4 +1,4 @@
-"""What a benchmark compares: a YAML file of ``configs/bench``."""
+"""Recipes of benchmarks: YAML files of ``configs/bench`` that name methods and comparisons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from difix3d_ns.io import recipes
 
 Value = str | int | float | bool
 _EXAMPLE = "configs/bench/default.yaml"
-_OURS = (
+_SET_BY_BENCH = (
     "data",
     "output-dir",
     "experiment-name",
@@ -26,37 +26,43 @@ _OURS = (
     "machine.seed",
     "pipeline.datamanager.train-cameras-sampling-seed",
 )
-"""Flags that follow from scene, seed and method."""
-_COMMON = (*_OURS, "machine.", "load-", "pipeline.datamanager.")
-"""How flags begin that one method may not have: all share scene, image size, seed and number of steps."""
+"""Flags that follow from scene, seed and recipe."""
+_COMMON = (*_SET_BY_BENCH, "machine.", "load-", "pipeline.datamanager.")
+"""Beginnings of flags that no method may have: all share scene, image size, seed and number of steps."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table: a training of its own, another look at one, or the best of other rows."""
+    """A row of the table: a training of its own, another evaluation of one, or the best of other rows."""
 
     name: str
     flags: Mapping[str, Value] | None = None
-    """Of its training, beyond those of all; None: it has none of its own."""
+    """ns-train flags of its training, in addition to the recipe's; None: it has no training of its own."""
     ns_method: str = DEFAULT_METHOD
-    """What ns-train is given for it."""
+    """Method of ns-train."""
     checkpoints: int = 1
-    """Evenly spread over its training, the last at its end."""
+    """Number of checkpoints, evenly spaced over the training, the last at its end."""
     of: str = ""
-    """The method whose training is looked at."""
+    """Method whose training is evaluated."""
     enhanced: bool = False
-    """Its renders as the fixer repairs them."""
+    """Evaluate renders as the enhancer repairs them."""
     strength: float | None = None
-    """Of the fixer there, from 0 to 1; None: as in the training."""
+    """Strength of that enhancer, from 0 to 1; None: as in the training."""
     earlier: bool = False
-    """Its checkpoints before the last; that of the best held-out mean over all scenes counts."""
+    """Evaluate the checkpoints before the last; the one of the best held-out mean over all scenes counts."""
     best_of: tuple[str, ...] = ()
-    """Methods of which that with the best held-out mean over all scenes counts."""
+    """Methods of which the one with the best held-out mean over all scenes counts."""
 
     @property
     def training(self) -> str:
-        """The method whose training it looks at; empty for the best of others."""
+        """Method whose training is evaluated; empty for the best of others."""
         return self.of or ("" if self.best_of else self.name)
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Settings that the numbers depend on, beside the training's."""
+        names = ("enhanced", "strength", "earlier")
+        return {"method": self.name, **{name: getattr(self, name) for name in names}}
 
 
 @dataclass(frozen=True)
@@ -66,67 +72,81 @@ class Comparison:
     method: str
     against: str
     bars: Mapping[str, float] = field(default_factory=dict)
-    """Least mean gain by metric, in the metric's units; of FLIP and LPIPS less is a gain."""
+    """Metric -> smallest mean gain, in the metric's units; of FLIP and LPIPS less is a gain."""
     worst: float | None = None
-    """Least gain of any scene in dB, its standard error allowed for."""
+    """Smallest gain of any scene in dB, its standard error allowed for."""
     time: float | None = None
-    """Most seconds of training, in those of the other."""
+    """Largest ratio of the training's seconds to the other's."""
 
     @property
     def needs(self) -> tuple[str, str]:
-        """Both."""
+        """Names of both methods."""
         return self.method, self.against
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What all trainings share, the methods and how they are compared."""
+    """Settings that all trainings share, the methods, and their comparisons."""
 
     methods: Mapping[str, Method]
     name: str = "unnamed"
     seeds: tuple[int, ...] = (0,)
     steps: int | None = None
-    """Optimizer steps of every training; None: what the device does by default."""
+    """Optimizer steps of every training; None: the device's default."""
     flags: Mapping[str, Value] = field(default_factory=dict)
-    """Of every training."""
+    """ns-train flags of every training."""
     cpus: int = 2
     """Cores for each scene on a cluster."""
     pictures: int = 3
-    """Held-out views of which pictures are kept, of the lowest seed."""
+    """Number of held-out views on the page, of the lowest seed."""
     undecided: float = 0.15
-    """dB within which a difference is called so."""
+    """dB below which a difference is called undecided."""
     trained_on: tuple[str, ...] = ()
     """Scenes that weights were trained on: listed, but not counted in means and verdicts."""
     compare: tuple[Comparison, ...] = ()
     on_record: bool = True
-    """Whether finished runs are worth being kept in ``benchmarks/results``."""
+    """True if rows are to be kept in ``benchmarks/results``."""
 
     def chosen(self, names: Sequence[str] = ()) -> Recipe:
-        """The same with these methods alone, and those that they are the best of.
+        """The recipe with these methods alone, and those that they need.
 
         Raises:
             UserError: it has no such method.
         """
         if unknown := [name for name in names if name not in self.methods]:
             raise UserError(f"--methods {' '.join(unknown)}: the recipe {self.name} has {', '.join(self.methods)}")
-        wanted: set[str] = set()
-        waiting = list(names) or list(self.methods)
-        while waiting:
-            name = waiting.pop()
-            wanted.add(name)
-            method = self.methods[name]
-            waiting += [*method.best_of, *([method.of] if method.of else [])]
+        wanted = set(names) or set(self.methods)
+        wanted |= {member for name in wanted for member in self.methods[name].best_of}
+        wanted |= {self.methods[name].of for name in wanted}
         kept = {name: method for name, method in self.methods.items() if name in wanted}
         compare = tuple(entry for entry in self.compare if wanted.issuperset(entry.needs))
         return dataclasses.replace(self, methods=kept, compare=compare)
 
     def trainings(self) -> Iterator[str]:
-        """Methods that have to be trained for the methods there are, in the order of the table."""
+        """Methods that have to be trained, in the order of the table."""
         yield from dict.fromkeys(method.training for method in self.methods.values() if method.training)
 
-    def looks(self, training: str) -> list[Method]:
-        """Methods that look at one training."""
+    def evaluations(self, training: str) -> list[Method]:
+        """Methods that evaluate one training."""
         return [method for method in self.methods.values() if method.training == training]
+
+    def training_flags(self, training: str, seed: int) -> list[str]:
+        """Flags of a training's ns-train, beyond scene and output: --NAME VALUE by turns."""
+        method = self.methods[training]
+        assert method.flags is not None and self.steps is not None
+        shared: dict[str, Value] = {
+            "max-num-iterations": self.steps,
+            "steps-per-save": max(1, self.steps // method.checkpoints),
+            "save-only-latest-checkpoint": False,
+            "machine.seed": seed,
+            "pipeline.datamanager.train-cameras-sampling-seed": 42 + seed,
+        }
+        return flag_words({**shared, **self.flags, **method.flags})
+
+
+def flag_words(flags: Mapping[str, Value]) -> list[str]:
+    """--NAME VALUE by turns."""
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
 def load_recipe(name: str | Path) -> Recipe:
@@ -183,6 +203,6 @@ def _checked(recipe: Recipe) -> Recipe:
     if recipe.steps is not None and recipe.steps < 1:
         raise ValueError("steps are at least 1")
     for flag in recipe.flags:
-        if flag.replace("_", "-") in _OURS:
+        if flag.replace("_", "-") in _SET_BY_BENCH:
             raise ValueError(f"flags may not have {flag}")
     return recipe

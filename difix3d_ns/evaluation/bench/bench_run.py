@@ -1,32 +1,37 @@
-"""``difix3d bench``: from scenes and a recipe to results.json and table.md."""
+"""``difix3d bench``: from scenes and a recipe to results.json, table.md and report.html."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.evaluation.bench import record
+from difix3d_ns.evaluation.bench.bench_page import html_page, markdown_page, show_pictures
 from difix3d_ns.evaluation.bench.bench_recipe import Recipe, load_recipe
-from difix3d_ns.evaluation.bench.html import report
-from difix3d_ns.evaluation.bench.job import Changed, CodeChanged, Job, Scene, State, made_by, missing_parts, run_job
-from difix3d_ns.evaluation.bench.kept_pictures import write_scene_comparison
-from difix3d_ns.evaluation.bench.results import Scores, compare, gather, results
-from difix3d_ns.evaluation.bench.tables import document, page
+from difix3d_ns.evaluation.bench.job import Changed, CodeChanged, Job, Scene, run_job
+from difix3d_ns.evaluation.bench.perceptual_columns import FILLED, fill_columns
+from difix3d_ns.evaluation.bench.results import compare, gather, results
+from difix3d_ns.evaluation.bench.rows import add_rows, finished_rows, record_folder
 from difix3d_ns.io.atomic import write_json, write_text
+from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.ns.scene_checks import check_transforms
 from difix3d_ns.ns.trainer import CPU_ITERATIONS, CUDA_ITERATIONS
 
-_SHOWN = ("plain", "plain-tuned", "fix-only", "difix3d", "difix3d+")
+SHOWN = ("plain", "plain-tuned", "fix-only", "difix3d", "difix3d+")
 """Columns of the pictures, where a recipe has them; else all its methods."""
+
+PLAINLY: dict[str, Any] = {"highlight": False, "soft_wrap": True}  # as consoles print messages
+
+Means = dict[str, dict[str, dict[str, float | None]]]  # see ``results``
 
 
 def bench(
@@ -38,13 +43,15 @@ def bench(
     executor: Literal["local", "ray"] = "local",
     address: str | None = None,
     changed: Changed = "refuse",
-    folder: Path | None = None,
+    record: Path | None = None,
+    fetch_weights: bool = False,
+    fill: Sequence[str] = (),
     console: Console | None = None,
-) -> dict[str, dict[str, dict[str, float | None]]]:
+) -> Means:
     """Train and compare methods on scenes; started again it goes on where it stopped.
 
-    Writes ``results.json``, ``comparisons.json``, ``table.md``, ``report.html``, ``comparison/SCENE.png`` and, per
-    training, ``runs/SCENE/METHOD/seed-N/`` into ``output``.
+    Writes ``results.json``, ``comparisons.json``, ``table.md``, ``report.html``, ``comparison/SCENE.png``, all held-out
+    pictures in ``pictures/`` and, per training, ``runs/SCENE/METHOD/seed-N/`` into ``output``.
 
     Args:
         data: scenes with evaluation views.
@@ -57,85 +64,114 @@ def bench(
         address: of a Ray cluster; None starts one on this machine.
         changed: what becomes of finished runs that the recipe, the scene or the code would now make otherwise: refuse
             ends with a list of them, redo makes them again, keep keeps those of which only the code has changed.
-        folder: where finished runs are put on record; None for ``benchmarks/results`` of the checkout.
-        console: for progress and table.
+        record: where rows are put on record; None for ``benchmarks/results`` of the checkout.
+        fetch_weights: download weights of LPIPS and FID that are missing.
+        fill: of an output that is there compute these columns, lpips or fid, from its kept pictures, and write its
+            pages again; nothing is trained and no scene is needed.
+        console: for progress and messages.
 
     Returns:
-        What results.json holds (see ``results``).
+        The contents of results.json (see ``results``).
 
     Raises:
-        UserError: a scene or recipe cannot be used, or a training failed; the others are finished first.
+        UserError: a scene or recipe cannot be used, there is nothing to fill, or a training failed; the others are
+            finished first.
     """
     console = console or Console(file=sys.stdout)  # evaluations send what is printed to their log
     plan = load_recipe(recipe).chosen(methods)
     steps = plan.steps or (CUDA_ITERATIONS if torch.cuda.is_available() else CPU_ITERATIONS)
     plan = dataclasses.replace(plan, steps=steps, seeds=tuple(dict.fromkeys(seeds)) or plan.seeds)
-    scenes = _scenes(data)
     output = output.absolute()
-    jobs = [Job(scene, training, seed) for scene in scenes for seed in plan.seeds for training in plan.trainings()]
+    scenes = [] if fill else _scenes(data)
+    jobs = _jobs(scenes, plan)
     _check_unchanged(jobs, plan, output, changed)
+    names = [scene.name for scene in scenes] or sorted(gather(plan, finished_rows(plan, output)).scenes)
+    if not names:
+        raise UserError(f"{output} has no finished runs of the recipe {plan.name}: give its folder and its --recipe")
     output.mkdir(parents=True, exist_ok=True)
-    folder = record.default_folder(output) if folder is None else folder
-    command = _command(scenes, plan, methods, seeds)
-
-    def write(last: bool = False) -> Scores:
-        return _write(plan, _finished(plan, scenes, output), output, folder, command, last)
-
+    flags = [*(["--seeds", *map(str, seeds)] if seeds else []), *(["--methods", *methods] if methods else [])]
+    command = shlex.join(["difix3d", "bench", *names, "--output", "DIR", "--recipe", plan.name, *flags])
+    write = functools.partial(_write, plan, output, record or record_folder(output), command, names)
     failures = []
-    if executor == "ray":
-        from difix3d_ns.io.ray_jobs import run_on_ray
-
-        arguments = (plan, output, changed)
-        for result in run_on_ray(run_scene, scenes, arguments, plan.cpus, address, console, gpus=1):
-            failures += [str(result)] if isinstance(result, UserError) else result
-            write()
-    else:
-        for failure in _run_here(jobs, plan, output, changed, console):
-            if failure:
-                failures.append(failure)
-                console.print(f"[red]{failure}", highlight=False, soft_wrap=True)
-            write()
-    scores = write(last=True)
-    told = f"Report: {output / 'report.html'}   table: {output / 'table.md'}   numbers: {output / 'results.json'}"
-    console.print(told, highlight=False, soft_wrap=True)
+    for failure in _run(executor, jobs, scenes, plan, output, changed, address, console):
+        failures += failure
+        write()
+    weights, notify = PerceptualWeights(fetch=fetch_weights), functools.partial(console.print, **PLAINLY)
+    fill_columns(output, plan, fill or FILLED, weights, notify)
+    means = write(pictures=True)
+    notify(f"Report: {output / 'report.html'}   table: {output / 'table.md'}   numbers: {output / 'results.json'}")
     if failures:
         raise UserError(
             f"{len(failures)} of {len(jobs)} trainings failed (start again to try them again): " + "; ".join(failures)
         )
-    return results(scores)
+    return means
+
+
+def _run(
+    executor: Literal["local", "ray"],
+    jobs: Sequence[Job],
+    scenes: Sequence[Scene],
+    recipe: Recipe,
+    output: Path,
+    changed: Changed,
+    address: str | None,
+    console: Console,
+) -> Iterator[list[str]]:
+    """Run all jobs; yield what failed, after each here, or after each scene on a cluster."""
+    if executor == "ray":
+        from difix3d_ns.io.ray_jobs import run_on_ray
+
+        for result in run_on_ray(run_scene, scenes, (recipe, output, changed), recipe.cpus, address, console, gpus=1):
+            yield [str(result)] if isinstance(result, UserError) else result
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
+        todo = [job for job in jobs if changed == "redo" or job.missing(output, recipe)]
+        task = progress.add_task("Trainings", total=len(jobs), completed=len(jobs) - len(todo))
+        for job in todo:
+            progress.update(task, description=str(job))
+            if failure := run_job(job, recipe, output, changed):
+                console.print(f"[red]{failure}", **PLAINLY)
+            progress.advance(task)
+            yield [failure] if failure else []
 
 
 def run_scene(scene: Scene, recipe: Recipe, output: Path, changed: Changed) -> list[str]:
-    """All jobs of one scene, on whatever machine this is; returns what failed."""
+    """Run all jobs of one scene, on whatever machine this is; return what failed."""
     failures: list[str] = []
-    for seed in recipe.seeds:
-        for training in recipe.trainings():
-            try:
-                run_job(Job(scene, training, seed), recipe, output, changed)
-            except CodeChanged as error:
-                return [*failures, str(error)]
-            except UserError as error:
-                failures.append(str(error))
-    return failures
+    try:
+        for job in _jobs([scene], recipe):
+            failures.append(run_job(job, recipe, output, changed))
+    except CodeChanged as error:
+        failures.append(str(error))
+    return [failure for failure in failures if failure]
 
 
-def _run_here(jobs: Sequence[Job], recipe: Recipe, output: Path, changed: Changed, console: Console) -> Iterator[str]:
-    """What failed of each job, empty if nothing."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
-        todo = [job for job in jobs if missing_parts(job, recipe, job.state(output)) or changed == "redo"]
-        whole = progress.add_task("Trainings", total=len(jobs), completed=len(jobs) - len(todo))
-        for job in todo:
-            progress.update(whole, description=str(job))
-            failure = ""
-            try:
-                run_job(job, recipe, output, changed)
-            except CodeChanged:
-                raise
-            except UserError as error:
-                failure = str(error)
-            progress.advance(whole)
-            yield failure
+def _jobs(scenes: Sequence[Scene], recipe: Recipe) -> list[Job]:
+    return [Job(scene, training, seed) for scene in scenes for seed in recipe.seeds for training in recipe.trainings()]
+
+
+def _write(
+    recipe: Recipe, output: Path, record: Path, command: str, scenes: Sequence[str], pictures: bool = False
+) -> Means:
+    """Write all files about the finished runs, these scenes first; the report and sheets only with ``pictures``."""
+    rank = {scene: number for number, scene in enumerate(scenes)}
+    rows = finished_rows(recipe, output)
+    rows.sort(key=lambda row: (rank.get(row["scene"], len(rank)), row["scene"] or "", row["seed"] or 0))
+    scores = gather(recipe, rows)
+    compared = [entry for comparison in recipe.compare if (entry := compare(scores, comparison)) is not None]
+    means, entries = results(scores), [dataclasses.asdict(entry) for entry in compared]
+    write_json(output / "results.json", means)
+    comparisons = {"chosen": scores.chosen, "counted": scores.counted, "compared": entries}
+    write_json(output / "comparisons.json", comparisons)
+    write_text(output / "table.md", markdown_page(scores, compared, rows, command))
+    if recipe.on_record:
+        add_rows(record / f"bench-{recipe.name}.jsonl", rows, digits=5)
+    if pictures:
+        methods = [name for name in SHOWN if name in recipe.methods] or list(recipe.methods)
+        galleries = show_pictures(scores, output, [name for name in methods if scores.rows(name)])
+        write_text(output / "report.html", html_page(scores, compared, rows, command, galleries))
+    return means
 
 
 def _scenes(data: Sequence[Path]) -> list[Scene]:
@@ -145,67 +181,31 @@ def _scenes(data: Sequence[Path]) -> list[Scene]:
         whole = path.absolute()
         name = (whole.parent if whole.suffix == ".json" else whole).name
         if name in scenes:
-            raise UserError(f"{path} and {scenes[name].path} have the same name, by which results are told apart")
+            raise UserError(f"{path} and {scenes[name].path} have the same name, by which results are distinguished")
         scenes[name] = Scene(whole, name)
     if not scenes:
         raise UserError("no scene given: difix3d bench SCENE... --output DIR")
     return list(scenes.values())
 
 
-def _finished(recipe: Recipe, scenes: Sequence[Scene], output: Path) -> list[State]:
-    """States of all jobs in the output that are the recipe's, of earlier calls too: these scenes first, then others."""
-    found, trainings = [], set(recipe.trainings())
-    for path in sorted(output.glob("runs/*/*/seed-*/job.json")):
-        scene, training, seed = path.parts[-4], path.parts[-3], path.parts[-2].removeprefix("seed-")
-        if training in trainings and seed.isdecimal():
-            job = Job(Scene(Path(scene), scene), training, int(seed))
-            state = job.state(output)
-            if state is not None and state["parts"] and made_by(state, job, recipe):
-                found.append(state)
-    rank = {scene.name: number for number, scene in enumerate(scenes)}
-    return sorted(found, key=lambda state: (rank.get(state["scene"], len(rank)), state["scene"], state["seed"]))
-
-
 def _check_unchanged(jobs: Sequence[Job], recipe: Recipe, output: Path, changed: Changed) -> None:
     if changed == "redo":
         return
     scenes = {job.scene.name: job.scene for job in jobs}
-    states = [state for state in _finished(recipe, list(scenes.values()), output) if state["scene"] in scenes]
-    others = [Job(scenes[state["scene"]], state["training"], state["seed"]) for state in states]  # in the same table
+    others = [  # in the same table
+        Job(scenes[row["scene"]], recipe.methods[row["evaluation"]["method"]].training, row["seed"])
+        for row in finished_rows(recipe, output)
+        if row["scene"] in scenes
+    ]
     found = {job: job.differences(output, recipe) for job in dict.fromkeys([*jobs, *others])}
     if changed == "keep":  # what another recipe made would stand in a wrong row
         found = {job: [why for why in reasons if not why.startswith("code:")] for job, reasons in found.items()}
-    told = [f"{job}: {'; '.join(reasons)}" for job, reasons in found.items() if reasons]
-    if told:
-        more = f"\nand {len(told) - 5} more" if len(told) > 5 else ""
+    lines = [f"{job}: {'; '.join(reasons)}" for job, reasons in found.items() if reasons]
+    if lines:
+        more = f"\nand {len(lines) - 5} more" if len(lines) > 5 else ""
+        listed = "\n".join(lines[:5]) + more
         raise UserError(
-            f"{len(told)} finished runs in {output} would now be made otherwise:\n" + "\n".join(told[:5]) + more + "\n"
+            f"{len(lines)} finished runs in {output} would now be made otherwise:\n{listed}\n"
             "Give --changed redo to make them again, --changed keep to keep those of which only the code has changed, "
             "or another --output."
         )
-
-
-def _command(scenes: Sequence[Scene], recipe: Recipe, methods: Sequence[str], seeds: Sequence[int]) -> str:
-    words = ["difix3d", "bench", *(scene.name for scene in scenes), "--output", "DIR", "--recipe", recipe.name]
-    words += ["--seeds", *map(str, seeds)] if seeds else []
-    words += ["--methods", *methods] if methods else []
-    return shlex.join(words)
-
-
-def _write(recipe: Recipe, states: Sequence[State], output: Path, folder: Path, command: str, last: bool) -> Scores:
-    scores = gather(recipe, states)
-    compared = [entry for comparison in recipe.compare if (entry := compare(scores, comparison)) is not None]
-    write_json(output / "results.json", results(scores))
-    told = {"chosen": scores.chosen, "counted": scores.counted, "compared": [entry.as_json() for entry in compared]}
-    write_json(output / "comparisons.json", told)
-    parts = document(scores, compared, states, command)
-    write_text(output / "table.md", page(parts))
-    if recipe.on_record:
-        record.append(states, recipe, folder)
-    if last:
-        methods = [name for name in _SHOWN if name in recipe.methods] or list(recipe.methods)
-        columns = {name: scores.chosen.get(name, name) for name in methods if scores.rows(name)}
-        for scene in scores.scenes:
-            write_scene_comparison(output / "comparison" / f"{scene}.png", output / "pictures" / scene, columns)
-        write_text(output / "report.html", report(parts, scores, compared, output / "pictures", columns))
-    return scores

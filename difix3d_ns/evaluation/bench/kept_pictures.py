@@ -1,61 +1,49 @@
-"""A few held-out views of every method, for people."""
+"""Held-out renders of a benchmark, kept without loss: what pages show, and LPIPS and FID are computed from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
-from difix3d_ns.evaluation.comparison import write_comparison
+from difix3d_ns.io.images import read_picture, write_picture
 
 TRUTH = "truth"
-_QUALITY = 95
 
 
-def keep_pictures(folder: Path, name: str, pictures: Sequence[Tensor], truths: Sequence[Tensor], count: int) -> None:
-    """Write ``folder/NAME/VIEW.jpg`` and ``folder/truth/VIEW.jpg`` of evenly spread views.
+def keep_pictures(output: Path, row: Mapping[str, Any], pictures: Sequence[Tensor], truths: Sequence[Tensor]) -> None:
+    """Write a row's renders, and the truths, which all rows of a scene share.
 
     Args:
-        folder: of the scene.
-        name: of the method.
+        output: folder of the benchmark.
+        row: of which the renders are.
         pictures: [H, W, 3] each, in [0, 1].
         truths: [H, W, 3] each, in [0, 1].
-        count: of views.
     """
-    every = max(1, len(truths) // max(1, count))
-    for view in list(range(every // 2, len(truths), every))[:count]:
-        for column, picture in ((name, pictures[view]), (TRUTH, truths[view])):
-            path = folder / column / f"{view:03d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            values = picture.detach().float().cpu().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1).numpy()
-            Image.fromarray(np.round(values * 255).astype(np.uint8)).save(path, quality=_QUALITY, subsampling=0)
+    folder = _folder(output, row)
+    shutil.rmtree(folder, ignore_errors=True)
+    for view, (picture, truth) in enumerate(zip(pictures, truths, strict=True)):
+        write_picture(folder / f"{view:03d}.png", picture)
+        write_picture(_truth(output, row, folder / f"{view:03d}.png"), truth)
 
 
-def write_scene_comparison(path: Path, folder: Path, columns: Mapping[str, str]) -> bool:
-    """Write kept pictures side by side, the truth last.
-
-    Args:
-        path: of the PNG.
-        folder: of the scene, see ``keep_pictures``.
-        columns: caption -> name of the method whose pictures it is.
-
-    Returns:
-        Whether there were pictures of all columns.
-    """
-    names = {**columns, TRUTH: TRUTH}
-    views = [file.name for file in sorted((folder / TRUTH).glob("*.jpg"))]
-    views = [view for view in views if all((folder / name / view).is_file() for name in names.values())]
-    if not views:
-        return False
-    rows = [[_read(folder / name / view) for name in names.values()] for view in views]
-    write_comparison(path, rows, list(names))
-    return True
+def kept_views(output: Path, row: Mapping[str, Any]) -> dict[Path, Path]:
+    """Render -> truth of the views that are kept of a row, in order."""
+    pairs = {path: _truth(output, row, path) for path in sorted(_folder(output, row).glob("*.png"))}
+    return {picture: truth for picture, truth in pairs.items() if truth.is_file()}
 
 
-def _read(path: Path) -> Tensor:  # [H, W, 3]
-    with Image.open(path) as picture:
-        return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).float() / 255
+def read_pictures(paths: Iterable[Path]) -> Iterator[Tensor]:
+    """Pictures [H, W, 3] in [0, 1], one at a time."""
+    return (read_picture(path).image for path in paths)
+
+
+def _folder(output: Path, row: Mapping[str, Any]) -> Path:
+    return output / "pictures" / row["scene"] / row["method"] / f"seed-{row['seed']}"
+
+
+def _truth(output: Path, row: Mapping[str, Any], picture: Path) -> Path:
+    return output / "pictures" / row["scene"] / TRUTH / picture.name

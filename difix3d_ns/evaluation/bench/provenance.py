@@ -1,4 +1,4 @@
-"""What a measured number depends on: code, data, hardware."""
+"""Code, data and hardware that a measured number depends on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import torch
 import difix3d_ns
 
 _PACKAGE = Path(difix3d_ns.__file__).parent
-_NO_PART = ("data/", "training/", "apps/", "evaluation/bench/", "evaluation/report/", "configs/")
-"""Of the package, which no training and no metric depends on; a recipe is compared by what it says."""
+_IRRELEVANT = ("data/", "training/", "apps/", "evaluation/bench/", "evaluation/report/", "configs/")
+"""Beginnings of the package's files that no number depends on; a recipe is compared by its contents."""
 
 
 def code_digest(*names: str) -> str:
@@ -30,7 +30,7 @@ def code_digest(*names: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*")):
         name = path.relative_to(_PACKAGE).as_posix()
-        counts = path.suffix in (".py", ".safetensors", ".json") and not name.startswith(_NO_PART)
+        counts = path.suffix in (".py", ".safetensors", ".json") and not name.startswith(_IRRELEVANT)
         if counts and name != "cli.py":
             digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     for name in dict.fromkeys(names):
@@ -46,7 +46,7 @@ def method_modules(ns_method: str) -> list[str]:
 
 
 def _origin(module: str) -> Path | None:
-    """Of a module as trainings find it: the checkout and the working folder come first."""
+    """File of a module as trainings find it: the checkout and the working folder come first."""
     roots: list[str] = [str(_PACKAGE.parent), os.getcwd(), *sys.path]
     places = (Path(root, *module.split(".")).with_suffix(".py") for root in roots)
     return next((place for place in places if place.is_file()), None)
@@ -61,7 +61,7 @@ def commit() -> str:
 
 
 def data_digest(scene: Path) -> str:
-    """Of a scene: names and contents of all its files."""
+    """Digest of a scene: names and contents of all its files."""
     digest = hashlib.sha256()
     folder = scene if scene.is_dir() else scene.parent
     for path in sorted(folder.rglob("*")):
@@ -79,13 +79,13 @@ def _file_digest(path: Path, size: int, modified: int) -> bytes:
 
 
 def hardware() -> str:
-    """As a table names it: "2 CPU cores", with the threads of a training if it has others, or the GPU."""
+    """Hardware as tables name it: "2 CPU cores", with the threads of a training if it has others, or the GPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = torch.get_num_threads()
-    told = f"{cores} CPU core{'s' if cores > 1 else ''}"
-    return told if threads == cores else f"{told}, {threads} thread{'s' if threads > 1 else ''} each"
+    name = f"{cores} CPU core{'s' if cores > 1 else ''}"
+    return name if threads == cores else f"{name}, {threads} thread{'s' if threads > 1 else ''} each"
 
 
 def software() -> dict[str, Any]:
@@ -106,4 +106,4 @@ def _git(*arguments: str) -> str | None:
 
 
 LOADED = code_digest()
-"""Of the code this process runs; every training loads what is there when it begins."""
+"""Digest of the code this process runs; every training loads what is there when it begins."""

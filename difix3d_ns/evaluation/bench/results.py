@@ -1,41 +1,42 @@
-"""From finished jobs to means, spreads, the best of several methods and paired differences."""
+"""Means, spreads, the best of several methods and paired differences, from rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
 from difix3d_ns.evaluation.bench.bench_recipe import Comparison, Method, Recipe
-from difix3d_ns.evaluation.bench.job import State
+from difix3d_ns.evaluation.bench.rows import Row
+from difix3d_ns.evaluation.table import METRICS
 
-METRICS = ("psnr", "ssim", "flip", "lpips", "fid", "seconds", "gaussians", "peak_mb")
-LOWER_IS_BETTER = frozenset({"flip", "lpips", "fid", "seconds", "gaussians", "peak_mb"})
-COMPARED = ("psnr", "ssim", "flip", "lpips")
-_CLOSE = 0.3
+COMPARED = ("psnr", "ssim", "flip", "lpips_alex", "lpips_vgg")
+NEAR_BAR = 0.3
 """dB from a bar within which two seeds decide nothing"""
-_ENOUGH_SEEDS = 3
+SEEDS_NEAR_BAR = 3
 
-Metrics = Mapping[str, float | None]
 Key = tuple[str, int]  # scene, seed
+Values = Sequence[float | None]
 
 
 @dataclass
 class Scores:
-    """All there is: part -> (scene, seed) -> metrics; a part is a method or one checkpoint of it (NAME@STEP)."""
+    """Rows by part and (scene, seed); a part is a method, or one checkpoint of it (NAME@STEP)."""
 
     recipe: Recipe
-    parts: dict[str, dict[Key, Metrics]] = field(default_factory=dict)
+    parts: dict[str, dict[Key, Row]] = field(default_factory=dict)
     chosen: dict[str, str] = field(default_factory=dict)
-    """Of methods that are the best of several parts: which."""
+    """Method that is the best of several parts -> that part."""
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    """Parts such a choice could not consider: they lack scenes, or share no seed with the others."""
+    """Method -> parts that could not be considered: they lack scenes, or share no seed with the others."""
+    fid: dict[str, float] = field(default_factory=dict)
+    """Method -> FID over all its pictures, where it was computed over just these (see ``pooled``)."""
 
     @property
     def scenes(self) -> list[str]:
-        """In the order they came in."""
+        """Scenes in the order of their rows."""
         return list(dict.fromkeys(scene for rows in self.parts.values() for scene, _ in rows))
 
     @property
@@ -43,93 +44,93 @@ class Scores:
         """Scenes that no weight was trained on; all where there are no others."""
         return [scene for scene in self.scenes if scene not in self.recipe.trained_on] or self.scenes
 
-    def rows(self, method: str) -> dict[Key, Metrics]:
-        """Metrics of a method by scene and seed; empty where it is not known yet."""
+    def rows(self, method: str) -> dict[Key, Row]:
+        """Rows of a method by scene and seed; empty where it is not known yet."""
         return self.parts.get(self.chosen.get(method, method), {})
 
-    def of_scene(self, method: str, scene: str) -> list[Metrics]:
-        """One entry per seed."""
-        return [metrics for (name, _), metrics in sorted(self.rows(method).items()) if name == scene]
+    def of_scene(self, method: str, scene: str) -> list[Row]:
+        """Rows of a method in a scene, one per seed."""
+        return [row for (name, _), row in sorted(self.rows(method).items(), key=lambda item: item[0]) if name == scene]
 
     def shared_seeds(self, scene: str) -> list[int]:
         """Seeds that all methods known of the scene have; those that any has where they share none."""
-        seeds = [_seeds(self.rows(method), scene) for method in self.recipe.methods]
+        seeds = [{row["seed"] for row in self.of_scene(method, scene)} for method in self.recipe.methods]
         known = [each for each in seeds if each]
         return sorted(set.intersection(*known) or set.union(*known)) if known else []
 
+    def pooled(self, method: str) -> list[Row]:
+        """Rows that means over scenes are of: of the counted scenes those with the shared seeds."""
+        return [
+            row
+            for scene in self.counted
+            for row in self.of_scene(method, scene)
+            if row["seed"] in self.shared_seeds(scene)
+        ]
 
-def gather(recipe: Recipe, states: Iterable[State]) -> Scores:
-    """Scores of finished jobs, with the best of several methods decided.
 
-    Args:
-        recipe: what was compared.
-        states: of jobs, any number.
-    """
-    scores = Scores(recipe)
-    for state in states:
-        for name, part in state["parts"].items():
-            if part["look"]["method"] in recipe.methods:
-                scores.parts.setdefault(name, {})[state["scene"], state["seed"]] = part["metrics"]
-    for method in recipe.methods.values():  # earlier checkpoints first: the best of several may have them in it
+def gather(recipe: Recipe, rows: Iterable[Row]) -> Scores:
+    """Scores of a recipe's rows (see ``current_rows``), with the best of several methods decided."""
+    scores, pooled = Scores(recipe), []
+    for row in rows:
+        if row["scene"] is None:
+            pooled.append(row)
+        else:
+            scores.parts.setdefault(row["method"], {})[row["scene"], row["seed"]] = row
+    # earlier checkpoints first: the best of several may have them in it
+    for method in sorted(recipe.methods.values(), key=lambda method: bool(method.best_of)):
         if method.earlier:
             _choose(scores, method, [name for name in scores.parts if name.startswith(f"{method.name}@")])
-    for method in recipe.methods.values():
-        if method.best_of:
+        elif method.best_of:
             _choose(scores, method, [scores.chosen.get(name, name) for name in method.best_of])
+    fid = {(row["method"], frozenset(row["runs"])): row["metrics"]["fid"] for row in pooled}
+    for name in recipe.methods:
+        key = scores.chosen.get(name, name), frozenset(row["run"] for row in scores.pooled(name))
+        if key in fid:
+            scores.fid[name] = fid[key]
     return scores
 
 
 def _choose(scores: Scores, method: Method, parts: Sequence[str]) -> None:
-    """The part of the best PSNR, as the mean over counted scenes of the mean over seeds: one for all scenes.
+    """Choose the part of the best PSNR, as the mean over counted scenes of the mean over seeds: one for all scenes.
 
     In each scene over the seeds that all parts have which can be chosen: a further seed of one of them decides nothing.
     """
     rows = {part: scores.parts.get(part, {}) for part in parts}
-    union = {scene: set.union(set(), *(_seeds(found, scene) for found in rows.values())) for scene in scores.counted}
-    shared = {scene: seeds for scene, seeds in union.items() if seeds}
+    shared = {key for found in rows.values() for key in found if key[0] in scores.counted}
+    scenes = {scene for scene, _ in shared}
     complete = []
     for part, found in rows.items():
-        common = {scene: seeds & _seeds(found, scene) for scene, seeds in shared.items()}
-        if common and all(common.values()):
+        common = shared & found.keys()
+        if common and {scene for scene, _ in common} == scenes:
             shared = common
             complete.append(part)
     if left_out := [part for part in parts if part not in complete]:
         scores.left_out[method.name] = left_out
     if complete:
-        means = {part: _mean_psnr(rows[part], shared) for part in complete}
+        means = {part: _mean_of_scenes([rows[part][key] for key in shared], "psnr") or 0.0 for part in complete}
         scores.chosen[method.name] = max(complete, key=lambda part: means[part])
-
-
-def _seeds(rows: Mapping[Key, Metrics], scene: str) -> set[int]:
-    return {seed for name, seed in rows if name == scene}
-
-
-def _mean_psnr(rows: Mapping[Key, Metrics], seeds: Mapping[str, set[int]]) -> float:
-    by_scene = [[rows[scene, seed]["psnr"] for seed in sorted(chosen)] for scene, chosen in seeds.items()]
-    return fmean(fmean(value for value in values if value is not None) for values in by_scene)
 
 
 def results(scores: Scores) -> dict[str, dict[str, dict[str, float | None]]]:
     """{scene: {method: {metric: mean over seeds, metric_std: spread}}}.
 
     The spread is the standard deviation of the sample of seeds; None of a single seed. A metric is None where one of
-    the seeds has none.
+    the seeds has none, and FID where the scene is not the only one counted: it is of all pictures.
     """
     table: dict[str, dict[str, dict[str, float | None]]] = {}
     for scene in scores.scenes:
         table[scene] = {}
         for method in scores.recipe.methods:
-            seeds = scores.of_scene(method, scene)
-            if not seeds:
-                continue
-            entry: dict[str, float | None] = {}
-            for metric in METRICS:
-                entry[metric], entry[f"{metric}_std"] = mean_and_spread([each[metric] for each in seeds])
-            table[scene][method] = entry
+            if rows := scores.of_scene(method, scene):
+                entry: dict[str, float | None] = {}
+                for metric in METRICS:
+                    entry[metric], entry[f"{metric}_std"] = mean_and_spread(_values(rows, metric))
+                entry["fid"] = scores.fid.get(method) if scores.counted == [scene] else None
+                table[scene][method] = entry
     return table
 
 
-def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+def mean_and_spread(values: Values) -> tuple[float | None, float | None]:
     """(mean, standard deviation of the sample); None where it is not known."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
@@ -138,15 +139,21 @@ def mean_and_spread(values: Sequence[float | None]) -> tuple[float | None, float
 
 
 def mean_over_scenes(scores: Scores, method: str, metric: str) -> float | None:
-    """Over the counted scenes that have the method, each the mean of the seeds that all methods have.
+    """Mean over the counted scenes that have the method, each the mean of the seeds that all methods have.
 
-    None where it is not known.
+    FID is that of all these pictures together. None where it is not known.
     """
-    rows, means = scores.rows(method), []
-    for scene in scores.counted:
-        if shared := [rows[scene, seed][metric] for seed in scores.shared_seeds(scene) if (scene, seed) in rows]:
-            means.append(mean_and_spread(shared)[0])
+    return scores.fid.get(method) if metric == "fid" else _mean_of_scenes(scores.pooled(method), metric)
+
+
+def _mean_of_scenes(rows: Collection[Row], metric: str) -> float | None:
+    scenes = dict.fromkeys(row["scene"] for row in rows)
+    means = [mean_and_spread(_values([row for row in rows if row["scene"] == scene], metric))[0] for scene in scenes]
     return mean_and_spread(means)[0]
+
+
+def _values(rows: Iterable[Row], metric: str) -> list[float | None]:
+    return [row["metrics"].get(metric) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -159,32 +166,30 @@ class Gain:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Gain:
-        """Of differences that are independent of each other."""
+        """Mean and standard error of differences that are independent of each other."""
         spread = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
         return cls(fmean(values), spread, len(values))
+
+    def is_near(self, bar: float) -> bool:
+        """True if a bar lies within the standard error."""
+        return self.error is not None and abs(self.mean - bar) < self.error
 
 
 @dataclass(frozen=True)
 class Compared:
     """One method against another."""
 
-    comparison: Comparison
+    method: str
+    against: str
     scenes: dict[str, dict[str, Gain]]  # scene -> metric -> over its seeds
-    whole: dict[str, Gain]  # metric -> over the counted scenes, each the mean of its seeds
-    seconds: Gain | None  # of training, in those of the other: over the counted scenes, each the mean of its seeds
+    mean: dict[str, Gain]  # metric -> over the counted scenes, each the mean of its seeds
+    seconds_ratio: Gain | None  # of training, to the other's: over the counted scenes, each the mean of its seeds
     verdicts: list[str]
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        told = {name: {m: vars(g) for m, g in gains.items()} for name, gains in self.scenes.items()}
-        return {
-            "method": self.comparison.method,
-            "against": self.comparison.against,
-            "scenes": told,
-            "mean": {metric: vars(gain) for metric, gain in self.whole.items()},
-            "seconds_ratio": None if self.seconds is None else vars(self.seconds),
-            "verdicts": self.verdicts,
-        }
+    @property
+    def methods(self) -> tuple[str, str]:
+        """Names of both methods."""
+        return self.method, self.against
 
 
 def compare(scores: Scores, comparison: Comparison) -> Compared | None:
@@ -194,80 +199,62 @@ def compare(scores: Scores, comparison: Comparison) -> Compared | None:
     that of its seeds.
     """
     first, second = (scores.rows(name) for name in comparison.needs)
+    shared = sorted(first.keys() & second.keys())
     scenes: dict[str, dict[str, Gain]] = {}
+    ratios: list[float] = []
     for scene in scores.scenes:
-        pairs = [(first[key], second[key]) for key in sorted(first) if key in second and key[0] == scene]
-        gains = {metric: _differences(pairs, metric) for metric in COMPARED}
-        if pairs:
-            scenes[scene] = {metric: Gain.of(values) for metric, values in gains.items() if values}
-    counted = [scene for scene in scores.counted if scene in scenes]
+        pairs = [(first[key]["metrics"], second[key]["metrics"]) for key in shared if key[0] == scene]
+        if not pairs:
+            continue
+        scenes[scene] = {metric: Gain.of(gains) for metric in COMPARED if (gains := _differences(pairs, metric))}
+        seconds = [(a["seconds"], b["seconds"]) for a, b in pairs if a["seconds"] and b["seconds"]]
+        if seconds and scene in scores.counted:
+            ratios.append(fmean(a / b for a, b in seconds))
+    counted = {scene: gains for scene, gains in scenes.items() if scene in scores.counted}
     if not counted:
         return None
-    whole = {}
+    mean = {}
     for metric in COMPARED:
-        gains_of = [scenes[scene][metric] for scene in counted if metric in scenes[scene]]
-        if gains_of:
-            whole[metric] = Gain.of([gain.mean for gain in gains_of]) if len(gains_of) > 1 else gains_of[0]
-    seconds = _time_ratio(first, second, counted)
-    return Compared(comparison, scenes, whole, seconds, _verdicts(comparison, scenes, whole, seconds, counted))
+        of_scenes = [gains[metric] for gains in counted.values() if metric in gains]
+        if of_scenes:
+            mean[metric] = Gain.of([gain.mean for gain in of_scenes]) if len(of_scenes) > 1 else of_scenes[0]
+    ratio = Gain.of(ratios) if ratios else None
+    return Compared(*comparison.needs, scenes, mean, ratio, _verdicts(comparison, counted, mean, ratio))
 
 
-def _differences(pairs: Sequence[tuple[Metrics, Metrics]], metric: str) -> list[float]:
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    values = []
-    for first, second in pairs:
-        a, b = first[metric], second[metric]
-        if a is None or b is None:
-            return []
-        values.append(sign * (a - b))
-    return values
-
-
-def _time_ratio(first: Mapping[Key, Metrics], second: Mapping[Key, Metrics], scenes: Sequence[str]) -> Gain | None:
-    ratios: dict[str, list[float]] = {}
-    for key in sorted(first.keys() & second.keys()):
-        a, b = first[key]["seconds"], second[key]["seconds"]
-        if key[0] in scenes and a and b:
-            ratios.setdefault(key[0], []).append(a / b)
-    return Gain.of([fmean(of_scene) for of_scene in ratios.values()]) if ratios else None
+def _differences(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], metric: str) -> list[float]:
+    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
+    if any(values.get(metric) is None for pair in pairs for values in pair):
+        return []
+    return [sign * (first[metric] - second[metric]) for first, second in pairs]
 
 
 def _verdicts(
-    comparison: Comparison,
-    scenes: Mapping[str, Mapping[str, Gain]],
-    whole: Mapping[str, Gain],
-    seconds: Gain | None,
-    counted: Sequence[str],
+    comparison: Comparison, scenes: Mapping[str, Mapping[str, Gain]], whole: Mapping[str, Gain], seconds: Gain | None
 ) -> list[str]:
-    told = []
-    seeds = min((gains["psnr"].count for scene, gains in scenes.items() if scene in counted), default=0)
+    verdicts = []
+    seeds = min(gains["psnr"].count for gains in scenes.values())
     for metric, bar in comparison.bars.items():
         if metric not in whole:
-            told.append(f"{metric} {bar:+g}: not measured")
+            verdicts.append(f"{metric} {bar:+g}: not measured")
             continue
         mean = whole[metric].mean
-        close = metric == "psnr" and abs(mean - bar) < _CLOSE and seeds < _ENOUGH_SEEDS
-        word = "met" if mean > bar or mean == bar != 0 else "missed"
+        verdict = "met" if mean > bar or mean == bar != 0 else "missed"
         if seeds < 2:
-            word += ", one seed"
-        if _is_near(whole[metric], bar):
-            word += ", within its standard error"
-        told.append(f"{metric} {bar:+g}: {word}" + (f", within {_CLOSE} dB: needs {_ENOUGH_SEEDS} seeds" * close))
+            verdict += ", one seed"
+        if whole[metric].is_near(bar):
+            verdict += ", within its standard error"
+        if metric == "psnr" and abs(mean - bar) < NEAR_BAR and seeds < SEEDS_NEAR_BAR:
+            verdict += f", within {NEAR_BAR} dB: needs {SEEDS_NEAR_BAR} seeds"
+        verdicts.append(f"{metric} {bar:+g}: {verdict}")
     if comparison.worst is not None:
-        worse = [
-            scene
-            for scene in counted
-            if scenes[scene]["psnr"].mean + (scenes[scene]["psnr"].error or 0.0) < comparison.worst
-        ]
-        word = f"missed on {', '.join(worse)}" if worse else "met"
-        told.append(f"no scene below {comparison.worst:+g} dB beyond its standard error: {word}")
+        gains = {scene: found["psnr"] for scene, found in scenes.items()}
+        worse = [scene for scene, gain in gains.items() if gain.mean + (gain.error or 0.0) < comparison.worst]
+        verdict = f"missed on {', '.join(worse)}" if worse else "met"
+        verdicts.append(f"no scene below {comparison.worst:+g} dB beyond its standard error: {verdict}")
     if comparison.time is not None:
-        known = "not measured" if seconds is None else "met" if seconds.mean <= comparison.time else "missed"
-        if seconds is not None and _is_near(seconds, comparison.time):
-            known += ", within its standard error"
-        told.append(f"at most {comparison.time:g}x the time: {known}")
-    return told
-
-
-def _is_near(gain: Gain, bar: float) -> bool:
-    return gain.error is not None and abs(gain.mean - bar) < gain.error
+        verdict = "not measured" if seconds is None else "met" if seconds.mean <= comparison.time else "missed"
+        if seconds is not None and seconds.is_near(comparison.time):
+            verdict += ", within its standard error"
+        verdicts.append(f"at most {comparison.time:g}x the time: {verdict}")
+    return verdicts

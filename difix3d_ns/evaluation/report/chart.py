@@ -12,9 +12,9 @@ from scipy.ndimage import uniform_filter1d
 
 from difix3d_ns.evaluation.report.templates import render
 
-_MOST_POINTS = 240  # of a curve: more are not seen at this size
-_FEW = 12  # points that are marked one by one
-_NOISY = 40  # points from which on a mean is drawn over them
+_MAX_POINTS = 240  # of a curve: more are not seen at this size
+_MAX_DOTS = 11  # points that are marked one by one
+_MIN_NOISY = 40  # points from which on a mean is drawn over them
 _LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 46, 18, 10, 24, 360, 190
 
 
@@ -54,25 +54,27 @@ def chart(
     last = last if last > first else first + 1
     across = _Axis(first, last, _LEFT, _WIDTH - _RIGHT)
     up = _Axis(low, high, _HEIGHT - _BOTTOM, _TOP)
-    drawn = [
-        {
-            "name": curve.name,
-            "noise": _points(across, up, curve.steps, curve.values) if len(curve.steps) >= _NOISY else "",
-            "line": _points(across, up, curve.steps, _smooth(curve.values)),
-            "dots": [(across(s), up(v)) for s, v in zip(curve.steps, curve.values)] if len(curve.steps) < _FEW else [],  # noqa: B905
-            "last": (across(curve.steps[-1]), up(_smooth(curve.values)[-1])),
-            "data": [[int(step), float(f"{value:.{digits}g}")] for step, value in zip(curve.steps, curve.values)],  # noqa: B905
-            "summary": f"{curve.name}: {_said(curve.values[0])} to {_said(curve.values[-1])}",
-        }
-        for curve in shown
-    ]
+    drawn = []
+    for curve in shown:
+        points, smooth = list(zip(curve.steps, curve.values, strict=True)), _smooth(curve.values)
+        drawn.append(
+            {
+                "name": curve.name,
+                "noise": _points(across, up, curve.steps, curve.values) if len(points) >= _MIN_NOISY else "",
+                "line": _points(across, up, curve.steps, smooth),
+                "dots": [(across(step), up(value)) for step, value in points] if len(points) <= _MAX_DOTS else [],
+                "last": (across(curve.steps[-1]), up(smooth[-1])),
+                "data": [[int(step), float(f"{value:.{digits}g}")] for step, value in points],
+                "summary": f"{curve.name}: {_label(curve.values[0])} to {_label(curve.values[-1])}",
+            }
+        )
     return render(
         "chart.html",
         title=title,
         note=note,
         curves=drawn,
         marks=[across(mark) for mark in marks if first < mark <= last],
-        rows=[(up(value), _said(value)) for value in _ticks(low, high, 4)],
+        rows=[(up(value), _label(value)) for value in _ticks(low, high, 4)],
         columns=[(across(value), f"{value:,.0f}") for value in _ticks(first, last, 4) if value == round(value)],
         axes={"width": _WIDTH, "height": _HEIGHT, "left": _LEFT, "right": _WIDTH - _RIGHT, "top": _TOP}
         | {"bottom": _HEIGHT - _BOTTOM, "first": first, "last": last},
@@ -97,21 +99,21 @@ def _finite(curve: Curve) -> Curve:
 
 def _thinned(curve: Curve) -> Curve:
     """Means over neighbours, where there are more points than can be seen; the last point stays."""
-    if len(curve.steps) <= _MOST_POINTS:
+    if len(curve.steps) <= _MAX_POINTS:
         return curve
-    parts = np.array_split(np.arange(len(curve.steps)), _MOST_POINTS)
+    parts = np.array_split(np.arange(len(curve.steps)), _MAX_POINTS)
     steps = np.array([curve.steps[part[-1]] for part in parts])
     return Curve(curve.name, steps, np.array([curve.values[part].mean() for part in parts]))
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    return uniform_filter1d(values, max(5, len(values) // 12), mode="nearest") if len(values) >= _NOISY else values
+    return uniform_filter1d(values, max(5, len(values) // 12), mode="nearest") if len(values) >= _MIN_NOISY else values
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
-    """Of the axis: without the few first values far from all others, which would press the rest flat."""
+    """Ends of the axis, without the few first values far from all others, which would press the rest flat."""
     low, high = float(values.min()), float(values.max())
-    if len(values) >= _NOISY:
+    if len(values) >= _MIN_NOISY:
         near_low, near_high = np.percentile(values, [2, 98])
         spread = near_high - near_low
         low, high = max(low, near_low - 0.2 * spread), min(high, near_high + 0.2 * spread)
@@ -127,5 +129,5 @@ def _points(across: _Axis, up: _Axis, steps: np.ndarray, values: np.ndarray) -> 
     return " ".join(f"{across(step)},{up(value)}" for step, value in zip(steps, values, strict=True))
 
 
-def _said(value: float) -> str:
+def _label(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""The settings of a training, told apart: given, fitted, left as they are."""
+"""Settings of a training, those that differ from its method's defaults first."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BOOKKEEPING = (
 
 @dataclass(frozen=True)
 class Setting:
-    """One flag of a training."""
+    """A flag of a training."""
 
     flag: str
     value: str
@@ -39,19 +39,19 @@ def settings(config: GuidedTrainerConfig, images: int | None = None) -> list[Set
 
     Args:
         config: of a training.
-        images: photographs it was trained on; None: not known.
+        images: photos it was trained on; None: not known.
     """
     wanted, ours = _defaults(config, images), dict(_flat(config))
     rows = [
-        Setting(flag, said(value), None if value == wanted.get(flag, value) else said(wanted[flag]))
+        Setting(flag, format_value(value), None if value == wanted.get(flag, value) else format_value(wanted[flag]))
         for flag, value in ours.items()
         if flag not in _BOOKKEEPING
     ]
     return sorted(rows, key=lambda row: row.default is None)
 
 
-def said(value: Any) -> str:
-    """A value for people; of a path its end."""
+def format_value(value: Any) -> str:
+    """A value for people: of a path its last two parts."""
     if value is None:
         return "unset"
     if isinstance(value, Path):
@@ -61,7 +61,7 @@ def said(value: Any) -> str:
     if isinstance(value, type):
         return value.__name__
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(said, value)) or "none"
+        return ", ".join(map(format_value, value)) or "none"
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
@@ -83,19 +83,19 @@ def _plain(config: GuidedTrainerConfig) -> GuidedTrainerConfig:
     registered = discover_methods()[0].get(str(config.method_name))
     if isinstance(registered, GuidedTrainerConfig):
         return copy.deepcopy(registered)
-    plain = _of_its_classes(config)
+    plain = _class_defaults(config)
     assert isinstance(plain, GuidedTrainerConfig)
     plain.method_name, plain.optimizers = config.method_name, copy.deepcopy(config.optimizers)
     return plain
 
 
-def _of_its_classes(config: Any) -> Any:
-    """The same tree of classes with their defaults."""
+def _class_defaults(config: Any) -> Any:
+    """A tree of the same classes with their defaults."""
     plain = copy.deepcopy(config)
     for each in dataclasses.fields(plain):
         part = getattr(plain, each.name, None)
         if dataclasses.is_dataclass(part) and not isinstance(part, type):
-            setattr(plain, each.name, _of_its_classes(part))
+            setattr(plain, each.name, _class_defaults(part))
         elif each.default is not dataclasses.MISSING:
             setattr(plain, each.name, copy.deepcopy(each.default))
         elif each.default_factory is not dataclasses.MISSING:
@@ -104,7 +104,7 @@ def _of_its_classes(config: Any) -> Any:
 
 
 def _flat(value: Any, prefix: str = "-") -> Iterator[tuple[str, Any]]:
-    """(flag, value) of everything below."""
+    """Yield (flag, value) of every setting below."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         entries = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
     elif isinstance(value, dict) and value:

@@ -1,28 +1,30 @@
-"""Held-out views: what they score, and how they look."""
+"""Held-out views: their pictures and metrics."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
+from torch import Tensor
 
 from difix3d_ns.evaluation.report.page_pictures import error_map, long_side_for, picture
-from difix3d_ns.evaluation.report.parts import Cell, Figure, gallery, slider, table
+from difix3d_ns.evaluation.report.parts import Figure, gallery, slider, table
 from difix3d_ns.evaluation.report.training import duration
 from difix3d_ns.evaluation.runs import HeldOutView
+from difix3d_ns.evaluation.table import METRICS, Cell, metric_table
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
+from difix3d_ns.metrics.perceptual import LazyLPIPS
 
 PLAIN, RENDER, ENHANCED, TRUTH = "Plain", "Render", "Enhanced", "Truth"
 RENDER_ERROR, ENHANCED_ERROR = "Error of render", "Error of enhanced"
 
 _BUDGET = 3.5e6  # bytes of all pictures here
-_MOST = 60  # views shown; the table has all
-_NAMES = {"psnr": "PSNR", "ssim": "SSIM", "flip": "FLIP"}
-_DIGITS = {"psnr": 2, "ssim": 3, "flip": 3}
-_LEAST = 12  # pixels a side, for SSIM's window
+_MAX_VIEWS = 60  # of the gallery; the table has all
+_MIN_SIDE = 12  # pixels, for SSIM's window
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,15 @@ class HeldOut:
             return []
         render, enhanced = mean_metrics(self.render), self._mean_enhanced()
         names = {"psnr": "PSNR, dB", "ssim": "SSIM", "flip": "FLIP (less is better)"}
+        raw = {key: METRICS[key].text(render[key]) for key in names}
+        if not enhanced:
+            return [Figure(raw[key], name, "raw render") for key, name in names.items()]
         return [
-            Figure(
-                f"{(enhanced or render)[key]:.{_DIGITS[key]}f}",
-                name,
-                f"enhanced; raw {render[key]:.{_DIGITS[key]}f}" if enhanced else "raw render",
-            )
-            for key, name in names.items()
+            Figure(METRICS[key].text(enhanced[key]), name, f"enhanced; raw {raw[key]}") for key, name in names.items()
         ]
 
     def times(self) -> list[tuple[str, str]]:
-        """The enhancer's."""
+        """Rows on the enhancer's time."""
         seconds = [view.seconds for view in self.views if view.seconds is not None]
         if not seconds:
             return []
@@ -61,7 +61,7 @@ class HeldOut:
         return rows
 
     def parts(self, problem: str = "", methods: str = "") -> list[str]:
-        """What a page shows of them.
+        """Parts of a page: a gallery and a table.
 
         Args:
             problem: why there are none.
@@ -81,15 +81,15 @@ class HeldOut:
 
     def _intro(self) -> str:
         count = len(self.views)
-        shown = f" {_MOST} of them are shown, evenly spaced; the table has all." if count > _MOST else ""
+        shown = f" {_MAX_VIEWS} of them are shown, evenly spaced; the table has all." if count > _MAX_VIEWS else ""
         return (
-            f"{count} photographs were kept out of training. The splat is rendered from where they were taken, and the "
+            f"{count} photos were kept out of training. The splat is rendered from where they were taken, and the "
             f"render is enhanced.{shown} Drag the bar, or move it with the arrow keys."
         )
 
     def _gallery(self) -> Markup:
-        step = max(1.0, len(self.views) / _MOST)
-        chosen = [int(i * step) for i in range(min(_MOST, len(self.views)))]
+        step = max(1.0, len(self.views) / _MAX_VIEWS)
+        chosen = [int(i * step) for i in range(min(_MAX_VIEWS, len(self.views)))]
         height, width = self.views[0].render.shape[:2]
         each = 6 if self.plain else 5
         side = long_side_for(each * len(chosen), width, height, _BUDGET)
@@ -143,29 +143,40 @@ class HeldOut:
         times = [view.seconds for view in self.views if view.seconds is not None]
         mean_time = f"{statistics.fmean(times):.2f}" if times else "-"
         mean: list[str | Cell] = ["mean", *self._cells(mean_metrics(self.render), self._mean_enhanced()), mean_time]
-        headings = ["view"] + ["render", "enhanced"] * len(_NAMES) + ["seconds"]
-        groups = [("", 1), *((f"{name} {'↓' if key == 'flip' else '↑'}", 2) for key, name in _NAMES.items())]
-        return table(headings, rows, [*groups, ("enhancer", 1)], [mean])
+        headings = ["view"] + ["render", "enhanced"] * len(self.render[0]) + ["seconds"]
+        groups = [("", 1), *((METRICS[key].heading, 2) for key in self.render[0]), ("enhancer", 1)]
+        return table(headings, rows, groups, [mean])
 
     @staticmethod
     def _cells(render: dict[str, float], enhanced: dict[str, float] | None) -> list[Cell]:
-        cells = []
-        for key, digits in _DIGITS.items():
-            before, after = (f"{m[key]:.{digits}f}" if m is not None else "-" for m in (render, enhanced))
-            better = enhanced is not None and before != after and ((enhanced[key] > render[key]) != (key == "flip"))
-            worse = enhanced is not None and before != after and not better
-            cells += [Cell(before, good=worse), Cell(after, good=better)]
-        return cells
+        rows = metric_table({"render": render, "enhanced": enhanced or {}}).rows
+        return [cell for pair in zip(rows[0][1:], rows[1][1:], strict=True) for cell in pair]
 
 
-def measure(views: Sequence[HeldOutView], plain: Sequence[HeldOutView] | None = None) -> HeldOut:
-    """Metrics of every view, of its render and of its enhanced picture."""
-    if not views or min(min(view.render.shape[:2]) for view in views) < _LEAST:
+def measure(
+    views: Sequence[HeldOutView],
+    plain: Sequence[HeldOutView] | None = None,
+    distances: Sequence[LazyLPIPS] = (),
+) -> HeldOut:
+    """Metrics of every view, of its render and of its enhanced picture.
+
+    Args:
+        views: of a training.
+        plain: the same views of plain splatfacto.
+        distances: measured as well where their weights are there and all pictures large enough.
+    """
+    smallest = min(views, key=lambda view: min(view.render.shape[:2]), default=None)
+    if smallest is None or min(smallest.render.shape[:2]) < _MIN_SIDE:
         return HeldOut(views, plain)
+    usable = [each for each in distances if not math.isnan(each.measure(smallest.render, smallest.truth))]
+
+    def metrics(picture: Tensor, truth: Tensor) -> dict[str, float]:
+        return image_metrics(picture, truth) | {each.column: each.measure(picture, truth) for each in usable}
+
     return HeldOut(
         views,
         plain,
-        [image_metrics(view.render, view.truth) for view in views],
-        [None if view.enhanced is None else image_metrics(view.enhanced, view.truth) for view in views],
-        [image_metrics(view.render, view.truth) for view in plain or ()],
+        [metrics(view.render, view.truth) for view in views],
+        [None if view.enhanced is None else metrics(view.enhanced, view.truth) for view in views],
+        [metrics(view.render, view.truth) for view in plain or ()],
     )

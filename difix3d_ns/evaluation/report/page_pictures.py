@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import flip_evaluator
 import numpy as np
@@ -35,7 +34,7 @@ def picture(values: Tensor | np.ndarray, long_side: int | None = None, quality: 
         long_side: pixels at most; None keeps the size.
         quality: of WebP, 0 to 100.
     """
-    image = Image.fromarray(_pixels(values))
+    image = Image.fromarray(pixels(values))
     if long_side is not None and max(image.size) > long_side:
         image.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
     content = io.BytesIO()
@@ -74,7 +73,8 @@ def long_side_for(count: int, width: int, height: int, budget: float, least: int
     return max(least, int(min(1.0, scale) * max(width, height)))
 
 
-def _pixels(values: Any) -> np.ndarray:
+def pixels(values: Tensor | np.ndarray) -> np.ndarray:
+    """Bytes [H, W, 3] of a picture, of floats in [0, 1] (others are clamped) or uint8."""
     if isinstance(values, Tensor):
         values = values.detach().float().cpu().numpy()
     if values.dtype == np.uint8:

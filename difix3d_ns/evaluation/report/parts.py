@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from difix3d_ns.evaluation.report.page_pictures import Picture
 from difix3d_ns.evaluation.report.templates import render, text
-from difix3d_ns.evaluation.table import Results, cells
+from difix3d_ns.evaluation.table import Cell, Results, Table, metric_table
 
 _numbers = itertools.count(1)
 
@@ -22,7 +22,7 @@ class Section:
     """A part of a page with a heading."""
 
     title: str
-    parts: Sequence[Text]
+    parts: Sequence[Text | Table | Section]
     """one below the other; plain strings become paragraphs"""
     short: str = ""
     """its name in the line of links on top"""
@@ -35,16 +35,6 @@ class Figure:
     value: str
     name: str
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Of a table."""
-
-    text: str
-    good: bool = False
-    """the best of its kind"""
-    faint: bool = False
 
 
 def page(
@@ -65,7 +55,7 @@ def page(
         notices: what a reader should know before anything else.
         foot: how the page was made.
     """
-    kept = [section for section in sections if any(section.parts)]
+    kept = [Section(each.title, list(_contents(each.parts)), each.short) for each in sections if any(each.parts)]
     return str(
         render(
             "page.html",
@@ -148,15 +138,14 @@ def table(
     return render("table.html", headings=headings, rows=_cells(rows), groups=groups, foot=_cells(foot))
 
 
-def results_table(results: Results, first: str = "method") -> Markup:
+def results_table(results: Results) -> Markup:
     """A row per method, a column per metric, the best of each column marked.
 
     Args:
         results: method -> metric -> value.
-        first: heading of the methods.
     """
-    headings, rows = cells(results)
-    return table([first, *headings], [[name, *(Cell(said, best) for said, best in row)] for name, row in rows])
+    made = metric_table(results)
+    return table(made.headings, made.rows)
 
 
 def facts(rows: Sequence[tuple[str, Text]]) -> Markup:
@@ -173,6 +162,15 @@ def grid(parts: Sequence[Text]) -> Markup:
     """Small parts side by side, as many as fit."""
     kept = [part for part in parts if part]
     return render("grid.html", parts=kept) if kept else Markup("")
+
+
+def _contents(parts: Sequence[Text | Table | Section]) -> Iterator[Text]:
+    for part in parts:
+        if isinstance(part, Section):
+            yield f"{part.title}:"
+            yield from _contents(part.parts)
+        else:
+            yield table(part.headings, part.rows) if isinstance(part, Table) else part
 
 
 def _cells(rows: Sequence[Sequence[str | Cell]]) -> list[list[Cell]]:

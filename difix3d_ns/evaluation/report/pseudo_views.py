@@ -1,4 +1,4 @@
-"""Pseudo-views before and after the fix."""
+"""Gallery of pseudo-views before and after the fix."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ BEFORE, AFTER, REFERENCE, CONFIDENCE = "Before", "Fixed", "Reference", "Confiden
 
 _BUDGET = 3.5e6  # bytes of all pictures here
 _EACH = 5  # times half a picture: of four, two are coarse or smooth
-_MOST = 96  # views shown
+_MAX_VIEWS = 96  # views shown
 _PAIRS = [(BEFORE, AFTER), (AFTER, REFERENCE), (BEFORE, CONFIDENCE), (AFTER, CONFIDENCE)]
 
 
 def fixes_section(training: Training) -> Section:
-    """What the fixer made of renders that nobody photographed; rounds one below the other, the latest open."""
+    """Section of pseudo-views before and after the fix; rounds one below the other, the latest open."""
     title = "Views nobody photographed, repaired"
     fixes = training.fixes
     if not fixes:
         return Section(title, [_why_none(training)], "Pseudo-views")
-    step = max(1.0, len(fixes) / _MOST)
-    shown = [fixes[int(i * step)] for i in range(min(_MOST, len(fixes)))]
+    step = max(1.0, len(fixes) / _MAX_VIEWS)
+    shown = [fixes[int(i * step)] for i in range(min(_MAX_VIEWS, len(fixes)))]
     height, width = shown[0].before.shape[:2]
     side = long_side_for(_EACH * len(shown) // 2, width, height, _BUDGET)
     rounds = sorted({fix.round for fix in shown}, reverse=True)
     return Section(
         title,
         [
-            "The splat is rendered from poses between and beyond the photographs. The fixer repairs each render with "
-            "the photographs that see the same surfaces, and says per pixel how far to trust it (white: fully, black: "
+            "The splat is rendered from poses between and beyond the photos. The fixer repairs each render with "
+            "the photos that see the same surfaces, and says per pixel how far to trust it (white: fully, black: "
             "nothing is taught). Training learns from the result."
             + (f" {len(shown)} of {len(fixes)} are shown, evenly spaced." if len(shown) < len(fixes) else ""),
             *(
                 fold(
-                    _told(number, of_round),
+                    _round_summary(number, of_round),
                     [_gallery([f for f in shown if f.round == number], side)],
                     number == rounds[0],
                 )
@@ -54,19 +54,19 @@ def fixes_section(training: Training) -> Section:
 
 
 def _why_none(training: Training) -> str:
-    """Empty where nothing on disk tells that there could be any."""
+    """A sentence; empty where nothing on disk says that there could be any."""
     if any(name.startswith("Pseudo-views/") for name in training.curves):
         return "No pictures of repaired views were kept."
     return "No view has been repaired yet." if (training.folder / POOL_FOLDER).is_dir() else ""
 
 
-def _told(number: int, fixes: Sequence[FixRecord]) -> str:
-    change, trust, seconds = (
+def _round_summary(number: int, fixes: Sequence[FixRecord]) -> str:
+    change, confidence, seconds = (
         statistics.fmean(getattr(fix, name) for fix in fixes) for name in ("change", "mean_confidence", "seconds")
     )
     return (
         f"Round {number}: {len(fixes)} {'view' if len(fixes) == 1 else 'views'}, changed by {change:.1%} on average, "
-        f"trusted at {trust:.0%}, {duration(seconds)} each"
+        f"trusted at {confidence:.0%}, {duration(seconds)} each"
     )
 
 
@@ -86,6 +86,6 @@ def _slider(fix: FixRecord, side: int) -> Markup:
     return slider(
         pictures,
         f"View {fix.target}, step {fix.step:,}",
-        f"change {fix.change:.1%}, trust {fix.mean_confidence:.0%}",
-        f"with {', '.join(fix.references)}" if fix.references else "without a photograph",
+        f"change {fix.change:.1%}, confidence {fix.mean_confidence:.0%}",
+        f"with {', '.join(fix.references)}" if fix.references else "without a photo",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import os
 import statistics
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ from difix3d_ns.evaluation.report.parts import Figure, Section, facts, fold, pag
 from difix3d_ns.evaluation.report.pseudo_views import fixes_section
 from difix3d_ns.evaluation.report.training import Training, duration, read_training
 from difix3d_ns.evaluation.report.training_curves import curves_section
-from difix3d_ns.evaluation.runs import HeldOutView, held_out_views
+from difix3d_ns.evaluation.runs import HeldOutView, evaluate
 from difix3d_ns.evaluation.table import Results
 from difix3d_ns.io.atomic import write_text
+from difix3d_ns.metrics.perceptual import NETS, LazyLPIPS, PerceptualWeights
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
@@ -34,6 +36,7 @@ def write_report(
     results: Results | None = None,
     title: str | None = None,
     console: Console | None = None,
+    perceptual: PerceptualWeights | None = None,
 ) -> Path:
     """Write a page about a training, finished or not, that opens without a network. Only the page is written.
 
@@ -44,7 +47,8 @@ def write_report(
         plain: the same views of plain splatfacto, to compare with.
         results: method -> metric -> mean over held-out views, for a table of methods.
         title: of the page; None for the name of the scene.
-        console: where progress is told.
+        console: for messages, also on weights of LPIPS that are missing.
+        perceptual: weights of LPIPS; None: it is not measured.
 
     Returns:
         Path of the page.
@@ -58,48 +62,32 @@ def write_report(
     if views is None:
         weights = os.environ.get("DIFIX3D_WEIGHTS") or None
         views, problem = _render(read, weights, console)
-    held_out = measure(views, plain)
-    target = output or read.folder / "report.html"
-    _write(target, report_page(read, held_out, problem, results, title, weights))
-    return target
-
-
-def report_page(
-    training: Training,
-    held_out: HeldOut,
-    problem: str = "",
-    results: Results | None = None,
-    title: str | None = None,
-    weights: str | None = None,
-) -> str:
-    """The page as HTML.
-
-    Args:
-        training: what its folder tells.
-        held_out: views and what they score; may be empty.
-        problem: why there are none.
-        results: as of ``write_report``.
-        title: as of ``write_report``.
-        weights: of the enhancer, if they are other ones than in training.
-    """
+    notify = functools.partial(console.print, highlight=False, soft_wrap=True)
+    distances = [LazyLPIPS(net, notify, perceptual) for net in NETS] if perceptual is not None else []
+    held_out = measure(views, plain, distances)
+    methods = results_table(results) if results else ""
     now = datetime.datetime.now(datetime.UTC)
-    return page(
-        title or training.scene,
+    html = page(
+        title or read.scene,
         [
-            Section(
-                "Views kept out of training", held_out.parts(problem, _table_of_methods(results)), "Held-out views"
-            ),
-            fixes_section(training),
-            curves_section(training),
-            Section("Time", [facts(_times(training, held_out))]),
-            Section("Settings", _settings(training)),
+            Section("Views kept out of training", held_out.parts(problem, methods), "Held-out views"),
+            fixes_section(read),
+            curves_section(read),
+            Section("Time", [facts(_times(read, held_out))]),
+            Section("Settings", _settings(read)),
         ],
-        _subtitle(training),
-        [*held_out.figures(), *_figures(training)],
-        _notices(training, weights),
+        _subtitle(read),
+        [*held_out.figures(), *_figures(read)],
+        _notices(read, weights),
         f"Made by difix3d report {difix3d_ns.__version__} on {now:%Y-%m-%d at %H:%M} UTC from the folder "
-        f"{'/'.join(training.folder.resolve().parts[-3:])}. FLIP is at 67 pixels per degree.",
+        f"{'/'.join(read.folder.resolve().parts[-3:])}. FLIP is at 67 pixels per degree.",
     )
+    target = output or read.folder / "report.html"
+    try:
+        write_text(target, html)
+    except OSError as error:
+        raise UserError(f"the page {target} cannot be written: {error}; choose another with --output") from error
+    return target
 
 
 def _render(training: Training, weights: str | None, console: Console) -> tuple[list[HeldOutView], str]:
@@ -108,22 +96,12 @@ def _render(training: Training, weights: str | None, console: Console) -> tuple[
         return [], "No checkpoint has been saved yet, so there is nothing to render."
     console.print(f"Rendering held-out views of {training.folder} and enhancing them ...", highlight=False)
     try:
-        return held_out_views(training.path, enhance=True, weights=weights), ""
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # a moved scene, a damaged checkpoint: the rest of the page is worth having
+        return evaluate(training.path, enhance=True, weights=weights).views, ""
+    # a moved scene, a damaged checkpoint: the rest of the page is worth having
+    except (Exception, SystemExit) as error:
         reason = str(error) or type(error).__name__
         console.print(f"[yellow]The held-out views could not be rendered: {reason}", highlight=False)
         return [], f"The held-out views could not be rendered here: {reason}"
-
-
-def _write(path: Path, content: str) -> None:
-    """Whole or not at all."""
-    try:
-        write_text(path, content)
-    except OSError as error:
-        raise UserError(f"the page {path} cannot be written: {error}; choose another with --output") from error
 
 
 def _subtitle(training: Training) -> str:
@@ -134,7 +112,7 @@ def _subtitle(training: Training) -> str:
             str(config.method_name),
             f"{training.steps:,} steps",
             "on a CPU" if config.machine.device_type == "cpu" else f"on {config.machine.device_type}",
-            *_of_guidance(config),
+            *_guidance_settings(config),
             "" if config.pipeline.sparse_helps else "no helps for sparse captures",
             _began(str(config.timestamp)),
         )
@@ -142,8 +120,8 @@ def _subtitle(training: Training) -> str:
     )
 
 
-def _of_guidance(config: GuidedTrainerConfig) -> list[str]:
-    """What a resumed training keeps of its guidance: "2 rounds"."""
+def _guidance_settings(config: GuidedTrainerConfig) -> list[str]:
+    """Settings of the guidance that a resumed training keeps: "2 rounds"."""
     flag = "--pipeline.guidance."
     kept = {name.removeprefix(flag): value for name, value in presets.kept(config).items() if name.startswith(flag)}
     return [f"{value or 'no'} {name.replace('-', ' ')}" for name, value in kept.items() if value is not None]
@@ -174,8 +152,8 @@ def _notices(training: Training, weights: str | None) -> list[str]:
 def _figures(training: Training) -> list[Figure]:
     figures = []
     if training.fixes:
-        trust = statistics.fmean(fix.mean_confidence for fix in training.fixes)
-        figures.append(Figure(str(len(training.fixes)), "pseudo-views", f"trusted at {trust:.0%}"))
+        confidence = statistics.fmean(fix.mean_confidence for fix in training.fixes)
+        figures.append(Figure(str(len(training.fixes)), "pseudo-views", f"trusted at {confidence:.0%}"))
     if training.seconds:
         figures.append(Figure(duration(training.seconds), "of training", f"{training.steps:,} steps"))
     return figures
@@ -198,14 +176,10 @@ def _times(training: Training, held_out: HeldOut) -> list[tuple[str, str]]:
 
 
 def _settings(training: Training) -> list[str]:
-    rows = settings(training.config, training.photographs)
+    rows = settings(training.config, training.photos)
     both = Markup("{} <small>default {}</small>")
     changed = [(row.flag, both.format(row.value, row.default)) for row in rows if row.default is not None]
     return [
         facts(changed) or "Nothing differs from the method's defaults.",
         fold(f"All {len(rows)} settings", [facts([(row.flag, row.value) for row in rows])]),
     ]
-
-
-def _table_of_methods(results: Results | None) -> str:
-    return results_table(results) if results else ""

@@ -1,4 +1,4 @@
-"""What the folder of a training tells, also while it goes on. Everything here only reads."""
+"""Contents of a training's folder, also while it goes on. Everything here only reads."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Training:
         return Path(data).resolve().name if data is not None else str(self.config.experiment_name)
 
     @property
-    def photographs(self) -> int | None:
+    def photos(self) -> int | None:
         """Images it learns from; None where its scene is not here any more."""
         manager = self.config.pipeline.datamanager
         parser = copy.deepcopy(manager.dataparser)
@@ -60,18 +60,18 @@ class Training:
 
     @property
     def steps(self) -> int:
-        """That were trained as far as can be seen."""
+        """Steps trained so far, as far as can be seen."""
         seen = [int(curve.steps[-1]) for curve in self.curves.values() if len(curve.steps)]
         return max([0, *(step + 1 for step in self.checkpoints), *seen, *(fix.step for fix in self.fixes)])
 
     @property
     def planned(self) -> int | None:
-        """Steps in all."""
+        """Steps planned in all."""
         return self.config.max_num_iterations
 
     @property
     def finished(self) -> bool:
-        """Whether it has told its end, or saved its last step."""
+        """True if it has logged its end, or saved its last step."""
         if "Train Total (time)" in self.curves:
             return True
         from_another = self.config.load_checkpoint is not None  # whose steps count as well
@@ -101,10 +101,10 @@ def read_training(path: Path) -> Training:
 
 
 def read_curves(folder: Path) -> tuple[dict[str, Curve], float | None]:
-    """Scalars of TensorBoard's event files in a folder, and the seconds of training they tell of.
+    """Scalars of TensorBoard's event files in a folder, and the seconds of training they cover.
 
     There is a file for each time the training was begun or resumed; pauses in between do not count, and nothing does
-    of what was before it began anew. A file that is being written is read as far as it is whole. Without any:
+    of what was before it began again. A file that is being written is read as far as it is whole. Without any:
     ({}, None).
     """
     if not any(folder.glob(EVENT_FILES)):
@@ -116,29 +116,29 @@ def read_curves(folder: Path) -> tuple[dict[str, Curve], float | None]:
     for file in sorted(folder.glob(EVENT_FILES)):  # their names begin with the time
         events = EventAccumulator(str(file), size_guidance={"scalars": 0, "images": 1, "tensors": 1})
         events.Reload()
-        told = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
-        if not told:
+        scalars_of = {name: events.Scalars(name) for name in events.Tags()["scalars"]}
+        if not scalars_of:
             continue
-        if min(values[0].step for values in told.values()) == 0:
+        if min(values[0].step for values in scalars_of.values()) == 0:
             scalars, seconds = {}, []
-        times = [values[i].wall_time for values in told.values() for i in (0, -1)]
+        times = [values[i].wall_time for values in scalars_of.values() for i in (0, -1)]
         seconds.append(max(times) - min(times))
-        for name, values in told.items():
+        for name, values in scalars_of.items():
             scalars.setdefault(name, []).extend((value.step, value.value) for value in values)
     curves = {}
     for name, pairs in scalars.items():
         steps, values = np.array([step for step, _ in pairs]), np.array([value for _, value in pairs])
-        steps, first = np.unique(steps[::-1], return_index=True)  # of a step told twice, the later value
+        steps, first = np.unique(steps[::-1], return_index=True)  # of a step logged twice, the later value
         curves[name] = Curve(name, steps, values[::-1][first])
     return curves, sum(seconds) if seconds else None
 
 
 def loss_by_kind(curves: Mapping[str, Curve]) -> list[Curve]:
-    """The training loss of photographs and of pseudo-views: each logged step trained one of them."""
+    """The training loss of photos and of pseudo-views: each logged step trained one of them."""
     loss = curves.get("Train Loss")
     if loss is None:
         return []
-    kinds = {"photographs": "Train Metrics Dict/psnr", "pseudo-views": "Train Metrics Dict/pseudo_psnr"}
+    kinds = {"photos": "Train Metrics Dict/psnr", "pseudo-views": "Train Metrics Dict/pseudo_psnr"}
     return [
         Curve(name, loss.steps[kept], loss.values[kept])
         for name, tag in kinds.items()

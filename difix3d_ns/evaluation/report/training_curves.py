@@ -25,7 +25,7 @@ def curves_section(training: Training) -> Section:
     marks = [int(step) for step in curves[_POOL].steps] if _POOL in curves else []
     steps = [step for curve in curves.values() for step in curve.steps[[0, -1]]]
     draw = functools.partial(chart, marks=marks, span=(int(min(steps)), int(max(steps))))
-    training_psnr = {"photographs": "Train Metrics Dict/psnr", "pseudo-views": "Train Metrics Dict/pseudo_psnr"}
+    training_psnr = {"photos": "Train Metrics Dict/psnr", "pseudo-views": "Train Metrics Dict/pseudo_psnr"}
     charts = [
         draw("Loss", loss_by_kind(curves) or _named(curves, {"all": "Train Loss"})),
         draw("PSNR in training, dB", _named(curves, training_psnr), digits=4),
