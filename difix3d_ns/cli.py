@@ -42,7 +42,7 @@ def demo_scene(output: Path, seed: int = 0) -> None:
     print(f"Train on it: ns-train difix3d-splatfacto --data {output}")
 
 
-def photographs(output: Path, seed: int = 0, count: int = 24) -> None:
+def photos(output: Path, seed: int = 0, count: int = 24) -> None:
     """Write unposed photos of a procedural scene, to try ns-process-data on.
 
     Args:
@@ -225,7 +225,7 @@ def report(
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "demo-scene": demo_scene,
-    "photographs": photographs,
+    "photos": photos,
     "fix": fix,
     "convert": convert,
     "curate": curate,

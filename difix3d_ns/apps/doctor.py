@@ -21,7 +21,7 @@ def missing() -> list[tuple[str, str]]:
             )
         )
     if shutil.which("colmap") is None:
-        found.append(("colmap is missing: ns-process-data needs it to pose photographs", "apt-get install -y colmap"))
+        found.append(("colmap is missing: ns-process-data needs it to pose photos", "apt-get install -y colmap"))
     return found
 
 

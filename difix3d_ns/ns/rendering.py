@@ -35,7 +35,7 @@ class SplatRenderer:
 
     @property
     def device(self) -> torch.device:
-        """Where the splat and its renders live."""
+        """Device of the splat and its renders."""
         return self._model.device
 
     def fit_at(self, step: int) -> bool:

@@ -23,7 +23,7 @@ class FixerConfig:
     weights: str | None = None
     """a file or folder of weights, or for difix a hub id, which downloads (unset: the fixer's own)"""
     references: int = 3
-    """photographs shown to the fixer: the gain of a fourth was within noise, of the third it was not"""
+    """photos the fixer gets: the gain of a fourth was within noise, of the third it was not"""
     dtype: Precision | None = None
     """precision of the fixer's networks: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
     compile: bool = False

@@ -14,7 +14,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import in_view
 from difix3d_ns.io.run import Run
 
-DEFAULT_CLEARANCE = 0.5
+DEFAULT_MIN_DEPTH = 0.5
 """minimum depth of Gaussians, as a share of the nearest depth of surfaces; it took away 0, 3 and some 100 Gaussians of
 finished captures (fox, demo scene, fountain), the last gained 1 dB; 0.9 takes surfaces away"""
 MAX_IMAGES = 64
@@ -31,16 +31,16 @@ class FloatersConfig:
     kept: ClassVar[tuple[str, ...]] = ("min_depth",)
     min_depth: float | None = None
     """smallest depth of Gaussians in front of a training camera, as a share of the depth of the nearest given points;
-    what is nearer floats (unset: 0.5 with up to 64 photographs, else 0; 0 = nothing is known to float)"""
+    what is nearer floats (unset: 0.5 with up to 64 photos, else 0; 0 = nothing is known to float)"""
     prune: bool = True
-    """remove Gaussians from free space throughout training: few photographs cannot separate them from what is behind"""
+    """remove Gaussians from free space throughout training: few photos cannot separate them from what is behind"""
     near_plane: bool = True
-    """draw nothing, in any view, that is nearer than free space of the nearest photograph reaches"""
+    """draw nothing, in any view, that is nearer than free space of the nearest photo reaches"""
 
     def fit(self, run: Run) -> None:
         """Fill in the minimum depth once the number of photographs is known."""
         if self.min_depth is None and run.images is not None:
-            self.min_depth = DEFAULT_CLEARANCE if run.images <= MAX_IMAGES else 0.0
+            self.min_depth = DEFAULT_MIN_DEPTH if run.images <= MAX_IMAGES else 0.0
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if it is no share."""

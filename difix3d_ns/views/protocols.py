@@ -81,7 +81,7 @@ class Renderer(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the splat and its renders live."""
+        """Device of the splat and its renders."""
         ...
 
     def fit_at(self, step: int) -> bool:

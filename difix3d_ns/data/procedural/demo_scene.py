@@ -101,7 +101,7 @@ def photographs(output: Path, seed: int = 0, count: int = 32, width: int = 960, 
         OSError: the folder cannot be written.
     """
     if count < 3:
-        raise ValueError(f"structure from motion needs at least 3 photographs, got count {count}")
+        raise ValueError(f"structure from motion needs at least 3 photos, got count {count}")
     views = photograph_world(
         demo_world(seed),
         np.random.default_rng([4, seed]),
@@ -109,7 +109,7 @@ def photographs(output: Path, seed: int = 0, count: int = 32, width: int = 960, 
         height=height,
         train_views=count,
         test_views=0,
-        label="Taking photographs",
+        label="Taking photos",
     )
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)

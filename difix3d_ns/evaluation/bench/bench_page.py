@@ -158,7 +158,7 @@ def dates(rows: Sequence[Row]) -> str:
 
 
 def _origin(scores: Scores, rows: Iterable[Row]) -> str:
-    """When, on what and of which code the rows are, and how to read them."""
+    """Sentences on when, where and with which code the rows were made, and on how to read them."""
     rows = [row for row in rows if row["scene"] is not None]
     steps = f"{scores.recipe.steps:,}" if scores.recipe.steps else "default"
     hardware, commits = (distinct(row[key] for row in rows) for key in ("hardware", "commit"))

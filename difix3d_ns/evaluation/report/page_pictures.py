@@ -59,7 +59,7 @@ def error_map(prediction: Tensor, truth: Tensor) -> np.ndarray:
     return colours
 
 
-def long_side_for(count: int, width: int, height: int, budget: float, least: int = 240) -> int:
+def long_side_for(count: int, width: int, height: int, budget: float, minimum: int = 240) -> int:
     """The largest long side at which ``count`` pictures fit.
 
     Args:
@@ -67,10 +67,10 @@ def long_side_for(count: int, width: int, height: int, budget: float, least: int
         width: of one, pixels.
         height: of one, pixels.
         budget: bytes for all of them.
-        least: pixels; smaller ones show nothing.
+        minimum: pixels; smaller ones show nothing.
     """
     scale = (budget / (_BYTES_PER_PIXEL * max(1, count) * width * height)) ** 0.5
-    return max(least, int(min(1.0, scale) * max(width, height)))
+    return max(minimum, int(min(1.0, scale) * max(width, height)))
 
 
 def pixels(values: Tensor | np.ndarray) -> np.ndarray:

@@ -183,7 +183,7 @@ def _load(path: Path) -> GuidedTrainerConfig:
 
 
 def duration(seconds: float | None) -> str:
-    """For people: 0.84 s, 12 s, 4 min 28 s, 2 h 05 min."""
+    """Format seconds for people: 0.84 s, 12 s, 4 min 28 s, 2 h 05 min."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
     if seconds < 10:

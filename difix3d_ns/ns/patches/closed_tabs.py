@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class _ClosedTab:
-    """In the place of a render thread: does nothing."""
+    """Stand-in of a render thread that does nothing."""
 
     running = False
 
