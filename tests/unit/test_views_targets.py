@@ -145,7 +145,7 @@ def test_cameras_turning_at_one_place_give_rotations_only():
 
 @pytest.mark.parametrize("cameras", [[], [look_at((0.0, -5.0, 0.0))], [look_at((0.0, -5.0, 0.0))] * 4])
 def test_cameras_that_leave_nothing_between_say_what_to_do(cameras):
-    with pytest.raises(ValueError, match=r"add photographs|check the transform_matrix"):
+    with pytest.raises(ValueError, match=r"add photos|check the transform_matrix"):
         auto_targets(cameras, ball(), 4)
 
 
