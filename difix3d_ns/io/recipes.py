@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,23 +53,6 @@ def load(path: Path, kind: type[Content], example: str) -> Content:
         return msgspec.convert({"name": path.stem, **content}, kind, strict=False)  # YAML reads 1e-3 as text
     except msgspec.ValidationError as error:
         raise UserError(f"{path}: {error}; see {example}") from error
-
-
-def read(path: Path, known: Collection[str], example: str) -> dict[str, Any]:
-    """Read a recipe as a mapping.
-
-    Args:
-        path: of the file.
-        known: entries it may have.
-        example: a recipe to read, for messages.
-
-    Raises:
-        UserError: it is no YAML, no mapping, or has unknown entries.
-    """
-    content = _read(path, example)
-    if unknown := sorted(str(entry) for entry in set(content) - set(known)):
-        raise UserError(f"{path}: unknown entry {', '.join(unknown)}; known are {', '.join(sorted(known))}")
-    return content
 
 
 def _read(path: Path, example: str) -> dict[str, Any]:

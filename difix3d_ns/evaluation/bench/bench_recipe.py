@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from difix3d_ns.evaluation.runs import DEFAULT_METHOD
 from difix3d_ns.io import recipes
 
 Value = str | int | float | bool
-_EXAMPLE = "configs/bench/default.yaml"
 _SET_BY_BENCH = (
     "data",
     "output-dir",
@@ -35,7 +34,8 @@ _COMMON = (*_SET_BY_BENCH, "machine.", "load-", "pipeline.datamanager.")
 class Method:
     """A row of the table: a training of its own, another evaluation of one, or the best of other rows."""
 
-    name: str
+    name: str = ""
+    """Its key in the recipe."""
     flags: Mapping[str, Value] | None = None
     """ns-train flags of its training, in addition to the recipe's; None: it has no training of its own."""
     ns_method: str = DEFAULT_METHOD
@@ -107,6 +107,11 @@ class Recipe:
     on_record: bool = True
     """True if rows are to be kept in ``benchmarks/results``."""
 
+    def __post_init__(self) -> None:
+        named = {name: dataclasses.replace(method, name=name) for name, method in self.methods.items()}
+        object.__setattr__(self, "methods", named)
+        _check(self)
+
     def chosen(self, names: Sequence[str] = ()) -> Recipe:
         """The recipe with these methods alone, and those that they need.
 
@@ -155,39 +160,24 @@ def load_recipe(name: str | Path) -> Recipe:
     Raises:
         UserError: no such recipe, or it makes no sense.
     """
-    path = recipes.find("bench", name)
-    content = recipes.read(path, {f.name for f in fields(Recipe)}, _EXAMPLE)
-    try:
-        methods = content["methods"]
-        if not isinstance(methods, dict) or not methods:
-            raise ValueError("there are no methods")
-        content["methods"] = {str(key): _method(str(key), entry or {}) for key, entry in methods.items()}
-        content["compare"] = tuple(Comparison(**entry) for entry in content.get("compare") or ())
-        for key in ("seeds", "trained_on"):
-            if key in content:
-                content[key] = tuple(content[key])
-        return _checked(Recipe(**{"name": path.stem, **content}))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: {error}; see {_EXAMPLE}") from error
+    return recipes.load(recipes.find("bench", name), Recipe, "configs/bench/default.yaml")
 
 
-def _method(name: str, entry: Mapping[str, Any]) -> Method:
-    if "/" in name or "@" in name:
-        raise ValueError(f"{name}: a method's name has no / and no @")
-    method = Method(name, **{**entry, "best_of": tuple(entry.get("best_of", ()))})
-    if sum((method.flags is not None, bool(method.of), bool(method.best_of))) != 1:
-        raise ValueError(f"{name} needs exactly one of flags, of and best_of")
-    if "ns_method" in entry and method.flags is None:
-        raise ValueError(f"{name} has ns_method, but no training of its own")
-    for flag in method.flags or ():
-        if flag.replace("_", "-").startswith(_COMMON):
-            raise ValueError(f"{name} has --{flag}: scene, image size, seed and steps are the same for all methods")
-    return method
-
-
-def _checked(recipe: Recipe) -> Recipe:
+def _check(recipe: Recipe) -> None:
+    """Raise ValueError where methods, comparisons or numbers make no sense."""
     methods = recipe.methods
+    if not methods:
+        raise ValueError("there are no methods")
     for name, method in methods.items():
+        if "/" in name or "@" in name:
+            raise ValueError(f"{name}: a method's name has no / and no @")
+        if sum((method.flags is not None, bool(method.of), bool(method.best_of))) != 1:
+            raise ValueError(f"{name} needs exactly one of flags, of and best_of")
+        if method.ns_method != DEFAULT_METHOD and method.flags is None:
+            raise ValueError(f"{name} has ns_method, but no training of its own")
+        for flag in method.flags or ():
+            if flag.replace("_", "-").startswith(_COMMON):
+                raise ValueError(f"{name} has --{flag}: scene, image size, seed and steps are the same for all methods")
         if method.of and (method.of not in methods or methods[method.of].flags is None):
             raise ValueError(f"{name} is of {method.of}, which is not trained")
         if method.earlier and methods[method.of].checkpoints < 2:
@@ -205,4 +195,3 @@ def _checked(recipe: Recipe) -> Recipe:
     for flag in recipe.flags:
         if flag.replace("_", "-") in _SET_BY_BENCH:
             raise ValueError(f"flags may not have {flag}")
-    return recipe

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.bench_page import html_page, markdown_page, show_pictures
@@ -22,6 +21,7 @@ from difix3d_ns.evaluation.bench.perceptual_columns import FILLED, fill_columns
 from difix3d_ns.evaluation.bench.results import compare, gather, results
 from difix3d_ns.evaluation.bench.rows import add_rows, finished_rows, record_folder
 from difix3d_ns.io.atomic import write_json, write_text
+from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.ns.scene_checks import check_transforms
 from difix3d_ns.ns.trainer import CPU_ITERATIONS, CUDA_ITERATIONS
@@ -124,8 +124,7 @@ def _run(
         for result in run_on_ray(run_scene, scenes, (recipe, output, changed), recipe.cpus, address, console, gpus=1):
             yield [str(result)] if isinstance(result, UserError) else result
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as progress:
+    with progress_bar(console, counted=True) as progress:
         todo = [job for job in jobs if changed == "redo" or job.missing(output, recipe)]
         task = progress.add_task("Trainings", total=len(jobs), completed=len(jobs) - len(todo))
         for job in todo:
