@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/difix3d demo --output demo
 
 # a file's tests stay in one process; what takes longest comes first
-PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile
+PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.installed lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m "not slow" $(PARALLEL)

@@ -232,5 +232,5 @@ def test_demo_scene_is_a_dataset_and_photographs_are_a_folder(tmp_path):
     with Image.open(tmp_path / "photos/IMG_0001.jpg") as photo:
         assert not photo.getexif()
         assert np.asarray(photo).std() > 30
-    with pytest.raises(ValueError, match="at least 3 photographs"):
+    with pytest.raises(ValueError, match="at least 3 photos"):
         photographs(tmp_path / "none", count=2)
