@@ -38,19 +38,24 @@ def preload() -> None:
 
 @contextmanager
 def forked(
-    command: Sequence[object], output: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    command: Sequence[object],
+    output: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    source: Path = Path(os.devnull),
 ) -> Iterator[ForkServerProcess]:
     """Run a command in the background; killed at the end.
 
     Args:
         command: the path of a Python script, or "-m" and a module's name, then arguments.
-        output: file for what it writes.
+        output: file for what it writes; may be a named pipe.
         env: variables beside those of this process; none of ``READ_AT_IMPORT``.
         cwd: the folder it runs in; None for this process's.
+        source: file or named pipe it reads from.
     """
     output.touch()
     variables = {**os.environ, "COLUMNS": WIDTH, **(env or {})}
-    arguments = (list(map(str, command)), variables, str(cwd or Path.cwd()), str(output))
+    arguments = (list(map(str, command)), variables, str(cwd or Path.cwd()), str(source), str(output))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.preloaded"])
     process = context.Process(target=_become, args=arguments)
@@ -72,14 +77,15 @@ def run_forked(command: Sequence[object], env: Mapping[str, str], cwd: Path | No
         return process.exitcode, output.read()
 
 
-def _become(command: list[str], env: dict[str, str], cwd: str, output: str) -> None:
+def _become(command: list[str], env: dict[str, str], cwd: str, source: str, output: str) -> None:
     """Be the command: the current process becomes what a terminal would have started."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    file = os.open(output, os.O_WRONLY | os.O_APPEND)
-    for number, descriptor in ((0, os.open(os.devnull, os.O_RDONLY)), (1, file), (2, file)):
-        os.dup2(descriptor, number)
+    os.dup2(os.open(source, os.O_RDONLY), 0)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)  # multiprocessing closes the one that was there
+    for number in (1, 2):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), number)
     if command[0] == "-m":
         sys.argv = command[1:]
         status = _status(lambda: runpy.run_module(command[1], run_name="__main__", alter_sys=True))

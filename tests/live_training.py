@@ -10,14 +10,15 @@ import gc
 import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from tests.commands import forked
 
 _MARK = "ANSWER "
 _SURROUNDINGS = {
@@ -29,8 +30,9 @@ _SURROUNDINGS = {
 class LiveTraining:
     """The test's end of it."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int, log: Path) -> None:
-        self._process = process
+    def __init__(self, questions: TextIO, answers: Path, port: int, log: Path) -> None:
+        self._questions = questions
+        self._pipe = answers
         self._log = log
         self.address = f"http://localhost:{port}"
         self._answers: queue.Queue[Any] = queue.Queue()
@@ -38,9 +40,8 @@ class LiveTraining:
 
     def ask(self, question: str, **arguments: Any) -> Any:
         """The answer of a function below by that name."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([question, arguments]) + "\n")
-        self._process.stdin.flush()
+        self._questions.write(json.dumps([question, arguments]) + "\n")
+        self._questions.flush()
         try:
             return self._answers.get(timeout=120)
         except queue.Empty:
@@ -60,9 +61,8 @@ class LiveTraining:
         return self._log.read_text()
 
     def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._log.open("w") as log:
-            for line in self._process.stdout:
+        with self._pipe.open() as output, self._log.open("w") as log:
+            for line in output:
                 if line.startswith(_MARK):
                     self._answers.put(json.loads(line[len(_MARK) :]))
                 else:
@@ -73,23 +73,16 @@ class LiveTraining:
 @contextmanager
 def live_training(log: Path, port: int, *flags: object) -> Iterator[LiveTraining]:
     """Start ``ns-train`` with a viewer on a port; killed at the end."""
-    command = [sys.executable, "-m", "tests.live_training", *map(str, flags), "--viewer.websocket-port", str(port)]
-    process = subprocess.Popen(
-        command,
-        cwd=Path(__file__).parents[1],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "COLUMNS": "200", **_SURROUNDINGS},
-    )
-    training = LiveTraining(process, port, log)
-    try:
+    os.environ.update(_SURROUNDINGS)  # before anything is forked
+    command = ("-m", "tests.live_training", *flags, "--viewer.websocket-port", port)
+    questions, answers = (log.with_name(f"{log.name}.{name}") for name in ("questions", "answers"))
+    for pipe in (questions, answers):
+        os.mkfifo(pipe)
+    # each end of a pipe waits until the other one is opened
+    with forked(command, answers, cwd=Path(__file__).parents[1], source=questions), questions.open("w") as asked:
+        training = LiveTraining(asked, answers, port, log)
         training.wait_for("status", lambda status: status["ready"], seconds=240)
         yield training
-    finally:
-        process.kill()
-        process.wait()
 
 
 class _Server:

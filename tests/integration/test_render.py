@@ -24,7 +24,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.views.targets import camera_path_targets
 from difix3d_ns.views.view import decode
-from tests.conftest import Command, command_line, execute
+from tests.conftest import Command
 from tests.integration.conftest import SMALL
 
 BOTH = ("--rendered-output-names", "rgb", "enhanced")
@@ -130,14 +130,11 @@ def test_dataset(run: Command, trained: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["interpolate", "camera-path"])
 def test_without_ffmpeg_the_message_says_how_to_get_it(
-    trained: Path, saved_path: Path, tmp_path: Path, command: str
+    run: Command, trained: Path, saved_path: Path, tmp_path: Path, command: str
 ) -> None:
     path = ("--camera-path-filename", saved_path) if command == "camera-path" else ()
-    result = execute(
-        command_line("ns-render", command, "--load-config", trained, *path, "--output-path", tmp_path / "a.mp4"),
-        {"PATH": str(tmp_path)},
-    )
-    assert result.returncode == 1
+    flags = ("--load-config", trained, *path, "--output-path", tmp_path / "a.mp4")
+    result = run("ns-render", command, *flags, env={"PATH": str(tmp_path)}, status=1)
     message = result.stdout[result.stdout.index("Error: ") :]
     assert all(word in message for word in ("ffmpeg", "apt-get install", "conda install", "brew install"))
     assert len(message.strip().splitlines()) == 1

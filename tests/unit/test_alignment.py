@@ -17,6 +17,8 @@ from difix3d_ns.priors.alignment.aligner import Aligner
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.embedded import load
 
+pytestmark = pytest.mark.slow
+
 SEED = 1004  # training never sees seeds from 1000 on
 
 

@@ -37,6 +37,7 @@ def _settings(recipe: Recipe, training: str, seed: int) -> Any:
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
 def test_all_trainings_share_steps_seed_and_pictures(name: str) -> None:
     recipe = load_recipe(name)

@@ -116,6 +116,7 @@ def test_a_variant_that_lacks_a_scene_cannot_be_chosen(tmp_path: Path) -> None:
     assert "`tuned` was chosen without `dropout`" in _text(scores, _rows(tmp_path, short))
 
 
+@pytest.mark.slow
 def test_a_further_seed_of_one_variant_leaves_none_out(tmp_path: Path) -> None:
     more = PSNR | {"fox": PSNR["fox"] | {"plain": (20, 21, 90), "early@50": (19, 19, 90)}}
     scores = _scores(tmp_path, psnr=more)

@@ -131,6 +131,7 @@ def _fill(folder: Path, columns: Sequence[str] = ("lpips", "fid"), **options: An
     return bench((), folder / "out", recipe=folder / "recipe.yaml", record=folder / "record", fill=columns, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_fid", "perceptual_weights")
 def test_lpips_and_fid_are_filled_in_later_from_kept_pictures(with_pictures: Path) -> None:
     lines = [row["run"] for row in _on_record(with_pictures)]
@@ -153,6 +154,7 @@ def test_lpips_and_fid_are_filled_in_later_from_kept_pictures(with_pictures: Pat
     added.assert_not_called()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast_fid", "perceptual_weights")
 def test_rows_on_record_are_filled_in_not_added_again(with_pictures: Path) -> None:
     _bench(with_pictures, methods=["plain"])

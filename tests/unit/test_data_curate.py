@@ -27,6 +27,8 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.ns.capture_reader import read_dataset
 from tests.conftest import start_cluster
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = CurationOptions(long_side=64, steps=20, max_gaussians=600, references=2, samples=3, split="train")
 SCENE = "procedural-seed:3"
 NAME = "procedural_00003"

@@ -27,6 +27,8 @@ from difix3d_ns.data.procedural.textures import DEMO_ONLY, SHARED, make_texture
 from difix3d_ns.data.procedural.trajectories import arc, look_at, pinhole, views_along
 from difix3d_ns.geometry.warp import project, unproject
 
+pytestmark = pytest.mark.slow
+
 
 def _ball_before_wall():
     b = SceneBuilder(np.random.default_rng(0), "train")

@@ -59,6 +59,7 @@ def seen(capture, view: int) -> torch.Tensor:
     return (capture.images[view][row, column] - capture.colours[inside]).abs().mean(1)
 
 
+@pytest.mark.slow
 def test_procedural_scenes_are_counted_or_named_by_seed(tmp_path):
     names = [scene.name for scene in expand(["procedural:2", "procedural-seed:7"], first_seed=40)]
     assert names == ["procedural_00040", "procedural_00041", "procedural_00007"]
@@ -291,6 +292,7 @@ def test_folders_nobody_can_read_are_named(tmp_path, name, message):
         load(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_dense_captures_are_thinned():
     capture = procedural_capture(3, 48)
     few = thinned(capture, 4)

@@ -120,6 +120,7 @@ def test_large_pictures_go_through_in_tiles(fixer: DifixFixer, monkeypatch: pyte
     assert len(used) == 4 and all(used)
 
 
+@pytest.mark.slow
 def test_an_8k_picture(tmp_path: Path):
     """7680 x 4320 in tiles; the networks are so small, and shrink so much, that a CPU does it."""
     vae = {
@@ -191,6 +192,7 @@ def compiled(folder: Path, monkeypatch: pytest.MonkeyPatch, backend: object) -> 
     return load_difix(str(folder), dtype=torch.float32, compile=True)
 
 
+@pytest.mark.slow
 def test_compiling_says_so_once_for_each_size(
     folder: Path, fixer: DifixFixer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

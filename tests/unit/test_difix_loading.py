@@ -411,6 +411,7 @@ def test_hub_fetches_nothing_that_could_run(server: Hub, tmp_path: Path):
     assert server.served == []
 
 
+@pytest.mark.slow
 def test_hub_downloads_go_on_where_they_broke_off(server: Hub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # else a tiny file is one chunk
     official = Official()

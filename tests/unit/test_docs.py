@@ -115,6 +115,7 @@ def _check(words: list[str]) -> None:
     assert given <= _options(command), f"{line}: no flag {', '.join(sorted(given - _options(command)))}"
 
 
+@pytest.mark.slow
 @each_page
 def test_commands_exist(page: Path) -> None:
     for words in _commands(page):
@@ -224,6 +225,7 @@ def test_picture_of_the_house_shows_an_import_that_points_up() -> None:
     assert house.UP in house.draw(arrows | {("geometry", "ns"): 1})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if _blocks(page, "python")], ids=lambda path: path.name)
 def test_examples_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for block in _blocks(page, "python"):
@@ -232,6 +234,7 @@ def test_examples_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         exec(compile(block, str(page), "exec"), example.__dict__)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_fixers_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.unit.official_difix import Official
 

@@ -24,6 +24,7 @@ from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 
 
+@pytest.mark.slow
 def test_no_environment_variable_changes_a_measurement(tmp_path, monkeypatch):
     config = copy.deepcopy(difix3d_splatfacto.config)
     seen = []

@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from difix3d_ns.evaluation import process
 from tests.conftest import execute
 
 
+@pytest.mark.slow
 def test_the_peak_is_that_of_the_process(tmp_path: Path) -> None:
     code = (
         "import json, sys; from difix3d_ns.evaluation.process import own_peak; before = own_peak(); "
@@ -28,6 +30,7 @@ def test_the_peak_is_that_of_the_process(tmp_path: Path) -> None:
     assert after["cuda_mb"] is None
 
 
+@pytest.mark.slow
 def test_a_mistake_in_the_flags_is_a_status(tmp_path: Path) -> None:
     with (tmp_path / "log.txt").open("w") as file:
         code, peak = process.run(["no-such-method"], tmp_path / "peak.json", file)
@@ -36,6 +39,7 @@ def test_a_mistake_in_the_flags_is_a_status(tmp_path: Path) -> None:
     assert "no-such-method" in (tmp_path / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_training_ends_with_who_started_it(tmp_path: Path) -> None:
     """Even if that was killed."""
     code = (
@@ -61,6 +65,7 @@ def test_a_training_ends_with_who_started_it(tmp_path: Path) -> None:
     assert not child.is_running()
 
 
+@pytest.mark.slow
 def test_the_package_that_measures_is_measured(tmp_path: Path) -> None:
     """Whatever lies in the current folder."""
     (tmp_path / "difix3d_ns").mkdir()

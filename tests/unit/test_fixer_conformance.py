@@ -179,6 +179,7 @@ def test_references_that_are_not_finite_show_nothing(fixer: Fixer) -> None:
 # What it answers -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_batch_is_as_one_by_one(fixer: Fixer) -> None:
     """Of several sizes and numbers of references, mixed; in their order."""
     requests = [make_request(3), make_request(0, width=40), make_request(3, seed=5), make_request(1), make_request(3)]

@@ -84,6 +84,7 @@ def test_pretended_devices_differ() -> None:
     assert torch.cuda.is_available() == before
 
 
+@pytest.mark.slow
 def test_checks_run_on_a_pretended_device() -> None:
     """In a process of its own, since the device is pretended everywhere in it."""
     code = (

@@ -192,6 +192,7 @@ def test_the_rate_of_the_means_begins_anew(windowed: tuple[GuidedTrainer, dict[i
     _assert_restarted([seen[step][1] for step in range(40)], means["optimizer"].lr, means["scheduler"].lr_final)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [10, 20, 25])
 def test_rates_and_windows_of_a_resumed_training(
     windowed: tuple[GuidedTrainer, dict[int, Any]], scene: Path, step: int
@@ -208,6 +209,7 @@ def test_rates_and_windows_of_a_resumed_training(
     assert_same(final_state(resumed), final_state(trainer))
 
 
+@pytest.mark.slow
 def test_windows_of_a_training_that_goes_on_from_another_method(scene: Path) -> None:
     """Steps go on counting, the schedule of rates begins anew."""
     plain = trained(config_of(CASES["sparse-splatfacto"], scene, "plain", 10))
@@ -310,6 +312,7 @@ def test_killed_in_a_boundary_and_resumed(
 # ---------------------------------------------------------------------- enlarged photographs
 
 
+@pytest.mark.slow
 def test_an_enlarged_photograph_takes_the_place_of_the_photograph(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(CASES["enlarge-splatfacto"], scene, "enlarged", 24)
     config.pipeline.model.camera_optimizer.mode = "SO3xR3"

@@ -11,6 +11,8 @@ from PIL import Image
 
 from benchmarks.hard_scenes import KINDS, write
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[np.ndarray]]]:

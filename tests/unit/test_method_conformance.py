@@ -162,6 +162,7 @@ def _other_evaluation(meta: dict[str, Any]) -> None:
             frame["transform_matrix"] = look_at((-5.0, 1.0, 3.0)).tolist()
 
 
+@pytest.mark.slow
 def test_nothing_is_learnt_from_evaluation_pictures_or_poses(watched: Watched, tmp_path: Path) -> None:
     """Which show noise and lie elsewhere, while training evaluates in between."""
     other = write_scene(tmp_path / "scene", count=PHOTOGRAPHS + 1, change=_other_evaluation)
@@ -179,6 +180,7 @@ def test_nothing_is_learnt_from_evaluation_pictures_or_poses(watched: Watched, t
 # ---------------------------------------------------------------------- densification, work
 
 
+@pytest.mark.slow
 def test_renders_are_unseen_by_densification(watched: Watched, scene: Path) -> None:
     """A guidance that renders before every step, depth included, trains the same splat."""
     config = config_of(watched.case, scene, "renders")

@@ -77,6 +77,7 @@ def test_what_is_nearer_than_photographs_look_is_not_drawn(scene: Path, on: bool
         assert (float(seen.max()) < 0.01) == on
 
 
+@pytest.mark.slow
 def test_stereo_points_are_added_to_a_new_training_alone(tmp_path: Path) -> None:
     scene = demo_scene(tmp_path / "scene", seed=3, width=128, height=96, train_views=4, test_views=1)
     config = short_config(scene, steps=4, rounds=1)

@@ -162,6 +162,7 @@ class TestTraining:
                     assert view.depth.mean() == pytest.approx(2.0) and view.depth_weight.mean() == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_resumed_training_is_taught_the_same_depth(tmp_path: Path) -> None:
     def config(name: str) -> Any:
         made = short_config(tmp_path / "scene", steps=100, rounds=2, name=name)

@@ -138,6 +138,7 @@ def _learn(photographs: list[torch.Tensor], exposure: bool) -> SplatModel:
     return model.eval()
 
 
+@pytest.mark.slow
 def test_known_gains_are_found_and_unseen_pictures_are_better(captured: list[torch.Tensor]) -> None:
     *seen, unseen = captured
     photographs = [picture * gain for picture, gain in zip(seen, GAINS, strict=True)]
@@ -159,6 +160,7 @@ def scene(tmp_path: Path) -> Path:
 
 
 class TestTraining:
+    @pytest.mark.slow
     def test_exposures_are_trained_and_resumed_exactly(self, scene: Path) -> None:
         def config(name: str) -> Any:
             made = short_config(scene, 12, name=name)

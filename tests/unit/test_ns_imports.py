@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = ("numba", "diffusers", "transformers", "open3d", "safetensors", "lpips", "flip_evaluator")
 
 
@@ -14,6 +16,7 @@ def _modules(statements: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_method_adds_nothing_heavy() -> None:
     upstream = _modules(
         "import nerfstudio.models.splatfacto, nerfstudio.engine.trainer, nerfstudio.plugins.types\n"
@@ -26,6 +29,7 @@ def test_the_method_adds_nothing_heavy() -> None:
     assert not {name for name in ours if name.startswith("gsplat.cuda._backend")}
 
 
+@pytest.mark.slow
 def test_every_module_of_the_glue_leaves_the_cuda_build_alone() -> None:
     ours = _modules(
         "import difix3d_ns.methods.difix3d, difix3d_ns.splats.strategies.mcmc, difix3d_ns.guidance.difix\n"

@@ -132,6 +132,7 @@ class TestBackground:
         assert torch.equal(self._in_the_viewer(model, render), self.RED.expand(30, 40, 3))
         assert torch.equal(render(), before) and not torch.equal(before, self.RED.expand(30, 40, 3))
 
+    @pytest.mark.slow
     def test_nor_do_the_metrics_of_pictures_with_alpha_change(self) -> None:
         model = self._far_away(tiny_model())
         picture = torch.rand(30, 40, 4, generator=torch.Generator().manual_seed(0))
@@ -262,6 +263,7 @@ class TestOnACpu:
     def test_points_without_colours(self) -> None:
         assert torch.isfinite(tiny_model(colours=False).get_outputs(tiny_camera())["rgb"]).all()
 
+    @pytest.mark.slow
     def test_a_step_reaches_every_parameter(self) -> None:
         model = tiny_model(sh_degree_interval=1).train()
         model.step = 5
@@ -349,6 +351,7 @@ def _measured(model: SplatModel, training: bool = False) -> dict[str, float]:
 
 
 class TestLpips:
+    @pytest.mark.slow
     def test_columns_name_their_network(self, perceptual_weights: Path) -> None:
         model = tiny_model(color_corrected_metrics=True).eval()
         assert {"lpips_alex", "cc_lpips_alex"} == {key for key in _measured(model, training=True) if "lpips" in key}
@@ -356,6 +359,7 @@ class TestLpips:
         assert {"lpips_alex", "cc_lpips_alex", "lpips_vgg"} == {key for key in metrics if "lpips" in key}
         assert 0 < metrics["lpips_alex"] != metrics["lpips_vgg"] > 0
 
+    @pytest.mark.slow
     def test_the_enhanced_picture_is_measured(self, perceptual_weights: Path) -> None:
         model = tiny_model().eval()
         model.enhancer = lambda camera, image: image * 0.5
@@ -371,6 +375,7 @@ class TestLpips:
         assert said.count("lpips_alex is left out") == said.count("lpips_vgg is left out") == 1
         assert list(no_weights.iterdir()) == []
 
+    @pytest.mark.slow
     def test_networks_stay_out_of_checkpoints(self, perceptual_weights: Path) -> None:
         model = tiny_model().eval()
         before = set(model.state_dict())

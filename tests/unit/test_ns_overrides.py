@@ -111,6 +111,7 @@ def _uncaught(error: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_user_errors_end_any_command_with_their_message_alone() -> None:
     done = _uncaught("UserError('--flag [5]: give ' + 'another ' * 30) from ValueError('inside')")
     assert done.returncode == 1
@@ -118,12 +119,14 @@ def test_user_errors_end_any_command_with_their_message_alone() -> None:
     assert "Traceback" not in done.stderr and "inside" not in done.stderr
 
 
+@pytest.mark.slow
 def test_other_errors_keep_their_traceback() -> None:
     done = _uncaught("ValueError('a bug')")
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "ValueError: a bug" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_config_of_an_earlier_version_is_told_of_in_one_sentence(tmp_path: Path) -> None:
     """ns-eval and ns-viewer read config.yml before anything of ours has a say."""
     (tmp_path / "config.yml").write_text("!!python/object:difix3d_ns.trainer.Difix3DTrainerConfig\nvis: viewer\n")

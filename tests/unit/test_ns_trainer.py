@@ -71,6 +71,7 @@ def test_mistakes_end_with_one_line(
         assert word in str(told.value)
 
 
+@pytest.mark.slow
 def test_unreadable_weights_are_told_of_before_training(scene: Path) -> None:
     (scene / "w.safetensors").write_bytes(b"no weights")
     (scene / "w.json").write_text("{}")
@@ -94,6 +95,7 @@ def test_unreadable_weights_of_the_enhancer_are_told_of_before_training(scene: P
     GuidedTrainer(config).setup()
 
 
+@pytest.mark.slow
 def test_unreadable_camera_path(scene: Path) -> None:
     (scene / "path.json").write_text("{no json")
     for name in ("path.json", "gone.json"):
@@ -134,6 +136,7 @@ def test_a_gpu_makes_views_in_batches(
     assert guidance.schedule.views_per_step == guidance.queue.per_step == views
 
 
+@pytest.mark.slow
 def test_targets_are_sought_once(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sought: list[int] = []
     find = DifixGuidance._find_targets
@@ -150,6 +153,7 @@ def test_targets_are_sought_once(scene: Path, monkeypatch: pytest.MonkeyPatch) -
     assert sought == [0]
 
 
+@pytest.mark.slow
 def test_evaluation_poses_as_targets_are_undistorted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scene = write_scene(tmp_path / "scene", size=(120, 90), k1=-0.35, k2=0.12)
     config = short_config(scene, steps=300, rounds=1)

@@ -71,6 +71,7 @@ print("RESULT", len(names), kept, changed)
 """
 
 
+@pytest.mark.slow
 def test_every_name_is_replaced_once() -> None:
     names = [patch.what for patch in PATCHES if patch.by == "apply"]
     assert len(names) > 5

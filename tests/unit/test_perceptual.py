@@ -26,6 +26,7 @@ def _pictures(count: int, seed: int = 0, shape: tuple[int, int] = (48, 64)) -> T
     return torch.rand(count, 3, *shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 def test_lpips_is_that_of_its_package(net: Net, perceptual_weights: Path) -> None:
     expected = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)

@@ -74,6 +74,7 @@ def assert_images_agree(found: Tensor, expected: Tensor, scale: float = 1.0) -> 
     assert (difference > 1e-4).double().mean() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "antialiased", "sh_degree"),
     [(m, a, d) for m in ("RGB", "D", "ED", "RGB+D", "RGB+ED") for a in (False, True) for d in (None, 3)]
@@ -110,6 +111,7 @@ def test_forward_agrees_with_oracle(mode, antialiased, sh_degree):
     assert_images_agree(alpha[0], wanted_alpha)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 2, 5, 40])
 def test_any_number_of_channels_and_backgrounds(channels):
     tensors = scene()
@@ -135,6 +137,7 @@ def gradients(render, tensors: dict[str, Tensor], mode: str) -> dict[str, Tensor
     return {k: v.grad for k, v in tensors.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["RGB", "RGB+ED", "RGB+D"])
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_every_gradient_agrees_with_the_oracles_autograd(mode, antialiased):
@@ -454,6 +457,7 @@ print("trained", len(params["means"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("absgrad", [False, True])
 def test_training_with_gsplats_strategy_never_imports_its_cuda_backend(absgrad):
     """In a process of its own: sixteen steps as splatfacto takes them, densification and opacity reset included."""

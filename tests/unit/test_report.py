@@ -442,6 +442,7 @@ def test_metrics_of_every_view_and_their_mean(run: Path) -> None:
     assert html.count('data-name="Error of enhanced"') == 3
 
 
+@pytest.mark.slow
 def test_lpips_is_in_the_table_where_its_weights_are(run: Path, perceptual_weights: Path) -> None:
     text = text_of(write_report(run, views=views(2), perceptual=PerceptualWeights()).read_text())
     assert "PSNR ↑ SSIM ↑ FLIP ↓ LPIPS (AlexNet) ↓ LPIPS (VGG) ↓ enhancer" in text

@@ -12,6 +12,8 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.stereo import stereo_depths, stereo_points
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def capture():

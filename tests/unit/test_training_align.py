@@ -38,6 +38,7 @@ def prepared(deep: bool):
     return Align(ALIGN).prepare(one._replace(request=wrong, reference_true_depths=truths if deep else None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep", [True, False])
 def test_loss_falls_and_every_part_learns(deep: bool):
     torch.manual_seed(0)
@@ -59,6 +60,7 @@ def test_loss_falls_and_every_part_learns(deep: bool):
         assert any(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in parameters), name
 
 
+@pytest.mark.slow
 def test_the_embedded_fixer_starts_from_a_trained_aligner(tmp_path: Path):
     shards = write_shards(tmp_path / "shards", train=2, validation=1)
     train(ALIGN, tmp_path / "align", shards)

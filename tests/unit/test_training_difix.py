@@ -75,6 +75,7 @@ def test_changes_of_the_decoder_have_low_rank(official: Path, trained: Path):
     assert values[3] > 0 and values[4] < 1e-4 * values[0]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(official: Path, shards: Path, tmp_path: Path):
     phases = (replace(RECIPE.phases[0], steps=100, learning_rate=3e-3),)
     train(replace(RECIPE, phases=phases, start=str(official)), tmp_path, shards)
@@ -89,6 +90,7 @@ def test_result_is_the_fixer_difix(trained: Path, shards: Path):
     assert result.image.std() > 0
 
 
+@pytest.mark.slow
 def test_resume_equals_uninterrupted(official: Path, shards: Path, trained: Path, tmp_path: Path):
     assert train(replace(RECIPE, start=str(official)), tmp_path, shards, stop_after=3) == {}
     train(replace(RECIPE, start=str(official)), tmp_path, shards)
@@ -100,6 +102,7 @@ def test_resume_equals_uninterrupted(official: Path, shards: Path, trained: Path
             assert torch.equal(first[key], second[key]), key
 
 
+@pytest.mark.slow
 def test_sd_turbo_gets_skips_and_recomputing_changes_nothing(official: Path, shards: Path, tmp_path: Path):
     """From a folder without skips, validated on unseen scenes; with and without gradient checkpointing."""
     base = Official().write_base(tmp_path / "sd_turbo")

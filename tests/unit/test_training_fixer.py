@@ -28,7 +28,7 @@ from difix3d_ns.training.validate import choose_samples
 from tests.conftest import Command, command_line, execute
 from tests.unit.training_samples import RECIPE, write_shards
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,7 @@ def test_weights_steps_and_crops(pictures: tuple[Tensor, Tensor]):
     assert all(abs(value - float(plain)) < float(plain) for value in values)
 
 
+@pytest.mark.slow
 def test_vgg_losses(perceptual_weights: Path, pictures: tuple[Tensor, Tensor]):
     blurred, truth = (p[..., :64, :64] for p in pictures)
     state = PerceptualWeights().load("vgg")

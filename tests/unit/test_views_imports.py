@@ -7,6 +7,8 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 from difix3d_ns import views
 
 FOREIGN = (
@@ -19,6 +21,7 @@ FOREIGN = (
 )
 
 
+@pytest.mark.slow
 def test_no_module_pulls_in_its_users():
     modules = [f"difix3d_ns.views.{module.name}" for module in pkgutil.iter_modules(views.__path__)]
     assert len(modules) >= 6

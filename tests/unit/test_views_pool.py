@@ -495,6 +495,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_last_checkpoint_comes_back(tmp_path):
     here = os.path.dirname(__file__)
     for attempt, moment in enumerate((0.0, 0.05, 0.13)):

@@ -108,7 +108,7 @@ def _assert_nothing_went_wrong(training: LiveTraining) -> None:
 
 
 def test_training_loses_no_step(training: LiveTraining) -> None:
-    _stress(training, 30)
+    _stress(training, 20)
     last = _Browser()  # looks on while training ends
     training.wait_for("status", lambda status: status["state"] == "completed", seconds=400)
     pictures = last.pictures
@@ -121,10 +121,10 @@ def test_training_loses_no_step(training: LiveTraining) -> None:
 
 def test_a_finished_training_is_looked_at_without_a_leak(training: LiveTraining) -> None:
     training.wait_for("status", lambda status: status["state"] == "completed", seconds=400)
-    _stress(training, 15)  # every kernel, thread pool and network is there now
+    _stress(training, 10)  # every kernel, thread pool and network is there now
     before = training.ask("memory")
     threads = _threads_but_pools(training.ask("status"))
-    _stress(training, 30)
+    _stress(training, 20)
     after = training.ask("memory")
     assert after < 1.05 * before, (before, after)
     assert _threads_but_pools(training.ask("status")) == threads
