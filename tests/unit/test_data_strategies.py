@@ -14,6 +14,8 @@ from difix3d_ns.data.reconstruct import Schedule, _similarity, reconstruct
 from difix3d_ns.data.samples import MIN_PSNR, UnitSamples
 from difix3d_ns.data.strategies import Plan, Unit, make_units, plans, steps_of
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = Schedule(80, max_gaussians=800)
 
 

@@ -15,6 +15,8 @@ from difix3d_ns.evaluation.report import write_report
 from tests.browser import Tab, open_tab
 from tests.unit.fabricated_run import views, write_config, write_curves, write_fixes
 
+pytestmark = pytest.mark.slow
+
 PHONE: dict[str, Any] = {"width": 390, "height": 844, "has_touch": True, "is_mobile": True}
 
 
@@ -83,7 +85,6 @@ def test_the_bar_is_dragged_with_the_mouse(tab: Tab) -> None:
     assert _shares(tab) == pytest.approx(dragged, abs=0.02)
 
 
-@pytest.mark.slow
 def test_the_bar_is_moved_with_the_keys(tab: Tab) -> None:
     tab.page.locator(".frames input").first.focus()
     for _ in range(10):
@@ -144,7 +145,6 @@ def test_curves_tell_their_values_at_the_pointer(tab: Tab) -> None:
     assert "photos" not in chart.locator(".reading").inner_text()
 
 
-@pytest.mark.slow
 def test_a_finger_moves_the_bar(page: Path) -> None:
     with open_tab(**PHONE) as tab:
         _opened(tab, page)
@@ -166,7 +166,6 @@ def test_a_finger_moves_the_bar(page: Path) -> None:
         assert tab.errors == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [320, 390, 768])
 def test_the_page_never_scrolls_sideways(page: Path, width: int) -> None:
     with open_tab(**PHONE | {"width": width}) as tab:
@@ -180,7 +179,6 @@ def test_the_page_never_scrolls_sideways(page: Path, width: int) -> None:
         assert widest["x"] >= 0 and widest["x"] + widest["width"] <= width
 
 
-@pytest.mark.slow
 def test_it_is_dark_where_people_want_that(page: Path) -> None:
     brightness = {}
     for scheme in ("light", "dark"):
