@@ -124,7 +124,7 @@ def curate(
     executor: Literal["local", "ray"] = "local",
     address: str | None = None,
 ) -> None:
-    """Make samples (degraded render, photograph, references, depth, cameras) that a fixer is trained on.
+    """Make samples (degraded render, photo, references, depth, cameras) that a fixer is trained on.
 
     Started again it goes on where it stopped; several processes may work on one output.
 
@@ -168,6 +168,7 @@ def bench(
     changed: Literal["refuse", "redo", "keep"] = "refuse",
     record: Path | None = None,
     fill: tuple[str, ...] = (),
+    perceptual_weights: tuple[Path, ...] = (),
     fetch_weights: bool = False,
 ) -> None:
     """Compare methods on held-out views of captures: plain splatfacto, its variants, and pseudo-views.
@@ -188,23 +189,31 @@ def bench(
         record: folder in which the rows of every finished run are kept (unset: benchmarks/results of the checkout).
         fill: lpips, fid or both, and the folder of a finished benchmark, whose pictures they are computed from. Give
             the --recipe it was made with.
+        perceptual_weights: weight files of LPIPS and FID, with the file names used in torch's hub folder (unset: those
+            there).
         fetch_weights: download the weights of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) and FID (Inception 91 MiB) that
             are missing.
     """
     from difix3d_ns.evaluation.bench.bench_run import bench as run
     from difix3d_ns.evaluation.bench.perceptual_columns import FILLED
+    from difix3d_ns.metrics.perceptual import PerceptualWeights, check_files
 
+    check_files(perceptual_weights, "--perceptual-weights")
     columns = [name for name in FILLED if name in fill]
     folders = [Path(word) for word in fill if word not in columns] + ([output] if output else [])
     if fill and (data or not columns or len(folders) != 1):
         raise UserError("--fill takes lpips, fid or both, then one folder: difix3d bench --fill lpips fid OUTPUT")
     if not folders:
         raise UserError("--output is missing: difix3d bench SCENE... --output DIR")
-    run(data, folders[0], seeds, methods, recipe, executor, address, changed, record, fetch_weights, columns)
+    weights = PerceptualWeights(perceptual_weights, fetch_weights)
+    run(data, folders[0], seeds, methods, recipe, executor, address, changed, record, weights, columns)
 
 
 def report(
-    training: Annotated[Path, tyro.conf.Positional], output: Path | None = None, fetch_weights: bool = False
+    training: Annotated[Path, tyro.conf.Positional],
+    output: Path | None = None,
+    perceptual_weights: tuple[Path, ...] = (),
+    fetch_weights: bool = False,
 ) -> None:
     """Write a page about a training, finished or not: pictures to compare, curves, metrics, time, settings.
 
@@ -213,12 +222,14 @@ def report(
     Args:
         training: its folder (outputs/SCENE/METHOD/TIME), its config.yml, or a folder above exactly one.
         output: the page (unset: report.html in the training's folder).
+        perceptual_weights: weight files of LPIPS, with the file names used in torch's hub folder (unset: those there).
         fetch_weights: download the weights of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) if they are missing.
     """
     from difix3d_ns.evaluation.report import write_report
-    from difix3d_ns.metrics.perceptual import PerceptualWeights
+    from difix3d_ns.metrics.perceptual import PerceptualWeights, check_files
 
-    page = write_report(training, output, perceptual=PerceptualWeights(fetch=fetch_weights))
+    check_files(perceptual_weights, "--perceptual-weights")
+    page = write_report(training, output, perceptual=PerceptualWeights(perceptual_weights, fetch_weights))
     print(f"Open in a browser: {page}")
 
 

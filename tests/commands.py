@@ -6,6 +6,7 @@ Importing nerfstudio takes 12 seconds of a core; about a hundred commands are ru
 from __future__ import annotations
 
 import atexit
+import functools
 import multiprocessing
 import os
 import runpy
@@ -15,12 +16,18 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from unittest import mock
+
+import torch
 
 PRELOADED = ("nerfstudio.scripts.train", "nerfstudio.scripts.eval", "nerfstudio.scripts.render", "difix3d_ns.cli")
 WIDTH = "200"  # columns
-READ_AT_IMPORT = frozenset({"PYTHONPATH", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "COLUMNS"})
+READ_AT_IMPORT = frozenset(
+    {"PYTHONPATH", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MALLOC_ARENA_MAX", "COLUMNS", "NERFSTUDIO_METHOD_CONFIGS"}
+)
 """variables that must be there before a process imports anything"""
 TIMEOUT = 600  # seconds
 
@@ -56,15 +63,43 @@ def forked(
     output.touch()
     variables = {**os.environ, "COLUMNS": WIDTH, **(env or {})}
     arguments = (list(map(str, command)), variables, str(cwd or Path.cwd()), str(source), str(output))
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.preloaded"])
-    process = context.Process(target=_become, args=arguments)
+    prepare({})
+    process = multiprocessing.get_context("forkserver").Process(target=_become, args=arguments)
     process.start()
     try:
         yield process
     finally:
         process.kill()
         process.join()
+
+
+@functools.cache
+def _start() -> dict[str, str]:
+    """Start the process that commands are forked from; return the variables it has."""
+    root = str(Path(__file__).parents[1])
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    with mock.patch.dict(os.environ, variables):  # it imports from the root, wherever pytest was started
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["tests.preloaded"])
+        forkserver.ensure_running()
+    return dict(os.environ)
+
+
+def prepare(env: Mapping[str, str]) -> None:
+    """Start the process that commands are forked from, with variables that have to be there at import.
+
+    Raises:
+        AssertionError: it was started without them.
+    """
+    with mock.patch.dict(os.environ, env):
+        started = _start()
+    assert all(started.get(name) == value for name, value in env.items()), "commands were forked before"
+
+
+def can_fork(env: Mapping[str, str]) -> bool:
+    """True if a forked command sees these variables as a new process would; CUDA does not survive a fork."""
+    known = os.environ if _start.cache_info().currsize == 0 else _start()
+    at_import = {name: value for name, value in env.items() if name in READ_AT_IMPORT}
+    return not torch.cuda.is_available() and all(known.get(name) == value for name, value in at_import.items())
 
 
 def run_forked(command: Sequence[object], env: Mapping[str, str], cwd: Path | None) -> tuple[int, str]:

@@ -69,7 +69,7 @@ def run() -> Command:
         name: str, *arguments: object, status: int = 0, env: dict[str, str] | None = None, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         command = command_line(name, *arguments)
-        if all(os.environ.get(key) == value for key, value in (env or {}).items() if key in commands.READ_AT_IMPORT):
+        if commands.can_fork(env or {}):
             code, output = commands.run_forked(command, env or {}, cwd)
             result = subprocess.CompletedProcess(command, code, output)
         else:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from tests.commands import forked
+from tests.commands import forked, prepare
 
 _MARK = "ANSWER "
 _SURROUNDINGS = {
@@ -61,7 +61,7 @@ class LiveTraining:
         return self._log.read_text()
 
     def _read(self) -> None:
-        with self._pipe.open() as output, self._log.open("w") as log:
+        with os.fdopen(os.open(self._pipe, os.O_RDWR)) as output, self._log.open("w") as log:
             for line in output:
                 if line.startswith(_MARK):
                     self._answers.put(json.loads(line[len(_MARK) :]))
@@ -73,13 +73,16 @@ class LiveTraining:
 @contextmanager
 def live_training(log: Path, port: int, *flags: object) -> Iterator[LiveTraining]:
     """Start ``ns-train`` with a viewer on a port; killed at the end."""
-    os.environ.update(_SURROUNDINGS)  # before anything is forked
+    prepare(_SURROUNDINGS)
     command = ("-m", "tests.live_training", *flags, "--viewer.websocket-port", port)
     questions, answers = (log.with_name(f"{log.name}.{name}") for name in ("questions", "answers"))
     for pipe in (questions, answers):
         os.mkfifo(pipe)
-    # each end of a pipe waits until the other one is opened
-    with forked(command, answers, cwd=Path(__file__).parents[1], source=questions), questions.open("w") as asked:
+    # opened for both directions, a pipe waits for nobody: not even for a process that died before it opened its end
+    with (
+        forked(command, answers, cwd=Path(__file__).parents[1], source=questions),
+        os.fdopen(os.open(questions, os.O_RDWR), "w") as asked,
+    ):
         training = LiveTraining(asked, answers, port, log)
         training.wait_for("status", lambda status: status["ready"], seconds=240)
         yield training

@@ -71,8 +71,8 @@ def fix_pictures(
         else None
     )
     left = _left_to_do(tasks, output, record, force)
-    read_reference = functools.lru_cache(maxsize=64)(lambda path: PosedImage(read_picture(path).image.to(where)))
     where = _device(device)
+    read_reference = functools.lru_cache(maxsize=64)(lambda path: PosedImage(read_picture(path).image.to(where)))
     for path in references:
         if path.is_file():
             read_reference(path)  # one that cannot be read is reported before the work begins

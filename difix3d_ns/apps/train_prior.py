@@ -19,6 +19,8 @@ def train_prior(
     start: str | None = None,
     max_time: float | None = None,
     device: Literal["cpu", "cuda"] | None = None,
+    perceptual_weights: tuple[Path, ...] = (),
+    fetch_weights: bool = False,
 ) -> None:
     """Train a prior.
 
@@ -33,14 +35,20 @@ def train_prior(
             which downloads (unset: the recipe's).
         max_time: end after so many minutes of training (unset: the recipe's).
         device: cpu or cuda (unset: cuda if there is one).
+        perceptual_weights: weight file of VGG16, for the losses lpips and gram, with the file name used in torch's hub
+            folder (unset: the one there).
+        fetch_weights: download it if it is missing (528 MiB).
     """
+    from difix3d_ns.metrics.perceptual import PerceptualWeights, check_files
     from difix3d_ns.ns.capture_reader import read_dataset
     from difix3d_ns.training.prior_recipe import load_recipe
     from difix3d_ns.training.train import train
 
     loaded = load_recipe(recipe)
     loaded = replace(loaded, start=start or loaded.start, max_time=max_time or loaded.max_time)
-    train(loaded, output, shards, device, read_dataset)
+    check_files(perceptual_weights, "--perceptual-weights")
+    weights = PerceptualWeights(perceptual_weights, fetch_weights)
+    train(loaded, output, shards, device, read_dataset, weights=weights)
 
 
 def main() -> None:

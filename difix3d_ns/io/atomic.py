@@ -43,19 +43,24 @@ def replacing(path: Path, folder: Path | None = None) -> Iterator[Path]:
         if part.exists():
             for written in (*part.rglob("*"), part):
                 _flush(written)
+            if path.is_dir():  # an empty one; Windows replaces none
+                path.rmdir()
             os.replace(part, path)
             _flush(path.parent)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        _remove(part)
 
 
-def remove_unfinished(folder: Path, ending: str = "") -> None:
-    """Delete what a killed process left in a folder that nobody else writes to, of one ending or of all."""
-    for part in folder.glob(f".*{_UNFINISHED}{ending or '*'}"):
-        with suppress(OSError):
-            part.unlink()
+def remove_unfinished(folder: Path, ending: str = "*", name: str = "*") -> None:
+    """Delete what a killed process left in a folder.
+
+    Args:
+        folder: nobody else writes files of this ending and name there.
+        ending: of what was being written, ".ckpt"; "*" for all.
+        name: of what was being written, without its ending; "*" for all.
+    """
+    for part in folder.glob(f".{name}.*{_UNFINISHED}{ending}"):
+        _remove(part)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -97,12 +102,19 @@ def write_torch(path: Path, state: Mapping[str, Any], folder: Path | None = None
             raise cause or OSError(f"{path} could not be written: {error}") from error
 
 
+def _remove(path: Path) -> None:
+    """Delete a file or a folder, if it is there."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
 def _flush(path: Path) -> None:
     """Have a file's content, or the names in a folder, written to the disk itself."""
     folder = path.is_dir()
     if folder and not hasattr(os, "O_DIRECTORY"):  # Windows has no such call
         return
-    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes what may be written
     try:
         os.fsync(descriptor)
     finally:

@@ -38,12 +38,22 @@ class MissingWeights(UserError):
     """Weights of a network that are not on this machine; the message names file and address."""
 
 
+def check_files(files: Sequence[Path], flag: str) -> None:
+    """Raise a UserError that names the flag of weight files that are not there or have another name than in the hub."""
+    names = {url.rpartition("/")[2] for url in _URLS.values()}
+    for file in files:
+        if file.name not in names:
+            raise UserError(f"{flag} {file}: weights of LPIPS and FID are called {', '.join(sorted(names))}; rename it")
+        if not file.is_file():
+            raise UserError(f"{flag} {file}: there is no such file")
+
+
 @dataclass(frozen=True)
 class PerceptualWeights:
     """Files with the weights of the networks behind LPIPS and FID.
 
     Args:
-        files: files to use instead of those in torch's hub folder, called as they are there.
+        files: files to use instead of those in torch's hub folder, with the names they have there.
         fetch: download what is missing into the hub folder.
     """
 
@@ -62,7 +72,9 @@ class PerceptualWeights:
         file = named[0] if named else Path(torch.hub.get_dir()) / "checkpoints" / name
         if file.is_file():
             return file
-        if self.fetch and not named:
+        if named:
+            raise MissingWeights(f"{file}: there is no such file; get it from {url}")
+        if self.fetch:
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
@@ -161,23 +173,29 @@ class FID:
     Args:
         weights: where Inception's weights are, as torch-fidelity converted them from TensorFlow.
         features: a network for pictures [B, 3, H, W] in [0, 1] -> [B, D] instead of Inception.
+        device: where features are computed.
 
     Raises:
         MissingWeights: its weights are not there.
         UserError: they are damaged.
     """
 
-    def __init__(self, weights: PerceptualWeights | None = None, features: nn.Module | None = None):
+    def __init__(
+        self,
+        weights: PerceptualWeights | None = None,
+        features: nn.Module | None = None,
+        device: torch.device | str = "cpu",
+    ):
         from torchmetrics.image.fid import FrechetInceptionDistance
 
+        self._device = device
         if features is not None:
-            self._metric = FrechetInceptionDistance(feature=features, normalize=True)
+            self._metric = FrechetInceptionDistance(feature=features, normalize=True).to(device)
             return
         weights = weights or PerceptualWeights()
         weights.load("inception")  # torch-fidelity unpickles without a check
-        self._metric = FrechetInceptionDistance(
-            normalize=True, feature_extractor_weights_path=str(weights.find("inception"))
-        )
+        file = str(weights.find("inception"))
+        self._metric = FrechetInceptionDistance(normalize=True, feature_extractor_weights_path=file).to(device)
 
     @torch.no_grad()
     def __call__(self, predictions: Iterable[Tensor], truths: Iterable[Tensor]) -> float:
@@ -190,5 +208,6 @@ class FID:
         self._metric.reset()
         for pictures, real in ((truths, True), (predictions, False)):
             for picture in pictures:
-                self._metric.update(picture.float().clamp(0, 1).permute(2, 0, 1)[None].cpu(), real=real)
+                values = picture.to(self._device, torch.float32).clamp(0, 1)
+                self._metric.update(values.permute(2, 0, 1)[None], real=real)
         return float(self._metric.compute())

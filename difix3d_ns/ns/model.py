@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,7 +24,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Window
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run, at_most
-from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights, column
+from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights, check_files, column
 from difix3d_ns.ns.patches.lpips import lazy_lpips
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane
 from difix3d_ns.splats.exposure import Exposures
@@ -78,6 +79,8 @@ class SplatModelConfig(SplatfactoModelConfig):
     """weight of the mean opacity of Gaussians in the loss, with either strategy (unset: 0.01 with mcmc, else 0)"""
     mcmc_scale_reg: float | None = None
     """weight of the mean size of Gaussians in the loss, with either strategy (unset: 0.01 with mcmc, else 0)"""
+    lpips_weights: tuple[Path, ...] = ()
+    """weight files of LPIPS with the file names used in torch's hub folder (unset: those there)"""
     fetch_lpips: bool = False
     """download the networks of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) when an evaluation first needs them"""
     gaussian_dropout: float = 0.0
@@ -113,6 +116,8 @@ class SplatModelConfig(SplatfactoModelConfig):
         at_least_0 = ("max_gs_num", "mcmc_opacity_reg", "mcmc_scale_reg")
         at_least_1 = ("refine_every", "reset_alpha_every", "sh_degree_interval", "resolution_schedule")
         check_at_least(self, flag, dict.fromkeys(at_least_0, 0) | dict.fromkeys(at_least_1, 1))
+        self.lpips_weights = tuple(file.absolute() for file in self.lpips_weights)
+        check_files(self.lpips_weights, f"{flag}.lpips-weights")
         if not 0 <= self.gaussian_dropout < 1:
             raise UserError(f"{flag}.gaussian-dropout {self.gaussian_dropout}: at least 0 and below 1 is needed")
         if self.exposure and self.use_bilateral_grid:
@@ -214,11 +219,12 @@ class SplatModel(SplatfactoModel):
             # splatfacto puts seed colours on CUDA; and it trains on the very tensor it is given
             self.seed_points = (positions.clone(), colours[:0])
 
-        with lazy_lpips(self.config.fetch_lpips):
+        weights = PerceptualWeights(self.config.lpips_weights, self.config.fetch_lpips)
+        with lazy_lpips(weights):
             super().populate_modules()
         from difix3d_ns.splats.losses.ssim import FusedSSIM
 
-        self.lpips_vgg = LazyLPIPS("vgg", CONSOLE.log, PerceptualWeights(fetch=self.config.fetch_lpips))
+        self.lpips_vgg = LazyLPIPS("vgg", CONSOLE.log, weights)
 
         self.ssim = FusedSSIM()
         if colours is not None and colours.shape[0] > 0:

@@ -12,7 +12,7 @@ from pytorch_msssim import ms_ssim, ssim
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.metrics.perceptual import LPIPS, MissingWeights
+from difix3d_ns.metrics.perceptual import LPIPS, MissingWeights, PerceptualWeights
 from difix3d_ns.training.flip import flip
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -67,7 +67,7 @@ def _correlations(features: Tensor) -> Tensor:
     return flat @ flat.transpose(1, 2) / flat[0].numel()
 
 
-PLAIN: dict[str, Loss] = {
+PIXEL_LOSSES: dict[str, Loss] = {
     "l1": _l1,
     "l2": _l2,
     "gradient": _gradient,
@@ -94,15 +94,16 @@ class Losses:
     Args:
         entries: the recipe's ``losses``.
         device: where the pictures will be.
+        weights: where those of VGG16 are; None for torch's hub folder.
 
     Raises:
         UserError: an unknown loss or option, or VGG weights that are not there.
     """
 
-    def __init__(self, entries: Mapping[str, Any], device: torch.device):
+    def __init__(self, entries: Mapping[str, Any], device: torch.device, weights: PerceptualWeights | None = None):
         self._terms = [_term(name, entry) for name, entry in entries.items()]
         wanted = [term.name for term in self._terms if term.name in VGG]
-        self._vgg = _vgg(wanted).to(device) if wanted else None
+        self._vgg = _vgg(wanted, weights).to(device) if wanted else None
 
     def __call__(self, picture: Tensor, truth: Tensor, step: int) -> Tensor:
         """The sum at a step of the phase; random crops come from the global generator."""
@@ -119,23 +120,23 @@ class Losses:
             picture, truth = (p[..., top : top + height, left : left + width] for p in (picture, truth))
         if self._vgg is not None and term.name in VGG:
             return term.weight * VGG[term.name](self._vgg, picture, truth)
-        return term.weight * PLAIN[term.name](picture, truth)
+        return term.weight * PIXEL_LOSSES[term.name](picture, truth)
 
 
-def _vgg(wanted: Sequence[str]) -> LPIPS:
+def _vgg(wanted: Sequence[str], weights: PerceptualWeights | None) -> LPIPS:
     try:
-        return LPIPS("vgg")
+        return LPIPS("vgg", weights)
     except MissingWeights as error:
         names = " and ".join(f"`{name}`" for name in wanted)
         raise UserError(
             f"the losses {', '.join(wanted)} need VGG16: {error}, or take {names} out of the recipe's `losses` "
-            f"(without them: {', '.join(PLAIN)})"
+            f"(without them: {', '.join(PIXEL_LOSSES)}), or give --fetch-weights"
         ) from error
 
 
 def _term(name: str, entry: Any) -> _Term:
-    if name not in PLAIN and name not in VGG:
-        raise UserError(f"recipe: unknown loss {name!r}; known are {', '.join([*PLAIN, *VGG])}")
+    if name not in PIXEL_LOSSES and name not in VGG:
+        raise UserError(f"recipe: unknown loss {name!r}; known are {', '.join([*PIXEL_LOSSES, *VGG])}")
     try:
         return _Term(name, **entry) if isinstance(entry, Mapping) else _Term(name, float(entry))
     except (TypeError, ValueError) as error:

@@ -17,6 +17,7 @@ from difix3d_ns.data.shards import find_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import remove_unfinished, write_json
 from difix3d_ns.io.progress import progress_bar
+from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.training.card import write_card
 from difix3d_ns.training.prior_recipe import Recipe
@@ -36,6 +37,7 @@ def train(
     read: ReadCapture = only_procedural,
     stop_after: int | None = None,
     console: Console | None = None,
+    weights: PerceptualWeights | None = None,
 ) -> dict[str, Any]:
     """Train a prior; started again with the same output it goes on where it stopped.
 
@@ -47,6 +49,7 @@ def train(
         read: reads those of the recipe's scenes that are folders.
         stop_after: stop, as if interrupted, after so many steps; for tests.
         console: where progress goes.
+        weights: of the networks that losses compare by; None for those in torch's hub folder.
 
     Returns:
         The content of ``metrics.json``; empty if stopped early.
@@ -67,7 +70,7 @@ def train(
         with progress_bar(console) as progress:
             unseen = _unseen(recipe, root, rank, processes)
             stream = Stream(find_shards(root, "train"), system.prepare, recipe.seed, rank, processes)
-            run = Run(recipe, system, stream, unseen, output, accelerator, progress)
+            run = Run(recipe, system, stream, unseen, output, accelerator, progress, weights)
             finished = run.train(stop_after)
             metrics = run.measure() if finished else {}
             run.close()

@@ -28,6 +28,7 @@ from torch import Generator, Tensor, nn
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import write_tensors, write_torch
+from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.training.losses import Losses
 from difix3d_ns.training.prior_recipe import Phase, Recipe
 from difix3d_ns.training.run_tracker import RunTracker
@@ -92,6 +93,7 @@ class Run:
         output: Path,
         accelerator: Accelerator,
         progress: Progress,
+        weights: PerceptualWeights | None = None,
     ):
         self.recipe, self.system, self.output, self.accelerator, self.progress = (
             recipe, system, output, accelerator, progress,
@@ -101,7 +103,7 @@ class Run:
             torch.manual_seed(recipe.seed)
             self.module = system.build().to(accelerator.device)
         self._trained = self._parameters(name for phase in recipe.phases for name in phase.modules)
-        self._losses = Losses(recipe.losses, accelerator.device)
+        self._losses = Losses(recipe.losses, accelerator.device, weights)
         self._keys: list[str] = []  # of the samples of the current step
         self.state = _State(data=stream.fingerprint)
         saved = self._resume()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from difix3d_ns.evaluation.bench.bench_page import markdown_page
+from difix3d_ns.evaluation.bench.bench_page import markdown_page, show_pictures
 from difix3d_ns.evaluation.bench.bench_recipe import Comparison, Method, Recipe
 from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.results import (
@@ -212,3 +212,8 @@ def test_the_page_tells_what_was_chosen_where_from_and_what_is_undecided(tmp_pat
     assert "| fox | +1.00 ± 1.00 | +0.000 ± 0.000 | +0.000 ± 0.000 |" in text
     assert "| **mean over 2** | **+0.75 ± 0.25** |" in text
     assert text.count("PSNR is undecided: within 0.15 dB") == 1
+
+
+def test_no_column_is_no_picture(tmp_path: Path) -> None:
+    """All methods of the pictures have failed, others have not."""
+    assert show_pictures(_scores(tmp_path), tmp_path, []) == {}

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.metrics.perceptual import FID, LPIPS, NETS, LazyLPIPS, MissingWeights, Net, PerceptualWeights, column
+from difix3d_ns.metrics.perceptual import (
+    FID,
+    LPIPS,
+    NETS,
+    LazyLPIPS,
+    MissingWeights,
+    Net,
+    PerceptualWeights,
+    check_files,
+    column,
+)
 
 FILES = {
     "alex": "alexnet-owt-7be5be79.pth",
@@ -61,7 +71,7 @@ def test_what_is_missing_is_named_with_file_and_address(network: str, no_weights
     message = rf"{no_weights}/hub/checkpoints/{FILES[network]} are missing; put https://.*/{FILES[network]} there"
     with pytest.raises(MissingWeights, match=message):
         PerceptualWeights().find(network)
-    with pytest.raises(MissingWeights, match=r"elsewhere/.* are missing"):
+    with pytest.raises(MissingWeights, match=r"elsewhere/.*: there is no such file; get it from https"):
         PerceptualWeights([Path("elsewhere") / FILES[network]], fetch=True).find(network)
     assert list(no_weights.iterdir()) == []
 
@@ -73,6 +83,15 @@ def test_files_can_be_named(perceptual_weights: Path, tmp_path: Path, monkeypatc
     assert weights.find("alex") == named and LPIPS("alex", weights)(_pictures(1), _pictures(1)).item() == 0
     with pytest.raises(MissingWeights):
         weights.find("vgg")
+
+
+def test_files_with_other_names_or_that_are_not_there_are_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"--w my_vgg\.pth: weights .* are called alexnet-owt-7be5be79\.pth, .*; rename it"
+    ):
+        check_files([Path("my_vgg.pth")], "--w")
+    with pytest.raises(UserError, match=r"--w nowhere/vgg16-397923af\.pth: there is no such file"):
+        check_files([Path("nowhere") / FILES["vgg"]], "--w")
 
 
 def test_weights_are_fetched_only_if_asked_for(

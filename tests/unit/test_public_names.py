@@ -42,5 +42,6 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
 
 
 def test_the_page_shows_each() -> None:
-    shown = " ".join(re.findall(r"^from difix3d_ns import (.+)$", PAGE.read_text(), flags=re.M))
-    assert {"Fixer", "FixRequest", "Guidance", "TrainView", "Render"} <= set(re.split(r"[, ]+", shown))
+    code = "".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.S | re.M))
+    used = set(re.findall(r"\w+", re.sub(r"^from difix3d_ns import .*$", "", code, flags=re.M)))
+    assert {"Fixer", "FixRequest", "Guidance", "TrainView", "Render"} <= used

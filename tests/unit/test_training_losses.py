@@ -14,7 +14,7 @@ from torchvision.models import vgg16
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.metrics.perceptual import PerceptualWeights
-from difix3d_ns.training.losses import PLAIN, Losses
+from difix3d_ns.training.losses import PIXEL_LOSSES, Losses
 
 CPU = torch.device("cpu")
 
@@ -34,31 +34,31 @@ def test_flip_is_nvidias(pictures: tuple[Tensor, Tensor], amount: float):
     for picture in (blurred, (truth + amount * torch.randn_like(truth)).clamp(0, 1)):
         arrays = [p[0].permute(1, 2, 0).contiguous().numpy() for p in (truth, picture)]
         _, expected, _ = flip_evaluator.evaluate(*arrays, "LDR", inputsRGB=True, applyMagma=False)
-        assert float(PLAIN["flip"](picture, truth)) == pytest.approx(expected, abs=1e-4)
+        assert float(PIXEL_LOSSES["flip"](picture, truth)) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", list(PLAIN))
+@pytest.mark.parametrize("name", list(PIXEL_LOSSES))
 def test_gradients_lead_to_the_truth(pictures: tuple[Tensor, Tensor], name: str):
     """Zero at the truth, finite gradients there, and a small step down the gradient lowers every loss."""
     blurred, truth = pictures
     at_truth = truth.clone().requires_grad_()
-    loss = PLAIN[name](at_truth, truth)
+    loss = PIXEL_LOSSES[name](at_truth, truth)
     loss.backward()
     assert float(loss.detach()) == pytest.approx(0, abs=1e-5)
     assert at_truth.grad is not None and bool(at_truth.grad.isfinite().all())
     picture = blurred.clone().requires_grad_()
-    before = PLAIN[name](picture, truth)
+    before = PIXEL_LOSSES[name](picture, truth)
     (gradient,) = torch.autograd.grad(before, picture)
-    after = PLAIN[name](blurred - 1e-3 * gradient / gradient.abs().max(), truth)
+    after = PIXEL_LOSSES[name](blurred - 1e-3 * gradient / gradient.abs().max(), truth)
     assert after < before
 
 
 def test_weights_steps_and_crops(pictures: tuple[Tensor, Tensor]):
     blurred, truth = pictures
-    plain = PLAIN["l1"](blurred, truth)
+    plain = PIXEL_LOSSES["l1"](blurred, truth)
     losses = Losses({"l1": 2.0, "l2": {"weight": 3.0, "from_step": 5}}, CPU)
     torch.testing.assert_close(losses(blurred, truth, 4), 2 * plain)
-    torch.testing.assert_close(losses(blurred, truth, 5), 2 * plain + 3 * PLAIN["l2"](blurred, truth))
+    torch.testing.assert_close(losses(blurred, truth, 5), 2 * plain + 3 * PIXEL_LOSSES["l2"](blurred, truth))
     cropped = Losses({"l1": {"crop": 8}}, CPU)
     values = {float(cropped(blurred, truth, 0)) for _ in range(8)}
     assert len(values) > 1  # elsewhere each time

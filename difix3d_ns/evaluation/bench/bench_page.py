@@ -115,6 +115,8 @@ def show_pictures(scores: Scores, output: Path, methods: Sequence[str]) -> dict[
 
 def _views(scores: Scores, output: Path, methods: Sequence[str], scene: str) -> list[dict[str, Path]]:
     """Method -> picture, the truth last, of views evenly spaced; empty where a method has no pictures."""
+    if not methods:
+        return []
     rows = {name: {row["seed"]: row for row in scores.of_scene(name, scene)} for name in methods}
     for seed in sorted(set.intersection(*map(set, rows.values()))):
         kept = {name: kept_views(output, found[seed]) for name, found in rows.items()}
@@ -152,7 +154,7 @@ def distinct(values: Iterable[object]) -> str:
 
 
 def dates(rows: Sequence[Row]) -> str:
-    """From the first to the last run."""
+    """Return the dates of the first and the last run."""
     found = sorted({str(row["date"]) for row in rows})
     return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}" if found else "-"
 

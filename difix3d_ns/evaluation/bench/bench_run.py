@@ -29,7 +29,7 @@ from difix3d_ns.ns.trainer import CPU_ITERATIONS, CUDA_ITERATIONS
 SHOWN = ("plain", "plain-tuned", "fix-only", "difix3d", "difix3d+")
 """Columns of the pictures, where a recipe has them; else all its methods."""
 
-PLAINLY: dict[str, Any] = {"highlight": False, "soft_wrap": True}  # as consoles print messages
+PRINT_OPTIONS: dict[str, Any] = {"highlight": False, "soft_wrap": True}  # as consoles print messages
 
 Means = dict[str, dict[str, dict[str, float | None]]]  # see ``results``
 
@@ -44,7 +44,7 @@ def bench(
     address: str | None = None,
     changed: Changed = "refuse",
     record: Path | None = None,
-    fetch_weights: bool = False,
+    weights: PerceptualWeights | None = None,
     fill: Sequence[str] = (),
     console: Console | None = None,
 ) -> Means:
@@ -65,7 +65,7 @@ def bench(
         changed: what becomes of finished runs that the recipe, the scene or the code would now make otherwise: refuse
             ends with a list of them, redo makes them again, keep keeps those of which only the code has changed.
         record: where rows are put on record; None for ``benchmarks/results`` of the checkout.
-        fetch_weights: download weights of LPIPS and FID that are missing.
+        weights: of the networks of LPIPS and FID; None for those in torch's hub folder.
         fill: of an output that is there compute these columns, lpips or fid, from its kept pictures, and write its
             pages again; nothing is trained and no scene is needed.
         console: for progress and messages.
@@ -96,8 +96,8 @@ def bench(
     for failure in _run(executor, jobs, scenes, plan, output, changed, address, console):
         failures += failure
         write()
-    weights, notify = PerceptualWeights(fetch=fetch_weights), functools.partial(console.print, **PLAINLY)
-    fill_columns(output, plan, fill or FILLED, weights, notify)
+    notify = functools.partial(console.print, **PRINT_OPTIONS)
+    fill_columns(output, plan, fill or FILLED, weights or PerceptualWeights(), notify, console)
     means = write(pictures=True)
     notify(f"Report: {output / 'report.html'}   table: {output / 'table.md'}   numbers: {output / 'results.json'}")
     if failures:
@@ -130,7 +130,7 @@ def _run(
         for job in todo:
             progress.update(task, description=str(job))
             if failure := run_job(job, recipe, output, changed):
-                console.print(f"[red]{failure}", **PLAINLY)
+                console.print(f"[red]{failure}", **PRINT_OPTIONS)
             progress.advance(task)
             yield [failure] if failure else []
 
@@ -167,8 +167,8 @@ def _write(
     if recipe.on_record:
         add_rows(record / f"bench-{recipe.name}.jsonl", rows, digits=5)
     if pictures:
-        methods = [name for name in SHOWN if name in recipe.methods] or list(recipe.methods)
-        galleries = show_pictures(scores, output, [name for name in methods if scores.rows(name)])
+        measured = [name for name in recipe.methods if scores.rows(name)]
+        galleries = show_pictures(scores, output, [name for name in SHOWN if name in measured] or measured)
         write_text(output / "report.html", html_page(scores, compared, rows, command, galleries))
     return means
 

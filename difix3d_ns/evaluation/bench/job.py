@@ -47,7 +47,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Job:
-    """One training."""
+    """Training of a benchmark, by scene, method and seed."""
 
     scene: Scene
     training: str  # the method that is trained

@@ -53,7 +53,7 @@ class Scores:
         return [row for (name, _), row in sorted(self.rows(method).items(), key=lambda item: item[0]) if name == scene]
 
     def shared_seeds(self, scene: str) -> list[int]:
-        """Seeds that all methods known of the scene have; those that any has where they share none."""
+        """Return the seeds that all measured methods of a scene have, or where they share none, the seeds of any."""
         seeds = [{row["seed"] for row in self.of_scene(method, scene)} for method in self.recipe.methods]
         known = [each for each in seeds if each]
         return sorted(set.intersection(*known) or set.union(*known)) if known else []

@@ -51,7 +51,7 @@ def settings(config: GuidedTrainerConfig, images: int | None = None) -> list[Set
 
 
 def format_value(value: Any) -> str:
-    """A value for people: of a path its last two parts."""
+    """Format a value for people; of a path its last two parts."""
     if value is None:
         return "unset"
     if isinstance(value, Path):
@@ -69,7 +69,7 @@ def format_value(value: Any) -> str:
 
 def _defaults(config: GuidedTrainerConfig, images: int | None) -> dict[str, Any]:
     """Flag -> value if nothing but the length of the training, and what else a resumed one keeps, were given."""
-    alone, alike = _plain(config), _plain(config)
+    alone, alike = _default_config(config), _default_config(config)
     presets.adopt(alike, presets.kept(config))  # other settings follow from these
     for plain in (alone, alike):
         plain.machine.device_type = config.machine.device_type
@@ -78,8 +78,8 @@ def _defaults(config: GuidedTrainerConfig, images: int | None) -> dict[str, Any]
     return dict(_flat(alike)) | own
 
 
-def _plain(config: GuidedTrainerConfig) -> GuidedTrainerConfig:
-    """The method's config as nobody has changed it; of a method that is not registered here, that of its classes."""
+def _default_config(config: GuidedTrainerConfig) -> GuidedTrainerConfig:
+    """Return the unchanged config of the method, or of its classes if the method is not registered here."""
     registered = discover_methods()[0].get(str(config.method_name))
     if isinstance(registered, GuidedTrainerConfig):
         return copy.deepcopy(registered)

@@ -128,7 +128,7 @@ def _guidance_settings(config: GuidedTrainerConfig) -> list[str]:
 
 
 def _began(timestamp: str) -> str:
-    """Nothing, if somebody chose another name for the training's folder."""
+    """Return when the training began, by the name of its folder; empty if somebody chose another name."""
     try:
         return f"begun {datetime.datetime.strptime(timestamp, '%Y-%m-%d_%H%M%S'):%Y-%m-%d at %H:%M}"
     except ValueError:

@@ -14,7 +14,7 @@ class _ClosedTab:
     running = False
 
     def action(self, action: Any) -> None:
-        """Ignore it: nobody is there."""
+        """Ignore an action: nobody is there."""
 
 
 class _Tabs(dict):

@@ -12,14 +12,14 @@ from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights
 
 
 @contextmanager
-def lazy_lpips(fetch: bool = False) -> Iterator[None]:
-    """Meanwhile what builds LPIPS on AlexNet gets ours; ``fetch``: its weights may be downloaded."""
+def lazy_lpips(weights: PerceptualWeights | None = None) -> Iterator[None]:
+    """Replace torchmetrics' LPIPS by the lazy one, which reads these weights, inside the block."""
     from torchmetrics.image import lpip  # which imports transformers
 
     build = lpip.LearnedPerceptualImagePatchSimilarity
 
     def lazy(**options: Any) -> LazyLPIPS:
-        return LazyLPIPS("alex", CONSOLE.log, PerceptualWeights(fetch=fetch))
+        return LazyLPIPS("alex", CONSOLE.log, weights)
 
     lpip.LearnedPerceptualImagePatchSimilarity = lazy  # type: ignore[assignment,misc]
     try:

@@ -13,7 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.io.atomic import replacing, write_json, write_tensors
+from difix3d_ns.io.atomic import remove_unfinished, replacing, write_json, write_tensors
 from difix3d_ns.priors.published import hub
 from difix3d_ns.priors.published.folder import WEIGHTS, check_folder, read_json, read_network, read_tensors
 from difix3d_ns.priors.published.lora import merge_lora
@@ -54,6 +54,7 @@ def convert(checkpoint: Path, base: str, output: Path, dtype: torch.dtype | None
     vae = merge_lora(_base_of(plain) | states["state_dict_vae"])
     configs["vae"] = {**configs["vae"], "gamma": 1.0, "ignore_skip": False}
     try:
+        remove_unfinished(output.parent, output.suffix, output.stem)
         with Console(stderr=True).status("Merging and writing the weights"), replacing(output) as part:
             for name, state in (("unet", states["state_dict_unet"]), ("vae", vae)):
                 write_json(part / name / "config.json", configs[name])
