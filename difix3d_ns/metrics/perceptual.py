@@ -7,6 +7,7 @@ files that are named, and fetched only where a caller asks for it.
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,9 @@ class LPIPS(nn.Module):
         super().__init__()
         weights = weights or PerceptualWeights()
         state = weights.load(net)
-        with torch.random.fork_rng():  # the random values it is made with must not count as draws
+        # the random values it is made with must not count as draws, and it names torchvision's arguments as of old
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
             self._metric = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         try:
             for part in self._metric.net.children():  # numbers its layers as torchvision does
