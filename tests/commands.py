@@ -56,7 +56,7 @@ def forked(
     Args:
         command: the path of a Python script, or "-m" and a module's name, then arguments.
         output: file for what it writes; may be a named pipe.
-        env: variables beside those of this process; none of ``READ_AT_IMPORT``.
+        env: variables beside those of this process; of ``READ_AT_IMPORT`` only those it was prepared with.
         cwd: the folder it runs in; None for this process's.
         source: file or named pipe it reads from.
     """

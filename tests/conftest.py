@@ -50,12 +50,12 @@ def execute(
     """Run a command to its end, whatever its status, with all it says in ``stdout``."""
     return subprocess.run(
         command,
-        env={**os.environ, "COLUMNS": "200", **(env or {})},
+        env={**os.environ, "COLUMNS": commands.WIDTH, **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
+        timeout=commands.TIMEOUT,
         check=False,
         **options,
     )

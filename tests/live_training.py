@@ -80,7 +80,7 @@ def live_training(log: Path, port: int, *flags: object) -> Iterator[LiveTraining
         os.mkfifo(pipe)
     # opened for both directions, a pipe waits for nobody: not even for a process that died before it opened its end
     with (
-        forked(command, answers, cwd=Path(__file__).parents[1], source=questions),
+        forked(command, answers, _SURROUNDINGS, Path(__file__).parents[1], questions),
         os.fdopen(os.open(questions, os.O_RDWR), "w") as asked,
     ):
         training = LiveTraining(asked, answers, port, log)

@@ -151,19 +151,23 @@ class LazyLPIPS(nn.Module):
         self._net, self._notify, self._weights = net, notify, weights
         self._loaded: list[LPIPS | None] = []  # a list hides the network from checkpoints
 
-    @torch.no_grad()
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Mean distance [] between pictures [B, 3, H, W] in [0, 1]; NaN without weights or for tiny pictures."""
+    def load(self) -> LPIPS | None:
+        """Return the network, loaded once; None, and one sentence for people, where its weights cannot be had."""
         if not self._loaded:
             try:
-                self._loaded.append(LPIPS(self._net, self._weights).to(first.device))
+                self._loaded.append(LPIPS(self._net, self._weights))
             except UserError as error:
                 self._notify(f"{self.column} is left out: {error}")
                 self._loaded.append(None)
-        network = self._loaded[0]
+        return self._loaded[0]
+
+    @torch.no_grad()
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Mean distance [] between pictures [B, 3, H, W] in [0, 1]; NaN without weights or for tiny pictures."""
+        network = self.load()
         if network is None or min(first.shape[-2:]) < _MIN_SIDES[self._net]:
             return first.new_tensor(float("nan"))
-        return network(first.clamp(0, 1), second.clamp(0, 1)).mean()
+        return network.to(first.device)(first.clamp(0, 1), second.clamp(0, 1)).mean()
 
     def measure(self, prediction: Tensor, truth: Tensor) -> float:
         """Distance between two pictures [H, W, 3] in [0, 1]; NaN where :meth:`forward` gives that."""

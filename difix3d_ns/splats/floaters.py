@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import in_view
+from difix3d_ns.io.config_fields import check_share, fill_unset
 from difix3d_ns.io.run import Run
 
 DEFAULT_MIN_DEPTH = 0.5
@@ -39,13 +39,12 @@ class FloatersConfig:
 
     def fit(self, run: Run) -> None:
         """Fill in the minimum depth once the number of photographs is known."""
-        if self.min_depth is None and run.images is not None:
-            self.min_depth = DEFAULT_MIN_DEPTH if run.images <= MAX_IMAGES else 0.0
+        if run.images is not None:
+            fill_unset(self, min_depth=DEFAULT_MIN_DEPTH if run.images <= MAX_IMAGES else 0.0)
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if it is no share."""
-        if self.min_depth is not None and not 0 <= self.min_depth <= 1:
-            raise UserError(f"{flag}.min-depth {self.min_depth}: a number in [0, 1] is needed")
+        check_share(self, flag, "min_depth")
 
 
 @dataclass(frozen=True)

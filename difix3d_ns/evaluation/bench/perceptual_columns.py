@@ -59,17 +59,14 @@ def _fill_lpips(output: Path, weights: PerceptualWeights, notify: Notify, progre
     """Add the mean LPIPS over its pictures to each row that lacks it."""
     for net in NETS:
         distance = LazyLPIPS(net, notify, weights)
-        try:
-            weights.find(net)
-        except UserError as error:
-            notify(f"{distance.column} is left out: {error}")
-            continue
         lacking = [
             (file, row)
             for file in row_files(output)
             for row in read_rows(file)
             if row["metrics"].get(distance.column) is None
         ]
+        if not lacking or distance.load() is None:
+            continue
         for file, row in progress.track(lacking, description=distance.column):
             pairs = kept_views(output, row).items()
             values = [distance.measure(*(p.to(device) for p in read_pictures(pair))) for pair in pairs]
