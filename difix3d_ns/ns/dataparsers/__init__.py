@@ -1,0 +1,1 @@
+"""Captures as they lie on disk: one file per format reads a description, one dataparser makes nerfstudio's cameras."""
