@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
@@ -19,6 +20,7 @@ _ORIENTATION = 0x0112  # EXIF
 _NO_PICTURES = {"MPEG", "BUFR", "GRIB", "HDF5", "WMF", "PDF", "PALM"}
 _WITH_ALPHA = {".png", ".apng", ".webp", ".tif", ".tiff", ".avif", ".avifs", ".tga", ".jp2", ".j2k", ".qoi", ".dds"}
 _WITH_16_BITS = {".png", ".tif", ".tiff"}
+_HEIF = {".heic", ".heif", ".hif"}
 Image.init()
 READABLE = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN and f not in _NO_PICTURES)
 WRITABLE = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.SAVE and f not in _NO_PICTURES)
@@ -39,6 +41,85 @@ class Picture:
         return replace(self, image=image.detach().cpu())
 
 
+@contextmanager
+def open_picture(path: Path | str) -> Iterator[ImageFile.ImageFile]:
+    """Open a picture of any format that Pillow reads, and HEIC if pillow-heif is installed.
+
+    Raises:
+        UserError: no such file, no picture, or half a picture (pixels are decoded in the block).
+    """
+    path = Path(path)
+    heif = path.suffix.lower() in _HEIF
+    if heif:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError as error:
+            raise UserError(
+                f"{path} is a HEIC picture: `pip install pillow-heif` to read it, or convert it to JPEG"
+            ) from error
+        register_heif_opener()
+    try:
+        with Image.open(path) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is larger than any picture should be: {error}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a picture: {error}; replace it") from error
+
+
+def read_stored(path: Path | str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read the pixels of a photograph as they are stored: cameras are calibrated on these, whatever EXIF says.
+
+    Args:
+        path: palette, grey, CMYK, 16 bits, with alpha or without: whatever Pillow reads.
+        size: (width, height) to resize it to; None: as it is.
+
+    Returns:
+        [H, W, 3 or 4] uint8, colours or colours with alpha.
+
+    Raises:
+        UserError: see ``open_picture``; or a picture of NaN.
+    """
+    with open_picture(path) as file:
+        if file.mode in ("RGB", "RGBA") and "transparency" not in file.info:
+            picture: Image.Image = file
+        else:
+            picture = Image.fromarray(_as_colours(_numbers(file), Path(path)))
+        if size is not None and size != picture.size:
+            picture = picture.resize(size, resample=Image.Resampling.BILINEAR)
+        return np.array(picture, dtype=np.uint8)
+
+
+def read_mask(path: Path | str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read which pixels of a photograph are used: those that are not 0 in its mask.
+
+    Of a mask with alpha that varies, alpha counts; of any other with colours, whether one of them is not black. JPEG
+    stores 0 as small numbers: there the brighter half counts.
+
+    Args:
+        path: of any mode.
+        size: (width, height) to resize it to, without new values; None: as it is.
+
+    Returns:
+        [H, W, 1] bool.
+
+    Raises:
+        UserError: see ``open_picture``.
+    """
+    with open_picture(path) as file:
+        lossy = file.format in ("JPEG", "MPO", "WEBP")
+        values = _numbers(file)
+    alpha = values[..., -1] if values.shape[2] in (2, 4) else None
+    plane = alpha if alpha is not None and np.ptp(alpha) > 0 else values[..., : 1 if values.shape[2] < 3 else 3].max(-1)
+    used = plane > (127 if lossy and plane.max() > 127 else 0)
+    mask = Image.fromarray(used)
+    if size is not None and size != mask.size:
+        mask = mask.resize(size, resample=Image.Resampling.NEAREST)
+    return np.array(mask, dtype=bool)[..., None]
+
+
 def read_picture(path: Path | str) -> Picture:
     """Read any format that Pillow reads, turned upright; of several frames the first.
 
@@ -46,24 +127,17 @@ def read_picture(path: Path | str) -> Picture:
         UserError: no such file, no picture, half a picture, or a picture of NaN.
     """
     path = Path(path)
-    try:
-        with Image.open(path) as file:
-            deep = file.mode in ("RGB", "RGBA") and ";16" in str(file.tile)  # Pillow would drop the lower 8 bits
-            exif = file.getexif()
-            if deep:
-                pixels = _upright(_read_16_bits(path), exif.get(_ORIENTATION, 1))
-            else:
-                pixels = _numbers(ImageOps.exif_transpose(file))
-            exif.pop(_ORIENTATION, None)
-            if file.format == "TIFF":  # there EXIF is mixed with the tags that say how pixels are stored
-                exif.clear()
-            keep = {"icc_profile": file.info.get("icc_profile"), "exif": exif.tobytes() if len(exif) else None}
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is larger than any picture should be: {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is no picture that can be read: {error}") from error
+    with open_picture(path) as file:
+        deep = file.mode in ("RGB", "RGBA") and ";16" in str(file.tile)  # Pillow would drop the lower 8 bits
+        exif = file.getexif()
+        if deep:
+            pixels = _upright(_read_16_bits(path), exif.get(_ORIENTATION, 1))
+        else:
+            pixels = _numbers(ImageOps.exif_transpose(file))
+        exif.pop(_ORIENTATION, None)
+        if file.format == "TIFF":  # there EXIF is mixed with the tags that say how pixels are stored
+            exif.clear()
+        keep = {"icc_profile": file.info.get("icc_profile"), "exif": exif.tobytes() if len(exif) else None}
     deep = pixels.dtype != np.uint8
     if pixels.dtype.kind != "f":
         pixels = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
@@ -129,6 +203,19 @@ def _numbers(picture: Image.Image) -> np.ndarray:
     grey = picture.mode in ("1", "L", "LA", "La")
     pixels = np.array(picture.convert(("LA" if alpha else "L") if grey else ("RGBA" if alpha else "RGB")))
     return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _as_colours(pixels: np.ndarray, path: Path) -> np.ndarray:
+    """[H, W, 3 or 4] uint8 of what ``_numbers`` returns."""
+    if pixels.dtype.kind == "f":
+        if not np.isfinite(pixels).all():
+            raise UserError(f"{path} has pixels that are no numbers (NaN or infinity); repair it first")
+        pixels = pixels.clip(0, 1) * 255
+    elif pixels.dtype != np.uint8:
+        pixels = pixels / 257.0
+    pixels = pixels.round().astype(np.uint8)
+    order = {1: [0, 0, 0], 2: [0, 0, 0, 1], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[pixels.shape[2]]
+    return np.ascontiguousarray(pixels[..., order])
 
 
 def _read_16_bits(path: Path) -> np.ndarray:

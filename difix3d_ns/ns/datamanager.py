@@ -11,12 +11,12 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
-from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.dataparser import PlyfileNerfstudio, TrainFramedNerfstudio
-from difix3d_ns.ns.scene_checks import check_transforms, check_views, explain_unreadable
+from difix3d_ns.ns.photo_dataset import PhotoDataset
+from difix3d_ns.ns.scene_checks import check_transforms, check_views
 
 CPU_LONG_SIDE = 480
 """pixels: on two CPU cores a training step at this size takes a few hundredths of a second"""
@@ -40,7 +40,7 @@ class SceneDatamanagerConfig(FullImageDatamanagerConfig):
             raise UserError(f"{flag}.camera-res-scale-factor {factor}: above 0 is needed")
 
 
-class SceneDatamanager(FullImageDatamanager[InputDataset]):
+class SceneDatamanager(FullImageDatamanager[PhotoDataset]):
     """Source of photographs for training steps.
 
     Made views never enter the dataset: viewer and evaluation never see them.
@@ -70,25 +70,18 @@ class SceneDatamanager(FullImageDatamanager[InputDataset]):
         if str(device) == "cpu":
             self.config.cache_images = "gpu"  # "gpu" means the device; "cpu" would pin memory, which needs a driver
 
-    def create_train_dataset(self) -> InputDataset:
+    def create_train_dataset(self) -> PhotoDataset:
         outputs = self.train_dataparser_outputs
         check_views(outputs, self.get_datapath(), "train", opened=self.test_mode != "inference")
         if self.config.camera_res_scale_factor is None:
             self.config.camera_res_scale_factor = _scale_factor(outputs.cameras, str(self.device))
         return super().create_train_dataset()
 
-    def create_eval_dataset(self) -> InputDataset:
+    def create_eval_dataset(self) -> PhotoDataset:
         dataset = super().create_eval_dataset()
         opened = self.test_mode != "inference"
         check_views(dataset._dataparser_outputs, self.get_datapath(), "eval", opened)
         return dataset
-
-    def _load_images(self, split: Literal["train", "eval"], cache_images_device: Any) -> list[dict[str, Any]]:
-        try:
-            return super()._load_images(split, cache_images_device)
-        except (AssertionError, OSError, ValueError, RuntimeError, SyntaxError) as error:
-            dataset = self.train_dataset if split == "train" else self.eval_dataset
-            raise UserError(explain_unreadable(dataset, error)) from error
 
     def sampling_state(self) -> dict[str, Any]:
         """Return the state that drawing depends on, as plain values."""

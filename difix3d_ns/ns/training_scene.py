@@ -78,26 +78,19 @@ class TrainingScene:
     def unoptimized_camera(self, index: int) -> Pinhole:
         """Camera of a photograph, undistorted, at the pose of the scene."""
         if index not in self._unoptimized:
-            assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
-            self._unoptimized[index] = to_pinhole(self._datamanager.train_cameras[index : index + 1])
+            self._unoptimized[index] = to_pinhole(self._datamanager.train_dataset.cameras[index : index + 1])
         return self._unoptimized[index]
-
-    def dataset_cameras(self) -> dict[str, Pinhole]:
-        """Cameras of all photographs by name, as the scene gives them; no picture is opened, nothing undistorted."""
-        cameras = self._datamanager.train_dataset.cameras
-        return {name: to_pinhole(cameras[index]) for index, name in enumerate(self.names())}
 
     def evaluation_cameras(self) -> list[Pinhole]:
         """Cameras of the evaluation photographs; none if there are none."""
         if not self._datamanager.eval_dataset:
             return []
-        assert self._datamanager.cached_eval is not None  # undistorting fixes the intrinsics
         cameras = self._datamanager.eval_dataset.cameras
         return [to_pinhole(cameras[i : i + 1]) for i in range(len(cameras))]
 
     def photo(self, index: int) -> PosedImage:
         """A photograph [H, W, 3] with its camera, and a mask [H, W, 1] if it has a mask or alpha."""
-        data = self._datamanager.cached_train[index]  # first: undistorting fixes the intrinsics
+        data = self._datamanager.cached_train[index]
         image = unit_range(data["image"].to(self._model.device))
         image = self._model.composite_with_background(image, self._model.background_color.to(image))
         return PosedImage(image, self.camera(index), mask=self.mask(index))
@@ -117,8 +110,7 @@ class TrainingScene:
         optimizer = self._model.camera_optimizer
         if optimizer.config.mode == "off":
             return self.unoptimized_camera(index)
-        assert self._datamanager.cached_train is not None  # undistorting fixes the intrinsics
-        camera = self._datamanager.train_cameras[index : index + 1].to(self._model.device)
+        camera = self._datamanager.train_dataset.cameras[index : index + 1].to(self._model.device)
         camera.metadata = {"cam_idx": index}
         with torch.no_grad():
             return to_pinhole(camera, optimizer.apply_to_camera(camera)[0])

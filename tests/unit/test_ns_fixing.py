@@ -149,7 +149,7 @@ def test_formats_that_cannot_be_written_become_png(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.fit").write_bytes(b"")  # astronomers' pictures: read only
     assert ".fit" in READABLE - WRITABLE
-    with pytest.raises(UserError, match=r"a\.fit is no picture"):
+    with pytest.raises(UserError, match=r"a\.fit cannot be read as a picture"):
         _fix([tmp_path / "in"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -167,7 +167,7 @@ def test_missing_reference(tmp_path: Path) -> None:
 
 def test_not_a_picture(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"a\.png is no picture"):
+    with pytest.raises(UserError, match=r"a\.png cannot be read as a picture"):
         _fix([tmp_path / "a.png"], tmp_path / "b.png")
     assert not (tmp_path / "b.png").exists()
 
@@ -175,7 +175,7 @@ def test_not_a_picture(tmp_path: Path) -> None:
 def test_half_a_picture(tmp_path: Path) -> None:
     path = _picture(tmp_path / "a.png", (200, 200))
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"a\.png is no picture"):
+    with pytest.raises(UserError, match=r"a\.png cannot be read as a picture"):
         _fix([path], tmp_path / "b.png")
 
 

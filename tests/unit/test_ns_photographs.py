@@ -86,7 +86,7 @@ def test_a_single_camera_without_batch_dimension() -> None:
 def test_strong_distortion_is_undone(tmp_path: Path) -> None:
     size = (120, 90)
     manager = datamanager(write_scene(tmp_path / "scene", size=size, **STRONG))
-    before = manager.train_dataset.cameras.get_intrinsics_matrices().clone()
+    before = manager.train_dataset.lenses.get_intrinsics_matrices().clone()
     views = _Views(manager)
     for index, reference in enumerate(views.all()):
         original = np.array(Image.open(manager.train_dataset.image_filenames[index]))
@@ -113,7 +113,7 @@ def test_fisheye_is_undone(tmp_path: Path) -> None:
         tmp_path / "scene", size=(120, 90), camera_model="OPENCV_FISHEYE", k1=0.08, k2=-0.02, k3=0.01, k4=-0.002
     )
     manager = datamanager(scene)
-    before = manager.train_dataset.cameras.get_intrinsics_matrices().clone()
+    before = manager.train_dataset.lenses.get_intrinsics_matrices().clone()
     views = _Views(manager)
     references, cameras = views.all(), views.scene.cameras()
     for index, reference in enumerate(references):
@@ -131,7 +131,7 @@ def test_fisheye_is_undone(tmp_path: Path) -> None:
 
 def test_cameras_alone_are_undistorted_too(tmp_path: Path) -> None:
     manager = datamanager(write_scene(tmp_path / "scene", size=(120, 90), **STRONG))
-    before = manager.train_dataset.cameras.get_intrinsics_matrices().clone()
+    before = manager.train_dataset.lenses.get_intrinsics_matrices().clone()
     camera = _Views(manager).scene.cameras()[0]
     assert not torch.allclose(camera.intrinsics, before[0], atol=0.5)
     training, _ = manager.next_train(0)

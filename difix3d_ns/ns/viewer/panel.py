@@ -115,7 +115,7 @@ class Panel(ViewerControl):
     def _make_controls(self, status: Status) -> GuidanceControls | None:
         if self._viewer is None:
             return None
-        cameras = self._scene.dataset_cameras()
+        cameras = dict(zip(self._scene.names(), self._scene.unoptimized_cameras(), strict=True))
         apart = camera_spacing(stack_poses(list(cameras.values()))) * VISER_NERFSTUDIO_SCALE_RATIO
         long_side = max(max(camera.width, camera.height) for camera in cameras.values())
         scale = max(self._viewer.config.camera_frustum_scale, _FRUSTUM * apart)

@@ -1,0 +1,125 @@
+"""Photographs of a scene as training, evaluation and rendering see them: any file format, any lens, as a pinhole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
+from nerfstudio.data.datasets.base_dataset import InputDataset
+from torch import Tensor
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.io.images import open_picture, read_mask, read_stored
+from difix3d_ns.ns.undistortion import Undistortion, undistortion_of
+
+
+class PhotoDataset(InputDataset):
+    """nerfstudio's dataset, undistorted: its cameras are those of its pictures, before any picture is opened.
+
+    Args:
+        dataparser_outputs: of any dataparser. Masks may be None for photographs without one.
+        scale_factor: on the size of pictures.
+
+    Raises:
+        UserError: a lens that no pinhole can stand for; the message names the photograph.
+    """
+
+    def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
+        super().__init__(dataparser_outputs, scale_factor)
+        self._scale_crop_radius(scale_factor)
+        self.lenses = self.cameras
+        """cameras [N] of the pictures as they are stored, at the size of training"""
+        self._undistortions = [self._undistortion(index) for index in range(len(self))]
+        self.cameras = self._pinholes()
+
+    def _scale_crop_radius(self, factor: float) -> None:
+        metadata = self.cameras.metadata or {}
+        if (radius := metadata.get("fisheye_crop_radius")) is not None:
+            self.cameras.metadata = metadata | {"fisheye_crop_radius": radius * factor}
+
+    def _undistortion(self, index: int) -> Undistortion | None:
+        try:
+            return undistortion_of(self.lenses[index].reshape(()))
+        except ValueError as error:
+            raise UserError(
+                f"{self.image_filenames[index]}: {error}; "
+                "correct its lens in transforms.json or the COLMAP model, or undistort the photos"
+            ) from error
+
+    def _pinholes(self) -> Cameras:
+        cameras, found = self.lenses, self._undistortions
+        columns = {name: getattr(cameras, name).clone() for name in ("fx", "fy", "cx", "cy", "width", "height")}
+        for index, undistortion in enumerate(found):
+            if undistortion is None:
+                continue
+            matrix = undistortion.intrinsics
+            values = (matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2], undistortion.width, undistortion.height)
+            for name, value in zip(columns, values, strict=True):
+                columns[name][index] = value
+        metadata = {key: value for key, value in (cameras.metadata or {}).items() if key != "fisheye_crop_radius"}
+        return Cameras(
+            cameras.camera_to_worlds, **columns, camera_type=CameraType.PERSPECTIVE, metadata=metadata or None
+        )
+
+    def undistortion(self, index: int) -> Undistortion | None:
+        """How a photograph's lens is undone; None if it is a pinhole."""
+        return self._undistortions[index]
+
+    def stored_size(self, index: int) -> tuple[int, int]:
+        """Width and height of a photograph at the size of training, before it is undistorted."""
+        return int(self.lenses.width[index]), int(self.lenses.height[index])
+
+    def get_numpy_image(self, image_idx: int) -> np.ndarray:
+        """Read a photograph [H, W, 3 or 4] uint8 at its camera's size, undistorted.
+
+        Raises:
+            UserError: it cannot be read, or its size is not explained by a reduction.
+        """
+        path = Path(self.image_filenames[image_idx])
+        size = self.stored_size(image_idx)
+        with open_picture(path) as picture:
+            found = picture.size
+        self._check_size(path, found, size, image_idx)
+        pixels = read_stored(path, size)
+        undistortion = self._undistortions[image_idx]
+        return pixels if undistortion is None else undistortion.picture(pixels)
+
+    def _check_size(self, path: Path, found: tuple[int, int], size: tuple[int, int], index: int) -> None:
+        factors = [s / f for s, f in zip(size, found, strict=True)]
+        slack = [1.5 / f for f in found]  # both sides rounded
+        if abs(factors[0] - factors[1]) > sum(slack) or max(factors) > 1 + max(slack):
+            stated = self._dataparser_outputs.cameras[index]
+            raise UserError(
+                f"{path} has {found[0]} x {found[1]} pixels where its camera says {int(stated.width)} x "
+                f"{int(stated.height)}; correct w and h of its frame, with the focal length and principal point for it"
+            )
+
+    def get_data(self, image_idx: int, image_type: Literal["uint8", "float32"] = "float32") -> dict[str, Any]:
+        """Read a photograph with its mask [H, W, 1] bool, if it has one or its lens leaves out parts.
+
+        Raises:
+            UserError: picture or mask cannot be read.
+        """
+        read = {"uint8": self.get_image_uint8, "float32": self.get_image_float32}[image_type]
+        data: dict[str, Any] = {"image_idx": image_idx, "image": read(image_idx)}
+        mask = self._mask(image_idx)
+        if mask is not None:
+            data["mask"] = mask
+            if self.mask_color:
+                white = 255 if image_type == "uint8" else 1
+                colour = (torch.tensor(self.mask_color) * white).to(data["image"].dtype)
+                data["image"] = torch.where(mask, data["image"][..., :3], colour)
+        return data | self.get_metadata(data)
+
+    def _mask(self, index: int) -> Tensor | None:
+        files = self._dataparser_outputs.mask_filenames
+        size = self.stored_size(index)
+        used = read_mask(files[index], size) if files and files[index] is not None else None
+        undistortion = self._undistortions[index]
+        if undistortion is not None:
+            used = undistortion.mask(used, size)
+        return None if used is None else torch.from_numpy(used)
