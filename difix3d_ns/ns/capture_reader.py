@@ -9,12 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from nerfstudio.cameras.cameras import CameraType
-from nerfstudio.data.datamanagers.full_images_datamanager import _undistort_image
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.data.datasets.base_dataset import InputDataset
 from scipy.ndimage import binary_closing, binary_dilation, binary_opening
 from torch import Tensor
 
@@ -24,7 +21,8 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.dataparser import PlyfileNerfstudio
-from difix3d_ns.ns.scene_checks import check_transforms, check_views, explain_unreadable
+from difix3d_ns.ns.photo_dataset import PhotoDataset
+from difix3d_ns.ns.scene_checks import check_transforms, check_views
 
 _WHITE = (1.0, 1.0, 1.0)
 _MODELS = ("colmap/sparse/0", "sparse/0", "sparse", ".")  # where COLMAP models lie
@@ -70,7 +68,7 @@ def read_dataset(
     test: list[int] = []
     for split, outputs in splits.items():
         outputs.alpha_color = None  # alpha is used below
-        dataset = InputDataset(outputs)
+        dataset = PhotoDataset(outputs)
         for index in range(len(dataset)):
             (train if split == "train" else test).append(len(photographs))
             photographs.append(_photograph(dataset, index, long_side))
@@ -154,24 +152,9 @@ def _parse(parser: DataParser, path: Path, split: str) -> DataparserOutputs:
         raise UserError(f"{path} cannot be read as a scene: {reason}; make it again with ns-process-data") from error
 
 
-def _photograph(dataset: InputDataset, index: int, long_side: int) -> _Photograph:
-    try:
-        data: dict[str, Any] = dataset.get_data(index, image_type="uint8")
-        image = data["image"].numpy()
-        camera = dataset.cameras[index].reshape(())
-        if image.shape[:2] != (int(camera.height), int(camera.width)):
-            raise ValueError("another size")
-        pinhole = to_pinhole(camera)
-        lens = camera.distortion_params
-        fisheye = int(camera.camera_type) != CameraType.PERSPECTIVE.value
-        if lens is not None and (fisheye or bool((lens != 0).any())):
-            matrix, image, mask = _undistort_image(
-                camera, lens.numpy().copy(), data, image, pinhole.intrinsics.numpy().copy()
-            )
-            pinhole = Pinhole(pinhole.camera_to_world, torch.from_numpy(matrix).float(), image.shape[1], image.shape[0])
-            data["mask"] = mask if mask is not None else data.get("mask")
-    except (AssertionError, OSError, ValueError, RuntimeError, SyntaxError) as error:
-        raise UserError(explain_unreadable(dataset, error)) from error
+def _photograph(dataset: PhotoDataset, index: int, long_side: int) -> _Photograph:
+    data: dict[str, Any] = dataset.get_data(index, image_type="uint8")
+    image, pinhole = data["image"].numpy(), to_pinhole(dataset.cameras[index])
     values = torch.from_numpy(np.ascontiguousarray(image)).float() / 255
     found = data.get("mask")
     opacity = None if found is None else found.float()

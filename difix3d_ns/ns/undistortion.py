@@ -208,7 +208,8 @@ def _remapped(
     import cv2
 
     def bilinear(pixels: np.ndarray) -> np.ndarray:
-        return cv2.remap(pixels, *undistortion.maps, interpolation=cv2.INTER_LINEAR)
+        # half a pixel of its rim may lie outside: black there would be learnt
+        return cv2.remap(pixels, *undistortion.maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     circle = None if radius is None else (matrix[0, 2] + 0.5, matrix[1, 2] + 0.5, radius)
     undistortion = Undistortion(new, *size, make_maps, bilinear, circle)

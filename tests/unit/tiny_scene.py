@@ -37,10 +37,16 @@ def ring(count: int) -> list[np.ndarray]:
 def write_ply(path: Path, count: int = 60) -> None:
     """An ASCII point cloud about the origin."""
     points = np.random.default_rng(0).normal(0, 0.3, (count, 3))
-    header = ["ply", "format ascii 1.0", f"element vertex {count}"]
-    header += [f"property float {axis}" for axis in "xyz"]
+    write_ply_of(path, points, np.tile(np.array([200, 100, 50], np.uint8), (count, 1)))
+
+
+def write_ply_of(path: Path, points: np.ndarray, colours: np.ndarray) -> None:
+    """An ASCII point cloud of positions [N, 3], all digits kept, and colours [N, 3] uint8."""
+    header = ["ply", "format ascii 1.0", f"element vertex {len(points)}"]
+    header += [f"property double {axis}" for axis in "xyz"]
     header += [f"property uchar {name}" for name in ("red", "green", "blue")] + ["end_header"]
-    path.write_text("\n".join(header + [f"{x} {y} {z} 200 100 50" for x, y, z in points]) + "\n")
+    lines = [f"{x!r} {y!r} {z!r} {r} {g} {b}" for (x, y, z), (r, g, b) in zip(points.tolist(), colours, strict=True)]
+    path.write_text("\n".join(header + lines) + "\n")
 
 
 def write_scene(
