@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,18 @@ class PhotoDataset(InputDataset):
         return Cameras(
             cameras.camera_to_worlds, **columns, camera_type=CameraType.PERSPECTIVE, metadata=metadata or None
         )
+
+    def summary(self) -> str:
+        """Number of photographs, their size as it is trained on, and what it was reduced from, as one phrase."""
+        width, height = int(self.cameras.width.max()), int(self.cameras.height.max())
+        same = bool((self.cameras.width == width).all() and (self.cameras.height == height).all())
+        phrase = f"{len(self)} photos of {'' if same else 'up to '}{width} x {height} px"
+        with suppress(UserError), open_picture(self.image_filenames[0]) as picture:
+            if picture.width > 1.02 * self.stored_size(0)[0]:
+                phrase += f", reduced from {picture.width} x {picture.height}"
+        if any(undistortion is not None for undistortion in self._undistortions):
+            phrase += ", undistorted"
+        return phrase
 
     def undistortion(self, index: int) -> Undistortion | None:
         """How a photograph's lens is undone; None if it is a pinhole."""

@@ -220,3 +220,23 @@ def test_a_mask_of_another_size_fits_its_photo(tmp_path: Path) -> None:
     mask = datamanager(scene).cached_train[0]["mask"]
     assert mask.shape == (30, 40, 1)
     assert not mask[:, :20].any() and mask[:, 20:].all()
+
+
+@pytest.mark.slow
+def test_datasets_are_rendered_undistorted_beside_undistorted_photos(tmp_path: Path) -> None:
+    from nerfstudio.scripts.render import DatasetRender
+
+    config = short_config(write_lens_scene(tmp_path / "scene", BROWN), steps=4)
+    pipeline = train(config).pipeline
+    found = config.get_base_dir() / "config.yml"
+    names = ["rgb", "gt-rgb"]
+    DatasetRender(found, tmp_path / "out", image_format="png", rendered_output_names=names).main()
+    cameras = pipeline.datamanager.eval_dataset.cameras
+    pipeline.eval()
+    for index, name in enumerate(["frame_09.png", "frame_10.png"]):
+        written = read_stored(tmp_path / "out/test/gt-rgb" / name) / 255
+        expected = truth(pipeline.datamanager, index, held_out=True)
+        assert written.shape == expected.shape
+        assert psnr(written, expected) > 28  # the card's edges included
+        render = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])["rgb"].numpy()
+        assert np.abs(read_stored(tmp_path / "out/test/rgb" / name) / 255 - render).max() < 1.01 / 255
