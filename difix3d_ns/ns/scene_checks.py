@@ -144,7 +144,7 @@ def check_views(outputs: DataparserOutputs, data: Path, split: str, opened: bool
     """
     if split == "train" and not outputs.image_filenames:
         raise UserError(
-            f"{data} has no training images: its lists hold all out; list some, under train_filenames in transforms.json"
+            f"{data} has no training images: its lists hold all out; list some under train_filenames in transforms.json"
         )
     if opened:
         check_pictures(outputs.image_filenames, data, "images")

@@ -97,7 +97,10 @@ SCENES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "no pose": (lambda d: write_scene(d, change=_without(1, "transform_matrix")), ["frame_001.png", "is missing"]),
     "frame without a picture": (lambda d: write_scene(d, change=_without(1, "file_path")), ["file_path", "remove"]),
-    "no focal length": (lambda d: write_scene(d, change=_without(1, "fl_x")), ["frame_001.png has no focal length", "fl_x", "camera_angle_x"]),
+    "no focal length": (
+        lambda d: write_scene(d, change=_without(1, "fl_x")),
+        ["frame_001.png has no focal length", "fl_x", "camera_angle_x"],
+    ),
     "all at one place": (
         lambda d: write_scene(d, poses=[look_at((1, 1, 1))] * 5),
         ["all 5 cameras are at one place", "add images"],

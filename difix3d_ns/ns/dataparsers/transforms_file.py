@@ -54,6 +54,7 @@ def read_transforms(path: Path, *, points: bool = True, ordered: bool = True) ->
         orientation=_orientation(meta, path),
         depth_unit=_depth_unit(meta, path),
         notes=notes,
+        box=0.5 * _number(meta, "aabb_scale", 1.0, path, "the scene") if "aabb_scale" in meta else None,
     )
 
 
