@@ -65,7 +65,8 @@ def _keep(*keep: str) -> Change:
 
     def change(meta: dict[str, Any]) -> None:
         _no_lists(meta)
-XX
+        left = {"file_path", "transform_matrix", *keep}
+        meta["frames"] = [{key: frame[key] for key in frame if key in left} for frame in meta["frames"]]
 
     return change
 
