@@ -541,7 +541,7 @@ def test_precision_of_other_dataparsers_is_checked(tmp_path: Path) -> None:
             if not offset:
                 check_precision(outputs)
                 continue
-            with pytest.raises(UserError, match="far from the origin .*transforms.json"):
+            with pytest.raises(UserError, match=r"far from the origin .*transforms\.json"):
                 check_precision(outputs)
 
 

@@ -10,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.images import open_picture
 from difix3d_ns.ns.dataparsers.described_scene import Frame, Lens
 
 MAX_LONG_SIDE = 1600  # pixels, nerfstudio's: larger photos are trained on reduced
@@ -47,15 +46,10 @@ def read_header(path: Path) -> Header:
     Raises:
         UserError: it is no picture.
     """
-    try:
-        with Image.open(path) as picture:
-            # PNG would be decoded for a tag that may come last
-            tags = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
-            return Header(picture.size, int(tags.get(_ORIENTATION, 1) or 1))
-    except (OSError, SyntaxError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be read as a picture: {error}; replace it, or remove its frame from the scene"
-        ) from error
+    with open_picture(path) as picture:
+        # PNG would be decoded for a tag that may come last
+        tags = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
+        return Header(picture.size, int(tags.get(_ORIENTATION, 1) or 1))
 
 
 def find_picture(folder: Path, name: str) -> Path:
