@@ -491,6 +491,8 @@ def _binary_points(path: Path) -> PointsGiven:
         positions.append((x, y, z))
         colours.append((red, green, blue))
         offset += 51 + 8 * track
+    if offset > len(data):
+        raise ValueError("it ends within a point")
     return PointsGiven(
         np.array(positions, dtype=np.float64).reshape(-1, 3), np.array(colours, dtype=np.uint8).reshape(-1, 3)
     )

@@ -1,0 +1,398 @@
+"""Folders as COLMAP, 3DGS, Mip-NeRF 360, Metashape, RealityCapture and LLFF leave them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.ns.dataparsers.colmap_model import read_colmap
+from difix3d_ns.ns.dataparsers.layouts import describe_colmap, describe_folder, find_layout
+from tests.unit.colmap_captures import PINHOLE, SIZE, write_model, write_pictures
+
+NAMES = ("a.png", "b.png", "c.png")
+TURN = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Path:
+    """images/ with three pictures."""
+    write_pictures(tmp_path / "images", NAMES)
+    return tmp_path
+
+
+@pytest.mark.parametrize("end", [".bin", ".txt"])
+@pytest.mark.parametrize("place", ["sparse/0", "sparse", "colmap/sparse/0", "colmap/sparse", "sparse/1", ".", "colmap"])
+def test_model_is_found_and_exact(capture: Path, place: str, end: str) -> None:
+    poses = write_model(capture / place, NAMES, end, observations=2)
+    scene = describe_folder(capture)
+    assert scene is not None and scene.points is not None
+    assert [frame.name for frame in scene.frames] == ["c.png", "b.png", "a.png"]  # by number, as nerfstudio
+    assert [frame.image for frame in scene.frames] == [capture / "images" / name for name in reversed(NAMES)]
+    for frame, pose in zip(scene.frames, reversed(poses), strict=True):
+        np.testing.assert_allclose(frame.pose, TURN @ pose, atol=1e-12)
+        assert frame.pose.dtype == np.float64
+    lens = scene.frames[0].lens
+    assert (lens.width, lens.height, lens.fx, lens.fy, lens.cx, lens.cy) == (*SIZE, 36.0, 37.0, 20.5, 14.5)
+    theirs = ColmapDataParserConfig(data=capture).setup()._get_all_images_and_cameras(capture / place)
+    np.testing.assert_allclose(
+        [frame.pose for frame in scene.frames],
+        [frame["transform_matrix"] for frame in theirs["frames"]],
+        atol=1e-12,
+    )
+    np.testing.assert_array_equal(scene.applied_transform, theirs["applied_transform"])
+    assert scene.points.positions.shape == (5, 3) and scene.points.colours[3].tolist() == [3, 2, 255]
+    np.testing.assert_allclose(scene.points.positions[0], TURN[:3, :3] @ np.random.default_rng(0).normal(size=3))
+
+
+def test_coordinates_far_away_lose_nothing(capture: Path) -> None:
+    far = (512345.678, 4012345.678, 301.25)
+    poses = write_model(capture / "sparse/0", offset=far)
+    scene = describe_folder(capture)
+    assert scene is not None and scene.points is not None
+    for frame, pose in zip(scene.frames, reversed(poses), strict=True):
+        np.testing.assert_allclose(frame.pose[:3, 3], (TURN @ pose)[:3, 3], atol=1e-8)
+    near = np.random.default_rng(0).normal(size=3)
+    np.testing.assert_allclose(scene.points.positions[0], TURN[:3, :3] @ (near + far), atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("model", "values", "kind", "distortion"),
+    [
+        ("SIMPLE_PINHOLE", (36, 20, 15), CameraType.PERSPECTIVE, (0, 0, 0, 0, 0, 0)),
+        ("SIMPLE_RADIAL", (36, 20, 15, 0.1), CameraType.PERSPECTIVE, (0.1, 0, 0, 0, 0, 0)),
+        ("RADIAL", (36, 20, 15, 0.1, 0.2), CameraType.PERSPECTIVE, (0.1, 0.2, 0, 0, 0, 0)),
+        ("OPENCV", (36, 36, 20, 15, 0.1, 0.2, 0.3, 0.4), CameraType.PERSPECTIVE, (0.1, 0.2, 0, 0, 0.3, 0.4)),
+        (
+            "FULL_OPENCV",
+            (36, 36, 20, 15, 0.1, 0.2, 0.3, 0.4, 0.5, 0, 0, 0),
+            CameraType.PERSPECTIVE,
+            (0.1, 0.2, 0.5, 0, 0.3, 0.4),
+        ),
+        ("OPENCV_FISHEYE", (36, 36, 20, 15, 0.1, 0.2, 0.3, 0.4), CameraType.FISHEYE, (0.1, 0.2, 0.3, 0.4, 0, 0)),
+        ("OPENCV_FISHEYE", (36, 36, 20, 15, 0, 0, 0, 0), CameraType.FISHEYE, (0, 0, 0, 0, 0, 0)),
+        ("SIMPLE_RADIAL_FISHEYE", (36, 20, 15, 0.1), CameraType.FISHEYE, (0.1, 0, 0, 0, 0, 0)),
+        ("RADIAL_FISHEYE", (36, 20, 15, 0.1, 0.2), CameraType.FISHEYE, (0.1, 0.2, 0, 0, 0, 0)),
+        ("SIMPLE_FISHEYE", (36, 20, 15), CameraType.FISHEYE, (0, 0, 0, 0, 0, 0)),
+        ("FISHEYE", (36, 36, 20, 15), CameraType.FISHEYE, (0, 0, 0, 0, 0, 0)),
+        (
+            "RAD_TAN_THIN_PRISM_FISHEYE",
+            (36, 36, 20, 15, *np.arange(12) / 100),
+            CameraType.FISHEYE624,
+            tuple(np.arange(12) / 100),
+        ),
+    ],
+)
+def test_lens(capture: Path, model: str, values: tuple, kind: CameraType, distortion: tuple) -> None:
+    write_model(capture / "sparse/0", end=".txt", cameras=[PINHOLE, (model, values)])
+    scene = describe_folder(capture)
+    assert scene is not None
+    lens = {frame.name: frame.lens for frame in scene.frames}
+    assert lens["a.png"].camera_type == lens["c.png"].camera_type == CameraType.PERSPECTIVE
+    assert lens["b.png"].camera_type == kind and lens["b.png"].distortion == distortion
+    assert (lens["b.png"].fx, lens["b.png"].fy, lens["b.png"].cx, lens["b.png"].cy) == (36, 36, 20, 15)
+
+
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        ("FULL_OPENCV", (36, 36, 20, 15, 0, 0, 0, 0, 0, 0, 0.1, 0)),
+        ("THIN_PRISM_FISHEYE", (36, 36, 20, 15, *[0.0] * 8)),
+        ("FOV", (36, 36, 20, 15, 0.9)),
+    ],
+)
+def test_lens_that_cannot_be_undistorted_is_named_with_colmaps_remedy(
+    tmp_path: Path, model: str, values: tuple
+) -> None:
+    capture = tmp_path / "my capture"
+    write_pictures(capture / "images", NAMES)
+    write_model(capture / "sparse/0", cameras=[(model, values)])
+    with pytest.raises(UserError, match=rf"{model}.*colmap image_undistorter") as error:
+        describe_folder(capture)
+    words = shlex.split(re.findall(r"`(.*?)`", str(error.value))[0])
+    assert words[2:6] == ["--image_path", str(capture / "images"), "--input_path", str(capture / "sparse/0")]
+    assert words[6:] == ["--output_path", str(capture / "sparse/0_undistorted")]
+
+
+def test_unused_camera_of_a_foreign_model_does_no_harm(capture: Path) -> None:
+    write_model(capture / "sparse/0", names=NAMES[:1], cameras=[PINHOLE, ("FOV", (36, 36, 20, 15, 0.9))])
+    assert len(describe_folder(capture).frames) == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("points", [None, 0])
+@pytest.mark.parametrize("end", [".bin", ".txt"])
+def test_no_points(capture: Path, points: int | None, end: str) -> None:
+    write_model(capture / "sparse/0", end=end, points=points)
+    scene = describe_folder(capture)
+    assert scene is not None and scene.points is None
+    assert scene.notes == [f"{capture / 'sparse/0'} has no 3D points; training starts from random ones."]
+
+
+def test_text_without_the_lines_of_observations(capture: Path) -> None:
+    write_model(capture / "sparse", end=".txt", observations=7)
+    path = capture / "sparse/images.txt"
+    whole = describe_folder(capture)
+    lines = [line for line in path.read_text().splitlines() if line.startswith("#") or ".png" in line]
+    for text in ("\r\n".join(lines), "\ufeff" + "\n\n".join(lines)):
+        path.write_text(text, encoding="utf-8")
+        scene = describe_folder(capture)
+        assert scene is not None and whole is not None
+        assert [frame.name for frame in scene.frames] == [frame.name for frame in whole.frames]
+
+
+@pytest.mark.parametrize("end", [".bin", ".txt"])
+def test_rig_of_cameras_in_folders_of_their_own(tmp_path: Path, end: str) -> None:
+    names = [f"{camera}/Bild {index} ü.png" for camera in ("links", "rechts (2)") for index in range(2)]
+    write_pictures(tmp_path / "images", names)
+    wide = ("OPENCV_FISHEYE", (20, 20, 20, 15, 0.01, 0, 0, 0))
+    write_model(tmp_path / "sparse/0", names, end, cameras=[PINHOLE, wide])
+    for name in ("rigs", "frames"):  # of COLMAP 3.12 and later
+        (tmp_path / f"sparse/0/{name}{end}").write_bytes(b"\1" * 40)
+    scene = describe_folder(tmp_path)
+    assert scene is not None
+    assert {frame.name: frame.image for frame in scene.frames} == {name: tmp_path / "images" / name for name in names}
+    assert {frame.lens.camera_type for frame in scene.frames} == {CameraType.PERSPECTIVE, CameraType.FISHEYE}
+
+
+def test_original_3dgs_takes_the_undistorted_pictures(tmp_path: Path) -> None:
+    for folder in ("input", "images", "stereo/normal_maps"):
+        write_pictures(tmp_path / folder, NAMES)
+    write_model(tmp_path / "sparse/0")
+    write_model(tmp_path / "distorted/sparse/0", cameras=[("SIMPLE_RADIAL", (36, 20, 15, 0.1))])
+    layout = find_layout(tmp_path)
+    assert (layout.model, layout.images) == (tmp_path / "sparse/0", tmp_path / "images")
+
+
+def test_original_3dgs_before_undistortion(tmp_path: Path) -> None:
+    for folder in ("input", "images"):
+        write_pictures(tmp_path / folder, NAMES)
+    write_model(tmp_path / "distorted/sparse/0", cameras=[("SIMPLE_RADIAL", (36, 20, 15, 0.1))])
+    for data in (tmp_path, tmp_path / "distorted", tmp_path / "distorted/sparse/0"):
+        layout = find_layout(data)
+        assert (layout.model, layout.images) == (tmp_path / "distorted/sparse/0", tmp_path / "input")
+
+
+@pytest.mark.parametrize("pictures", ["images", "input", "rgb", "image", "."])
+def test_pictures_are_where_the_models_names_are(tmp_path: Path, pictures: str) -> None:
+    write_pictures(tmp_path / pictures, NAMES)
+    write_pictures(tmp_path / "images", ["other.png"])
+    write_model(tmp_path / "sparse/0")
+    assert find_layout(tmp_path).images == tmp_path / pictures
+
+
+def test_mip_nerf_360_and_reduced_copies_alone(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images_2", NAMES, (20, 15))
+    write_pictures(tmp_path / "images_4", NAMES, (10, 8))
+    write_model(tmp_path / "sparse/0")
+    (tmp_path / "poses_bounds.npy").write_bytes(b"")  # which it has too; the model has points
+    for count in range(2):
+        scene = describe_folder(tmp_path)
+        assert scene is not None
+        assert scene.frames[0].image == tmp_path / "images/c.png"
+        assert (scene.frames[0].lens.width, scene.frames[0].lens.height) == SIZE
+        if count == 0:
+            write_pictures(tmp_path / "images", NAMES)
+
+
+def test_tanks_and_temples_list_of_held_out_photos(capture: Path) -> None:
+    write_model(capture / "sparse/0")
+    (capture / "test_list.txt").write_text("\ufeffb\r\n\r\nunregistered.png\r\n", encoding="utf-8")
+    scene = describe_folder(capture)
+    assert scene is not None
+    assert scene.splits == {"train": ["c.png", "a.png"], "val": ["b.png"], "test": ["b.png"]}
+    assert "1 of 2 names" in scene.notes[-1] and "unregistered.png" in scene.notes[-1]
+    (capture / "test_list.txt").write_text("x.png\n")
+    with pytest.raises(UserError, match=r"test_list\.txt: no photo of"):
+        describe_folder(capture)
+
+
+def test_three_lists(capture: Path) -> None:
+    write_model(capture / "sparse/0")
+    for split, name in (("train", "a.png"), ("validation", "b.png"), ("test", "c.png")):
+        (capture / f"{split}_list.txt").write_text(name)
+    scene = describe_folder(capture)
+    assert scene is not None and scene.splits == {"train": ["a.png"], "val": ["b.png"], "test": ["c.png"]}
+
+
+@pytest.mark.parametrize(
+    "lens", [("SIMPLE_RADIAL", (36, 20, 15, 0.1)), ("OPENCV", (36, 36, 20, 15, 0.1, 0.2, 0.3, 0.4))]
+)
+def test_text_exports_of_metashape_and_realitycapture(tmp_path: Path, lens: tuple) -> None:
+    """Names of Windows, other endings and cases than the files'."""
+    write_pictures(tmp_path / "images", ["left/DSC_1.png", "left/DSC_2.png", "Ü_3.png"])
+    write_model(tmp_path / "sparse", ["left\\dsc_1.PNG", "C:\\photos\\DSC_2.tif", "U\u0308_3"], ".txt", cameras=[lens])
+    scene = describe_folder(tmp_path)
+    assert scene is not None
+    found = [frame.image.relative_to(tmp_path / "images").as_posix() for frame in reversed(scene.frames)]
+    assert found == ["left/DSC_1.png", "left/DSC_2.png", "Ü_3.png"]
+
+
+def test_of_several_models_the_largest(capture: Path) -> None:
+    write_model(capture / "sparse/0", NAMES[:1])
+    write_model(capture / "sparse/1", NAMES[:2], ".txt")
+    write_model(capture / "sparse/10", NAMES[:1])
+    scene = describe_folder(capture)
+    assert scene is not None and len(scene.frames) == 2
+    assert scene.notes[0] == (
+        "Of 3 COLMAP models sparse/1 is read, which has most images (2; sparse/0: 1, sparse/10: 1); "
+        "another: end the command with `colmap --colmap-path PATH`."
+    )
+    other = describe_colmap(ColmapDataParserConfig(data=capture, colmap_path=Path("sparse/10")))
+    assert len(other.frames) == 1
+
+
+def test_data_may_be_the_models_own_folder(capture: Path) -> None:
+    write_model(capture / "sparse/0")
+    for data in (capture / "sparse/0", capture / "sparse"):
+        layout = find_layout(data)
+        assert layout.model == capture / "sparse/0" and layout.images == capture / "images"
+
+
+def test_transforms_before_colmap(capture: Path) -> None:
+    write_model(capture / "sparse/0")
+    assert find_layout(capture).kind == "colmap"
+    (capture / "transforms_train.json").write_text("{}")
+    assert find_layout(capture).kind == "blender"
+    (capture / "transforms.json").write_text("{}")
+    assert find_layout(capture).kind == "transforms" and describe_folder(capture) is None
+    assert find_layout(capture / "transforms.json").file == capture / "transforms.json"
+
+
+@pytest.mark.parametrize("name", ["{}", "{}.png", "{stem}.png"])
+def test_masks(tmp_path: Path, name: str) -> None:
+    names = ["cam/a.jpg", "cam/b.jpg", "c.jpg"]
+    write_pictures(tmp_path / "images", names)
+    write_model(tmp_path / "sparse/0", names)
+    masks = [name.format(photo, stem=photo.removesuffix(".jpg")) for photo in names[:2]]
+    write_pictures(tmp_path / "masks", masks)
+    scene = describe_folder(tmp_path)
+    assert scene is not None
+    assert [frame.mask for frame in scene.frames] == [None, *(tmp_path / "masks" / mask for mask in reversed(masks))]
+    assert f"1 of 3 photos have no mask in {tmp_path / 'masks'}." in scene.notes
+
+
+def test_flags_of_the_colmap_dataparser(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "photos", NAMES)
+    write_pictures(tmp_path / "matte", NAMES)
+    write_pictures(tmp_path / "depths", NAMES)
+    poses = write_model(tmp_path / "model")
+    config = ColmapDataParserConfig(
+        data=tmp_path,
+        colmap_path=Path("model"),
+        images_path=Path("photos"),
+        masks_path=Path("matte"),
+        depths_path=Path("depths"),
+        load_3D_points=False,
+        assume_colmap_world_coordinate_convention=False,
+        depth_unit_scale_factor=0.5,
+    )
+    scene = describe_colmap(config)
+    frame = scene.frames[0]
+    assert frame.image == tmp_path / "photos/c.png" and frame.mask == tmp_path / "matte/c.png"
+    assert frame.depth == tmp_path / "depths/c.png" and scene.depth_unit == 0.5
+    assert scene.points is None and scene.applied_transform is None and not scene.notes
+    np.testing.assert_allclose(frame.pose, poses[-1], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colmap_path": Path("sparse/7")}, "--colmap-path sparse/7: "),
+        ({"images_path": Path("photos")}, "--images-path photos: there is no folder"),
+        ({"masks_path": Path("matte")}, "--masks-path matte: there is no folder"),
+        ({"masks_path": Path("sparse")}, r"--masks-path sparse: no photo has a mask there; name them c\.png\.png"),
+        ({"depths_path": Path("sparse")}, "--depths-path sparse: no photo has a depth map there"),
+        ({"max_2D_matches_per_3D_point": -1}, "--max-2D-matches-per-3D-point"),
+    ],
+)
+def test_wrong_flags_are_named(capture: Path, change: dict, message: str) -> None:
+    write_model(capture / "sparse/0")
+    with pytest.raises(UserError, match=message):
+        describe_colmap(ColmapDataParserConfig(data=capture, **change))
+
+
+def test_missing_pictures_are_counted(capture: Path) -> None:
+    write_model(capture / "sparse/0")
+    (capture / "images/a.png").unlink()
+    (capture / "images/b.png").unlink()
+    with pytest.raises(UserError, match=rf"2 of 3 photos .* the first is {capture / 'images/b.png'};"):
+        describe_folder(capture)
+
+
+@pytest.mark.parametrize("name", ["cameras.bin", "images.bin", "points3D.bin", "cameras.txt", "images.txt"])
+def test_cut_files_are_named(capture: Path, name: str) -> None:
+    path = capture / "sparse/0" / name
+    write_model(path.parent, end=path.suffix, observations=3)
+    if path.suffix == ".bin":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        path.write_text(path.read_text().replace("c.png", "").replace("20.5 14.5", "20.5"))
+    with pytest.raises(UserError, match=rf"{name} cannot be read \(.*export the COLMAP model again"):
+        describe_folder(capture)
+
+
+def test_model_without_images(capture: Path) -> None:
+    write_model(capture / "sparse/0", [])
+    with pytest.raises(UserError, match="has no images"):
+        read_colmap(capture / "sparse/0", capture / "images", source=capture)
+
+
+def test_llff(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images", ["x_2.png", "x_10.png", "x_1.png"])
+    pose = np.eye(4)
+    pose[:3, 3] = (1, 2, 3)  # COLMAP's world: right x, down y, backward -z
+    matrix = np.array([[0, 1, 0, 1, 30], [1, 0, 0, 2, 40], [0, 0, -1, 3, 36.0]])
+    np.save(tmp_path / "poses_bounds.npy", np.stack([np.r_[matrix.ravel(), 0.1, 9]] * 3))
+    scene = describe_folder(tmp_path)
+    assert scene is not None
+    assert [frame.name for frame in scene.frames] == ["x_1.png", "x_10.png", "x_2.png"]
+    pose[:3, :3] = np.diag([1, -1, -1])  # the same with OpenGL axes
+    np.testing.assert_allclose(scene.frames[0].pose, TURN @ pose)
+    assert np.linalg.det(scene.frames[0].pose[:3, :3]) == pytest.approx(1)
+    lens = scene.frames[0].lens
+    assert (lens.width, lens.height, lens.fx, lens.cx, lens.cy) == (40, 30, 36, 20, 15)
+    (tmp_path / "images/x_2.png").unlink()
+    with pytest.raises(UserError, match=r"has 3 poses and .* has 2 pictures"):
+        describe_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "expected"),
+    [
+        (["my film.MOV"], ".", "video --data 'my film.MOV' --output-dir {}_processed"),
+        (["a.mp4"], "a.mp4", "video --data a.mp4 --output-dir a"),
+        (["x.png"], ".", "images --data . --output-dir {}_processed"),
+        (["images/x.png"], ".", "images --data images --output-dir {}_processed"),
+        (["images/x.png", "cams.xml"], ".", "metashape --data images --xml cams.xml --output-dir {}_processed"),
+        (["x.jpg", "c.csv"], ".", "realitycapture --data . --csv c.csv --output-dir {}_processed"),
+        (["keyframes/images/1.jpg"], ".", "polycam --data . --output-dir {}_processed"),
+    ],
+)
+def test_next_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], data: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in files:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file).write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        find_layout(Path(data))
+    run = re.findall(r"`ns-process-data (.*?)`", str(error.value))
+    assert run == [expected.format(shlex.quote(str(tmp_path)))]
+    assert str(error.value).endswith(f"--data {run[0].split('--output-dir ')[1]}")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds nothing to train on; .*transforms\.json.*sparse/0.*poses_bounds\.npy"):
+        find_layout(tmp_path)
+    with pytest.raises(UserError, match="does not exist"):
+        find_layout(tmp_path / "x")
+    (tmp_path / "cameras.txt").write_text("")
+    with pytest.raises(UserError, match=rf"--data {tmp_path}$"):
+        find_layout(tmp_path / "cameras.txt")
