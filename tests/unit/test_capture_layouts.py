@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -369,8 +370,7 @@ def test_llff(tmp_path: Path) -> None:
         (["a.mp4"], "a.mp4", "video --data a.mp4 --output-dir a"),
         (["x.png"], ".", "images --data . --output-dir {}_processed"),
         (["images/x.png"], ".", "images --data images --output-dir {}_processed"),
-        (["images/x.png", "cams.xml"], ".", "metashape --data images --xml cams.xml --output-dir {}_processed"),
-        (["x.jpg", "c.csv"], ".", "realitycapture --data . --csv c.csv --output-dir {}_processed"),
+        (["images/x.png", "other.xml", "other.csv"], ".", "images --data images --output-dir {}_processed"),
         (["keyframes/images/1.jpg"], ".", "polycam --data . --output-dir {}_processed"),
     ],
 )
@@ -396,3 +396,80 @@ def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "cameras.txt").write_text("")
     with pytest.raises(UserError, match=rf"--data {tmp_path}$"):
         find_layout(tmp_path / "cameras.txt")
+
+
+XML = """<?xml version="1.0" encoding="UTF-8"?>
+<document version="2.0.0"><chunk label="Chunk 1" enabled="true"><sensors next_id="2">
+<sensor id="0" label="Ü" type="frame"><resolution width="40" height="30"/>
+<calibration type="frame" class="initial"><resolution width="40" height="30"/><f>99</f></calibration>
+<calibration type="frame" class="adjusted"><resolution width="40" height="30"/><f>36</f><cx>0.5</cx><cy>-1</cy>
+<b1>0.25</b1><b2>0.1</b2><k1>0.1</k1><k2>0.2</k2><k3>0.3</k3><p1>0.01</p1><p2>0.02</p2></calibration></sensor>
+<sensor id="1" type="fisheye"><resolution width="40" height="30"/>
+<calibration type="fisheye" class="adjusted"><f>20</f><k1>0.1</k1>{tangential}</calibration></sensor>
+</sensors><components><component id="0"><transform><rotation>0 -1 0 1 0 0 0 0 1</rotation>
+<translation>500000 4000000 100</translation><scale>2</scale></transform></component></components><cameras>
+<camera id="0" sensor_id="0" component_id="0" label="A"><transform>1 0 0 1 0 1 0 2 0 0 1 3 0 0 0 1</transform></camera>
+<group id="0"><camera id="1" sensor_id="1" component_id="0" label="b.png">
+<transform>1 0 0 4 0 1 0 5 0 0 1 6 0 0 0 1</transform></camera></group>
+<camera id="2" sensor_id="0" component_id="0" label="c.png"/>
+<camera id="3" sensor_id="0" component_id="0" label="x"><transform>1 0 0 1 0 1 0 2 0 0 1 3 0 0 0 1</transform></camera>
+</cameras></chunk></document>"""
+
+
+def test_cameras_of_metashape(capture: Path) -> None:
+    file = capture / "cameras.xml"
+    file.write_text(XML.format(tangential=""), encoding="utf-8")
+    scene = describe_folder(capture)
+    assert scene is not None and scene.applied_transform is not None
+    assert [frame.image for frame in scene.frames] == [capture / "images/a.png", capture / "images/b.png"]
+    # world: twice the turned local position, and the offset; then nerfstudio's order of axes
+    turn = np.eye(4)
+    turn[:3] = scene.applied_transform
+    expected = np.array([[0, 1, 0, 499996], [1, 0, 0, 4000002], [0, 0, -1, 106], [0, 0, 0, 1.0]])
+    np.testing.assert_allclose(scene.frames[0].pose, turn @ expected, atol=1e-9)
+    lens, wide = (frame.lens for frame in scene.frames)
+    assert (lens.fx, lens.fy, lens.cx, lens.cy) == (36.25, 36, 20.5, 14)
+    assert lens.distortion == (0.1, 0.2, 0.3, 0, 0.02, 0.01)  # tangential ones change places
+    assert (wide.camera_type, wide.distortion) == (CameraType.FISHEYE, (0.1, 0, 0, 0, 0, 0))
+    assert f"{file}: 1 cameras are not aligned and 1 have no picture in {capture / 'images'}." in scene.notes
+    assert f"{file}: the skew b2 is left out, which moves pixels by up to 0.04." in scene.notes
+    file.write_text(XML.format(tangential="<p1>0.01</p1><p2>0.02</p2>"), encoding="utf-8")
+    wide = describe_folder(capture).frames[1].lens  # type: ignore[union-attr]
+    assert (wide.camera_type, wide.distortion) == (
+        CameraType.FISHEYE624,
+        (0.1, 0, 0, 0, 0, 0, 0.01, 0.02, 0, 0, 0, 0),
+    )
+    for old, new, message in (
+        ('type="frame"', 'type="spherical"', "type spherical, which splats cannot"),
+        ("</document>", "", r"cameras\.xml cannot be read .*export the cameras from Metashape again"),
+        ('label="', 'label="y', r"3 aligned cameras, and .* no picture named like one \(yA, yb\.png, yx\)"),
+    ):
+        file.write_text(XML.format(tangential="").replace(old, new), encoding="utf-8")
+        with pytest.raises(UserError, match=message):
+            describe_folder(capture)
+
+
+def test_cameras_of_realitycapture_are_those_of_nerfstudio(capture: Path) -> None:
+    from nerfstudio.process_data.realitycapture_utils import realitycapture_to_json
+
+    file = capture / "cameras.csv"
+    columns = "#name,x,y,alt,heading,pitch,roll,f,px,py,k1,k2,k3,k4,t1,t2"
+    rows = [f"{name},500000.5,4000000.25,30,100,60,{turn},35,0.01,-0.02,0.1,0.2,0.3,0,0.01,0.02" for name, turn in
+            (("a.jpg", 5), ("b.jpg", -170), ("lost.jpg", 0))]  # fmt: skip
+    file.write_text("\n".join([columns, *rows]))
+    scene = describe_folder(capture)
+    assert scene is not None and scene.orientation == "none" and scene.applied_transform is None
+    realitycapture_to_json({name: capture / f"images/{name}.png" for name in "ab"}, file, None, capture)
+    theirs = json.loads((capture / "transforms.json").read_text())["frames"]
+    (capture / "transforms.json").unlink()
+    for frame, expected in zip(scene.frames, theirs, strict=True):
+        assert frame.image == Path(expected["file_path"])
+        np.testing.assert_allclose(frame.pose, expected["transform_matrix"], atol=1e-9)
+        lens = frame.lens
+        assert [lens.width, lens.height, lens.fx, lens.fy, lens.cx, lens.cy, *lens.distortion] == pytest.approx(
+            [expected[key] for key in ("w", "h", "fl_x", "fl_y", "cx", "cy", "k1", "k2", "k3", "k4", "p1", "p2")]
+        )
+    assert any("1 of 3 cameras have no picture" in note for note in scene.notes)
+    file.write_text(columns + "\na.png,1,2\n")
+    with pytest.raises(UserError, match=r"cameras\.csv cannot be read"):
+        describe_folder(capture)

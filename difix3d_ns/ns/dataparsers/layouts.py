@@ -20,6 +20,8 @@ from difix3d_ns.ns.dataparsers.colmap_model import (
 )
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene
 from difix3d_ns.ns.dataparsers.llff_folder import read_llff
+from difix3d_ns.ns.dataparsers.metashape_xml import is_metashape, read_metashape
+from difix3d_ns.ns.dataparsers.realitycapture_csv import is_realitycapture, read_realitycapture
 
 if TYPE_CHECKING:
     from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
@@ -31,7 +33,8 @@ _WITHIN_CAPTURE = ("sparse", "colmap", "dense", "distorted")
 _PICTURE_FOLDERS = ("images", "input", "rgb", "image", "")
 READ = (
     "transforms.json (nerfstudio, instant-ngp, Polycam, Record3D), transforms_train.json (NeRF synthetic), a COLMAP "
-    "model in sparse/0, sparse or colmap/sparse/0 with images/, or LLFF's poses_bounds.npy with images/"
+    "model in sparse/0, sparse or colmap/sparse/0 with images/, LLFF's poses_bounds.npy, Metashape's cameras as .xml "
+    "or RealityCapture's as .csv beside the photos"
 )
 
 
@@ -39,7 +42,7 @@ READ = (
 class Layout:
     """A capture's files of one format."""
 
-    kind: Literal["transforms", "blender", "colmap", "llff"]
+    kind: Literal["transforms", "blender", "colmap", "llff", "metashape", "realitycapture"]
     folder: Path
     file: Path | None = None  # of transforms or poses
     model: Path | None = None  # of COLMAP
@@ -64,7 +67,7 @@ def find_layout(data: Path) -> Layout:
     for name in ("transforms.json", "transforms_train.json"):
         if (data / name).is_file():
             return _from_file(data / name)
-    layout = find_model(data) or _find_llff(data)
+    layout = find_model(data) or _find_llff(data) or _find_survey(data)
     if layout is None:
         raise UserError(_next_command(data))
     return layout
@@ -75,9 +78,10 @@ def describe_folder(data: Path, with_points: bool = True) -> DescribedScene | No
     layout = find_layout(data)
     if layout.kind in ("transforms", "blender"):
         return None
-    if layout.kind == "llff":
+    if layout.kind != "colmap":
+        read = {"llff": read_llff, "metashape": read_metashape, "realitycapture": read_realitycapture}[layout.kind]
         assert layout.file is not None and layout.images is not None
-        return read_llff(layout.file, layout.images)
+        return read(layout.file, layout.images)
     return _read(layout, with_points=with_points)
 
 
@@ -239,18 +243,28 @@ def _find_llff(folder: Path) -> Layout | None:
     return Layout("llff", folder, file=poses, images=images)
 
 
+def _find_survey(folder: Path) -> Layout | None:
+    """Find cameras of Metashape or RealityCapture beside pictures."""
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() == ".xml" and is_metashape(file):
+            kind: Literal["metashape", "realitycapture"] = "metashape"
+        elif file.suffix.lower() == ".csv" and is_realitycapture(file):
+            kind = "realitycapture"
+        else:
+            continue
+        images = next(_with_pictures(folder), folder / "images")
+        return Layout(kind, folder, file=file, images=images)
+    return None
+
+
 def _next_command(folder: Path) -> str:
     """Find the command that makes a folder one that can be trained on."""
     entries = sorted(folder.iterdir())
     output = folder.absolute().with_name(folder.absolute().name + "_processed")
     pictures = next(_with_pictures(folder), None)
-    tables = {end: [entry for entry in entries if entry.suffix.lower() == end] for end in (".xml", ".csv")}
     if (folder / "keyframes").is_dir():
         return _process("polycam", folder, output)
     if pictures is not None:
-        for kind, end in (("metashape", ".xml"), ("realitycapture", ".csv")):
-            if tables[end]:
-                return _process(kind, pictures, output, end, tables[end][0])
         return _process("images", pictures, output)
     videos = [entry for entry in entries if entry.suffix.lower() in _VIDEOS]
     if videos:
@@ -264,15 +278,12 @@ def _with_pictures(folder: Path) -> Iterator[Path]:
             yield folder / name
 
 
-def _process(kind: str, data: Path, output: Path, end: str = "", table: Path | None = None) -> str:
+def _process(kind: str, data: Path, output: Path) -> str:
     what = {
         "video": "is a video: it has no camera poses yet",
         "images": "has photos without camera poses",
         "polycam": "is a capture of Polycam",
-        "metashape": "has photos with camera poses of Metashape",
-        "realitycapture": "has photos with camera poses of RealityCapture",
     }[kind]
-    more: list[str | Path] = [f"--{end[1:]}", table] if table is not None else []
-    needs = " (needs COLMAP and ffmpeg)" if kind in ("video", "images") else ""
-    run = command("ns-process-data", kind, "--data", data, *more, "--output-dir", output)
+    needs = "" if kind == "polycam" else " (needs COLMAP and ffmpeg)"
+    run = command("ns-process-data", kind, "--data", data, "--output-dir", output)
     return f"{data} {what}; run `{run}`{needs}, then train with {command('--data', output)}"
