@@ -14,11 +14,17 @@ from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.dataparsers.colmap_model import read_colmap
-from difix3d_ns.ns.dataparsers.layouts import describe_colmap, describe_folder, find_layout
+from difix3d_ns.ns.dataparsers.described_scene import DescribedScene
+from difix3d_ns.ns.dataparsers.layouts import describe_colmap, find_layout, read_layout
 from tests.unit.colmap_captures import PINHOLE, SIZE, write_model, write_pictures
 
 NAMES = ("a.png", "b.png", "c.png")
 TURN = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+
+
+def describe_folder(folder: Path) -> DescribedScene:
+    """What ``--data`` makes of a folder without transforms."""
+    return read_layout(find_layout(folder))
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def capture(tmp_path: Path) -> Path:
 def test_model_is_found_and_exact(capture: Path, place: str, end: str) -> None:
     poses = write_model(capture / place, NAMES, end, observations=2)
     scene = describe_folder(capture)
-    assert scene is not None and scene.points is not None
+    assert scene.points is not None
     assert [frame.name for frame in scene.frames] == ["c.png", "b.png", "a.png"]  # by number, as nerfstudio
     assert [frame.image for frame in scene.frames] == [capture / "images" / name for name in reversed(NAMES)]
     for frame, pose in zip(scene.frames, reversed(poses), strict=True):
@@ -56,7 +62,7 @@ def test_coordinates_far_away_lose_nothing(capture: Path) -> None:
     far = (512345.678, 4012345.678, 301.25)
     poses = write_model(capture / "sparse/0", offset=far)
     scene = describe_folder(capture)
-    assert scene is not None and scene.points is not None
+    assert scene.points is not None
     for frame, pose in zip(scene.frames, reversed(poses), strict=True):
         np.testing.assert_allclose(frame.pose[:3, 3], (TURN @ pose)[:3, 3], atol=1e-8)
     near = np.random.default_rng(0).normal(size=3)
@@ -93,7 +99,6 @@ def test_coordinates_far_away_lose_nothing(capture: Path) -> None:
 def test_lens(capture: Path, model: str, values: tuple, kind: CameraType, distortion: tuple) -> None:
     write_model(capture / "sparse/0", end=".txt", cameras=[PINHOLE, (model, values)])
     scene = describe_folder(capture)
-    assert scene is not None
     lens = {frame.name: frame.lens for frame in scene.frames}
     assert lens["a.png"].camera_type == lens["c.png"].camera_type == CameraType.PERSPECTIVE
     assert lens["b.png"].camera_type == kind and lens["b.png"].distortion == distortion
@@ -118,12 +123,12 @@ def test_lens_that_cannot_be_undistorted_is_named_with_colmaps_remedy(
         describe_folder(capture)
     words = shlex.split(re.findall(r"`(.*?)`", str(error.value))[0])
     assert words[2:6] == ["--image_path", str(capture / "images"), "--input_path", str(capture / "sparse/0")]
-    assert words[6:] == ["--output_path", str(capture / "sparse/0_undistorted")]
+    assert words[6:] == ["--output_path", str(capture / "undistorted")]
 
 
 def test_unused_camera_of_a_foreign_model_does_no_harm(capture: Path) -> None:
     write_model(capture / "sparse/0", names=NAMES[:1], cameras=[PINHOLE, ("FOV", (36, 36, 20, 15, 0.9))])
-    assert len(describe_folder(capture).frames) == 1  # type: ignore[union-attr]
+    assert len(describe_folder(capture).frames) == 1
 
 
 @pytest.mark.parametrize("points", [None, 0])
@@ -131,7 +136,7 @@ def test_unused_camera_of_a_foreign_model_does_no_harm(capture: Path) -> None:
 def test_no_points(capture: Path, points: int | None, end: str) -> None:
     write_model(capture / "sparse/0", end=end, points=points)
     scene = describe_folder(capture)
-    assert scene is not None and scene.points is None
+    assert scene.points is None
     assert scene.notes == [f"{capture / 'sparse/0'} has no 3D points; training starts from random ones."]
 
 
@@ -143,7 +148,7 @@ def test_text_without_the_lines_of_observations(capture: Path) -> None:
     for text in ("\r\n".join(lines), "\ufeff" + "\n\n".join(lines)):
         path.write_text(text, encoding="utf-8")
         scene = describe_folder(capture)
-        assert scene is not None and whole is not None
+        assert whole.frames
         assert [frame.name for frame in scene.frames] == [frame.name for frame in whole.frames]
 
 
@@ -156,7 +161,6 @@ def test_rig_of_cameras_in_folders_of_their_own(tmp_path: Path, end: str) -> Non
     for name in ("rigs", "frames"):  # of COLMAP 3.12 and later
         (tmp_path / f"sparse/0/{name}{end}").write_bytes(b"\1" * 40)
     scene = describe_folder(tmp_path)
-    assert scene is not None
     assert {frame.name: frame.image for frame in scene.frames} == {name: tmp_path / "images" / name for name in names}
     assert {frame.lens.camera_type for frame in scene.frames} == {CameraType.PERSPECTIVE, CameraType.FISHEYE}
 
@@ -194,7 +198,6 @@ def test_mip_nerf_360_and_reduced_copies_alone(tmp_path: Path) -> None:
     (tmp_path / "poses_bounds.npy").write_bytes(b"")  # which it has too; the model has points
     for count in range(2):
         scene = describe_folder(tmp_path)
-        assert scene is not None
         assert scene.frames[0].image == tmp_path / "images/c.png"
         assert (scene.frames[0].lens.width, scene.frames[0].lens.height) == SIZE
         if count == 0:
@@ -205,7 +208,6 @@ def test_tanks_and_temples_list_of_held_out_photos(capture: Path) -> None:
     write_model(capture / "sparse/0")
     (capture / "test_list.txt").write_text("\ufeffb\r\n\r\nunregistered.png\r\n", encoding="utf-8")
     scene = describe_folder(capture)
-    assert scene is not None
     assert scene.splits == {"train": ["c.png", "a.png"], "val": ["b.png"], "test": ["b.png"]}
     assert "1 of 2 names" in scene.notes[-1] and "unregistered.png" in scene.notes[-1]
     (capture / "test_list.txt").write_text("x.png\n")
@@ -218,7 +220,7 @@ def test_three_lists(capture: Path) -> None:
     for split, name in (("train", "a.png"), ("validation", "b.png"), ("test", "c.png")):
         (capture / f"{split}_list.txt").write_text(name)
     scene = describe_folder(capture)
-    assert scene is not None and scene.splits == {"train": ["a.png"], "val": ["b.png"], "test": ["c.png"]}
+    assert scene.splits == {"train": ["a.png"], "val": ["b.png"], "test": ["c.png"]}
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,6 @@ def test_text_exports_of_metashape_and_realitycapture(tmp_path: Path, lens: tupl
     write_pictures(tmp_path / "images", ["left/DSC_1.png", "left/DSC_2.png", "Ü_3.png"])
     write_model(tmp_path / "sparse", ["left\\dsc_1.PNG", "C:\\photos\\DSC_2.tif", "U\u0308_3"], ".txt", cameras=[lens])
     scene = describe_folder(tmp_path)
-    assert scene is not None
     found = [frame.image.relative_to(tmp_path / "images").as_posix() for frame in reversed(scene.frames)]
     assert found == ["left/DSC_1.png", "left/DSC_2.png", "Ü_3.png"]
 
@@ -239,7 +240,7 @@ def test_of_several_models_the_largest(capture: Path) -> None:
     write_model(capture / "sparse/1", NAMES[:2], ".txt")
     write_model(capture / "sparse/10", NAMES[:1])
     scene = describe_folder(capture)
-    assert scene is not None and len(scene.frames) == 2
+    assert len(scene.frames) == 2
     assert scene.notes[0] == (
         "Of 3 COLMAP models sparse/1 is read, which has most images (2; sparse/0: 1, sparse/10: 1); "
         "another: end the command with `colmap --colmap-path PATH`."
@@ -261,7 +262,7 @@ def test_transforms_before_colmap(capture: Path) -> None:
     (capture / "transforms_train.json").write_text("{}")
     assert find_layout(capture).kind == "blender"
     (capture / "transforms.json").write_text("{}")
-    assert find_layout(capture).kind == "transforms" and describe_folder(capture) is None
+    assert find_layout(capture).kind == "transforms"
     assert find_layout(capture / "transforms.json").file == capture / "transforms.json"
 
 
@@ -273,7 +274,6 @@ def test_masks(tmp_path: Path, name: str) -> None:
     masks = [name.format(photo, stem=photo.removesuffix(".jpg")) for photo in names[:2]]
     write_pictures(tmp_path / "masks", masks)
     scene = describe_folder(tmp_path)
-    assert scene is not None
     assert [frame.mask for frame in scene.frames] == [None, *(tmp_path / "masks" / mask for mask in reversed(masks))]
     assert f"1 of 3 photos have no mask in {tmp_path / 'masks'}." in scene.notes
 
@@ -351,7 +351,6 @@ def test_llff(tmp_path: Path) -> None:
     matrix = np.array([[0, 1, 0, 1, 30], [1, 0, 0, 2, 40], [0, 0, -1, 3, 36.0]])
     np.save(tmp_path / "poses_bounds.npy", np.stack([np.r_[matrix.ravel(), 0.1, 9]] * 3))
     scene = describe_folder(tmp_path)
-    assert scene is not None
     assert [frame.name for frame in scene.frames] == ["x_1.png", "x_10.png", "x_2.png"]
     pose[:3, :3] = np.diag([1, -1, -1])  # the same with OpenGL axes
     np.testing.assert_allclose(scene.frames[0].pose, TURN @ pose)
@@ -420,7 +419,7 @@ def test_cameras_of_metashape(capture: Path) -> None:
     file = capture / "cameras.xml"
     file.write_text(XML.format(tangential=""), encoding="utf-8")
     scene = describe_folder(capture)
-    assert scene is not None and scene.applied_transform is not None
+    assert scene.applied_transform is not None
     assert [frame.image for frame in scene.frames] == [capture / "images/a.png", capture / "images/b.png"]
     # world: twice the turned local position, and the offset; then nerfstudio's order of axes
     turn = np.eye(4)
@@ -434,7 +433,7 @@ def test_cameras_of_metashape(capture: Path) -> None:
     assert f"{file}: 1 cameras are not aligned and 1 have no picture in {capture / 'images'}." in scene.notes
     assert f"{file}: the skew b2 is left out, which moves pixels by up to 0.04." in scene.notes
     file.write_text(XML.format(tangential="<p1>0.01</p1><p2>0.02</p2>"), encoding="utf-8")
-    wide = describe_folder(capture).frames[1].lens  # type: ignore[union-attr]
+    wide = describe_folder(capture).frames[1].lens
     assert (wide.camera_type, wide.distortion) == (
         CameraType.FISHEYE624,
         (0.1, 0, 0, 0, 0, 0, 0.01, 0.02, 0, 0, 0, 0),
@@ -458,7 +457,7 @@ def test_cameras_of_realitycapture_are_those_of_nerfstudio(capture: Path) -> Non
             (("a.jpg", 5), ("b.jpg", -170), ("lost.jpg", 0))]  # fmt: skip
     file.write_text("\n".join([columns, *rows]))
     scene = describe_folder(capture)
-    assert scene is not None and scene.orientation == "none" and scene.applied_transform is None
+    assert scene.orientation == "none" and scene.applied_transform is None
     realitycapture_to_json({name: capture / f"images/{name}.png" for name in "ab"}, file, None, capture)
     theirs = json.loads((capture / "transforms.json").read_text())["frames"]
     (capture / "transforms.json").unlink()

@@ -301,7 +301,8 @@ def find_companion(folder: Path | None, name: str, suffixes: Sequence[str] = (".
     if folder is None:
         return None
     same = folder / name.replace("\\", "/")
-    choices = [same.with_name(same.name + end) for end in suffixes] + [same.with_suffix(end) for end in suffixes]
+    choices = [same.with_name(same.name + end) for end in suffixes]
+    choices += [same.with_suffix(end) for end in suffixes if is_picture(name)]
     return next((path for path in (*choices, same) if path.is_file()), None)
 
 
@@ -369,7 +370,7 @@ def _explain_lens(name: str, model: Path, images: Path) -> str:
             "--output-dir SCENE, and train on SCENE"
         )
     what = "FULL_OPENCV with k4, k5 or k6 other than 0" if name == "FULL_OPENCV" else name
-    output = model.parent / f"{model.name}_undistorted"
+    output = images.parent / "undistorted"
     undistorter = command(
         "colmap", "image_undistorter", "--image_path", images, "--input_path", model, "--output_path", output
     )

@@ -30,7 +30,7 @@ _VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".insv", ".mpg", ".m
 _MODEL_PARENTS = ("sparse", "colmap/sparse", "dense/sparse", "dense/0/sparse", "distorted/sparse", "", "colmap")
 """where models are looked for, in this order; each may hold one itself, or several in numbered folders"""
 _WITHIN_CAPTURE = ("sparse", "colmap", "dense", "distorted")
-_PICTURE_FOLDERS = ("images", "input", "rgb", "image", "")
+_PICTURE_FOLDERS = ("images", "input", "rgb", "image", "frames", "photos", "imgs", "color", "undistorted_images", "")
 READ = (
     "transforms.json (nerfstudio, instant-ngp, Polycam, Record3D), transforms_train.json (NeRF synthetic), a COLMAP "
     "model in sparse/0, sparse or colmap/sparse/0 with images/, LLFF's poses_bounds.npy, Metashape's cameras as .xml "
@@ -73,16 +73,13 @@ def find_layout(data: Path) -> Layout:
     return layout
 
 
-def describe_folder(data: Path, with_points: bool = True) -> DescribedScene | None:
-    """Read a folder whatever its format; None where it has transforms, which others read."""
-    layout = find_layout(data)
-    if layout.kind in ("transforms", "blender"):
-        return None
-    if layout.kind != "colmap":
-        read = {"llff": read_llff, "metashape": read_metashape, "realitycapture": read_realitycapture}[layout.kind]
-        assert layout.file is not None and layout.images is not None
-        return read(layout.file, layout.images)
-    return _read(layout, with_points=with_points)
+def read_layout(layout: Layout, with_points: bool = True) -> DescribedScene:
+    """Read a layout that is none of transforms, which have readers of their own."""
+    if layout.kind == "colmap":
+        return _read(layout, with_points=with_points)
+    readers = {"llff": read_llff, "metashape": read_metashape, "realitycapture": read_realitycapture}
+    assert layout.file is not None and layout.images is not None
+    return readers[layout.kind](layout.file, layout.images)
 
 
 def describe_colmap(config: ColmapDataParserConfig) -> DescribedScene:
@@ -203,9 +200,9 @@ def _picture_places(roots: Sequence[Path], model: Path) -> Iterator[tuple[Path, 
     names: tuple[str, ...] = _PICTURE_FOLDERS
     distorted = [root / "distorted" for root in roots if (root / "distorted").is_dir()]
     if any(model.absolute().is_relative_to(place.absolute()) for place in distorted):
-        names = ("input", "rgb", "image", "")  # `images` are the undistorted ones, of another model
+        names = tuple(name for name in names if name != "images")  # the undistorted ones, of another model
     elif distorted:
-        names = ("images", "rgb", "image", "")  # `input` are the distorted ones, of another model
+        names = tuple(name for name in names if name != "input")  # the distorted ones, of another model
     for root in roots:
         for name in names:
             place = root / name
