@@ -368,7 +368,7 @@ def test_llff(tmp_path: Path) -> None:
         (["my film.MOV"], ".", "video --data 'my film.MOV' --output-dir {}_processed"),
         (["a.mp4"], "a.mp4", "video --data a.mp4 --output-dir a"),
         (["x.png"], ".", "images --data . --output-dir {}_processed"),
-        (["images/x.png"], ".", "images --data images --output-dir {}_processed"),
+        (["images/left/x.png"], ".", "images --data images --output-dir {}_processed"),
         (["images/x.png", "other.xml", "other.csv"], ".", "images --data images --output-dir {}_processed"),
         (["keyframes/images/1.jpg"], ".", "polycam --data . --output-dir {}_processed"),
     ],

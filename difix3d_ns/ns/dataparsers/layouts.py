@@ -1,7 +1,9 @@
-"""What a capture's folder holds, found from the files in it."""
+"""Formats of captures, found from the files in a folder."""
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,8 +235,7 @@ def _find_llff(folder: Path) -> Layout | None:
     poses = folder / "poses_bounds.npy"
     if not poses.is_file():
         return None
-    places = [folder / name for name in _PICTURE_FOLDERS if (folder / name).is_dir()]
-    images = next((place for place in places if any(is_picture(entry.name) for entry in place.iterdir())), None)
+    images = next(_with_pictures(folder), None)
     if images is None:
         raise UserError(f"{poses} has poses, and {folder / 'images'} no pictures; put them there")
     return Layout("llff", folder, file=poses, images=images)
@@ -271,7 +272,8 @@ def _next_command(folder: Path) -> str:
 
 def _with_pictures(folder: Path) -> Iterator[Path]:
     for name in _PICTURE_FOLDERS:
-        if (folder / name).is_dir() and any(is_picture(entry.name) for entry in (folder / name).iterdir()):
+        inside = os.walk(folder / name) if name else itertools.islice(os.walk(folder), 1)
+        if any(is_picture(file) for _, _, files in inside for file in files):
             yield folder / name
 
 
