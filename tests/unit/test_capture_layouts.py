@@ -318,6 +318,23 @@ def test_wrong_flags_are_named(capture: Path, change: dict, message: str) -> Non
         describe_colmap(ColmapDataParserConfig(data=capture, **change))
 
 
+def test_colmap_where_there_is_no_model(capture: Path) -> None:
+    with pytest.raises(UserError, match=r"`ns-process-data images"):
+        describe_colmap(ColmapDataParserConfig(data=capture))
+    (capture / "transforms.json").write_text("{}")
+    with pytest.raises(UserError, match=r"has no COLMAP model .*, but .*transforms\.json; leave `colmap` away"):
+        describe_colmap(ColmapDataParserConfig(data=capture))
+    with pytest.raises(UserError, match=r"transforms\.json is no folder"):
+        describe_colmap(ColmapDataParserConfig(data=capture / "transforms.json"))
+
+
+def test_model_elsewhere(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    model = tmp_path_factory.mktemp("model")
+    write_model(model)
+    scene = describe_colmap(ColmapDataParserConfig(data=capture, colmap_path=model))
+    assert [frame.image for frame in scene.frames] == [capture / "images" / name for name in reversed(NAMES)]
+
+
 def test_missing_pictures_are_counted(capture: Path) -> None:
     write_model(capture / "sparse/0")
     (capture / "images/a.png").unlink()

@@ -95,8 +95,8 @@ def describe_colmap(config: ColmapDataParserConfig) -> DescribedScene:
     """
     defaults = type(config)()
     data = config.data
-    if not data.exists():
-        raise UserError(f"--data {data} does not exist; give a folder with a COLMAP model in sparse/0 and images/")
+    if not data.is_dir():
+        raise UserError(f"--data {data} is no folder; give one with a COLMAP model in sparse/0 and photos in images")
     if config.max_2D_matches_per_3D_point != 0:
         raise UserError("--max-2D-matches-per-3D-point is not read; leave it at 0, as all splats here do")
     model = data / config.colmap_path
@@ -110,7 +110,11 @@ def describe_colmap(config: ColmapDataParserConfig) -> DescribedScene:
     else:
         found = find_model(data)
         if found is None:
-            raise UserError(f"{data} has no COLMAP model (cameras.bin and images.bin); {_next_command(data)}")
+            other = find_layout(data)  # or the next command
+            raise UserError(
+                f"{data} has no COLMAP model (cameras.bin and images.bin), but {other.file}; "
+                "leave `colmap` away from the command's end"
+            )
         layout = found
     images, masks = layout.images, layout.masks
     if config.images_path != defaults.images_path:
@@ -191,7 +195,7 @@ def _layout_of(folder: Path, model: Path, notes: tuple[str, ...]) -> Layout:
 
 def _roots(folder: Path, model: Path) -> list[Path]:
     """List the folders from a model's own up to the capture's, though ``--data`` may name one within that."""
-    roots = [place for place in (model, *model.parents) if place == folder or folder in place.parents]
+    roots = [place for place in (model, *model.parents) if place == folder or folder in place.parents] or [folder]
     while roots[-1].absolute().name.isdigit() or roots[-1].absolute().name in _WITHIN_CAPTURE:
         roots.append(roots[-1].absolute().parent)
     return roots
