@@ -32,6 +32,7 @@ def write_model(
     points: int | None = 5,
     observations: int = 0,
     offset: Sequence[float] = (0.0, 0.0, 0.0),
+    size: tuple[int, int] = SIZE,
 ) -> list[np.ndarray]:
     """Write a COLMAP model; numbers of images fall while names rise.
 
@@ -43,13 +44,14 @@ def write_model(
         points: how many; None: no such file.
         observations: per image.
         offset: added to all positions.
+        size: (width, height) of all cameras.
 
     Returns:
         poses [4, 4] in COLMAP's world with OpenGL axes, one per name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lenses = {
-        number: colmap.Camera(number, model, *SIZE, np.array(values, dtype=float))
+        number: colmap.Camera(number, model, *size, np.array(values, dtype=float))
         for number, (model, values) in enumerate(cameras, start=1)
     }
     poses, images = [], {}

@@ -309,7 +309,6 @@ def test_flags_of_the_colmap_dataparser(tmp_path: Path) -> None:
         ({"masks_path": Path("matte")}, "--masks-path matte: there is no folder"),
         ({"masks_path": Path("sparse")}, r"--masks-path sparse: no photo has a mask there; name them c\.png\.png"),
         ({"depths_path": Path("sparse")}, "--depths-path sparse: no photo has a depth map there"),
-        ({"max_2D_matches_per_3D_point": -1}, "--max-2D-matches-per-3D-point"),
     ],
 )
 def test_wrong_flags_are_named(capture: Path, change: dict, message: str) -> None:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import torch
+from torch import Tensor
+
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.dataparsers.colmap_model import (
     command,
@@ -97,25 +100,7 @@ def describe_colmap(config: ColmapDataParserConfig) -> DescribedScene:
     data = config.data
     if not data.is_dir():
         raise UserError(f"--data {data} is no folder; give one with a COLMAP model in sparse/0 and photos in images")
-    if config.max_2D_matches_per_3D_point != 0:
-        raise UserError("--max-2D-matches-per-3D-point is not read; leave it at 0, as all splats here do")
-    model = data / config.colmap_path
-    if is_model(model):
-        layout = _layout_of(data, model, ())
-    elif config.colmap_path != defaults.colmap_path:
-        raise UserError(
-            f"--colmap-path {config.colmap_path}: {model} has no cameras.bin and images.bin (or both as .txt); "
-            "give the folder that has them, relative to --data, or leave the flag away to have it found"
-        )
-    else:
-        found = find_model(data)
-        if found is None:
-            other = find_layout(data)  # or the next command
-            raise UserError(
-                f"{data} has no COLMAP model (cameras.bin and images.bin), but {other.file}; "
-                "leave `colmap` away from the command's end"
-            )
-        layout = found
+    layout = _given_model(config)
     images, masks = layout.images, layout.masks
     if config.images_path != defaults.images_path:
         images = data / config.images_path
@@ -137,6 +122,42 @@ def describe_colmap(config: ColmapDataParserConfig) -> DescribedScene:
     if depths is not None and all(frame.depth is None for frame in scene.frames):
         raise UserError(f"--depths-path {config.depths_path}: no photo has a depth map there; name them {name}.png")
     return scene
+
+
+def point_matches(config: ColmapDataParserConfig, factor: int) -> dict[str, Tensor]:
+    """Return what nerfstudio's dataparser knows of points besides place and colour, their 2D matches among it.
+
+    Args:
+        config: with ``max_2D_matches_per_3D_point``.
+        factor: by which photos are reduced.
+    """
+    from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser
+
+    model = _given_model(config).model
+    assert model is not None
+    theirs = ColmapDataParser(config)
+    theirs._downscale_factor = factor  # type: ignore[assignment]
+    points = theirs._load_3D_points(model, torch.eye(4)[:3], 1.0)
+    return {name: values for name, values in points.items() if name not in ("points3D_xyz", "points3D_rgb")}
+
+
+def _given_model(config: ColmapDataParserConfig) -> Layout:
+    model = config.data / config.colmap_path
+    if is_model(model):
+        return _layout_of(config.data, model, ())
+    if config.colmap_path != type(config)().colmap_path:
+        raise UserError(
+            f"--colmap-path {config.colmap_path}: {model} has no cameras.bin and images.bin (or both as .txt); "
+            "give the folder that has them, relative to --data, or leave the flag away to have it found"
+        )
+    found = find_model(config.data)
+    if found is None:
+        other = find_layout(config.data)  # or the next command
+        raise UserError(
+            f"{config.data} has no COLMAP model (cameras.bin and images.bin), but {other.file}; "
+            "leave `colmap` away from the command's end"
+        )
+    return found
 
 
 def find_model(folder: Path) -> Layout | None:
