@@ -23,8 +23,8 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.ns.cameras import to_pinhole
-from difix3d_ns.ns.dataparser import PlyfileNerfstudio
-from difix3d_ns.ns.scene_checks import check_transforms, check_views, explain_unreadable
+from difix3d_ns.ns.dataparsers.scene_parser import take_over
+from difix3d_ns.ns.scene_checks import check_views, explain_unreadable
 
 _WHITE = (1.0, 1.0, 1.0)
 _MODELS = ("colmap/sparse/0", "sparse/0", "sparse", ".")  # where COLMAP models lie
@@ -114,10 +114,12 @@ def _dataparser(path: Path, name: str | None) -> DataParser:
             raise UserError(f"nerfstudio has no dataparser {name}: give one of {', '.join(sorted(all_dataparsers))}")
         config = copy.deepcopy(all_dataparsers[name])
         config.data = path
+        take_over(config)
         return config.setup()
     if path.suffix == ".json" or (path / "transforms.json").is_file():
-        check_transforms(path)
-        return NerfstudioDataParserConfig(_target=PlyfileNerfstudio, data=path, load_3D_points=True).setup()
+        transforms = NerfstudioDataParserConfig(data=path, load_3D_points=True)
+        take_over(transforms)
+        return transforms.setup()
     for folder in _MODELS:
         if any((path / folder / f"cameras.{ending}").is_file() for ending in ("bin", "txt")):
             # At a factor of 1 it never asks whether to make smaller copies.

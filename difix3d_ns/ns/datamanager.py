@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
-from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.ns.dataparser import PlyfileNerfstudio, TrainFramedNerfstudio
-from difix3d_ns.ns.scene_checks import check_transforms, check_views, explain_unreadable
+from difix3d_ns.ns.dataparsers.scene_parser import take_over
+from difix3d_ns.ns.scene_checks import check_precision, check_views, explain_unreadable
 
 CPU_LONG_SIDE = 480
 """pixels: on two CPU cores a training step at this size takes a few hundredths of a second"""
@@ -50,23 +48,16 @@ class SceneDatamanager(FullImageDatamanager[InputDataset]):
 
     def __init__(self, config: SceneDatamanagerConfig, device: torch.device | str = "cpu", **kwargs: Any) -> None:
         data = config.data or getattr(config.dataparser, "data", None)
-        if getattr(config.dataparser, "_target", None) is Nerfstudio:
-            config.dataparser._target = PlyfileNerfstudio
-        if config.pose_frame == "train":
-            if not issubclass(config.dataparser._target, PlyfileNerfstudio):
-                raise UserError("--pipeline.datamanager.pose-frame train: only for scenes with a transforms.json")
-            config.dataparser._target = TrainFramedNerfstudio
-        if issubclass(config.dataparser._target, PlyfileNerfstudio):
-            parser = cast(NerfstudioDataParserConfig, config.dataparser)
-            opens = kwargs.get("test_mode") != "inference" and parser.downscale_factor is None
-            check_transforms(Path(data) if data is not None else None, parser.auto_scale_poses, opens)
+        ours = take_over(config.dataparser, config.pose_frame)
         try:
             super().__init__(config, device=device, **kwargs)
         except (AssertionError, RuntimeError, LookupError, OSError, ValueError, ArithmeticError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{data} cannot be read as a scene: {reason}; fix transforms.json or make it again with ns-process-data"
+                f"{data} cannot be read as a scene: {reason}; make it again with ns-process-data"
             ) from error
+        if not ours:
+            check_precision(self.train_dataparser_outputs)
         if str(device) == "cpu":
             self.config.cache_images = "gpu"  # "gpu" means the device; "cpu" would pin memory, which needs a driver
 

@@ -2,54 +2,132 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.poses import camera_spacing
+from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame
 
-_CAMERA_MODELS = ("OPENCV", "OPENCV_FISHEYE", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "FISHEYE624")
+_USABLE = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624)
+_PRECISION = 1e-3  # camera spacings that positions may lose as float32
 
 
-def check_transforms(data: Path | None, scaled: bool = True, opened: bool = True) -> None:
-    """Check ``transforms.json`` for what cannot be trained on.
+def check_scene(scene: DescribedScene, scaled: bool = True) -> None:
+    """Check a capture for what cannot be trained on.
 
     Args:
-        data: a folder with transforms.json, or such a file.
+        scene: as described by its files.
         scaled: whether poses are scaled to a common size, which cameras at one place cannot be.
-        opened: whether the first picture will be, to choose a resolution.
 
     Raises:
         UserError: the message names file and frame, and the remedy.
     """
-    path = _transforms_path(data)
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; make it again with ns-process-data") from error
-    frames = meta.get("frames") if isinstance(meta, dict) else None
-    if not isinstance(frames, list) or not frames:
-        raise UserError(
-            f"{path} has no images: its list `frames` is missing or empty; make it again with ns-process-data"
-        )
-    if meta.get("camera_model", "OPENCV") not in _CAMERA_MODELS:
-        raise UserError(
-            f"{path}: splats cannot be trained on camera_model {meta['camera_model']!r}, only on "
-            f"{', '.join(_CAMERA_MODELS)}; convert the pictures (ns-process-data images --camera-type equirectangular "
-            "cuts panoramas up)"
-        )
-    positions = np.stack([_position(frame, path) for frame in frames])
+    if not scene.frames:
+        raise UserError(f"{scene.source} has no images; make it again with ns-process-data")
+    for frame in scene.frames:
+        if not np.isfinite(frame.pose).all():
+            raise UserError(
+                f"{scene.source}: the pose of {frame.name} is not finite; fix its transform_matrix or remove the frame"
+            )
+        _check_lens(frame, scene.source)
+    _check_one_model(scene)
+    positions = np.stack([frame.pose[:3, 3] for frame in scene.frames])
     if scaled and np.ptp(positions, axis=0).max() == 0:
-        what = "there is only one image" if len(frames) == 1 else f"all {len(frames)} cameras are at one place"
-        raise UserError(f"{path}: {what}, which shows no depth; add images from other places")
-    if opened and not (path.parent / frames[0]["file_path"]).exists():
-        _check_present([path.parent / frame["file_path"] for frame in frames], path, "images")
+        count = len(scene.frames)
+        what = "there is only one image" if count == 1 else f"all {count} cameras are at one place"
+        raise UserError(f"{scene.source}: {what}, which shows no depth; add images from other places")
+
+
+def _check_lens(frame: Frame, source: Path) -> None:
+    lens = frame.lens
+    if lens.camera_type not in _USABLE:
+        name = lens.camera_type.name
+        raise UserError(
+            f"{source}: splats cannot be trained on {frame.name}, whose camera_model is {name}, only on perspective "
+            "and fisheye pictures; convert the pictures (ns-process-data images --camera-type equirectangular cuts "
+            "panoramas up)"
+        )
+    remedy = f"correct it in {source.name}, or remove the frame"
+    for key, value in (("focal length fl_x", lens.fx), ("focal length fl_y", lens.fy)):
+        if not (math.isfinite(value) and value > 0):
+            raise UserError(f"{source}: the {key} of {frame.name} is {value:g}, and has to be above 0; {remedy}")
+    if lens.width < 1 or lens.height < 1:
+        raise UserError(f"{source}: the size of {frame.name} is {lens.width} x {lens.height} pixels; {remedy}")
+    if not (math.isfinite(lens.cx) and math.isfinite(lens.cy)):
+        raise UserError(f"{source}: the principal point cx, cy of {frame.name} is {lens.cx:g}, {lens.cy:g}; {remedy}")
+    if not np.isfinite(lens.distortion).all():
+        raise UserError(f"{source}: the distortion of {frame.name} is not finite; {remedy}")
+    if lens.crop_radius is not None and not lens.crop_radius > 0:
+        raise UserError(
+            f"{source}: fisheye_crop_radius of {frame.name} is {lens.crop_radius:g}, and has to be above 0; {remedy}"
+        )
+    if lens.camera_type is CameraType.PERSPECTIVE and lens.distortion[3] != 0:
+        raise UserError(
+            f"{source}: the 4th distortion parameter (k4) of {frame.name}, a perspective picture, cannot be undone, "
+            f"only k1, k2, k3, p1 and p2; {remedy}, or undistort the pictures first"
+        )
+    if lens.camera_type is CameraType.FISHEYE and any(lens.distortion[4:]):
+        raise UserError(
+            f"{source}: p1 and p2 of {frame.name}, a fisheye picture, cannot be undone, only k1 to k4; {remedy}, or "
+            "undistort the pictures first"
+        )
+
+
+def _check_one_model(scene: DescribedScene) -> None:
+    found: dict[CameraType, Frame] = {}
+    for frame in scene.frames:
+        found.setdefault(frame.lens.camera_type, frame)
+    if len(found) > 1:
+        kinds = ", ".join(f"{frame.name} is {kind.name.lower()}" for kind, frame in found.items())
+        raise UserError(
+            f"{scene.source} mixes cameras of several kinds ({kinds}), and splats are trained on one kind at a time; "
+            "remove the frames of the others, or undistort their pictures and state the new intrinsics"
+        )
+
+
+def check_precision(outputs: DataparserOutputs) -> None:
+    """Check that float32 has left a dataparser's poses as they are.
+
+    Args:
+        outputs: of a dataparser that does not centre in float64.
+
+    Raises:
+        UserError: coordinates are too far from the origin; the message has the remedy.
+    """
+    poses = outputs.cameras.camera_to_worlds.double()
+    transform = outputs.dataparser_transform.double()
+    scale = outputs.dataparser_scale or 1.0
+    if len(poses) < 2:
+        return
+    positions = poses[:, :3, 3].numpy() / scale
+    offset = (torch.linalg.pinv(transform[:, :3]) @ transform[:, 3]).numpy()  # subtracted from the file's
+    lost = lost_spacings(positions, float(np.abs(positions).max() + np.abs(offset).max()))
+    if lost > _PRECISION:
+        raise UserError(
+            f"the camera positions are so far from the origin (about {np.abs(positions - offset).max():.0f}) that "
+            f"this dataparser rounds them by {lost:.2g} camera spacings; convert the scene to transforms.json or a "
+            "COLMAP model, which are centred without loss, or subtract an offset from its coordinates"
+        )
+
+
+def lost_spacings(positions: np.ndarray, magnitude: float) -> float:
+    """Error of coordinates of a magnitude as float32, in camera spacings; 0 where it can be no matter."""
+    extent = float(np.ptp(positions, axis=0).max()) if len(positions) else 0.0
+    if magnitude <= 4 * extent or extent == 0:
+        return 0.0
+    poses = torch.eye(4, dtype=torch.float64).repeat(len(positions), 1, 1)
+    poses[:, :3, 3] = torch.from_numpy(positions - positions.mean(0))
+    spacing = camera_spacing(poses)
+    return magnitude * 2.0**-24 / spacing if spacing > 0 else math.inf
 
 
 def check_views(outputs: DataparserOutputs, data: Path, split: str, opened: bool = True) -> None:
@@ -65,10 +143,14 @@ def check_views(outputs: DataparserOutputs, data: Path, split: str, opened: bool
         UserError: pictures are missing, there is none to train on, or a pose is not finite.
     """
     if split == "train" and not outputs.image_filenames:
-        raise UserError(f"{data} has no training images; list some under train_filenames in transforms.json")
+        raise UserError(
+            f"{data} has no training images: its lists hold all out; list some under train_filenames in transforms.json"
+        )
     if opened:
-        _check_present(outputs.image_filenames, data, "images")
-        _check_present(outputs.mask_filenames or [], data, "masks")
+        check_pictures(outputs.image_filenames, data, "images")
+        check_pictures([mask for mask in outputs.mask_filenames or [] if mask is not None], data, "masks")
+        for key in ("depth_filenames", "depth_confidence_filenames"):
+            check_pictures([path for path in outputs.metadata.get(key) or [] if path is not None], data, "depth maps")
     bad = (~np.isfinite(outputs.cameras.camera_to_worlds.numpy()).all(axis=(-2, -1))).nonzero()[0]
     if len(bad):
         name = Path(outputs.image_filenames[bad[0]]).name
@@ -79,7 +161,7 @@ def explain_unreadable(dataset: InputDataset, error: Exception) -> str:
     """Explain which picture of a dataset cannot be used, and why; ``error`` ended the reading of all of them."""
     masks = dataset._dataparser_outputs.mask_filenames
     for index, path in enumerate(dataset.image_filenames):
-        for file in [path, *([masks[index]] if masks else [])]:
+        for file in [path, *([masks[index]] if masks and masks[index] is not None else [])]:
             try:
                 with Image.open(file) as picture:
                     picture.load()
@@ -99,39 +181,15 @@ def explain_unreadable(dataset: InputDataset, error: Exception) -> str:
     return f"the images cannot be prepared: {error}; check size and intrinsics in transforms.json"
 
 
-def _transforms_path(data: Path | None) -> Path:
-    if data is None:
-        raise UserError("no scene given: add --data FOLDER (a folder with transforms.json and images)")
-    if not data.exists():
-        raise UserError(f"--data {data} does not exist; give a folder with transforms.json and images")
-    path = data if data.suffix == ".json" else data / "transforms.json"
-    if not path.exists():
-        hint = f"run `ns-process-data images --data {data} --output-dir SCENE` first and train on SCENE"
-        if (data / "colmap" / "sparse").exists() or (data / "sparse").exists():
-            hint = f"read the COLMAP model with `ns-train difix3d-splatfacto --data {data} colmap`"
-        raise UserError(f"{path} is missing: {hint}")
-    return path
+def check_pictures(paths: Iterable[Path], data: Path, what: str = "images") -> None:
+    """Check that files are there.
 
-
-def _position(frame: Any, path: Path) -> np.ndarray:  # [3]
-    if not isinstance(frame, dict) or "file_path" not in frame:
-        raise UserError(f"{path}: a frame has no file_path; add it or remove the frame")
-    name = frame["file_path"]
-    try:
-        pose = np.array(frame["transform_matrix"], dtype=float)
-    except (KeyError, TypeError, ValueError):
-        pose = np.zeros(0)
-    if pose.shape != (4, 4):
-        raise UserError(f"{path}: the transform_matrix of {name} is missing or not 4 x 4; fix it or remove the frame")
-    if not np.isfinite(pose).all():
-        raise UserError(f"{path}: the pose of {name} is not finite; fix its transform_matrix or remove the frame")
-    return pose[:3, 3]
-
-
-def _check_present(paths: Iterable[Path], data: Path, what: str) -> None:
+    Raises:
+        UserError: some are missing; the message has their number and names the first.
+    """
     missing = [path for path in paths if not Path(path).exists()]
     if missing:
         raise UserError(
             f"{len(missing)} {what} named in {data} are missing, the first is {missing[0]}; "
-            "put them there, or remove their frames from transforms.json"
+            "put them there, or remove their frames from the scene"
         )

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from plyfile import PlyData, PlyElement
 
-from difix3d_ns.ns.dataparser import read_points
+from difix3d_ns.ns.dataparsers.point_file import read_points
 
 POSITIONS = np.array([[0, 1, 2], [3.5, -4, 5], [6, 7, -8]], dtype=np.float32)
 COLOURS = np.array([[255, 0, 0], [0, 128, 0], [1, 2, 3]], dtype=np.uint8)
@@ -34,26 +33,25 @@ def _write(path: Path, positions: np.ndarray, colours: np.ndarray | None, text: 
 def test_ascii_and_binary(text: bool, kind: str, tmp_path: Path) -> None:
     points = read_points(_write(tmp_path / "p.ply", POSITIONS, COLOURS, text, kind))
     assert points is not None
-    positions, colours = points
-    assert positions.dtype == torch.float32 and colours.dtype == torch.uint8
-    assert np.array_equal(positions.numpy(), POSITIONS) and np.array_equal(colours.numpy(), COLOURS)
+    assert points.positions.dtype == np.float64 and points.colours.dtype == np.uint8
+    assert np.array_equal(points.positions, POSITIONS) and np.array_equal(points.colours, COLOURS)
 
 
 def test_float_colours_are_brought_to_bytes(tmp_path: Path) -> None:
     points = read_points(_write(tmp_path / "p.ply", POSITIONS, (COLOURS / 255).astype(np.float32), False))
     assert points is not None
-    assert np.abs(points[1].numpy().astype(int) - COLOURS).max() <= 1
-    assert points[1][0].tolist() == [255, 0, 0]
+    assert np.abs(points.colours.astype(int) - COLOURS).max() <= 1
+    assert points.colours[0].tolist() == [255, 0, 0]
 
 
 def test_wide_integer_colours_stay_bytes(tmp_path: Path) -> None:
     points = read_points(_write(tmp_path / "p.ply", POSITIONS, COLOURS.astype(np.int32), False))
-    assert points is not None and np.array_equal(points[1].numpy(), COLOURS)
+    assert points is not None and np.array_equal(points.colours, COLOURS)
 
 
 def test_colourless_points_are_grey(tmp_path: Path) -> None:
     points = read_points(_write(tmp_path / "p.ply", POSITIONS, None, True))
-    assert points is not None and (points[1] == 128).all()
+    assert points is not None and (points.colours == 128).all()
 
 
 def test_points_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
@@ -61,7 +59,7 @@ def test_points_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     bad[1, 2] = np.nan
     points = read_points(_write(tmp_path / "p.ply", bad, COLOURS, False))
     assert points is not None
-    assert np.array_equal(points[0].numpy(), POSITIONS[[0, 2]]) and np.array_equal(points[1].numpy(), COLOURS[[0, 2]])
+    assert np.array_equal(points.positions, POSITIONS[[0, 2]]) and np.array_equal(points.colours, COLOURS[[0, 2]])
 
 
 def test_nothing_finite_is_none(tmp_path: Path) -> None:

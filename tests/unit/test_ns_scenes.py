@@ -58,9 +58,9 @@ SCENES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda d: write_scene(d, change=_edit(train_filenames=[])),
         ["has no training images", "train_filenames"],
     ),
-    "list of a split missing": (
-        lambda d: write_scene(d, change=lambda meta: meta.pop("val_filenames")),
-        ["val", "fix transforms.json"],
+    "name of no frame in a list": (
+        lambda d: write_scene(d, change=_edit(val_filenames=["images/frame_009.png"])),
+        ["transforms.json", "1 names in val_filenames", "images/frame_009.png", "correct the list"],
     ),
     "missing image": (
         lambda d: (write_scene(d), (d / "images/frame_002.png").unlink()),
@@ -76,7 +76,7 @@ SCENES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "no image at all": (
         lambda d: (write_scene(d), [path.unlink() for path in (d / "images").iterdir()]),
-        ["6 images", "frame_000.png", "put them there"],
+        ["5 images", "frame_000.png", "put them there"],
     ),
     "no picture": (
         lambda d: (write_scene(d), (d / "images/frame_002.png").write_bytes(b"no picture")),
@@ -97,7 +97,10 @@ SCENES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "no pose": (lambda d: write_scene(d, change=_without(1, "transform_matrix")), ["frame_001.png", "is missing"]),
     "frame without a picture": (lambda d: write_scene(d, change=_without(1, "file_path")), ["file_path", "remove"]),
-    "no focal length": (lambda d: write_scene(d, change=_without(1, "fl_x")), ["fx not specified", "fix"]),
+    "no focal length": (
+        lambda d: write_scene(d, change=_without(1, "fl_x")),
+        ["frame_001.png has no focal length", "fl_x", "camera_angle_x"],
+    ),
     "all at one place": (
         lambda d: write_scene(d, poses=[look_at((1, 1, 1))] * 5),
         ["all 5 cameras are at one place", "add images"],
@@ -115,7 +118,6 @@ SCENES: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
         lambda d: (write_scene(d, masks=True), (d / "masks/frame_002.png").unlink()),
         ["masks", "frame_002.png", "put them there"],
     ),
-    "some masks": (lambda d: write_scene(d, masks=True, change=_without(1, "mask_path")), ["mask_path", "fix"]),
     "unreadable points": (
         lambda d: (write_scene(d), (d / "points.ply").write_text("no points")),
         ["points.ply", "remove `ply_file_path`"],

@@ -23,7 +23,7 @@ from difix3d_ns.evaluation.bench.rows import add_rows, finished_rows, record_fol
 from difix3d_ns.io.atomic import write_json, write_text
 from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.metrics.perceptual import PerceptualWeights
-from difix3d_ns.ns.scene_checks import check_transforms
+from difix3d_ns.ns.dataparsers.scene_parser import check_folder
 from difix3d_ns.ns.trainer import CPU_ITERATIONS, CUDA_ITERATIONS
 
 SHOWN = ("plain", "plain-tuned", "fix-only", "difix3d", "difix3d+")
@@ -176,7 +176,7 @@ def _write(
 def _scenes(data: Sequence[Path]) -> list[Scene]:
     scenes: dict[str, Scene] = {}
     for path in data:
-        check_transforms(path)
+        check_folder(path)
         whole = path.absolute()
         name = (whole.parent if whole.suffix == ".json" else whole).name
         if name in scenes:

@@ -62,3 +62,5 @@ class DescribedScene:
     orientation: str | None = None  # the method the scene asks for; None: the flag's
     depth_unit: float = 1e-3  # metres (units of the poses) per unit of a depth file with integers
     notes: Sequence[str] = ()  # what was decided while reading, one sentence each, for the log
+    background: str | None = None  # the colour before which cut-out objects are shown, where the format implies one
+    box: float | None = None  # half the side of the cube that holds what is of interest, where the scene says so
