@@ -9,13 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.dataparsers.colmap_model import read_colmap
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene
 from difix3d_ns.ns.dataparsers.layouts import describe_colmap, find_layout, read_layout
+from difix3d_ns.ns.dataparsers.scene_parser import SceneParser
 from tests.unit.colmap_captures import PINHOLE, SIZE, write_model, write_pictures
 
 NAMES = ("a.png", "b.png", "c.png")
@@ -488,3 +491,64 @@ def test_cameras_of_realitycapture_are_those_of_nerfstudio(capture: Path) -> Non
     file.write_text(columns + "\na.png,1,2\n")
     with pytest.raises(UserError, match=r"cameras\.csv cannot be read"):
         describe_folder(capture)
+
+
+@pytest.mark.parametrize("kind", [ColmapDataParserConfig, NerfstudioDataParserConfig])
+@pytest.mark.parametrize("end", [".bin", ".txt"])
+def test_cameras_points_and_frame_are_those_of_nerfstudio(tmp_path: Path, end: str, kind: type) -> None:
+    names = [f"{index:02d}.png" for index in range(12)]
+    write_pictures(tmp_path / "images", names)
+    write_model(tmp_path / "colmap/sparse/0", names, end, cameras=[("SIMPLE_RADIAL", (36, 20.5, 14.5, 0.1))])
+    ours = SceneParser(kind(data=tmp_path, load_3D_points=True))
+    theirs = ColmapDataParserConfig(data=tmp_path).setup()
+    for split, count in (("train", 10), ("val", 2)):
+        mine, expected = ours.get_dataparser_outputs(split), theirs.get_dataparser_outputs(split)
+        assert mine.image_filenames == expected.image_filenames and len(mine.image_filenames) == count
+        for name in ("camera_to_worlds", "fx", "fy", "cx", "cy", "width", "height", "distortion_params"):
+            close = getattr(mine.cameras, name), getattr(expected.cameras, name)
+            torch.testing.assert_close(*close, atol=1e-6, rtol=0, check_dtype=False)
+        assert torch.equal(mine.cameras.camera_type, expected.cameras.camera_type)
+        torch.testing.assert_close(mine.metadata["points3D_xyz"], expected.metadata["points3D_xyz"], atol=1e-6, rtol=0)
+        assert torch.equal(mine.metadata["points3D_rgb"], expected.metadata["points3D_rgb"])
+        transforms = mine.dataparser_transform.float(), expected.dataparser_transform
+        torch.testing.assert_close(*transforms, atol=1e-6, rtol=0)
+        assert mine.dataparser_scale == pytest.approx(expected.dataparser_scale, abs=1e-6)
+
+
+def test_matches_of_points_are_those_of_nerfstudio(capture: Path) -> None:
+    write_model(capture / "colmap/sparse/0", NAMES, observations=2)
+    config = ColmapDataParserConfig(data=capture, max_2D_matches_per_3D_point=-1)
+    mine = SceneParser(config).get_dataparser_outputs().metadata
+    expected = config.setup().get_dataparser_outputs().metadata
+    for name in ("points3D_error", "points3D_num_points2D", "points3D_image_ids", "points3D_points2D_xy"):
+        assert torch.equal(mine[name], expected[name])
+
+
+def test_cameras_of_one_kind_share_a_scene_and_a_mixture_is_named(capture: Path) -> None:
+    fisheyes = [("OPENCV_FISHEYE", (20, 20, 20, 15, 0.1, 0.2, 0.3, 0.4)), ("SIMPLE_FISHEYE", (22, 20, 15))]
+    write_model(capture / "sparse/0", end=".txt", cameras=fisheyes)
+    config = NerfstudioDataParserConfig(data=capture)
+    cameras = SceneParser(config).get_dataparser_outputs().cameras
+    assert cameras.camera_type.flatten().tolist() == [CameraType.FISHEYE.value] * 3
+    assert cameras.fx.flatten().tolist() == [20, 22, 20]
+    torch.testing.assert_close(cameras.distortion_params[0], torch.tensor([0.1, 0.2, 0.3, 0.4, 0, 0]))
+    write_model(capture / "sparse/0", end=".txt", cameras=[fisheyes[0], PINHOLE])
+    with pytest.raises(UserError, match=r"mixes .*c\.png is fisheye, b\.png is perspective"):
+        SceneParser(config).get_dataparser_outputs()
+
+
+@pytest.mark.parametrize(("copy", "size"), [("images_2", (21, 16)), ("images_2", (20, 15)), (None, (20, 15))])
+def test_mip_nerf_360_is_trained_at_the_copies_own_size(
+    tmp_path: Path, copy: str | None, size: tuple[int, int]
+) -> None:
+    write_pictures(tmp_path / "images", NAMES, (41, 31))
+    if copy is not None:
+        write_pictures(tmp_path / copy, NAMES, size)
+    write_model(tmp_path / "sparse/0", size=(41, 31))
+    outputs = SceneParser(NerfstudioDataParserConfig(data=tmp_path, downscale_factor=2)).get_dataparser_outputs()
+    assert outputs.image_filenames[0] == tmp_path / (copy or "images") / "c.png"
+    camera = outputs.cameras[0]
+    assert (int(camera.width), int(camera.height)) == size
+    assert float(camera.fx) == pytest.approx(36 * size[0] / 41) and float(camera.cy) == pytest.approx(
+        14.5 * size[1] / 31
+    )

@@ -18,6 +18,7 @@ from nerfstudio.cameras.cameras import CameraType
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame, Lens, PointsGiven
+from difix3d_ns.ns.dataparsers.point_file import read_points as read_ply
 
 _T = TypeVar("_T")
 
@@ -118,6 +119,8 @@ def read_points(folder: Path) -> PointsGiven | None:
         points = _guarded(binary, _binary_points)
     elif text.is_file():
         points = _guarded(text, _text_points)
+    elif (folder / "points3D.ply").is_file():  # the original 3DGS writes one
+        return read_ply(folder / "points3D.ply")
     else:
         return None
     finite = np.isfinite(points.positions).all(axis=-1)
