@@ -18,6 +18,7 @@ from nerfstudio.data.dataparsers.base_dataparser import (
     transform_poses_to_original_space,
 )
 from nerfstudio.data.dataparsers.blender_dataparser import Blender, BlenderDataParserConfig
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParser, ColmapDataParserConfig
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGP, InstantNGPDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import Nerfstudio, NerfstudioDataParserConfig
 from nerfstudio.data.scene_box import SceneBox
@@ -28,6 +29,7 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.dataparsers.blender_files import TRAIN_FILE, read_blender
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame, Lens
+from difix3d_ns.ns.dataparsers.layouts import describe_colmap, find_layout, point_matches, read_layout
 from difix3d_ns.ns.dataparsers.picture_files import choose_copy, read_header, reduction, used_picture
 from difix3d_ns.ns.dataparsers.splits import Split, split_scene
 from difix3d_ns.ns.dataparsers.transforms_file import read_transforms
@@ -40,14 +42,13 @@ _BLENDER_BOX = 1.5  # nerfstudio's
 
 def _read_folder(config: NerfstudioDataParserConfig) -> DescribedScene:
     """Read a scene whose format is found from its files."""
-    data = Path(config.data)
-    if not data.exists():
-        raise UserError(f"--data {data} does not exist; give a folder with transforms.json and images")
-    if data.name == TRAIN_FILE or (data.is_dir() and not _transforms_path(data).exists()):
-        folder = data if data.is_dir() else data.parent
-        if (folder / TRAIN_FILE).is_file():
-            return read_blender(folder)
-    return read_transforms(_existing(data), points=config.load_3D_points)
+    layout = find_layout(Path(config.data))
+    if layout.kind == "transforms":
+        assert layout.file is not None
+        return read_transforms(layout.file, points=config.load_3D_points)
+    if layout.kind == "blender":
+        return read_blender(layout.folder)
+    return read_layout(layout, with_points=config.load_3D_points)
 
 
 def _read_instant_ngp(config: InstantNGPDataParserConfig) -> DescribedScene:
@@ -63,6 +64,7 @@ READERS: dict[type[DataParserConfig], tuple[type[DataParser], Callable[[Any], De
     NerfstudioDataParserConfig: (Nerfstudio, _read_folder),
     InstantNGPDataParserConfig: (InstantNGP, _read_instant_ngp),
     BlenderDataParserConfig: (Blender, _read_blender),
+    ColmapDataParserConfig: (ColmapDataParser, describe_colmap),
 }
 """settings of nerfstudio's dataparsers: which class of its own reads them there, which function here"""
 
@@ -197,6 +199,8 @@ class SceneParser(DataParser):
             points = placement.points(scene.points.positions) * scene.applied_scale
             metadata["points3D_xyz"] = torch.from_numpy(points.astype(np.float32))
             metadata["points3D_rgb"] = torch.from_numpy(scene.points.colours)
+            if getattr(config, "max_2D_matches_per_3D_point", 0):
+                metadata |= point_matches(config, factor)
         return SceneOutputs(
             image_filenames=[photo.image for photo in photos],
             cameras=_cameras(photos, placement),
