@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
-from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from scipy.ndimage import binary_closing, binary_dilation, binary_opening
 from torch import Tensor
@@ -25,7 +24,6 @@ from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.ns.scene_checks import check_views
 
 _WHITE = (1.0, 1.0, 1.0)
-_MODELS = ("colmap/sparse/0", "sparse/0", "sparse", ".")  # where COLMAP models lie
 _RANDOM_POINTS = 2000
 
 
@@ -114,20 +112,11 @@ def _dataparser(path: Path, name: str | None) -> DataParser:
         config.data = path
         take_over(config)
         return config.setup()
-    if path.suffix == ".json" or (path / "transforms.json").is_file():
-        transforms = NerfstudioDataParserConfig(data=path, load_3D_points=True)
-        take_over(transforms)
-        return transforms.setup()
-    for folder in _MODELS:
-        if any((path / folder / f"cameras.{ending}").is_file() for ending in ("bin", "txt")):
-            # At a factor of 1 it never asks whether to make smaller copies.
-            return ColmapDataParserConfig(data=path, colmap_path=Path(folder), downscale_factor=1).setup()
     if not path.exists():
         raise UserError(f"{path} does not exist: give procedural:N or a folder that nerfstudio reads")
-    raise UserError(
-        f"{path} has neither transforms.json nor a COLMAP model (sparse/0): make a dataset of it with ns-process-data, "
-        "or name its dataparser, e.g. blender-data:FOLDER"
-    )
+    found = NerfstudioDataParserConfig(data=path, load_3D_points=True)
+    take_over(found)
+    return found.setup()
 
 
 def _splits(parser: DataParser, path: Path) -> dict[str, DataparserOutputs]:

@@ -160,8 +160,8 @@ def test_pictures_may_differ_in_size(views, dataset):
 def test_a_size_that_does_not_fit_the_camera_names_the_file(dataset):
     path = dataset / "images/frame_00002.png"
     with Image.open(path) as file:
-        file.resize((48, 32)).save(path)
-    with pytest.raises(UserError, match=r"frame_00002\.png has 48 x 32 pixels where .* 96 x 64"):
+        file.resize((48, 36)).save(path)
+    with pytest.raises(UserError, match=r"frame_00002\.png has 48 x 36 pixels where .* 96 x 64"):
         load(dataset)
 
 
@@ -179,8 +179,8 @@ def test_without_test_views_some_training_views_are_held_out(dataset):
 
 def test_a_split_of_the_dataparser_is_kept(dataset):
     change(dataset, without_splits)
-    capture = load(dataset)  # nerfstudio evaluates on a tenth
-    assert (len(capture.train), len(capture.test)) == (9, 1)
+    capture = load(dataset)  # from ten photos on every eighth is held out
+    assert (len(capture.train), len(capture.test)) == (8, 2)
     assert capture.notes == ()
 
 

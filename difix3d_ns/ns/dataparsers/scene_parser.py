@@ -200,7 +200,7 @@ class SceneParser(DataParser):
             metadata["points3D_xyz"] = torch.from_numpy(points.astype(np.float32))
             metadata["points3D_rgb"] = torch.from_numpy(scene.points.colours)
             if getattr(config, "max_2D_matches_per_3D_point", 0):
-                metadata |= point_matches(config, factor)
+                metadata |= point_matches(cast(ColmapDataParserConfig, config), factor)
         return SceneOutputs(
             image_filenames=[photo.image for photo in photos],
             cameras=_cameras(photos, placement),

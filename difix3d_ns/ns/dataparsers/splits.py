@@ -23,7 +23,7 @@ INTERVAL = 8
 _SHOWN = 6  # names in the log
 _FLAGS = ("eval_mode", "train_split_fraction", "eval_interval")
 _REMEDIES = {
-    "NerfstudioDataParserConfig": "nerfstudio-data --eval-mode interval",
+    "NerfstudioDataParserConfig": "nerfstudio-data --eval-mode interval --load-3D-points True",
     "ColmapDataParserConfig": "colmap --eval-interval 4",
     "InstantNGPDataParserConfig": "instant-ngp-data --eval-mode interval",
 }
