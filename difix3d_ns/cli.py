@@ -64,7 +64,7 @@ def fix(
     device: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     force: bool = False,
-    nearest: int = 1,
+    nearest: int | None = None,
     compile: bool = False,
 ) -> None:
     """Repair pictures outside of any training.
@@ -81,7 +81,8 @@ def fix(
         device: cpu or cuda (unset: cuda if there is one).
         dtype: float32, bfloat16 or float16 (unset: the fastest the device handles well).
         force: overwrite pictures that are there.
-        nearest: number of photos of a folder of references to show.
+        nearest: number of photos of a folder of references to show (unset: as many as the weights' own number, at
+            least 1).
         compile: compile the networks for each size of pictures first: pays off for many pictures on cuda.
     """
     import torch
@@ -97,6 +98,7 @@ def convert(
     base: str,
     output: Path,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    references: int = 1,
 ) -> None:
     """Turn a training checkpoint of the official Difix code into a folder of weights that is safe to load.
 
@@ -107,12 +109,14 @@ def convert(
         base: what was trained from, as a folder or a hub id (which downloads): stabilityai/sd-turbo, or Difix weights.
         output: folder to write.
         dtype: precision of the weights written: float32, bfloat16 or float16 (unset: as they are).
+        references: photos the model was shown beside each picture in training, which no checkpoint says: 0 if it was
+            trained without, as nvidia/difix was; references are ignored then.
     """
     import torch
 
     from difix3d_ns.priors.published.checkpoint import convert as write
 
-    write(checkpoint, base, output, getattr(torch, dtype) if dtype else None)
+    write(checkpoint, base, output, getattr(torch, dtype) if dtype else None, references)
     print(f"Use it: difix3d fix PICTURES --output FOLDER --weights {output}")
 
 

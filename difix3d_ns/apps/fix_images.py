@@ -7,17 +7,18 @@ import functools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.images import READABLE, WRITABLE, Picture, read_picture, write_picture
 from difix3d_ns.io.progress import progress_bar
-from difix3d_ns.priors.base import Fixer, FixRequest, PosedImage
+from difix3d_ns.priors.base import Fixer, FixRequest, PosedImage, default_references, describe_references
 from difix3d_ns.priors.registry import fixer_of, load_fixer
 
 RECORD = ".difix3d_fix.json"
@@ -39,7 +40,7 @@ def fix_pictures(
     device: str | None,
     dtype: torch.dtype | None = None,
     force: bool = False,
-    nearest: int = 1,
+    nearest: int | None = None,
     compile: bool = False,
 ) -> list[Path]:
     """Repair picture files; those of an earlier run that was interrupted are not made again.
@@ -52,7 +53,7 @@ def fix_pictures(
         device: None for CUDA where there is one.
         dtype: None for the fastest the device handles well.
         force: overwrite what is there.
-        nearest: photographs chosen from each folder of references for each picture.
+        nearest: photographs chosen from each folder of references for each picture; None: the fixer's own number.
         compile: compile the networks first.
 
     Returns:
@@ -63,7 +64,7 @@ def fix_pictures(
             overwritten; or, at the end, some pictures failed.
     """
     pairs = _pair(inputs, output)
-    tasks = [_Task(source, target, _choose(source, references, nearest)) for source, target in pairs]
+    tasks = [_Task(source, target, _choose(source, references, nearest or 1)) for source, target in pairs]
     shown = sorted({str(path.absolute()) for path in references})
     record = (
         _Record(output, {"weights": weights, "references": shown, "nearest": nearest})
@@ -77,7 +78,11 @@ def fix_pictures(
         if path.is_file():
             read_reference(path)  # one that cannot be read is reported before the work begins
     fixer = _load(weights, where, dtype, compile)
+    if nearest is None and (own := default_references(fixer)) > 1:
+        left = [replace(task, references=_choose(task.source, references, own)) for task in left]
     console, written, failed = Console(stderr=True), [], []
+    if sentence := describe_references(fixer, max((len(task.references) for task in left), default=0)):
+        console.print(f"[yellow]--weights {escape(weights)}: {sentence}[/yellow]", highlight=False, soft_wrap=True)
     if len(left) < len(tasks):
         console.print(f"{len(tasks) - len(left)} of {len(tasks)} are finished already (--force makes them again)")
     with progress_bar(console, counted=True) as progress:

@@ -37,6 +37,8 @@ class Enhancer:
         self.settings = settings
         self._renderer = renderer
         self._references = references
+        self.references: int | None = None
+        """number of photographs the fixer was last to be shown"""
         self._lock = threading.Lock()
         self.temporal_filter = TemporalFilter()
 
@@ -60,10 +62,11 @@ class Enhancer:
             version = (settings, self._renderer.step)
             previous = self.temporal_filter.previous(caller, camera, depth, alpha, version)
             kept = previous.references if previous else ()
-            indices = self._references.select(camera, Render(image, alpha, depth), settings.fixer.references, kept)
-            views = [self._references.view(index) for index in indices]
             with self._renderer.exclusive():  # loading draws from the random generator that training draws from
                 fixer = settings.fixer.load(depth.device, "--pipeline.enhancer")
+            self.references = settings.fixer.references_for(fixer)
+            indices = self._references.select(camera, Render(image, alpha, depth), self.references, kept)
+            views = [self._references.view(index) for index in indices]
             fixed = fixer.fix([FixRequest(image, views, camera, depth, alpha)])[0].image.to(image)
             frame = Frame(camera, depth, alpha, version, tuple(indices), fixed - image)
             fixed = image + self.temporal_filter.blend_with_previous(caller, frame, previous)

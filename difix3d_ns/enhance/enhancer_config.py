@@ -28,7 +28,8 @@ class EnhancerConfig:
     """a file or folder of weights, or for difix a hub id, which downloads (unset: the guidance's if it has the same
     fixer, else the fixer's own)"""
     references: int | None = None
-    """photos shown to the fixer (unset: as many as to the guidance's fixer, 3 if it has none)"""
+    """photos shown to the fixer (unset: as many as to the guidance's fixer if it is the same, else the fixer's own
+    number)"""
     dtype: Precision | None = None
     """precision of the fixer's networks: float32, bfloat16 or float16 (unset: that of the guidance's fixer if it is
     the same, else the fastest the device handles well)"""
@@ -46,11 +47,10 @@ class EnhancerConfig:
         """
         name = self.name or (guidance.name if guidance else FixerConfig.name)
         same = guidance if guidance and guidance.name == name else FixerConfig(name)
-        references = guidance.references if guidance else FixerConfig.references
         return FixerConfig(
             name,
             weights=same.weights if self.weights is None else self.weights,
-            references=references if self.references is None else self.references,
+            references=same.references if self.references is None else self.references,
             dtype=same.dtype if self.dtype is None else self.dtype,
             compile=same.compile if self.compile is None else self.compile,
         )

@@ -15,11 +15,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from rich.markup import escape
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
-from difix3d_ns.guidance.fixing import ViewFixer
+from difix3d_ns.guidance.fixing import MIN_CONFIDENCE, ViewFixer
 from difix3d_ns.guidance.progressive import interpolate_toward
 from difix3d_ns.guidance.schedule import VIEWS_AT_ONCE, plan_rounds
 from difix3d_ns.guidance.status import Button, ShownView, Status, Visitor
@@ -37,9 +38,6 @@ from difix3d_ns.views.view import TrainView
 
 CUDA_ROUNDS = 8
 CPU_ROUNDS = 2  # a third one brought 0.01 to 0.06 dB on three captures, for a fifth of the time
-MIN_CONFIDENCE = 0.02
-"""mean confidence of a view below which its step goes to a photograph: a fixer without confidence must not take
-half of the training away either"""
 _SEED_OF_ROUND = 100_003  # noise is reproducible, and not the same everywhere
 
 
@@ -75,6 +73,9 @@ class DifixConfig(GuidanceConfig):
     """share of training steps that use a pseudo-view; half: on sparse captures they show most of what is missing"""
     weight: float = 1.0
     """loss weight of a pseudo-view against 1 for a photo; confidence already weighs it per pixel"""
+    unseen_weight: float | None = None
+    """smallest confidence of a generative fixer, such as difix, where the splat is opaque (over 0.5), whether or not a
+    photo shows it (unset: 0.2 for a generative fixer; others teach nothing there)"""
     depth_weight: float = 0.0
     """loss weight of a pseudo-view's depth, as the fixer corrected it, against the weight of its picture;
     0 = depth is not taught"""
@@ -88,6 +89,7 @@ class DifixConfig(GuidanceConfig):
         at_least_0 = dict.fromkeys(("rounds", "targets.beyond", "weight", "depth_weight"), 0)
         check_at_least(self, flag, {**at_least_0, "targets.count": 1, "pool_capacity": 1})
         check_share(self, flag, "probability")
+        check_share(self, flag, "unseen_weight")
         if self.targets.kind == "camera-path" and self.targets.camera_path is None:
             raise UserError(f"{flag}.targets.kind camera-path needs {flag}.targets.camera-path FILE")
 
@@ -159,9 +161,10 @@ class DifixGuidance(Guidance):
         self._targets = self._find_targets()  # only appended to: views in the pool are known by their position here
         self._current = list(range(len(self._targets)))  # those that rounds lead to
         self.pool = Pool(config.pool_capacity, run.folder / POOL_FOLDER, most_redundant_of_oldest_round)
-        self._fixing = ViewFixer(config.fixer, renderer, references)
+        self._fixing = ViewFixer(config.fixer, renderer, references, config.unseen_weight)
         self._tracking = FixTracker(run.tracker, FixRecords(run.folder / RECORDS_FOLDER), scene.names())
-        self._fixing.load()
+        for sentence in self._fixing.describe():
+            run.tracker.log(f"[yellow]{escape(sentence[0].upper() + sentence[1:])}.")
 
     @property
     def targets(self) -> list[Pinhole]:

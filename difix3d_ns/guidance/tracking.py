@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from difix3d_ns.guidance.fixing import FixedView
+from difix3d_ns.guidance.fixing import MIN_CONFIDENCE, FixedView
 from difix3d_ns.io.run import Tracker
 from difix3d_ns.views.records import LATEST, FixRecord, FixRecords, record_fix
 
@@ -29,11 +29,11 @@ class FixTracker:
         self._names = names
         self.latest: deque[FixRecord] = deque(maxlen=LATEST)
         self.references: dict[str, tuple[str, ...]] = {}  # by key of the view
-        self._seconds, self._views, self._change = 0.0, 0, 0.0
+        self._seconds, self._views, self._change, self._teach_nothing = 0.0, 0, 0.0, 0
 
     def begin(self, message: str) -> None:
         """Announce a round."""
-        self._seconds, self._views, self._change = 0.0, 0, 0.0
+        self._seconds, self._views, self._change, self._teach_nothing = 0.0, 0, 0.0, 0
         self._tracker.log(message)
 
     def made(self, number: int, target: int, step: int, view: FixedView) -> None:
@@ -47,6 +47,7 @@ class FixTracker:
         self._seconds += view.seconds
         self._views += 1
         self._change += record.change
+        self._teach_nothing += record.mean_confidence < MIN_CONFIDENCE
         self._records.write(record)
         self.latest.append(record)
         self.references[record.key] = record.references
@@ -62,6 +63,11 @@ class FixTracker:
         self._tracker.scalar("Pseudo-views/pool", pool, step)
         self._tracker.scalar("Pseudo-views/mean change", self._change / max(1, self._views), step)
         self._tracker.log(f"{label} done in {self._seconds:.0f} s: pool of {pool}")
+        if self._teach_nothing:
+            self._tracker.log(
+                f"[yellow]{label}: {self._teach_nothing} of {self._views} pseudo-views teach nothing, since the fixer "
+                "has no confidence in them: no reference photo shows what they show."
+            )
 
     def recall(self, folder: Path, step: int) -> None:
         """Continue the records of the training this one goes on from."""

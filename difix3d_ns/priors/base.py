@@ -6,7 +6,7 @@ they work in steps over a state of tensors (``Stepwise``), which can be shown, c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -44,7 +44,12 @@ class FixResult:
 
 
 class Fixer(Protocol):
-    """Repairs pictures. Any size, any number of references, deterministic under the request's seed."""
+    """Repairs pictures. Any size, any number of references, deterministic under the request's seed.
+
+    It may have two members more: ``default_references``, an int, see the function of that name; and
+    ``describe(references) -> str``, a sentence for users on what it does with so many references, empty if nothing is
+    worth saying.
+    """
 
     @property
     def trained_references(self) -> int | None:
@@ -59,6 +64,27 @@ class Fixer(Protocol):
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch; results come in the order of the requests, on the requests' device, as float32."""
         ...
+
+
+DEFAULT_REFERENCES = 3
+"""of a fixer that does not know better: the gain of a fourth was within noise, of the third it was not"""
+
+
+def default_references(fixer: Fixer) -> int:
+    """Number of references a fixer is shown where nobody says how many.
+
+    Its own ``default_references``, else as many as in its training, else ``DEFAULT_REFERENCES``.
+    """
+    own: int | None = getattr(fixer, "default_references", None)
+    if own is None:
+        own = fixer.trained_references
+    return DEFAULT_REFERENCES if own is None else own
+
+
+def describe_references(fixer: Fixer, references: int) -> str:
+    """Sentence for users on what a fixer does with so many references; empty: nothing worth saying."""
+    describe: Callable[[int], str] | None = getattr(fixer, "describe", None)
+    return "" if describe is None else describe(references)
 
 
 class Stepwise(Protocol[Result]):

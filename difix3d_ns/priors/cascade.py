@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, default_references, describe_references
 from difix3d_ns.priors.registry import fixer_of, load_fixer
+
+Reference = TypeVar("Reference")
 
 
 class CascadeFixer:
-    """Fixers in a row, each repairing the picture of the one before."""
+    """Fixers in a row, each repairing the picture of the one before.
+
+    The first is shown no more references than in its training, the most useful ones; the second all of them.
+    """
 
     def __init__(self, first: Fixer, second: Fixer):
         self.first, self.second = first, second
@@ -25,13 +31,24 @@ class CascadeFixer:
         return max(known, default=None)
 
     @property
+    def default_references(self) -> int:
+        """Maximum over both."""
+        return max(default_references(self.first), default_references(self.second))
+
+    def describe(self, references: int) -> str:
+        """Sentence on what the first does with its share of them (see ``Fixer``)."""
+        return describe_references(self.first, len(self._of_first(range(references))))
+
+    @property
     def generative(self) -> bool:
         """True if either is: what the first makes up stays where no photograph shows anything."""
         return self.first.generative or self.second.generative
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``); the confidence of a finite pixel is the larger of theirs."""
-        before = self.first.fix(requests)
+        before = self.first.fix(
+            [replace(request, references=self._of_first(request.references)) for request in requests]
+        )
         after = self.second.fix(
             [replace(request, image=result.image) for request, result in zip(requests, before, strict=True)]
         )
@@ -39,6 +56,9 @@ class CascadeFixer:
             replace(last, confidence=torch.maximum(last.confidence, result.confidence) * _is_finite(request))
             for request, result, last in zip(requests, before, after, strict=True)
         ]
+
+    def _of_first(self, references: Sequence[Reference]) -> Sequence[Reference]:
+        return references[: self.first.trained_references]
 
 
 def _is_finite(request: FixRequest) -> Tensor:

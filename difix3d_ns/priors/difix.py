@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +50,9 @@ class DifixFixer:
     The confidence is where the references see the splat, as for the blend; without geometry it is 0. So it is where
     the picture is not finite: such pixels are taken as black.
 
+    A model that was trained without references never mixed views: it ignores them, as the official pipeline does with
+    nvidia/difix, and its confidence is 0.
+
     Args:
         network: the model.
         batch: pictures of one size repaired together.
@@ -69,6 +73,19 @@ class DifixFixer:
             self._parts = _Parts(*(torch.compile(part, dynamic=False) for part in self._eager))
         self._compiled_for: set[tuple[object, ...]] = set()
 
+    def describe(self, references: int) -> str:
+        """Sentence on what the model was trained with (see ``Fixer``)."""
+        trained = self.trained_references
+        if trained == 0:
+            ignored = "they are ignored, as in the official pipeline" if references else "it is shown none"
+            return f"this Difix model was trained without reference photos: {ignored}"
+        if references > trained:
+            return (
+                f"this Difix model was trained with {trained} reference photo{'s' * (trained > 1)} beside each picture "
+                f"and is shown {references}"
+            )
+        return ""
+
     @torch.no_grad()
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together.
@@ -76,6 +93,8 @@ class DifixFixer:
         Raises:
             RuntimeError: the device has too little memory, even for one picture in tiles.
         """
+        if self.trained_references == 0:
+            requests = [replace(request, references=()) for request in requests]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault((*request.image.shape[:2], len(request.references)), []).append(index)

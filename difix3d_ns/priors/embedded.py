@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, Aligned, align
-from difix3d_ns.priors.base import FixRequest, FixResult, finite
+from difix3d_ns.priors.base import DEFAULT_REFERENCES, FixRequest, FixResult, finite
 from difix3d_ns.priors.blend import visible_in_any
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.stages import EmbeddedChain
@@ -46,6 +46,7 @@ class EmbeddedFixer:
     """
 
     trained_references = MAX_REFERENCES
+    default_references = DEFAULT_REFERENCES
     generative = False  # the gate of its diffusion model is closed where no reference sees anything
 
     def __init__(self, chain: EmbeddedChain, diffusion: bool = True):

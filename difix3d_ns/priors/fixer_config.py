@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.priors.base import Fixer
+from difix3d_ns.priors.base import Fixer, default_references
 from difix3d_ns.priors.registry import load_fixer
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -22,8 +22,9 @@ class FixerConfig:
     """embedded, difix, blend, none, any other fixer in difix3d_ns/priors, or package.module of a fixer of yours"""
     weights: str | None = None
     """a file or folder of weights, or for difix a hub id, which downloads (unset: the fixer's own)"""
-    references: int = 3
-    """photos the fixer gets: the gain of a fourth was within noise, of the third it was not"""
+    references: int | None = None
+    """photos the fixer gets (unset: the fixer's own number: 3 for embedded, 1 for nvidia/difix_ref, none for
+    nvidia/difix)"""
     dtype: Precision | None = None
     """precision of the fixer's networks: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
     compile: bool = False
@@ -38,7 +39,7 @@ class FixerConfig:
         Raises:
             UserError: naming the flag.
         """
-        if self.references < 0:
+        if self.references is not None and self.references < 0:
             raise UserError(f"{flag_prefix}.references {self.references}: at least 0 is needed")
 
     def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.fixer") -> Fixer:
@@ -59,3 +60,7 @@ class FixerConfig:
                 f"the fixer {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights or "
                 f"DIFIX3D_WEIGHTS): {error}"
             ) from error
+
+    def references_for(self, fixer: Fixer) -> int:
+        """Number of references that the loaded fixer is shown."""
+        return default_references(fixer) if self.references is None else self.references

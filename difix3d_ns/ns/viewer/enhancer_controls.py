@@ -15,6 +15,7 @@ from difix3d_ns.enhance.enhancer_config import EnhanceMode
 from difix3d_ns.ns.patches.panel_elements import follow_panel
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
+from difix3d_ns.priors.base import DEFAULT_REFERENCES
 from difix3d_ns.priors.registry import available_fixers, fixer_of
 
 MAX_REFERENCES = 8
@@ -47,10 +48,9 @@ class EnhancerControls:
         )
         self._status = gui.add_markdown("No frame was enhanced yet.")
         with gui.add_folder("Fixer", expand_by_default=False):
-            maximum = max(MAX_REFERENCES, fixer.references)
-            self._references = gui.add_slider(
-                "References", 0, maximum, 1, fixer.references, hint="Photos shown to the fixer"
-            )
+            count = DEFAULT_REFERENCES if fixer.references is None else fixer.references
+            maximum = max(MAX_REFERENCES, count)
+            self._references = gui.add_slider("References", 0, maximum, 1, count, hint="Photos shown to the fixer")
             names = tuple(dict.fromkeys((fixer.name, *available_fixers())))
             self._fixer = gui.add_dropdown("Name", names, fixer.name, hint="With its own weights")
             self._weights = gui.add_text(
@@ -61,7 +61,7 @@ class EnhancerControls:
         self._on.on_update(lambda _: self._show())
         self._split.on_update(lambda _: self._set_split())
         self._strength.on_update(lambda _: self._change(strength=float(self._strength.value)))
-        self._references.on_update(lambda _: self._change(references=int(self._references.value)))
+        self._references.on_update(lambda _: self._choose_references())
         self._fixer.on_update(lambda _: self._choose_fixer())
         self._when.on_update(lambda _: self._set_when())
         self._use.on_click(lambda _: self._load())
@@ -127,7 +127,13 @@ class EnhancerControls:
 
     def _choose_fixer(self) -> None:
         if self._fixer.value != self._enhancer.settings.fixer.name:
-            self._change(name=self._fixer.value, weights=None)
+            self._change(name=self._fixer.value, weights=None, references=None)
+
+    def _choose_references(self) -> None:
+        count = int(self._references.value)
+        if self._enhancer.settings.fixer.references is None and count == self._enhancer.references:
+            return  # the fixer's own number: shown, not chosen
+        self._change(references=count)
 
     def _refresh(self) -> None:
         self._live.settings_changed()
@@ -144,10 +150,13 @@ class EnhancerControls:
         except OSError as error:
             self._report_error(error)
             return
-        self._change(name=name, weights=weights)
+        self._change(name=name, weights=weights, references=None)
 
     def _report_frame(self, seconds: float, width: int, height: int) -> None:
         self._status.content = f"Last enhanced frame: **{1000 * seconds:.0f} ms**, {width} x {height} px"
+        count = self._enhancer.references
+        if self._enhancer.settings.fixer.references is None and count not in (None, int(self._references.value)):
+            self._references.value = count
 
     def _report_error(self, error: Exception) -> None:
         self._status.content = (

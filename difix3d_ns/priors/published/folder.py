@@ -6,7 +6,7 @@ Read are JSON and safetensors. Names of classes, ``.py`` files and pickles in a 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,41 @@ from torch import Tensor, nn
 
 from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.skip_vae import skip_convolutions
-from difix3d_ns.priors.published.hub import PICKLES
-from difix3d_ns.priors.published.lora import merge_lora
+from difix3d_ns.priors.published.hub import FACTS, PICKLES
+from difix3d_ns.priors.published.lora import merge_lora, missing_halves
 from difix3d_ns.priors.published.prompt import prompt_embedding
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+"""parts of an autoencoder's attention as diffusers named them before 0.18, and since"""
+
+
+class UnfitWeightsError(RuntimeError):
+    """Weights that do not fit a network; the message names the tensors.
+
+    Args:
+        place: where they were read.
+        missing, unknown, misshapen: names of tensors.
+    """
+
+    def __init__(
+        self, place: Path, missing: Sequence[str], unknown: Sequence[str] = (), misshapen: Sequence[str] = ()
+    ) -> None:
+        self.place, self.missing = place, missing
+        self.incomplete = not unknown and not misshapen
+        """whether nothing but missing tensors is wrong"""
+        problems = (
+            ("missing", missing),
+            ("not known", unknown),
+            ("of another shape than config.json says", misshapen),
+        )
+        self.details = "; ".join(
+            f"{len(keys)} {problem}: {', '.join(sorted(keys)[:6])}{', ...' if len(keys) > 6 else ''}"
+            for problem, keys in problems
+            if keys
+        )
+        what = "are incomplete" if self.incomplete else "do not fit the Difix architecture"
+        super().__init__(f"{place}: the weights {what}; {self.details}")
 
 
 def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: None, new_skips: bool = False) -> DifixNet:
@@ -34,12 +64,15 @@ def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: Non
 
     Raises:
         FileNotFoundError: a file is missing.
-        RuntimeError: keys are missing or left over, or a file is damaged; the message names them.
+        RuntimeError: a file is damaged; or ``UnfitWeightsError``.
     """
     check_folder(folder)
     unet_config, vae_config = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    unet, vae = read_tensors(folder / "unet"), merge_lora(read_tensors(folder / "vae"))
+    unet, vae = read_tensors(folder / "unet"), read_autoencoder(folder / "vae")
+    if lacking := missing_halves(vae):
+        raise UnfitWeightsError(folder / "vae", lacking)
+    vae = merge_lora(vae)
     prompt = prompt_embedding(folder, fetch_encoder)
     width = unet_config.get("cross_attention_dim")
     if prompt.dim() != 2 or prompt.shape[1] != width:
@@ -62,11 +95,17 @@ def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: Non
 
 
 def trained_references(folder: Path) -> int:
-    """Number of photographs the model was shown in training: one, unless its index has a UNet that mixes no views.
+    """Number of photographs the model was shown in training: one, unless the folder knows better.
 
-    Of the two published models, nvidia/difix has diffusers' plain UNet in its index and was trained without; copies
-    and what ``difix3d convert`` writes may have no index.
+    What ``difix3d convert`` and ``difix3d train-prior`` write says so. Of the two published models, nvidia/difix has
+    diffusers' plain UNet, which mixes no views, in its index and was trained without; copies may have no index.
     """
+    try:
+        known = json.loads((folder / FACTS).read_text()).get("trained_references")
+        if isinstance(known, int) and known >= 0:
+            return known
+    except (OSError, ValueError, AttributeError):
+        pass
     try:
         unet = json.loads((folder / "model_index.json").read_text()).get("unet")
     except (OSError, ValueError, AttributeError):
@@ -131,6 +170,15 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         raise RuntimeError(f"{file} is damaged or half downloaded ({error}); {remedy}") from error
 
 
+def read_autoencoder(folder: Path) -> dict[str, Tensor]:
+    """Read an autoencoder's weights (see ``read_tensors``), its attention named as today."""
+    tensors = {}
+    for key, value in read_tensors(folder).items():
+        parts = [old for old in _ATTENTION if ".attentions." in key and old in key]
+        tensors[key.replace(parts[0], _ATTENTION[parts[0]]) if parts else key] = value
+    return tensors
+
+
 def split_skips(vae: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Split weights into plain autoencoder and skip convolutions, these with ``DifixNet``'s names."""
     prefix = "decoder.skip_conv_"
@@ -146,21 +194,16 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], place: Path, prefix: st
     """Load weights strictly.
 
     Raises:
-        RuntimeError: names of missing, surplus and misshapen tensors.
+        UnfitWeightsError: tensors are missing, surplus or misshapen.
     """
     expected = module.state_dict()
-    wrong = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
-    problems = []
-    for problem, keys in (
-        ("missing", expected.keys() - state.keys()),
-        ("not known", state.keys() - expected.keys()),
-        ("of another shape than config.json says", wrong),
-    ):
-        if keys:
-            named = ", ".join(f"{prefix}{_official(key) if prefix else key}" for key in sorted(keys)[:6])
-            problems.append(f"{len(keys)} {problem}: {named}{', ...' if len(keys) > 6 else ''}")
-    if problems:
-        raise RuntimeError(f"{place}: the weights do not fit the Difix architecture; {'; '.join(problems)}")
+    misshapen = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
+    problems = [
+        [f"{prefix}{_official(key) if prefix else key}" for key in sorted(keys)]
+        for keys in (expected.keys() - state.keys(), state.keys() - expected.keys(), misshapen)
+    ]
+    if any(problems):
+        raise UnfitWeightsError(place, *problems)
     module.load_state_dict(state, strict=True, assign=True)
 
 

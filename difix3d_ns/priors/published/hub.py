@@ -8,8 +8,10 @@ from pathlib import Path
 
 CACHE = "prompt_embedding.safetensors"
 """the prompt's embedding, beside the weights"""
+FACTS = "difix3d.json"
+"""what we know of weights that we wrote, beside them"""
 NETWORKS = (
-    *("model_index.json", "scheduler/*.json", "unet/config.json", "vae/config.json", CACHE),
+    *("model_index.json", "scheduler/*.json", "unet/config.json", "vae/config.json", CACHE, FACTS),
     *("unet/diffusion_pytorch_model*.safetensors", "vae/diffusion_pytorch_model*.safetensors"),
 )
 TEXT = ("text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/*.json", "tokenizer/merges.txt")

@@ -17,7 +17,7 @@ from difix3d_ns.priors.published.hub import CACHE
 PROMPT = "remove degradation"
 
 
-def prompt_embedding(folder: Path, fetch_encoder: Callable[[], object] = lambda: None) -> Tensor:
+def prompt_embedding(folder: Path, fetch_encoder: Callable[[], object] = lambda: None, keep: bool = True) -> Tensor:
     """Embedding of the prompt [77, d], from the cache if there is one.
 
     The text encoder is read at most once and then forgotten.
@@ -25,6 +25,7 @@ def prompt_embedding(folder: Path, fetch_encoder: Callable[[], object] = lambda:
     Args:
         folder: of the weights, with the cache or with ``text_encoder/`` and ``tokenizer/``.
         fetch_encoder: called before those two are read.
+        keep: write the cache into the folder.
 
     Raises:
         FileNotFoundError: neither is there.
@@ -38,7 +39,8 @@ def prompt_embedding(folder: Path, fetch_encoder: Callable[[], object] = lambda:
             raise RuntimeError(f"{cache} is damaged ({error}); delete it, and it is made again") from error
     fetch_encoder()
     prompt = _compute(folder)
-    write_prompt(folder, prompt)
+    if keep:
+        write_prompt(folder, prompt)
     return prompt
 
 

@@ -193,6 +193,7 @@ class Difix:
         file = "scheduler/scheduler_config.json"
         write_json(folder / file, json.loads((self._folder / file).read_text()))
         write_prompt(folder, merged.prompt)
+        write_json(folder / hub.FACTS, {"trained_references": self._options["references"], "format": 1})
 
 
 def create(recipe: Recipe) -> Difix:
