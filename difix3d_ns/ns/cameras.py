@@ -11,6 +11,14 @@ from difix3d_ns.geometry.pinhole import Pinhole
 _FLIP = torch.tensor([1.0, -1.0, -1.0])  # OpenGL camera axes to OpenCV
 
 
+def opencv_pose(pose: Tensor) -> Tensor:
+    """Turn a camera-to-world [3, 4] of nerfstudio into a [4, 4] with OpenCV axes, float32."""
+    square = torch.eye(4, device=pose.device)
+    square[:3, :3] = pose[:3, :3] * _FLIP.to(pose.device)
+    square[:3, 3] = pose[:3, 3]
+    return square
+
+
 def to_pinhole(camera: Cameras, camera_to_world: Tensor | None = None) -> Pinhole:
     """One nerfstudio camera (OpenGL axes) as a Pinhole (OpenCV axes) on the CPU.
 
@@ -19,10 +27,8 @@ def to_pinhole(camera: Cameras, camera_to_world: Tensor | None = None) -> Pinhol
         camera_to_world: [3, 4] to use instead of the camera's own (an optimised pose).
     """
     camera = camera.reshape((1,))
-    pose = (camera_to_world if camera_to_world is not None else camera.camera_to_worlds[0]).detach().cpu().float()
-    square = torch.eye(4)
-    square[:3, :3] = pose[:3, :3] * _FLIP
-    square[:3, 3] = pose[:3, 3]
+    pose = camera_to_world if camera_to_world is not None else camera.camera_to_worlds[0]
+    square = opencv_pose(pose.detach().cpu())
     intrinsics = Cameras.get_intrinsics_matrices(camera)[0].detach().cpu().float()
     return Pinhole(square, intrinsics, int(camera.width[0]), int(camera.height[0]))
 

@@ -20,13 +20,16 @@ from torch import Tensor, nn
 
 from difix3d_ns.enhance.enhancer_config import EnhanceMode
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.panorama import Panorama, nearest_in_faces
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Window
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights, check_files, column
+from difix3d_ns.ns.cameras import to_cameras
+from difix3d_ns.ns.panoramas import blend_outputs, panorama_of
 from difix3d_ns.ns.patches.lpips import lazy_lpips
-from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane
+from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane, near_sphere
 from difix3d_ns.splats.exposure import Exposures
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from difix3d_ns.splats.strategies.fitness import Fitness
@@ -202,8 +205,9 @@ class SplatModel(SplatfactoModel):
     """Splatfacto with the gaps closed that diffusion-fixed training needs."""
 
     config: SplatModelConfig
-    enhancer: Callable[[Cameras, Tensor], Tensor] | None = None
-    """turns a render [H, W, 3] into the enhanced picture; set by the pipeline"""
+    enhancer: Callable[..., Tensor] | None = None
+    """turns a camera and its render [H, W, 3] into the enhanced picture, and of a panorama each face by its number;
+    set by the pipeline"""
     enhance: EnhanceMode = "key"
     """how it is shown; set by the pipeline"""
     near_plane: float = 0.01
@@ -367,14 +371,39 @@ class SplatModel(SplatfactoModel):
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
         if not isinstance(camera, Cameras):
             return super().get_outputs(camera)
+        panorama = None if self.training else panorama_of(camera)
+        if panorama is not None:
+            return self._panorama_outputs(camera, panorama)
         with near_plane(self.near_plane):
-            outputs = super().get_outputs(keep_on_cpu(camera) if self.device.type == "cpu" else camera)
+            outputs = self._perspective_outputs(camera)
         if not self.training:
-            return self._with_enhanced(camera, outputs)
+            return self._with_enhanced(camera, outputs, self.enhancer)
         photograph = (camera.metadata or {}).get("cam_idx")  # pseudo-views have none
         if self.exposures is not None and photograph is not None:
             outputs["rgb"] = self.exposures(outputs["rgb"], photograph)
         return outputs
+
+    def _perspective_outputs(self, camera: Cameras) -> dict[str, Any]:
+        return super().get_outputs(keep_on_cpu(camera) if self.device.type == "cpu" else camera)
+
+    def _panorama_outputs(self, camera: Cameras, panorama: Panorama) -> dict[str, Any]:
+        """Render what no perspective camera sees; its depth is the distance along the rays."""
+        faces = panorama.faces()
+        cameras = [to_cameras(face.camera, self.device) for face in faces]
+        with near_plane(nearest_in_faces(self.near_plane)), near_sphere(self.near_plane):
+            outputs = [self._perspective_outputs(camera) for camera in cameras]
+        pictures = [found["rgb"] for found in outputs]
+        enhancer = self.enhancer
+
+        def enhanced(camera: Cameras, image: Tensor) -> Tensor:
+            assert enhancer is not None
+            each = zip(faces, cameras, pictures, strict=True)
+            return panorama.blend(faces, [enhancer(seen, render, face.index) for face, seen, render in each]).clamp(
+                0, 1
+            )
+
+        blended = blend_outputs(panorama, faces, outputs)
+        return self._with_enhanced(camera, blended, enhanced if enhancer is not None else None)
 
     @contextmanager
     def depth_in_training(self, requested: bool) -> Iterator[None]:
@@ -386,8 +415,10 @@ class SplatModel(SplatfactoModel):
         finally:
             self.config.output_depth_during_training = before
 
-    def _with_enhanced(self, camera: Cameras, outputs: dict[str, Any]) -> dict[str, Any]:
-        enhancer, image = self.enhancer, outputs["rgb"]
+    def _with_enhanced(
+        self, camera: Cameras, outputs: dict[str, Any], enhancer: Callable[[Cameras, Tensor], Tensor] | None
+    ) -> dict[str, Any]:
+        image = outputs["rgb"]
         if enhancer is None or self.enhance == "off":
             return outputs
 

@@ -74,6 +74,10 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
                 )
 
 
+class _Sequence:
+    """Caller of the enhancer whose frames follow each other."""
+
+
 class GuidedPipeline(VanillaPipeline):
     """Pipeline in which a guidance decides what each step learns from, and renders are enhanced on demand."""
 
@@ -104,6 +108,7 @@ class GuidedPipeline(VanillaPipeline):
         fixer = config.enhancer.fixer(config.guidance.fixer_config)
         references = ReferenceViews(self.scene, self.renderer)
         self.enhancer = Enhancer(EnhancerSettings(fixer, config.enhancer.strength), self.renderer, references)
+        self._sequences: dict[int, _Sequence] = {}
         self.model.enhancer, self.model.enhance = self._enhance, config.enhancer.mode
         self.panel = Panel(self.scene, self.renderer, self.enhancer, config.enhancer.mode)
         if not trains:  # else once all settings are fitted
@@ -258,9 +263,9 @@ class GuidedPipeline(VanillaPipeline):
 
     # ------------------------------------------------------------------ what people see
 
-    def _enhance(self, camera: Cameras, image: Tensor) -> Tensor:
-        """Return the enhanced picture [H, W, 3] of a render; successive calls are one sequence."""
-        return self.enhancer.enhance(to_pinhole(camera), image, self)
+    def _enhance(self, camera: Cameras, image: Tensor, face: int = 0) -> Tensor:
+        """Return the enhanced picture [H, W, 3] of a render; successive calls of a panorama's face are one sequence."""
+        return self.enhancer.enhance(to_pinhole(camera), image, self._sequences.setdefault(face, _Sequence()))
 
     def show_progress(self, step: int, force: bool = False) -> None:
         """Bring viewer and curves up to date; between training steps.

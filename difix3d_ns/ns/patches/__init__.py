@@ -97,6 +97,18 @@ PATCHES = (
         "tests/integration/test_render.py::test_without_ffmpeg_the_message_says_how_to_get_it",
     ),
     Patch(
+        "camera_paths",
+        "nerfstudio.cameras.camera_paths.get_path_from_json",
+        "a camera type it does not know becomes perspective, and stereo is rendered as if it were, without a word",
+        "tests/unit/test_panoramas.py::test_other_camera_types_are_refused",
+    ),
+    Patch(
+        "camera_paths",
+        "nerfstudio.cameras.camera_paths.get_interpolated_poses_many",
+        "between no poses, or from one to itself, it ends in a traceback: where fewer than two photos are held out",
+        "tests/unit/test_no_held_out.py::test_interpolate_names_the_other_source",
+    ),
+    Patch(
         "torch_load",
         "torch.serialization.get_safe_globals",
         "nerfstudio's checkpoints hold numpy scalars, which weights_only=True refuses (nerfstudio #3683)",
@@ -116,7 +128,15 @@ PATCHES = (
 
 def apply() -> None:
     """Replace what can be replaced before anything is made; again it does nothing."""
-    from difix3d_ns.ns.patches import excepthook, ffmpeg, render_panel, splatfacto_cpu, torch_load, viewer_tabs
+    from difix3d_ns.ns.patches import (
+        camera_paths,
+        excepthook,
+        ffmpeg,
+        render_panel,
+        splatfacto_cpu,
+        torch_load,
+        viewer_tabs,
+    )
 
-    for module in (splatfacto_cpu, viewer_tabs, render_panel, ffmpeg, torch_load, excepthook):
+    for module in (splatfacto_cpu, viewer_tabs, render_panel, camera_paths, ffmpeg, torch_load, excepthook):
         module.apply()

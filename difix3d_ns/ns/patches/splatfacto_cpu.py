@@ -21,6 +21,7 @@ _compiled_viewmat = splatfacto.get_viewmat
 
 
 _near_plane: ContextVar[float | None] = ContextVar("near_plane", default=None)
+_near_sphere: ContextVar[float] = ContextVar("near_sphere", default=0.0)
 
 
 @contextmanager
@@ -33,9 +34,26 @@ def near_plane(depth: float) -> Iterator[None]:
         _near_plane.reset(token)
 
 
+@contextmanager
+def near_sphere(distance: float) -> Iterator[None]:
+    """Let splatfacto draw no Gaussian whose centre is nearer to the camera than ``distance`` meanwhile, scene units.
+
+    Faces of a panorama look in different directions from one place: by depth, one would show what the next one cuts.
+    """
+    token = _near_sphere.set(distance)
+    try:
+        yield
+    finally:
+        _near_sphere.reset(token)
+
+
 def _rasterization(means: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
     if (depth := _near_plane.get()) is not None:
         kwargs["near_plane"] = depth
+    if distance := _near_sphere.get():
+        rotation, shift = kwargs["viewmats"][0, :3, :3], kwargs["viewmats"][0, :3, 3]
+        far = (means + rotation.T @ shift).norm(dim=-1) >= distance
+        kwargs["opacities"] = kwargs["opacities"] * far
     if means.is_cuda:
         return _cuda_rasterization(means, *args, **kwargs)
     from difix3d_ns.rasterization import rasterization

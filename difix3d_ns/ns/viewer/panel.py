@@ -20,6 +20,7 @@ from difix3d_ns.guidance.base import Guidance
 from difix3d_ns.guidance.status import ShownView, Status
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.model import Outputs
+from difix3d_ns.ns.panoramas import is_perspective
 from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
 from difix3d_ns.ns.rendering import SplatRenderer
 from difix3d_ns.ns.training_scene import TrainingScene
@@ -79,8 +80,12 @@ class Panel(ViewerControl):
     def serve(self, tab: RenderStateMachine, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the outputs of a render for a tab: the enhanced picture is shown there once it is ready."""
         if isinstance(outputs, Outputs):
-            camera, image = to_pinhole(outputs.camera), outputs.image
-            outputs.serve(lambda: self.live.picture(tab, camera, image))
+            image = outputs.image
+            if is_perspective(outputs.camera):
+                camera = to_pinhole(outputs.camera)
+                outputs.serve(lambda: self.live.picture(tab, camera, image))
+            else:  # previews of the tab Render: six faces would keep it waiting
+                outputs.serve(lambda: image)
         if self._enhancer_controls is not None:
             self._enhancer_controls.offer(outputs)
         return outputs
