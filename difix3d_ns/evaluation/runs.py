@@ -89,7 +89,7 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     peak_file = output / f".{name}.peak.json"
     started = time.perf_counter()
-    with log.open("a") if log is not None else nullcontext() as file:
+    with log.open("a", encoding="utf-8") if log is not None else nullcontext() as file:
         code, peak = process.run(arguments, peak_file, file)
     seconds = time.perf_counter() - started
     peak_file.unlink(missing_ok=True)

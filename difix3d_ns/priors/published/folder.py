@@ -68,7 +68,7 @@ def trained_references(folder: Path) -> int:
     and what ``difix3d convert`` writes may have no index.
     """
     try:
-        unet = json.loads((folder / "model_index.json").read_text()).get("unet")
+        unet = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("unet")
     except (OSError, ValueError, AttributeError):
         return 1
     return 0 if isinstance(unet, list) and unet[:1] == ["diffusers"] else 1
@@ -100,7 +100,7 @@ def read_json(file: Path) -> dict[str, Any]:
         FileNotFoundError, RuntimeError: missing or damaged.
     """
     try:
-        content = json.loads(_existing(file).read_text())
+        content = json.loads(_existing(file).read_text(encoding="utf-8"))
     except ValueError as error:
         raise RuntimeError(f"{file} is damaged or half downloaded: {error}") from error
     if not isinstance(content, dict):
