@@ -73,13 +73,11 @@ def test_a_training_on_a_console_that_lacks_characters(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "cp1252"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
-@pytest.mark.parametrize("words", [["--help"], ["report", "käse"]])
-def test_our_own_command(environment: dict[str, str], words: list[str], tmp_path: Path) -> None:
+def test_our_own_command(environment: dict[str, str], tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("wb") as file:
-        command = [sys.executable, "-m", "difix3d_ns.cli", *words]
+        command = [sys.executable, "-m", "difix3d_ns.cli", "--help"]
         done = subprocess.run(command, env=os.environ | environment, stdout=file, stderr=subprocess.STDOUT, check=False)
     text = log.read_text(encoding="ascii", errors="replace")
-    assert done.returncode == (0 if words == ["--help"] else 1), text
-    assert "Traceback" not in text
-    assert ("demo-scene" if words == ["--help"] else "does not exist") in text
+    assert done.returncode == 0 and "Traceback" not in text
+    assert "demo-scene" in text and "report" in text
