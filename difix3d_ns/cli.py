@@ -12,6 +12,7 @@ import tyro
 from difix3d_ns.apps.train_prior import train_prior
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.consoles import replace_unprintable
 
 _CURATION = CurationOptions()
 
@@ -253,6 +254,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main() -> None:
     """Entry point."""
+    replace_unprintable()
     try:
         tyro.extras.subcommand_cli_from_dict(COMMANDS, description="Diffusion-fixed Gaussian splatting for nerfstudio.")
     except (UserError, OSError) as error:

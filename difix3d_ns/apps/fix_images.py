@@ -143,7 +143,7 @@ class _Record:
         self.settings = settings
         self.done: dict[str, list[int]] = {}
         try:
-            content = json.loads(self.file.read_text())
+            content = json.loads(self.file.read_text(encoding="utf-8"))
             if content["settings"] == settings:
                 self.done = dict(content["done"])
         except (OSError, ValueError, KeyError, TypeError):

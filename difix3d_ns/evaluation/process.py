@@ -53,7 +53,7 @@ def run(arguments: Sequence[str], peak_file: Path, output: IO[str] | None = None
         process.wait()
         raise
     try:
-        peak = json.loads(peak_file.read_text())
+        peak = json.loads(peak_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # it was killed
         return code, 0.0
     return code, float(peak["resident_mb"] if peak["cuda_mb"] is None else peak["cuda_mb"])
@@ -87,7 +87,7 @@ def main() -> None:
     """Entry point of the process."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     path = Path(sys.argv.pop(1))
-    atexit.register(lambda: path.write_text(json.dumps(own_peak())))
+    atexit.register(lambda: path.write_text(json.dumps(own_peak()), encoding="utf-8"))
     from nerfstudio.scripts.train import entrypoint
 
     entrypoint()

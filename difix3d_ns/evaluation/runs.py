@@ -14,6 +14,8 @@ from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation import process
+from difix3d_ns.io.file_names import distinct_names
+from difix3d_ns.ns.config_paths import find_again
 
 DEFAULT_METHOD = "difix3d-splatfacto"
 
@@ -89,7 +91,7 @@ def train(
     output.mkdir(parents=True, exist_ok=True)
     peak_file = output / f".{name}.peak.json"
     started = time.perf_counter()
-    with log.open("a") if log is not None else nullcontext() as file:
+    with log.open("a", encoding="utf-8") if log is not None else nullcontext() as file:
         code, peak = process.run(arguments, peak_file, file)
     seconds = time.perf_counter() - started
     peak_file.unlink(missing_ok=True)
@@ -125,12 +127,12 @@ def evaluate(
         enhancer.from_environment, enhancer.mode = False, "key"
         enhancer.strength = enhancer.strength if strength is None else strength
         enhancer.weights = weights or enhancer.weights
-        return _with_present_paths(config, trainer)
+        return find_again(trainer, config)
 
     _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=with_settings)
     views, whole = [], 0.0
     datamanager: Any = pipeline.datamanager
-    names = [Path(path).name for path in datamanager.eval_dataset.image_filenames]
+    names = _names(datamanager)
     for name, (camera, batch) in zip(names, datamanager.fixed_indices_eval_dataloader, strict=True):
         outputs = pipeline.model.get_outputs_for_camera(camera)
         truth = pipeline.model.composite_with_background(
@@ -151,12 +153,7 @@ def evaluate(
     return Evaluation(views, len(model.means), whole if enhance else 0.0)
 
 
-def _with_present_paths(path: Path, trainer: Any) -> Any:
-    """Correct a config's paths: checkpoints lie beside config.yml; a relative scene may be given from above it."""
-    folder = path.resolve().parent
-    trainer.relative_model_dir = folder / trainer.relative_model_dir
-    manager = trainer.pipeline.datamanager
-    data = manager.data or trainer.data
-    if data is not None and not data.is_absolute() and not data.exists():
-        manager.data = next((above / data for above in folder.parents if (above / data).exists()), data)
-    return trainer
+def _names(datamanager: Any) -> list[str]:
+    """Names of the evaluation photos, as they are told from all others of the scene."""
+    held_out, trained = datamanager.eval_dataset.image_filenames, datamanager.train_dataset.image_filenames
+    return distinct_names([*held_out, *trained])[: len(held_out)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
+import yaml
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
@@ -21,12 +22,17 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
+from difix3d_ns.io.atomic import replacing, write_text
 from difix3d_ns.io.config_fields import fill_unset
 from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.ns import presets
+from difix3d_ns.ns.config_paths import make_absolute
 from difix3d_ns.ns.log_tracker import LogTracker
+from difix3d_ns.ns.patches.eval_setup import find_trainings_again
 from difix3d_ns.ns.patches.event_writers import survive_a_full_disk
 from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
+
+find_trainings_again()
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -136,12 +142,33 @@ class GuidedTrainerConfig(TrainerConfig):
         return Run(self.max_num_iterations or default, device, first_step)
 
     def save_config(self) -> None:
+        """Make paths absolute and see that config.yml can be written, without writing it.
+
+        nerfstudio calls it before anything is set up. A training that is refused then must not leave what looks like a
+        training, nor replace the config.yml of an earlier one: ``write`` comes once it is set up.
+        """
+        make_absolute(self)
+        base = self.get_base_dir()
+        there = next(folder for folder in (base, *base.parents) if folder.exists())
         try:
-            super().save_config()
+            with replacing(there / "config.yml") as part:
+                part.write_text(yaml.dump(self), encoding="utf-8")
+                part.unlink()
         except OSError as error:
-            raise UserError(
-                f"cannot write to --output-dir {self.output_dir}: {error}; choose a folder you may write to"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def write(self) -> None:
+        """Write config.yml, by which a training is opened again, whole or not at all."""
+        make_absolute(self)
+        path = self.get_base_dir() / "config.yml"
+        CONSOLE.log(f"Saving config to: {path}")
+        try:
+            write_text(path, yaml.dump(self))
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> UserError:
+        return UserError(f"cannot write to --output-dir {self.output_dir}: {error}; choose a folder you may write to")
 
 
 class GuidedTrainer(Trainer):
@@ -204,7 +231,7 @@ class GuidedTrainer(Trainer):
         self._saved_at = time.monotonic()
         self._kept = presets.kept(self.config)  # now: nerfstudio's loop counts with another number of steps
         self.pipeline.panel.attach(self.pipeline.guidance, self._start_step)
-        self.config.save_config()  # with everything filled in, so that evaluation rebuilds the same
+        self.config.write()  # with everything filled in, so that evaluation rebuilds the same
 
     def setup_optimizers(self) -> Optimizers:
         images = len(self.pipeline.datamanager.train_dataset)

@@ -116,7 +116,7 @@ def load(
     """
     path = _locate(weights)
     try:
-        config = json.loads(path.with_suffix(".json").read_text())
+        config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if missing := sorted({"align", "blend", "difix"} - set(config)):
             raise ValueError(f"it lacks {', '.join(missing)}: an aligner alone, or made by an earlier version")
         tensors = load_file(path)

@@ -17,6 +17,7 @@ from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 _BOOKKEEPING = (
     "--timestamp",
+    "--output-dir",  # above the training's folder
     "--pipeline.datamanager.data",  # copies of --data
     "--pipeline.datamanager.dataparser.data",
     "--pipeline.enhancer.from-environment",  # no flag

@@ -15,6 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.chart import Curve
 from difix3d_ns.io.checkpoints import checkpoint_steps
+from difix3d_ns.ns.config_paths import find_scene_again
 from difix3d_ns.ns.earlier_versions import refuse_earlier
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from difix3d_ns.views.folders import RECORDS_FOLDER
@@ -160,7 +161,8 @@ def _find(path: Path) -> Path:
         return found[0]
     if not found:
         raise UserError(
-            f"{path} holds no training (no config.yml in it or below); give its folder: outputs/SCENE/METHOD/TIME"
+            f"{path} holds no training (no config.yml in it or below; one that was refused or is still being set up "
+            "has none); give its folder: outputs/SCENE/METHOD/TIME"
         )
     found.sort(key=lambda file: file.stat().st_mtime, reverse=True)
     listed = "".join(f"\n  {file.parent}" for file in found[:8]) + ("\n  ..." if len(found) > 8 else "")
@@ -179,6 +181,7 @@ def _load(path: Path) -> GuidedTrainerConfig:
         raise UserError(f"{path} is " + (f"of the method {name}, none of difix3d_ns" if name else "no training"))
     if "vis" not in vars(config):  # the last line: the file is sorted
         raise UserError(f"{path} is not complete; of a training that just began: try again")
+    find_scene_again(config, path)
     return config
 
 

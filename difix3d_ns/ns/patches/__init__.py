@@ -116,6 +116,20 @@ PATCHES = (
         version="torch 2.6",
     ),
     Patch(
+        "eval_setup",
+        "nerfstudio.utils.eval_utils.eval_setup",
+        "a training that was moved is not found, one without a checkpoint is a traceback",
+        "tests/unit/test_places.py::test_nerfstudios_commands_find_a_training_that_was_moved",
+        by="find_trainings_again",
+    ),
+    Patch(
+        "streams",
+        "sys.stdout.errors",
+        "a bar on a console that cannot show it ends a training",
+        "tests/unit/test_consoles.py::test_a_training_on_a_console_that_lacks_characters",
+        version="Python 3",
+    ),
+    Patch(
         "excepthook",
         "sys.excepthook",
         "nerfstudio's commands show a traceback for what the user can fix",
@@ -134,9 +148,19 @@ def apply() -> None:
         ffmpeg,
         render_panel,
         splatfacto_cpu,
+        streams,
         torch_load,
         viewer_tabs,
     )
 
-    for module in (splatfacto_cpu, viewer_tabs, render_panel, camera_paths, ffmpeg, torch_load, excepthook):
+    for module in (
+        streams,
+        splatfacto_cpu,
+        viewer_tabs,
+        render_panel,
+        camera_paths,
+        ffmpeg,
+        torch_load,
+        excepthook,
+    ):
         module.apply()

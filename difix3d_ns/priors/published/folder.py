@@ -101,13 +101,13 @@ def trained_references(folder: Path) -> int:
     diffusers' plain UNet, which mixes no views, in its index and was trained without; copies may have no index.
     """
     try:
-        known = json.loads((folder / FACTS).read_text()).get("trained_references")
+        known = json.loads((folder / FACTS).read_text(encoding="utf-8")).get("trained_references")
         if isinstance(known, int) and known >= 0:
             return known
     except (OSError, ValueError, AttributeError):
         pass
     try:
-        unet = json.loads((folder / "model_index.json").read_text()).get("unet")
+        unet = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("unet")
     except (OSError, ValueError, AttributeError):
         return 1
     return 0 if isinstance(unet, list) and unet[:1] == ["diffusers"] else 1
@@ -139,7 +139,7 @@ def read_json(file: Path) -> dict[str, Any]:
         FileNotFoundError, RuntimeError: missing or damaged.
     """
     try:
-        content = json.loads(_existing(file).read_text())
+        content = json.loads(_existing(file).read_text(encoding="utf-8"))
     except ValueError as error:
         raise RuntimeError(f"{file} is damaged or half downloaded: {error}") from error
     if not isinstance(content, dict):

@@ -179,7 +179,7 @@ def load_aligner(weights: str | Path) -> Aligner:
     """
     path = _file(weights)
     try:
-        aligner = Aligner(**json.loads(path.with_suffix(".json").read_text())["align"])
+        aligner = Aligner(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["align"])
         tensors = {key.removeprefix("align."): value.float() for key, value in load_file(path).items()}
         aligner.load_state_dict({key: tensors[key] for key in aligner.state_dict()})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:

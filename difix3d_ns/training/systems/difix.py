@@ -191,7 +191,7 @@ class Difix:
             tensors = {key: value.contiguous() for key, value in tensors.items()}
             write_tensors(folder / name / WEIGHTS, tensors)
         file = "scheduler/scheduler_config.json"
-        write_json(folder / file, json.loads((self._folder / file).read_text()))
+        write_json(folder / file, json.loads((self._folder / file).read_text(encoding="utf-8")))
         write_prompt(folder, merged.prompt)
         write_json(folder / hub.FACTS, {"trained_references": self._options["references"], "format": 1})
 

@@ -1,0 +1,18 @@
+"""Names of files as people tell them apart."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """Return the names of files, with folders as far as they differ: cam0/0001.png and cam1/0001.png."""
+    files = [os.path.abspath(path) for path in paths]
+    folders = {os.path.dirname(file) for file in files}
+    try:
+        shared = os.path.commonpath(folders) if folders else ""
+    except ValueError:  # of different drives
+        return [Path(file).as_posix() for file in files]
+    return [Path(file).relative_to(shared).as_posix() for file in files]
