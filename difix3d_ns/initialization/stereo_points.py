@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -23,16 +23,22 @@ class InitialPointsConfig:
     """Settings of the points that training starts from, beside those that came with the scene."""
 
     stereo: int | None = None
-    """points added before training, found by stereo among the training photos
+    """points added before training, found by stereo among the training photos (unset: 12000 on a CPU, 50000 with CUDA,
+    none where points of ``sensor`` are there; 0 = none)"""
+    sensor: int | None = None
+    """points added before training from depth that came with the training photos, as LiDAR measures it
     (unset: 12000 on a CPU, 50000 with CUDA; 0 = none)"""
+    stereo_by_default: bool = field(default=False, init=False)  # no flag: whether the number of stereo was unset
 
     def fit(self, run: Run) -> None:
-        """Fill in the number of points by device."""
-        fill_unset(self, stereo=CPU_POINTS if run.on_cpu else CUDA_POINTS)
+        """Fill in the numbers of points by device."""
+        self.stereo_by_default |= self.stereo is None
+        count = CPU_POINTS if run.on_cpu else CUDA_POINTS
+        fill_unset(self, stereo=count, sensor=count)
 
     def check(self, flag: str) -> None:
-        """Raise a UserError that names the flag if the number is negative."""
-        check_at_least(self, flag, {"stereo": 0})
+        """Raise a UserError that names the flag if a number is negative."""
+        check_at_least(self, flag, {"stereo": 0, "sensor": 0})
 
 
 def stereo_cloud(scene: Scene, given: Tensor | None, count: int, log: Callable[[str], None]) -> PointCloud | None:

@@ -19,7 +19,9 @@ from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
-from difix3d_ns.initialization.stereo_points import InitialPointsConfig, stereo_cloud
+from difix3d_ns.initialization.sensor_points import check_scale, sensor_points
+from difix3d_ns.initialization.stereo_points import MIN_POINTS, InitialPointsConfig, stereo_cloud
+from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
@@ -33,9 +35,13 @@ from difix3d_ns.ns.rendering import SplatRenderer
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.ns.viewer.panel import Panel
 from difix3d_ns.splats.floaters import FloatersConfig, FreeSpace
+from difix3d_ns.splats.losses.depth import depth_loss
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from difix3d_ns.splats.strategies.fitness import pause_after_reset
+from difix3d_ns.views.protocols import PointCloud, SensorDepth
 from difix3d_ns.views.view import TrainView
+
+SENSOR_DEPTH_WEIGHT = 0.5
 
 
 @dataclass
@@ -48,10 +54,13 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     """how a prior teaches the splat"""
     sparse_helps: bool = True
-    """helps for captures of few photos: initial points by stereo, floater pruning, near plane; False switches all
-    of them off, which leaves splatfacto as it is"""
+    """helps for captures of few photos: depth that came with them, initial points by stereo, floater pruning, near
+    plane; False switches all of them off, which leaves splatfacto as it is"""
     initial_points: InitialPointsConfig = field(default_factory=InitialPointsConfig)
     """points that training starts from"""
+    sensor_depth_weight: float | None = None
+    """weight of the difference between rendered depth and that which came with a training photo, as LiDAR measures it
+    (unset: 0.5; 0 = not learned from)"""
     floaters: FloatersConfig = field(default_factory=FloatersConfig)
     """what is done against Gaussians that float in front of the cameras"""
     enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
@@ -61,12 +70,20 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
         """Switch the helps off if that is requested; before they are fitted themselves."""
         if not self.sparse_helps:
             self.initial_points.stereo, self.floaters.min_depth = 0, 0.0
+            self.initial_points.sensor, self.sensor_depth_weight = 0, 0.0
+        fill_unset(self, sensor_depth_weight=SENSOR_DEPTH_WEIGHT)
 
     def check(self, flag: str) -> None:
-        """Raise a UserError if a help is requested and switched off."""
+        """Raise a UserError if a help is requested and switched off, or a weight is negative."""
+        check_at_least(self, flag, {"sensor_depth_weight": 0})
         if self.sparse_helps:
             return
-        given = {"initial-points.stereo": self.initial_points.stereo, "floaters.min-depth": self.floaters.min_depth}
+        given = {
+            "initial-points.stereo": self.initial_points.stereo,
+            "initial-points.sensor": self.initial_points.sensor,
+            "sensor-depth-weight": self.sensor_depth_weight,
+            "floaters.min-depth": self.floaters.min_depth,
+        }
         for name, value in given.items():
             if value:
                 raise UserError(
@@ -129,10 +146,12 @@ class GuidedPipeline(VanillaPipeline):
         """
         self._check_enhancer()
         self._find_free_space()
+        self._check_sensor_depth(run)
         self.model.follow_windows(self.guidance.windows(run))
         if not with_points:
             return
-        self._add_stereo_points(run)
+        if not (self._add_sensor_points(run) and self.config.initial_points.stereo_by_default):
+            self._add_stereo_points(run)
         self.set_up_guidance(run)
         if (points := self.guidance.initial_points()) is not None:
             if self.model.config.random_init:
@@ -154,6 +173,52 @@ class GuidedPipeline(VanillaPipeline):
         config = self.config.enhancer
         if config.mode != "off" and (config.name or config.weights):
             self.enhancer.settings.fixer.load(self.model.device, "--pipeline.enhancer")
+
+    def _check_sensor_depth(self, run: Run) -> None:
+        """Read the depth that came with the photographs, if it is used, and compare it with the scene's points.
+
+        Raises:
+            UserError: it cannot be read, or they disagree.
+        """
+        if not (self.config.initial_points.sensor or self.config.sensor_depth_weight) or not self.scene.depths.count:
+            return
+        for index in range(len(self.scene)):
+            self.scene.depth(index)
+        if (points := self.scene.given_points()) is not None:
+            check_scale(self.scene, points, self.scene.depths.unit, run.tracker.log)
+
+    def _add_sensor_points(self, run: Run) -> bool:
+        """Add points from the depth that came with the photographs; True if stereo is not needed beside them."""
+        found, photos = self.scene.depths.count, len(self.scene)
+        count = self._room(self.config.initial_points.sensor or 0)
+        if not found or not count or self.model.config.random_init:
+            return False
+        seeds = self.model.seed_points
+        cloud = sensor_points(self.scene, count)
+        added = 0 if cloud is None else len(cloud.positions)
+        if cloud is None or (seeds is None and added < MIN_POINTS):
+            run.tracker.log(f"Depth of {found} of {photos} photos gives only {added} points: none is added.")
+            return False
+        enough = 2 * found >= photos
+        stereo = "; stereo is left out" if enough and self.config.initial_points.stereo_by_default else ""
+        run.tracker.log(
+            f"{added} initial points added to {0 if seeds is None else len(seeds[0])} from the depth of {found} of "
+            f"{photos} photos (--pipeline.initial-points.sensor){stereo}"
+        )
+        self._add_points(cloud)
+        return enough
+
+    def _room(self, count: int) -> int:
+        """Return how many of ``count`` initial points may be added: half of the cap is left to densification."""
+        cap, seeds = self.model.config.max_gs_num, self.model.seed_points
+        return max(0, min(count, cap // 2 - (0 if seeds is None else len(seeds[0])))) if cap else count
+
+    def _add_points(self, cloud: PointCloud) -> None:
+        positions, colours, seeds = cloud.positions, cloud.colours, self.model.seed_points
+        if seeds is not None:
+            positions = torch.cat([seeds[0].to(positions), positions])
+            colours = torch.cat([seeds[1].to(colours), colours])
+        self.model.set_initial_points(positions, colours)
 
     def _add_stereo_points(self, run: Run) -> None:
         count = self.config.initial_points.stereo
@@ -195,7 +260,8 @@ class GuidedPipeline(VanillaPipeline):
         else:
             made = made.to(self.model.device)
             camera, batch = to_batch(made, self.model.device)
-        with self.model.depth_in_training(made is not None and made.depth is not None):
+        sensor = self._sensor_depth(made, batch)
+        with self.model.depth_in_training(sensor is not None or (made is not None and made.depth is not None)):
             outputs = self._model(camera)
         if made is not None and made.alpha is not None:
             # an object cut out stands before the background of this step, as photographs with alpha do
@@ -216,7 +282,25 @@ class GuidedPipeline(VanillaPipeline):
         if not of_photograph:
             # the curve of photographs stays readable: made views have their own
             metrics = {"pseudo_" + key if key == "psnr" else key: value for key, value in metrics.items()}
-        return outputs, self._guided_losses(outputs, batch, made, base), metrics
+        losses = self._guided_losses(outputs, batch, made, base)
+        if sensor is not None:
+            losses = losses | {"sensor_depth_loss": self._sensor_depth_loss(outputs, sensor)}
+        return outputs, losses, metrics
+
+    def _sensor_depth(self, made: TrainView | None, batch: dict[str, Any]) -> SensorDepth | None:
+        """Return the depth that came with the photograph a step learns from, if it is learned from."""
+        if not self.config.sensor_depth_weight or (made is not None and made.photo is None):
+            return None
+        return self.scene.depth(int(batch["image_idx"]))
+
+    def _sensor_depth_loss(self, outputs: dict[str, Any], sensor: SensorDepth) -> Tensor:
+        """Return the weighted loss of a step between the depth that it rendered and the photograph's."""
+        height, width = outputs["accumulation"].shape[:2]
+        target, confidence = (
+            resized(maps, height, width, "nearest-exact") for maps in (sensor.depth, sensor.confidence)
+        )
+        loss = depth_loss(outputs["depth"], outputs["accumulation"], target, confidence)
+        return loss * (self.config.sensor_depth_weight or 0.0)
 
     def _guided_losses(
         self, outputs: dict[str, Any], batch: dict[str, Any], made: TrainView | None, base: dict[str, Tensor]

@@ -15,6 +15,8 @@ from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.ns.batches import unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager
+from difix3d_ns.ns.photo_depths import PhotoDepths
+from difix3d_ns.views.protocols import SensorDepth
 
 
 class SceneModel(Protocol):
@@ -48,6 +50,8 @@ class TrainingScene:
         self._datamanager = datamanager
         self._model = model
         self._unoptimized: dict[int, Pinhole] = {}
+        scale = datamanager.train_dataparser_outputs.dataparser_scale
+        self.depths = PhotoDepths(datamanager.train_dataset, scale, self.mask)
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -104,6 +108,10 @@ class TrainingScene:
             return mask
         opacity = unit_range(image[..., 3:].to(self._model.device))
         return opacity if mask is None else mask * opacity
+
+    def depth(self, index: int) -> SensorDepth | None:
+        """Return the depth that came with a photograph, undistorted; None if it has none."""
+        return self.depths.of(index, self._model.device)
 
     def camera(self, index: int) -> Pinhole:
         """Camera of a photograph at its optimised pose."""

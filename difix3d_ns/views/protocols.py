@@ -31,6 +31,14 @@ class PointCloud:
     colours: Tensor  # [N, 3] uint8
 
 
+@dataclass(frozen=True)
+class SensorDepth:
+    """Depth that came with a photograph, over its field of view, at any size."""
+
+    depth: Tensor  # [h, w, 1] along z, scene units, 0 where it is not known
+    confidence: Tensor  # [h, w, 1] in [0, 1]; 0 where depth is not known or not to be used
+
+
 class Scene(Protocol):
     """The training photographs; nothing is rendered."""
 
@@ -60,6 +68,10 @@ class Scene(Protocol):
 
     def mask(self, index: int) -> Tensor | None:
         """Return the mask of a photograph [H, W, 1] in [0, 1]; None: all of it is used."""
+        ...
+
+    def depth(self, index: int) -> SensorDepth | None:
+        """Return the depth that came with a photograph, undistorted; None if it has none."""
         ...
 
     def unoptimized_camera(self, index: int) -> Pinhole:

@@ -1,4 +1,4 @@
-"""Loss between the depth of a render and the one a fixer found."""
+"""Loss between the depth of a render and the one that a fixer found or a sensor measured."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _TOLERANCE = 0.01
-"""relative errors below are within a fixer's precision: the pull fades there instead of jumping between two signs"""
+"""relative errors below are within the precision of fixers and sensors: the pull fades there instead of jumping between
+two signs"""
 _MIN_RATIO = 1e-3
 """of the target: a logarithm of no depth at all would be infinite"""
 
