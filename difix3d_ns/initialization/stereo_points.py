@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import tyro
 from torch import Tensor
 
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
@@ -24,15 +25,47 @@ class InitialPointsConfig:
 
     stereo: int | None = None
     """points added before training, found by stereo among the training photos
-    (unset: 12000 on a CPU, 50000 with CUDA; 0 = none)"""
+    (unset: 12000 on a CPU, 50000 with CUDA, none where the scene's own points are dense; 0 = none)"""
+    by_density: tyro.conf.Suppress[bool] = False
+    """whether it follows the density of the scene's own points, filled in"""
 
     def fit(self, run: Run) -> None:
         """Fill in the number of points by device."""
+        if self.stereo is None:
+            self.by_density = True  # no number was requested
         fill_unset(self, stereo=CPU_POINTS if run.on_cpu else CUDA_POINTS)
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if the number is negative."""
         check_at_least(self, flag, {"stereo": 0})
+
+
+def stereo_room(config: InitialPointsConfig, given: int, max_gs_num: int | None) -> tuple[int, str]:
+    """Number of points that stereo may add, and why there are none: stereo takes minutes, which must bring something.
+
+    Args:
+        config: with its number filled in.
+        given: number of points of the scene.
+        max_gs_num: most Gaussians there may be, half of which are left to densification; 0 or None: no bound.
+
+    Returns:
+        The number, and a sentence where it is 0 although stereo was not switched off.
+    """
+    wanted = config.stereo or 0
+    if not wanted:
+        return 0, ""
+    room = min(wanted, max_gs_num // 2 - given) if max_gs_num else wanted
+    if room <= 0:
+        return 0, (
+            f"No stereo: the scene's own {given} points leave no room for more among {max_gs_num} Gaussians "
+            "(--pipeline.model.max-gs-num)."
+        )
+    if config.by_density and given >= room:
+        return 0, (
+            f"No stereo: the scene's own {given} points are dense already, it could add {room} "
+            f"(--pipeline.initial-points.stereo {wanted} adds them)."
+        )
+    return room, ""
 
 
 def stereo_cloud(scene: Scene, given: Tensor | None, count: int, log: Callable[[str], None]) -> PointCloud | None:

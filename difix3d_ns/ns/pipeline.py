@@ -19,7 +19,7 @@ from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
-from difix3d_ns.initialization.stereo_points import InitialPointsConfig, stereo_cloud
+from difix3d_ns.initialization.stereo_points import InitialPointsConfig, stereo_cloud, stereo_room
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
@@ -151,13 +151,16 @@ class GuidedPipeline(VanillaPipeline):
             self.enhancer.settings.fixer.load(self.model.device, "--pipeline.enhancer")
 
     def _add_stereo_points(self, run: Run) -> None:
-        count = self.config.initial_points.stereo
-        if not count or self.model.config.random_init:
+        if self.model.config.random_init:
             return
         seeds = self.model.seed_points
         given = seeds[0].to(self.model.device) if seeds is not None else None
-        if cap := self.model.config.max_gs_num:  # half of it is left to densification
-            count = max(0, min(count, cap // 2 - (0 if given is None else len(given))))
+        number = 0 if given is None else len(given)
+        count, reason = stereo_room(self.config.initial_points, number, self.model.config.max_gs_num)
+        if reason:
+            run.tracker.log(reason)
+        if not count:
+            return
         cloud = stereo_cloud(self.scene, given, count, run.tracker.log)
         if cloud is None:
             return
