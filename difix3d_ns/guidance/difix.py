@@ -23,14 +23,14 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
 from difix3d_ns.guidance.fixing import ViewFixer
 from difix3d_ns.guidance.progressive import interpolate_toward
-from difix3d_ns.guidance.schedule import VIEWS_AT_ONCE, plan_rounds, thinness
+from difix3d_ns.guidance.schedule import VIEWS_AT_ONCE, plan_rounds
 from difix3d_ns.guidance.status import Button, ShownView, Status, Visitor
 from difix3d_ns.guidance.tracking import FixTracker
 from difix3d_ns.guidance.work_queue import WorkQueue
 from difix3d_ns.io.config_fields import check_at_least, check_share, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.fixer_config import FixerConfig
-from difix3d_ns.views.coverage import coverage
+from difix3d_ns.views.coverage import coverage, thinness
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool, most_redundant
 from difix3d_ns.views.protocols import References, Renderer, Scene

@@ -1,10 +1,9 @@
-"""Schedule of the rounds of pseudo-views and of their weight, derived from the length of training and from how thinly
-photographs cover what is to be seen."""
+"""Schedule of the rounds of pseudo-views and of their weight, derived from the length of training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,14 +25,6 @@ sudden second loss upsets Adam's moments."""
 _QUEUE = 0.5
 """Of the steps between rounds: by then a round's queue is to be worked off, so that its views are trained on before
 the next poses are rendered from the result."""
-
-SPARSE, DENSE = 12, 36
-"""Photographs that show what a target sees: up to the first a pseudo-view is worth most, from the second on nothing.
-The first is also the number of photographs of a capture up to which nothing is taken away: what the method is for."""
-
-VISITS = 45
-"""Steps that each further photograph gets before pseudo-views get any: photographs that were seen a few times still
-teach more than a view that was made from them."""
 
 VIEWS_AT_ONCE = {"cpu": 1, "cuda": 4}
 """Views rendered and repaired together in one training step, at least. A CPU gains nothing from a batch, and one view
@@ -84,22 +75,6 @@ class RoundSchedule:
         if not begins or step < min(begins):
             return 0.0
         return self.full_weight * min(1.0, (step - min(begins) + 1) / self.ramp_steps)
-
-
-def thinness(coverage: Sequence[float], photographs: int, steps: int) -> list[float]:
-    """Return how much of a pseudo-view's share of training each target is worth, in [0, 1]; 1 in a sparse capture.
-
-    Args:
-        coverage: number of photographs that show what each target sees.
-        photographs: of the capture; up to a dozen, all targets are worth 1.
-        steps: of training.
-    """
-    spare = 1 - VISITS * max(0, photographs - SPARSE) / max(1, steps)  # of the steps, once photographs have theirs
-    return [min(1.0, max(0.0, min(spare, 1.0)) * _falling(number)) for number in coverage]
-
-
-def _falling(number: float) -> float:
-    return min(1.0, max(0.0, (DENSE - number) / (DENSE - SPARSE)))
 
 
 def plan_rounds(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run
+from difix3d_ns.views.coverage import spare_share
 from difix3d_ns.views.protocols import PointCloud, Scene
 
 CPU_POINTS = 12_000
@@ -25,7 +26,8 @@ class InitialPointsConfig:
 
     stereo: int | None = None
     """points added before training, found by stereo among the training photos
-    (unset: 12000 on a CPU, 50000 with CUDA, none where the scene's own points are dense; 0 = none)"""
+    (unset: 12000 on a CPU, 50000 with CUDA, none where the scene's own points
+    are dense or photos many; 0 = none)"""
     by_density: tyro.conf.Suppress[bool] = False
     """whether it follows the density of the scene's own points, filled in"""
 
@@ -40,16 +42,20 @@ class InitialPointsConfig:
         check_at_least(self, flag, {"stereo": 0})
 
 
-def stereo_room(config: InitialPointsConfig, given: int, max_gs_num: int | None) -> tuple[int, str]:
-    """Number of points that stereo may add, and why there are none: stereo takes minutes, which must bring something.
+def stereo_room(
+    config: InitialPointsConfig, given: int, max_gs_num: int | None, photographs: int, steps: int
+) -> tuple[int, str]:
+    """Number of points that stereo may add, and why none: it takes minutes, which must bring something.
 
     Args:
         config: with its number filled in.
         given: number of points of the scene.
         max_gs_num: most Gaussians there may be, half of which are left to densification; 0 or None: no bound.
+        photographs: of the scene.
+        steps: of training.
 
     Returns:
-        The number, and a sentence where it is 0 although stereo was not switched off.
+        The number, and a message where it is 0 although stereo was not switched off.
     """
     wanted = config.stereo or 0
     if not wanted:
@@ -60,11 +66,13 @@ def stereo_room(config: InitialPointsConfig, given: int, max_gs_num: int | None)
             f"No stereo: the scene's own {given} points leave no room for more among {max_gs_num} Gaussians "
             "(--pipeline.model.max-gs-num)."
         )
+    reason = ""
     if config.by_density and given >= room:
-        return 0, (
-            f"No stereo: the scene's own {given} points are dense already, it could add {room} "
-            f"(--pipeline.initial-points.stereo {wanted} adds them)."
-        )
+        reason = f"the scene's own {given} points are dense already"
+    elif config.by_density and given >= MIN_POINTS and not spare_share(photographs, steps):
+        reason = f"{photographs} photos find out about depth in training, from the scene's own {given} points"
+    if reason:
+        return 0, f"No stereo: {reason} (--pipeline.initial-points.stereo {wanted} adds up to {room} all the same)."
     return room, ""
 
 

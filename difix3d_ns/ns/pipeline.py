@@ -156,7 +156,9 @@ class GuidedPipeline(VanillaPipeline):
         seeds = self.model.seed_points
         given = seeds[0].to(self.model.device) if seeds is not None else None
         number = 0 if given is None else len(given)
-        count, reason = stereo_room(self.config.initial_points, number, self.model.config.max_gs_num)
+        count, reason = stereo_room(
+            self.config.initial_points, number, self.model.config.max_gs_num, len(self.scene), run.last_step
+        )
         if reason:
             run.tracker.log(reason)
         if not count:

@@ -1,4 +1,4 @@
-"""Coverage: how many photographs show what a camera sees, by geometry alone."""
+"""Coverage: how many photographs show what a camera sees, and how much of a training they leave to other things."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import in_view
+
+SPARSE, DENSE = 12, 36
+"""Photographs that show what a target sees: up to the first a made view is worth most, from the second on nothing.
+The first is also the number of photographs of a capture up to which nothing is taken away: what the methods are for."""
+
+VISITS = 45
+"""Steps that each further photograph gets before anything else does: one that was seen a few times still teaches more
+than a view made from it."""
 
 _MAX_POINTS = 2048  # scene points used
 _MAX_ANGLE = math.radians(45)  # between two rays to a point: from further aside another side of it is seen
@@ -48,6 +56,23 @@ def coverage(targets: Sequence[Pinhole], cameras: Sequence[Pinhole], points: Ten
         similar = (cosines > math.cos(_MAX_ANGLE)) & (far[0] < _MAX_DISTANCE * far[1])
         numbers.append(float((shown[:, seen] & similar).sum(0).float().quantile(0.5)))
     return numbers
+
+
+def spare_share(photographs: int, steps: int) -> float:
+    """Share of a training's steps that is left once all photographs have theirs; 1 in a sparse capture."""
+    return min(1.0, max(0.0, 1 - VISITS * max(0, photographs - SPARSE) / max(1, steps)))
+
+
+def thinness(covered: Sequence[float], photographs: int, steps: int) -> list[float]:
+    """How much of its full share of training a made view at each target is worth, in [0, 1]; 1 in a sparse capture.
+
+    Args:
+        covered: number of photographs that show what each target sees, see ``coverage``.
+        photographs: of the capture.
+        steps: of training.
+    """
+    spare = spare_share(photographs, steps)
+    return [spare * min(1.0, max(0.0, (DENSE - number) / (DENSE - SPARSE))) for number in covered]
 
 
 def _on_cpu(camera: Pinhole) -> Pinhole:
