@@ -64,7 +64,7 @@ def spare_share(photographs: int, steps: int) -> float:
 
 
 def thinness(covered: Sequence[float], photographs: int, steps: int) -> list[float]:
-    """How much of its full share of training a made view at each target is worth, in [0, 1]; 1 in a sparse capture.
+    """Share of its full part in training that a made view at each target gets, in [0, 1]; 1 in a sparse capture.
 
     Args:
         covered: number of photographs that show what each target sees, see ``coverage``.
