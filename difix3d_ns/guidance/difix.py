@@ -7,6 +7,7 @@ they weigh.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,6 +30,7 @@ from difix3d_ns.guidance.work_queue import WorkQueue
 from difix3d_ns.io.config_fields import check_at_least, check_share, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.fixer_config import FixerConfig
+from difix3d_ns.views.coverage import coverage, thinness
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool, most_redundant
 from difix3d_ns.views.protocols import References, Renderer, Scene
@@ -38,6 +40,10 @@ from difix3d_ns.views.view import TrainView
 
 CUDA_ROUNDS = 8
 CPU_ROUNDS = 2  # a third one brought 0.01 to 0.06 dB on three captures, for a fifth of the time
+PROBABILITY = 0.5
+"""share of training steps that use a pseudo-view of a sparse capture: they show most of what is missing"""
+MIN_PROBABILITY = 0.02
+"""a smaller one is none: rounds cost more than it brings"""
 _SEED_OF_ROUND = 100_003  # noise is reproducible, and not the same everywhere
 
 
@@ -61,16 +67,19 @@ class DifixConfig(GuidanceConfig):
     """Settings of pseudo-views: when they are made, where, with which fixer, and how they weigh."""
 
     _target: type = field(default_factory=lambda: DifixGuidance)
-    kept: ClassVar[tuple[str, ...]] = ("rounds",)
+    kept: ClassVar[tuple[str, ...]] = ("rounds", "probability")
     announced: ClassVar[dict[str, str]] = {"rounds": "{} rounds"}
     rounds: int | None = None
-    """how often new pseudo-views are made; 0 = never (unset: 8 with CUDA, 2 on a CPU)"""
+    """how often new pseudo-views are made; 0 = never (unset: 8 with CUDA, 2 on a CPU, none where photographs are many
+    enough; see probability)"""
     targets: TargetConfig = field(default_factory=TargetConfig)
     """where pseudo-views are wanted"""
     fixer: FixerConfig = field(default_factory=FixerConfig)
     """what repairs them"""
-    probability: float = 0.5
-    """share of training steps that use a pseudo-view; half: on sparse captures they show most of what is missing"""
+    probability: float | None = None
+    """share of training steps that use a pseudo-view (unset: half where rounds or other targets are given, else as
+    thinly as photographs cover the targets: half in a capture of up to 12 photos, none in one of 60)"""
+    by_coverage: bool = field(default=False, init=False)  # no flag: whether probability follows coverage
     weight: float = 1.0
     """loss weight of a pseudo-view against 1 for a photo; confidence already weighs it per pixel"""
     unseen_weight: float | None = None
@@ -83,6 +92,10 @@ class DifixConfig(GuidanceConfig):
     """most pseudo-views kept; at 960 x 640 one takes about 5 MB of memory"""
 
     def fit(self, run: Run) -> None:
+        if self.probability is None and self.rounds is None and self.targets.kind == "auto":
+            self.by_coverage = True  # nothing was requested
+        if not self.by_coverage:
+            fill_unset(self, probability=PROBABILITY)
         fill_unset(self, rounds=CPU_ROUNDS if run.on_cpu else CUDA_ROUNDS)
 
     def check(self, flag: str) -> None:
@@ -139,31 +152,34 @@ class DifixGuidance(Guidance):
                 "pseudo-views need at least two training images; add some, or give --pipeline.guidance.rounds 0"
             )
         self._scene, self._renderer, self._references, self._run = scene, renderer, references, run
-        self.schedule = plan_rounds(
-            last_step=run.last_step,
-            rounds=config.rounds,
-            fit_at=renderer.fit_at,
-            views_per_round=config.targets.count * config.rounds,  # the last one refreshes all earlier views
-            weight=config.weight,
-            first_step=run.first_step,
-            views_at_once=VIEWS_AT_ONCE[renderer.device.type],
-        )
-        if self.schedule.rounds < config.rounds:
-            run.tracker.log(
-                f"[yellow]Training has room for {self.schedule.rounds} of {config.rounds} rounds "
-                "(--pipeline.guidance.rounds, --max-num-iterations)."
-            )
-        self.queue: WorkQueue[Task] = WorkQueue(self.schedule.views_per_step)
         self.round = 0
         self._first_view: int | None = None  # step at which the first view was made
         self._problem = ""
         # a scene that cannot have any is reported now, not in the middle of training; so are unreadable weights
         self._targets = self._find_targets()  # only appended to: views in the pool are known by their position here
         self._current = list(range(len(self._targets)))  # those that rounds lead to
+        if config.by_coverage and not run.resumed:
+            self._follow_coverage()
+        self.probability = PROBABILITY if config.probability is None else config.probability
+        self.schedule = plan_rounds(
+            last_step=run.last_step,
+            rounds=config.rounds if self.probability else 0,
+            fit_at=renderer.fit_at,
+            views_per_round=config.targets.count * config.rounds,  # the last one refreshes all earlier views
+            weight=config.weight,
+            first_step=run.first_step,
+            views_at_once=VIEWS_AT_ONCE[renderer.device.type],
+        )
+        if self.probability and self.schedule.rounds < config.rounds:
+            run.tracker.log(
+                f"[yellow]Training has room for {self.schedule.rounds} of {config.rounds} rounds "
+                "(--pipeline.guidance.rounds, --max-num-iterations)."
+            )
+        self.queue: WorkQueue[Task] = WorkQueue(self.schedule.views_per_step)
         self.pool = Pool(config.pool_capacity, run.folder / POOL_FOLDER, most_redundant_of_oldest_round)
         self._fixing = ViewFixer(config.fixer, renderer, references, config.unseen_weight)
         self._tracking = FixTracker(run.tracker, FixRecords(run.folder / RECORDS_FOLDER), scene.names())
-        for sentence in self._fixing.describe():
+        for sentence in self._fixing.describe() if self.probability else ():
             run.tracker.log(f"[yellow]{escape(sentence[0].upper() + sentence[1:])}.")
 
     @property
@@ -196,6 +212,33 @@ class DifixGuidance(Guidance):
                 f"no poses for pseudo-views: {error} (--pipeline.guidance.targets.kind camera-path takes a saved path, "
                 "--pipeline.guidance.rounds 0 trains without)"
             ) from error
+
+    def _follow_coverage(self) -> None:
+        """Give pseudo-views as many steps, at as many targets, as photographs leave room for, and say so."""
+        photographs, steps, points = len(self._scene), self._run.last_step, self._scene.points()
+        covered: list[float] = [photographs] * len(self._targets)  # without points, any photograph may show anything
+        if points is not None:
+            covered = coverage(self._targets, self._scene.cameras(), points)
+        thin = thinness(covered, photographs, steps)
+        mean = sum(thin) / max(1, len(thin))
+        self.config.probability = PROBABILITY * mean
+        if mean == 1.0:
+            return
+        if self.config.probability < MIN_PROBABILITY:
+            self.config.probability = 0.0
+        else:
+            thinnest = sorted(self._current, key=lambda index: -thin[index])[: math.ceil(mean * len(thin))]
+            self._current = sorted(thinnest)
+        self._run.tracker.log(
+            f"{photographs} photos, {steps / photographs:.0f} steps for each, and {np.median(covered):.0f} show what a "
+            f"pseudo-view would show: "
+            + (
+                f"{len(self._current)} pseudo-views get {self.config.probability:.0%} of the steps"
+                if self.config.probability
+                else "training goes without pseudo-views"
+            )
+            + f" (--pipeline.guidance.probability {PROBABILITY} gives them half)."
+        )
 
     def _poses(self, number: int) -> list[Pinhole]:
         return interpolate_toward(self._scene.cameras(), self._targets, self._fraction(number))
@@ -286,7 +329,7 @@ class DifixGuidance(Guidance):
     def next_view(self, step: int, generator: torch.Generator) -> TrainView | None:
         if len(self.pool) == 0:
             return None
-        if float(torch.rand((), generator=generator)) >= self.config.probability:
+        if float(torch.rand((), generator=generator)) >= self._share():
             return None
         view = self.pool.sample(generator)
         assert view.confidence is not None
@@ -294,6 +337,10 @@ class DifixGuidance(Guidance):
             return None
         view = replace(view, weight=self.schedule.weight(step, self._first_view))
         return view if self.config.depth_weight > 0 else replace(view, depth=None)
+
+    def _share(self) -> float:
+        """Return the share of steps that pseudo-views get: those requested where none were planned, a photograph's."""
+        return self.probability or min(PROBABILITY, len(self.pool) / (len(self.pool) + len(self._scene)))
 
     def rotation(self) -> int:
         return len(self._scene) + len(self.pool)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run
+from difix3d_ns.views.coverage import spare_share
 from difix3d_ns.views.protocols import PointCloud, Scene
 
 CPU_POINTS = 12_000
@@ -24,7 +25,7 @@ class InitialPointsConfig:
 
     stereo: int | None = None
     """points added before training, found by stereo among the training photos (unset: 12000 on a CPU, 50000 with CUDA,
-    none where points of ``sensor`` are there; 0 = none)"""
+    none where points of ``sensor`` are there, the scene's own points are dense or photos many; 0 = none)"""
     sensor: int | None = None
     """points added before training from depth that came with the training photos, as LiDAR measures it
     (unset: 12000 on a CPU, 50000 with CUDA; 0 = none)"""
@@ -39,6 +40,40 @@ class InitialPointsConfig:
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if a number is negative."""
         check_at_least(self, flag, {"stereo": 0, "sensor": 0})
+
+
+def stereo_room(
+    config: InitialPointsConfig, given: int, max_gs_num: int | None, photographs: int, steps: int
+) -> tuple[int, str]:
+    """Number of points that stereo may add, and why none: it takes minutes, which must bring something.
+
+    Args:
+        config: with its number filled in.
+        given: number of points of the scene.
+        max_gs_num: most Gaussians there may be, half of which are left to densification; 0 or None: no bound.
+        photographs: of the scene.
+        steps: of training.
+
+    Returns:
+        The number, and a message where it is 0 although stereo was not switched off.
+    """
+    wanted = config.stereo or 0
+    if not wanted:
+        return 0, ""
+    room = min(wanted, max_gs_num // 2 - given) if max_gs_num else wanted
+    if room <= 0:
+        return 0, (
+            f"No stereo: the scene's own {given} points leave no room for more among {max_gs_num} Gaussians "
+            "(--pipeline.model.max-gs-num)."
+        )
+    reason = ""
+    if config.stereo_by_default and given >= room:
+        reason = f"the scene's own {given} points are dense already"
+    elif config.stereo_by_default and given >= MIN_POINTS and not spare_share(photographs, steps):
+        reason = f"{photographs} photos find out about depth in training, from the scene's own {given} points"
+    if reason:
+        return 0, f"No stereo: {reason} (--pipeline.initial-points.stereo {wanted} adds up to {room} all the same)."
+    return room, ""
 
 
 def stereo_cloud(scene: Scene, given: Tensor | None, count: int, log: Callable[[str], None]) -> PointCloud | None:

@@ -20,7 +20,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
 from difix3d_ns.initialization.sensor_points import check_scale, sensor_points
-from difix3d_ns.initialization.stereo_points import MIN_POINTS, InitialPointsConfig, stereo_cloud
+from difix3d_ns.initialization.stereo_points import MIN_POINTS, InitialPointsConfig, stereo_cloud, stereo_room
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
@@ -221,21 +221,22 @@ class GuidedPipeline(VanillaPipeline):
         self.model.set_initial_points(positions, colours)
 
     def _add_stereo_points(self, run: Run) -> None:
-        count = self.config.initial_points.stereo
-        if not count or self.model.config.random_init:
+        if self.model.config.random_init:
             return
         seeds = self.model.seed_points
         given = seeds[0].to(self.model.device) if seeds is not None else None
-        if cap := self.model.config.max_gs_num:  # half of it is left to densification
-            count = max(0, min(count, cap // 2 - (0 if given is None else len(given))))
+        number = 0 if given is None else len(given)
+        count, reason = stereo_room(
+            self.config.initial_points, number, self.model.config.max_gs_num, len(self.scene), run.last_step
+        )
+        if reason:
+            run.tracker.log(reason)
+        if not count:
+            return
         cloud = stereo_cloud(self.scene, given, count, run.tracker.log)
         if cloud is None:
             return
-        positions, colours = cloud.positions, cloud.colours
-        if seeds is not None:
-            positions = torch.cat([seeds[0].to(positions), positions])
-            colours = torch.cat([seeds[1].to(colours), colours])
-        self.model.set_initial_points(positions, colours)
+        self._add_points(cloud)
 
     def _find_free_space(self) -> None:
         """Find the space in front of the cameras that is taken to be free, for pruning and for the near plane.

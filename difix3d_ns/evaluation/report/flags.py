@@ -21,6 +21,8 @@ _BOOKKEEPING = (
     "--pipeline.datamanager.data",  # copies of --data
     "--pipeline.datamanager.dataparser.data",
     "--pipeline.enhancer.from-environment",  # no flag
+    "--pipeline.guidance.by-coverage",
+    "--pipeline.initial-points.stereo-by-default",
 )
 
 
