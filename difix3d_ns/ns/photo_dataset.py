@@ -11,6 +11,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
@@ -36,6 +37,7 @@ class PhotoDataset(InputDataset):
         """cameras [N] of the pictures as they are stored, at the size of training"""
         self._undistortions = [self._undistortion(index) for index in range(len(self))]
         self.cameras = self._pinholes()
+        self._noted_mask = False
 
     def _scale_crop_radius(self, factor: float) -> None:
         metadata = self.cameras.metadata or {}
@@ -128,10 +130,22 @@ class PhotoDataset(InputDataset):
                 data["image"] = torch.where(mask, data["image"][..., :3], colour)
         return data | self.get_metadata(data)
 
+    def _note_mask(self, path: Path, index: int) -> None:
+        """Say once that masks are converted, which a wrong file would be as well."""
+        with open_picture(path) as mask, open_picture(self.image_filenames[index]) as photo:
+            plain = mask.mode in ("1", "L") and mask.size == photo.size
+            what = f"{mask.mode}, {mask.width} x {mask.height} px"
+        if not plain and not self._noted_mask:
+            self._noted_mask = True
+            CONSOLE.log(f"Masks are fitted to their photos, e.g. {path} ({what}): what is not black in them is used.")
+
     def _mask(self, index: int) -> Tensor | None:
         files = self._dataparser_outputs.mask_filenames
         size = self.stored_size(index)
-        used = read_mask(files[index], size) if files and files[index] is not None else None
+        used = None
+        if files and files[index] is not None:
+            self._note_mask(files[index], index)
+            used = read_mask(files[index], size)
         undistortion = self._undistortions[index]
         if undistortion is not None:
             used = undistortion.mask(used, size)

@@ -322,12 +322,16 @@ class GuidedPipeline(VanillaPipeline):
         callbacks = super().get_training_callbacks(attributes)
         # after the model's: its step counter is then right
         callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step))
+        callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._log_size))
         if self.config.floaters.prune and self._free.nearest is not None:
             every = self.config.model.refine_every
             assert every is not None
             after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
             callbacks.append(TrainingCallback(after, self._prune_floaters, update_every_num_iters=every))
         return callbacks
+
+    def _log_size(self, step: int) -> None:
+        CONSOLE.print(f"Trained on {self.datamanager.train_dataset.summary()}.")
 
     def _before_step(self, step: int) -> None:
         while self.guidance.before_step(step):

@@ -113,6 +113,7 @@ def _subtitle(training: Training) -> str:
             f"{training.steps:,} steps",
             "on a CPU" if config.machine.device_type == "cpu" else f"on {config.machine.device_type}",
             *_guidance_settings(config),
+            "" if training.dataset is None else training.dataset.summary(),
             "" if config.pipeline.sparse_helps else "no helps for sparse captures",
             _began(str(config.timestamp)),
         )
@@ -124,7 +125,7 @@ def _guidance_settings(config: GuidedTrainerConfig) -> list[str]:
     """Settings of the guidance that a resumed training keeps: "2 rounds"."""
     flag = "--pipeline.guidance."
     kept = {name.removeprefix(flag): value for name, value in presets.kept(config).items() if name.startswith(flag)}
-    return [f"{value or 'no'} {name.replace('-', ' ')}" for name, value in kept.items() if value is not None]
+    return [f"{value or 'no'} {name.replace('-', ' ')}" for name, value in kept.items() if type(value) is int]
 
 
 def _began(timestamp: str) -> str:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from difix3d_ns.evaluation.report.chart import Curve
 from difix3d_ns.io.checkpoints import checkpoint_steps
 from difix3d_ns.ns.config_paths import find_scene_again
 from difix3d_ns.ns.earlier_versions import refuse_earlier
+from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from difix3d_ns.views.folders import RECORDS_FOLDER
 from difix3d_ns.views.records import FixRecord, FixRecords
@@ -47,17 +49,23 @@ class Training:
         data = self.config.data or self.config.pipeline.datamanager.data
         return Path(data).resolve().name if data is not None else str(self.config.experiment_name)
 
-    @property
-    def photos(self) -> int | None:
-        """Images it learns from; None where its scene is not here any more."""
+    @cached_property
+    def dataset(self) -> PhotoDataset | None:
+        """Photos it learns from, at the size of training; None where its scene is not here any more."""
         manager = self.config.pipeline.datamanager
         parser = copy.deepcopy(manager.dataparser)
         parser.data = manager.data or self.config.data or parser.data
         try:
             with CONSOLE.capture():
-                return len(parser.setup().get_dataparser_outputs("train").image_filenames)
+                outputs = parser.setup().get_dataparser_outputs("train")
+                return PhotoDataset(outputs, manager.camera_res_scale_factor or 1.0)
         except (Exception, SystemExit):  # a scene that was moved or damaged: the rest is worth having
             return None
+
+    @property
+    def photos(self) -> int | None:
+        """Number of photos it learns from; None if that is not known."""
+        return None if self.dataset is None else len(self.dataset)
 
     @property
     def steps(self) -> int:
