@@ -100,7 +100,7 @@ class PhotoDepths:
         return _Stored(depth.half(), (confidence * _LEVELS).round().to(torch.uint8))
 
     def _lens(self, index: int) -> tuple[Any, tuple[int, int]]:
-        """How a photograph is undistorted, None if it is not; its width and height before that."""
+        """Return what undistorts a photograph, None if nothing does, and its width and height before that."""
         find = getattr(self._dataset, "undistortion", None)
         if find is not None:
             return find(index), self._dataset.stored_size(index)  # type: ignore[attr-defined]
