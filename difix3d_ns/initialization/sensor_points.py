@@ -27,6 +27,7 @@ _MIN_COMPARED = 50
 _MAX_RATIO = 1.5
 _AGREEING, _MIN_AGREEING = 0.15, 0.3
 """relative depth within which points agree about a ratio, and the share that must"""
+_UNIT_ERROR = 0.1
 _CELLS = 64
 """of a depth map's longer side: the nearest point in each is seen, those behind it may be hidden"""
 
@@ -92,10 +93,16 @@ def check_scale(scene: Scene, points: Tensor, unit: float, log: Callable[[str], 
         raise UserError(
             f"the depth that came with the photos is {ratio:.3g} times as far as the points of the scene "
             f"({len(ratios)} compared): another unit? End the command with `nerfstudio-data --depth-unit-scale-factor "
-            f"{unit / ratio:.3g}` (or with your dataparser in its place), or train without it: "
+            f"{_plain(unit / ratio):.3g}` (or with your dataparser in its place), or train without it: "
             "--pipeline.initial-points.sensor 0 --pipeline.sensor-depth-weight 0"
         )
     log(f"Depth of the photos against {len(ratios)} points of the scene: median ratio {ratio:.3f}")
+
+
+def _plain(unit: float) -> float:
+    """Nearest power of ten, if a measured unit is one within its error."""
+    power = 10.0 ** round(math.log10(unit))
+    return power if abs(unit / power - 1) < _UNIT_ERROR else unit
 
 
 def depth_ratios(scene: Scene, points: Tensor) -> Tensor:

@@ -107,7 +107,8 @@ def _read(path: Path, kind: str, key: str) -> np.ndarray:
         if values.dtype.kind in "iu" and (values[..., :3] != values[..., :1]).any():
             raise UserError(f"{path} is a picture in colour, no {kind}: {remedy}")
         values = values[..., 2]
-    values = values.squeeze()
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[2]):
+        values = values.squeeze(2 if values.shape[2] == 1 else 0)
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise UserError(f"{path} holds {values.dtype} {list(values.shape)}, no {kind} [height, width]: {remedy}")
     return values

@@ -21,6 +21,8 @@ from difix3d_ns.views.protocols import SensorDepth
 _EDGE = 0.1
 """relative change of depth within three pixels: there a sensor mixes what is before and behind, and pixels of another
 size lie beside the edge"""
+_BEND = 0.05
+"""relative second difference of inverse depth from which it is no plane that goes on"""
 _ASPECT = 0.05
 """relative difference of sides' ratios up to which a map shows the same field of view: both are rounded, or cropped
 by a few pixels"""
@@ -98,7 +100,7 @@ class PhotoDepths:
         return _Stored(depth.half(), (confidence * _LEVELS).round().to(torch.uint8))
 
     def _lens(self, index: int) -> tuple[Any, tuple[int, int]]:
-        """How a photograph is undistorted, None if it is not; its width and height before that."""
+        """Return what undistorts a photograph, None if nothing does, and its width and height before that."""
         find = getattr(self._dataset, "undistortion", None)
         if find is not None:
             return find(index), self._dataset.stored_size(index)  # type: ignore[attr-defined]
@@ -130,9 +132,17 @@ def _nearest(values: Tensor, height: int, width: int) -> Tensor:
 
 
 def _edges(depth: Tensor) -> Tensor:
-    """Pixels [h, w, 1] bool where depth jumps; unknown ones around do not count."""
+    """Pixels [h, w, 1] bool where depth jumps; unknown ones around do not count, and neither does a plane's slope."""
     maps = depth.permute(2, 0, 1)[None]
     known = maps > 0
     farthest = F.max_pool2d(maps, 3, 1, 1)
     nearest = -F.max_pool2d((-maps).where(known, -torch.inf), 3, 1, 1)
-    return (farthest > (1 + _EDGE) * nearest)[0].permute(1, 2, 0)
+    jumps = farthest > (1 + _EDGE) * nearest
+    inverse = (1 / maps).where(known, torch.nan)  # linear along a plane; a comparison with NaN is false
+    bent = torch.zeros_like(maps)
+    for axis in (2, 3):
+        if (inner := maps.shape[axis] - 2) < 1:
+            continue
+        before, here, after = (inverse.narrow(axis, start, inner) for start in range(3))
+        bent.narrow(axis, 1, inner).add_(((before + after - 2 * here).abs() > _BEND * here).float())
+    return (jumps & (F.max_pool2d(bent, 3, 1, 1) > 0))[0].permute(1, 2, 0)
