@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.io.depth_files import DEFAULT_UNIT, read_confidence, read_depth
+from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.views.protocols import SensorDepth
 
 _EDGE = 0.1
@@ -47,7 +46,7 @@ class PhotoDepths:
         mask: of a photograph [H, W, 1] in [0, 1]; None: all of it is used.
     """
 
-    def __init__(self, dataset: InputDataset, scale: float, mask: Callable[[int], Tensor | None]) -> None:
+    def __init__(self, dataset: PhotoDataset, scale: float, mask: Callable[[int], Tensor | None]) -> None:
         self._dataset = dataset
         self._scale = scale
         self._mask = mask
@@ -99,17 +98,9 @@ class PhotoDepths:
             confidence *= _nearest(mask.cpu(), depth.shape[0], depth.shape[1])
         return _Stored(depth.half(), (confidence * _LEVELS).round().to(torch.uint8))
 
-    def _lens(self, index: int) -> tuple[Any, tuple[int, int]]:
-        """Return what undistorts a photograph, None if nothing does, and its width and height before that."""
-        find = getattr(self._dataset, "undistortion", None)
-        if find is not None:
-            return find(index), self._dataset.stored_size(index)  # type: ignore[attr-defined]
-        cameras = self._dataset.cameras
-        return None, (int(cameras.width[index]), int(cameras.height[index]))
-
     def _undistorted(self, values: Tensor, index: int) -> Tensor:
         """Take values [h, w, 1] of the picture to the pinhole's, by nearest neighbours: depth is not mixed."""
-        lens, (width, height) = self._lens(index)
+        lens, (width, height) = self._dataset.undistortion(index), self._dataset.stored_size(index)
         if lens is not None:
             full = _nearest(values, height, width)
             return torch.from_numpy(np.ascontiguousarray(lens.nearest(full.numpy())))
@@ -118,7 +109,7 @@ class PhotoDepths:
         return _nearest(values, max(1, round(rows * factor)), max(1, round(columns * factor)))
 
     def _check_aspect(self, path: Path, values: Tensor, index: int) -> None:
-        _, (width, height) = self._lens(index)
+        width, height = self._dataset.stored_size(index)
         rows, columns = values.shape[:2]
         if abs((columns * height) / (rows * width) - 1) > _ASPECT:
             raise UserError(

@@ -12,6 +12,7 @@ import numpy as np
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, CameraType
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.depth_files import confidence_of
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame, Lens, PointsGiven
 from difix3d_ns.ns.dataparsers.picture_files import COPIES, find_copy, find_picture, read_header
 from difix3d_ns.ns.dataparsers.point_file import read_points
@@ -104,14 +105,15 @@ def read_frame(frame: Mapping[str, Any], meta: Mapping[str, Any], path: Path, *,
         named = next((frame[key] for key in keys if frame.get(key)), None)
         return find_picture(path.parent, str(named)) if named is not None else None
 
+    depth = file(("depth_file_path", "depth_path"))  # the second is instant-ngp's
     return Frame(
         name=name,
         image=image,
         pose=_pose(frame, name, path),
         lens=_lens(frame, meta, image, path),
         mask=file(["mask_path"]),
-        depth=file(["depth_file_path"]),
-        depth_confidence=file(_CONFIDENCE),
+        depth=depth,
+        depth_confidence=file(_CONFIDENCE) or (confidence_of(depth) if depth is not None else None),
     )
 
 
