@@ -82,7 +82,7 @@ class DifixConfig(GuidanceConfig):
     probability: float | None = None
     """share of training steps that use a pseudo-view (unset: half where rounds or other targets are given, else as
     thinly as photographs cover the targets: half in a capture of up to 12 photos, none in one of 60)"""
-    by_coverage: tyro.conf.Suppress[bool] = False
+    by_coverage: tyro.conf.Suppress[bool] = field(default=False, compare=False)
     """whether it follows coverage, filled in"""
     weight: float = 1.0
     """loss weight of a pseudo-view against 1 for a photo; confidence already weighs it per pixel"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import tyro
 from torch import Tensor
@@ -28,7 +28,7 @@ class InitialPointsConfig:
     """points added before training, found by stereo among the training photos
     (unset: 12000 on a CPU, 50000 with CUDA, none where the scene's own points
     are dense or photos many; 0 = none)"""
-    by_density: tyro.conf.Suppress[bool] = False
+    by_density: tyro.conf.Suppress[bool] = field(default=False, compare=False)
     """whether it follows the density of the scene's own points, filled in"""
 
     def fit(self, run: Run) -> None:
