@@ -36,7 +36,7 @@ CUBE = torch.tensor(
 class Face(NamedTuple):
     """Camera of a perspective picture of a part of what a panorama shows."""
 
-    index: int  # in CUBE
+    face: int  # in CUBE
     camera: Pinhole
 
 

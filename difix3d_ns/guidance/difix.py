@@ -79,7 +79,8 @@ class DifixConfig(GuidanceConfig):
     probability: float | None = None
     """share of training steps that use a pseudo-view (unset: half where rounds or other targets are given, else as
     thinly as photographs cover the targets: half in a capture of up to 12 photos, none in one of 60)"""
-    by_coverage: bool = field(default=False, init=False)  # no flag: whether probability follows coverage
+    by_coverage: bool = field(default=False, init=False, compare=False)
+    """whether probability follows coverage; no flag"""
     weight: float = 1.0
     """loss weight of a pseudo-view against 1 for a photo; confidence already weighs it per pixel"""
     unseen_weight: float | None = None

@@ -29,7 +29,8 @@ class InitialPointsConfig:
     sensor: int | None = None
     """points added before training from depth that came with the training photos, as LiDAR measures it
     (unset: 12000 on a CPU, 50000 with CUDA; 0 = none)"""
-    stereo_by_default: bool = field(default=False, init=False)  # no flag: whether the number of stereo was unset
+    stereo_by_default: bool = field(default=False, init=False, compare=False)
+    """whether the number of stereo was unset; no flag"""
 
     def fit(self, run: Run) -> None:
         """Fill in the numbers of points by device."""

@@ -19,7 +19,7 @@ from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.coverage import DENSE, SPARSE, coverage, spare_share, thinness
 from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
 from tests.unit.known_scenes import look_at
-from tests.unit.short_training import console_output, short_config, train
+from tests.unit.short_training import console_output, short_config
 from tests.unit.tiny_scene import datamanager, write_scene
 
 POINTS = torch.nn.functional.normalize(torch.randn(300, 3, generator=torch.Generator().manual_seed(0)), dim=1) * 0.4
@@ -182,11 +182,12 @@ def test_a_dense_training_says_why_it_goes_plain(
         raise AssertionError("stereo ran")
 
     monkeypatch.setattr(pipeline, "stereo_cloud", never)
-    config = short_config(write_scene(tmp_path / "scene", count=41, size=(24, 16)), steps=4)
+    config = short_config(write_scene(tmp_path / "scene", count=14, size=(24, 16)), steps=4)
     config.pipeline.guidance.rounds, config.pipeline.sparse_helps = None, True
     config.pipeline.model.max_gs_num = 100
-    trainer: GuidedTrainer = train(config)
+    trainer = GuidedTrainer(config)
+    trainer.setup()
     said = console_output(capsys)
-    assert "40 photos, 0 steps for each" in said and "leave no room for more among 100 Gaussians" in said
+    assert "13 photos, 0 steps for each" in said and "leave no room for more among 100 Gaussians" in said
     assert trainer.pipeline.guidance.schedule.rounds == 0
     assert trainer.config.pipeline.guidance.probability == 0  # what config.yml and a resumed training have

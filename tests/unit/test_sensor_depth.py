@@ -380,7 +380,8 @@ def _depths(folder: Path, depth: np.ndarray, size: tuple[int, int], confidence: 
         files = [folder / "c.npy"]
     metadata = {"depth_filenames": [folder / "d.npy"], "depth_confidence_filenames": files}
     cameras = SimpleNamespace(width=torch.tensor([[size[0]]]), height=torch.tensor([[size[1]]]))
-    dataset = SimpleNamespace(metadata=metadata, cameras=cameras, **more)
+    lens = {"undistortion": lambda index: None, "stored_size": lambda index: size}
+    dataset = SimpleNamespace(metadata=metadata, cameras=cameras, **(lens | more))
     return PhotoDepths(dataset, 2.0, lambda index: None)  # type: ignore[arg-type]
 
 
