@@ -43,13 +43,16 @@ def panorama_of(camera: Cameras) -> Panorama | None:
     if kind is CameraType.FISHEYE and lens is not None and bool((lens != 0).any()):
         raise UserError("splats are rendered with fisheye cameras without distortion only: set its coefficients to 0")
     pose = opencv_pose(camera.camera_to_worlds[0])
-    focal, centre = (camera.fx, camera.fy), (camera.cx, camera.cy)
+    fx, fy, cx, cy = (float(value) for value in (camera.fx, camera.fy, camera.cx, camera.cy))
     return Panorama(
         "fisheye" if kind is CameraType.FISHEYE else "equirectangular",
         pose,
-        *(float(value) for value in (*focal, *centre)),
-        width=int(camera.width),
-        height=int(camera.height),
+        fx,
+        fy,
+        cx,
+        cy,
+        int(camera.width),
+        int(camera.height),
     )
 
 
