@@ -114,7 +114,7 @@ def sections() -> list[tuple[str, str, type]]:
 def field_texts(settings: type) -> dict[str, tuple[str, str]]:
     """{field: (type as written, docstring below it)} of the fields a dataclass itself defines, in order."""
     body = ast.parse(textwrap.dedent(inspect.getsource(settings))).body[0].body  # type: ignore[attr-defined]
-    fields = {field.name for field in dataclasses.fields(settings)}
+    fields = {field.name for field in dataclasses.fields(settings) if field.init}
     texts = {}
     for statement, following in zip(body, [*body[1:], None], strict=True):
         if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):

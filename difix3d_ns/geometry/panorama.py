@@ -123,9 +123,9 @@ class Panorama:
         result = pictures[0].new_zeros(self.height * self.width, channels)
         for part, face, picture in zip(self._parts(), faces, pictures, strict=True):
             for start in range(0, len(part.pixels), _BLOCK):
-                few = slice(start, start + _BLOCK)
-                values = _sampled(picture, face.camera, part.places[few], mode)
-                result.index_add_(0, part.pixels[few], values * part.weights[few, None].to(values))
+                block = slice(start, start + _BLOCK)
+                values = _sampled(picture, face.camera, part.places[block], mode)
+                result.index_add_(0, part.pixels[block], values * part.weights[block, None].to(values))
         return result.reshape(self.height, self.width, channels)
 
     @property

@@ -70,7 +70,7 @@ class DifixConfig(GuidanceConfig):
     kept: ClassVar[tuple[str, ...]] = ("rounds", "probability")
     announced: ClassVar[dict[str, str]] = {"rounds": "{} rounds"}
     rounds: int | None = None
-    """how often new pseudo-views are made; 0 = never (unset: 8 with CUDA, 2 on a CPU, none where photographs are many
+    """how often new pseudo-views are made; 0 = never (unset: 8 with CUDA, 2 on a CPU, none where photos are many
     enough; see probability)"""
     targets: TargetConfig = field(default_factory=TargetConfig)
     """where pseudo-views are wanted"""
@@ -78,7 +78,7 @@ class DifixConfig(GuidanceConfig):
     """what repairs them"""
     probability: float | None = None
     """share of training steps that use a pseudo-view (unset: half where rounds or other targets are given, else as
-    thinly as photographs cover the targets: half in a capture of up to 12 photos, none in one of 60)"""
+    thinly as photos cover the targets: half in a capture of up to 12 photos, none in one of 60)"""
     by_coverage: bool = field(default=False, init=False, compare=False)
     """whether probability follows coverage; no flag"""
     weight: float = 1.0
@@ -144,6 +144,7 @@ class DifixGuidance(Guidance):
     def __init__(self, config: DifixConfig) -> None:
         super().__init__(config)
         self.depth_weight = config.depth_weight
+        self.probability = PROBABILITY if config.probability is None else config.probability
 
     def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
         config = self.config

@@ -15,6 +15,7 @@ _MAX_METRES = 100.0
 """median above which numbers with a fraction are no metres: no sensor measures so far, and 0.1 m is 100 mm"""
 _LEVELS = 2
 """ARKit's highest level of confidence"""
+_EXR = "OPENCV_IO_ENABLE_OPENEXR"
 
 
 def read_depth(path: Path, unit: float = DEFAULT_UNIT) -> np.ndarray:
@@ -126,7 +127,8 @@ def _array(path: Path) -> np.ndarray:
 
 
 def _picture(path: Path) -> np.ndarray:
-    os.environ.setdefault("OPENCV_IO_ENABLE_OPENEXR", "1")
+    if path.suffix.lower() == ".exr" and not os.environ.get(_EXR):
+        raise ValueError(f"OpenCV reads EXR only if {_EXR}=1 is set in the environment: set it before the command")
     import cv2
 
     content = np.frombuffer(path.read_bytes(), dtype=np.uint8)

@@ -81,7 +81,7 @@ class PhotoDataset(InputDataset):
         return phrase
 
     def undistortion(self, index: int) -> Undistortion | None:
-        """How a photograph's lens is undone; None if it is a pinhole."""
+        """Return how a photograph's lens is undone; None if it is a pinhole."""
         return self._undistortions[index]
 
     def stored_size(self, index: int) -> tuple[int, int]:

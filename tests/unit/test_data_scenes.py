@@ -284,9 +284,7 @@ def test_other_dataparsers_are_named(dataset, tmp_path):
         load(f"nonsense:{dataset}")
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("nowhere", "does not exist"), ("", "neither transforms.json nor a COL")]
-)
+@pytest.mark.parametrize(("name", "message"), [("nowhere", "does not exist"), ("", "holds nothing to train on")])
 def test_folders_nobody_can_read_are_named(tmp_path, name, message):
     with pytest.raises(UserError, match=f"{tmp_path / name}.*{message}"):
         load(tmp_path / name)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.unit.test_layers import FILES, PACKAGE, imports
 
 PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
-OPTIONAL = {"ray"}
+OPTIONAL = {"heic", "ray"}
 """extras whose packages are imported where they are needed"""
 
 

@@ -50,7 +50,7 @@ class PointsGiven:
 
 @dataclass(frozen=True)
 class DescribedScene:
-    """What is known of a capture before any picture is opened."""
+    """A capture before any picture of it is opened."""
 
     source: Path  # the file or folder that messages name
     frames: Sequence[Frame]

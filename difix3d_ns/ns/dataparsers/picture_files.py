@@ -34,7 +34,7 @@ UNTAG = (
 
 
 class Header(NamedTuple):
-    """What a picture's header says."""
+    """Size and orientation of a picture by its header."""
 
     size: tuple[int, int]  # width and height as stored
     orientation: int  # EXIF's: 1 upright, 5 to 8 on its side
@@ -200,7 +200,7 @@ def _check_size(path: Path, found: Header, stated: tuple[int, int]) -> None:
 
 
 def _explained(found: tuple[int, int], stated: tuple[int, int]) -> bool:
-    """Whether one factor, and rounding either side by a pixel, makes one size of the other."""
+    """Return whether one factor, and rounding either side by a pixel, makes one size of the other."""
     smaller, larger = sorted([found, stated])
     low = max((pixels - 1) / whole for pixels, whole in zip(smaller, larger, strict=True))
     high = min((pixels + 1) / whole for pixels, whole in zip(smaller, larger, strict=True))

@@ -90,7 +90,7 @@ def _listed(scene: DescribedScene) -> Split:
 
 
 def _untouched(config: DataParserConfig) -> bool:
-    """Whether the flags for splits are those the dataparser has by default."""
+    """Return whether the flags for splits are those the dataparser has by default."""
     defaults = {field.name: field.default for field in dataclasses.fields(config)}
     return all(getattr(config, flag) == defaults[flag] for flag in _FLAGS if flag in defaults)
 
