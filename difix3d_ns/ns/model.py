@@ -398,9 +398,7 @@ class SplatModel(SplatfactoModel):
         def enhanced(camera: Cameras, image: Tensor) -> Tensor:
             assert enhancer is not None
             each = zip(faces, cameras, pictures, strict=True)
-            return panorama.blend(faces, [enhancer(seen, render, face.index) for face, seen, render in each]).clamp(
-                0, 1
-            )
+            return panorama.blend(faces, [enhancer(seen, render, face.face) for face, seen, render in each]).clamp(0, 1)
 
         blended = blend_outputs(panorama, faces, outputs)
         return self._with_enhanced(camera, blended, enhanced if enhancer is not None else None)

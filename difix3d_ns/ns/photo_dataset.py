@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,8 @@ class PhotoDataset(InputDataset):
     """
 
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
-        super().__init__(dataparser_outputs, scale_factor)
+        # cut-out objects keep their alpha: the model has a background of its own
+        super().__init__(replace(dataparser_outputs, alpha_color=None), scale_factor)
         self._scale_crop_radius(scale_factor)
         self.lenses = self.cameras
         """cameras [N] of the pictures as they are stored, at the size of training"""

@@ -28,6 +28,7 @@ from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 from difix3d_ns.ns.earlier_versions import earlier_version
 from difix3d_ns.ns.environment import apply_environment, ignored_in_training
+from difix3d_ns.ns.held_out_photos import none_held_out
 from difix3d_ns.ns.loss_means import LossMeans
 from difix3d_ns.ns.model import SplatModel, SplatModelConfig
 from difix3d_ns.ns.reference_views import ReferenceViews
@@ -349,6 +350,17 @@ class GuidedPipeline(VanillaPipeline):
         floating = self._free.floating(self.model.means.detach())
         if floating.any() and not floating.all():
             self.model.remove_gaussians(floating)
+
+    def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Mean metrics of the held-out photos.
+
+        Raises:
+            UserError: none is held out.
+        """
+        if len(self.datamanager.eval_dataset) == 0:
+            raise none_held_out("so there is nothing to evaluate")
+        metrics: dict[str, Any] = super().get_average_eval_image_metrics(*args, **kwargs)
+        return metrics
 
     # ------------------------------------------------------------------ what people see
 

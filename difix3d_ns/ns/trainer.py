@@ -377,6 +377,11 @@ class GuidedTrainer(Trainer):
         time.sleep(0)
         self.train_lock.acquire()
 
+    def eval_iteration(self, step: int) -> None:
+        """Evaluate held-out photos now and then, if there are any."""
+        if len(self.pipeline.datamanager.eval_dataset) > 0:
+            super().eval_iteration(step)
+
     def _train_complete_viewer(self) -> None:
         self.pipeline.show_progress(self.step, force=True)
         self.pipeline.panel.finish()

@@ -553,3 +553,18 @@ def test_settings_name_their_reader(tmp_path: Path) -> None:
     assert not take_over(other) and other._target is target
     ours = NerfstudioDataParserConfig(data=write_scene(tmp_path / "scene"))
     assert take_over(ours) and ours._target is SceneParser and len(describe(ours).frames) == 6
+
+
+def test_points_of_the_colmap_model_beside_transforms_are_taken(tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene", points=False)
+    model = scene / "colmap/sparse/0"
+    model.mkdir(parents=True)
+    (model / "points3D.txt").write_text("1 1.0 2.0 3.0 10 20 30 0.1 1 0\n2 -1.0 0.5 2.0 40 50 60 0.1 1 1\n")
+    config = NerfstudioDataParserConfig(
+        data=scene, load_3D_points=True, orientation_method="none", center_method="none", auto_scale_poses=False
+    )
+    take_over(config)
+    metadata = config.setup().get_dataparser_outputs("train").metadata
+    # as ns-process-data applies to COLMAP's poses: x and y exchanged, z turned
+    assert metadata["points3D_xyz"].tolist() == [[2.0, 1.0, -3.0], [0.5, -1.0, -2.0]]
+    assert metadata["points3D_rgb"].tolist() == [[10, 20, 30], [40, 50, 60]]

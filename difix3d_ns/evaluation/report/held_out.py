@@ -18,6 +18,7 @@ from difix3d_ns.evaluation.runs import HeldOutView
 from difix3d_ns.evaluation.table import METRICS, Cell, metric_table
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 from difix3d_ns.metrics.perceptual import LazyLPIPS
+from difix3d_ns.ns.held_out_photos import HOLD_SOME_OUT
 
 PLAIN, RENDER, ENHANCED, TRUTH = "Plain", "Render", "Enhanced", "Truth"
 RENDER_ERROR, ENHANCED_ERROR = "Error of render", "Error of enhanced"
@@ -68,7 +69,7 @@ class HeldOut:
             methods: a table of methods, shown first.
         """
         if not self.views:
-            return [methods, problem or "This scene has no held-out views, so there is nothing to compare with."]
+            return [methods, problem or f"No photo was held out, so there is nothing to compare with. {HOLD_SOME_OUT}"]
         parts = [methods, self._intro(), self._gallery(), self._table()]
         failed = [view for view in self.views if view.problem]
         if failed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -28,11 +28,13 @@ from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.dataparsers.blender_files import TRAIN_FILE, read_blender
-from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame, Lens
+from difix3d_ns.ns.dataparsers.colmap_model import read_points as read_colmap_points
+from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame, Lens, PointsGiven
 from difix3d_ns.ns.dataparsers.layouts import describe_colmap, find_layout, point_matches, read_layout
 from difix3d_ns.ns.dataparsers.picture_files import choose_copy, read_header, reduction, used_picture
 from difix3d_ns.ns.dataparsers.splits import Split, split_scene
 from difix3d_ns.ns.dataparsers.transforms_file import read_transforms
+from difix3d_ns.ns.held_out_photos import none_held_out
 from difix3d_ns.ns.scene_checks import check_pictures, check_scene, lost_spacings
 
 PoseFrame = Literal["all", "train"]
@@ -45,10 +47,25 @@ def _read_folder(config: NerfstudioDataParserConfig) -> DescribedScene:
     layout = find_layout(Path(config.data))
     if layout.kind == "transforms":
         assert layout.file is not None
-        return read_transforms(layout.file, points=config.load_3D_points)
+        scene = read_transforms(layout.file, points=config.load_3D_points)
+        return _with_colmap_points(scene) if config.load_3D_points else scene
     if layout.kind == "blender":
         return read_blender(layout.folder)
     return read_layout(layout, with_points=config.load_3D_points)
+
+
+def _with_colmap_points(scene: DescribedScene) -> DescribedScene:
+    """Take the points of the COLMAP model that ns-process-data leaves beside transforms.json, if it names none."""
+    model, applied = scene.source.parent / "colmap/sparse/0", scene.applied_transform
+    if scene.points is not None or applied is None or not model.is_dir():
+        return scene
+    points = read_colmap_points(model)
+    if points is None:
+        return scene
+    placed = points.positions @ applied[:, :3].T + applied[:, 3]
+    return replace(
+        scene, points=PointsGiven(placed, points.colours), notes=[*scene.notes, f"Points are those of {model}."]
+    )
 
 
 def _read_instant_ngp(config: InstantNGPDataParserConfig) -> DescribedScene:
@@ -86,12 +103,15 @@ def describe(config: DataParserConfig) -> DescribedScene:
 
 
 def check_folder(data: Path) -> None:
-    """Check that a folder, or a file with transforms, can be trained on as ``--data``.
+    """Check that a folder, or a file with transforms, can be trained on as ``--data`` and evaluated.
 
     Raises:
         UserError: the message names file and frame, and the remedy.
     """
-    scene = describe(NerfstudioDataParserConfig(data=data))
+    config = NerfstudioDataParserConfig(data=data)
+    scene = describe(config)
+    if not split_scene(scene, config).test:
+        raise none_held_out("and a benchmark needs some")
     check_pictures([used_picture(frame, 1, _folder(scene))[0] for frame in scene.frames], data)
 
 

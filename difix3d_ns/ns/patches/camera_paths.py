@@ -37,7 +37,7 @@ def _path_from_json(camera_path: dict[str, Any]) -> Cameras:
 
 def _interpolated_poses(poses: Any, *args: Any, **kwargs: Any) -> Any:
     if len(poses) < 2:
-        from difix3d_ns.ns.scene_checks import HOLD_SOME_OUT
+        from difix3d_ns.ns.held_out_photos import HOLD_SOME_OUT
 
         what = "no photo was" if len(poses) == 0 else "only one photo was"
         raise UserError(
