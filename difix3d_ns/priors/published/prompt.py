@@ -60,7 +60,7 @@ def _compute(folder: Path) -> Tensor:
             raise FileNotFoundError(
                 f"{folder / name} is missing: without {CACHE} the text encoder and the tokenizer are needed once"
             )
-    from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast
+    from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast  # type: ignore[attr-defined]
 
     try:
         tokenizer = (CLIPTokenizerFast if whole else CLIPTokenizer).from_pretrained(
