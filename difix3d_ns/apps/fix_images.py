@@ -78,7 +78,7 @@ def fix_pictures(
         if path.is_file():
             read_reference(path)  # one that cannot be read is reported before the work begins
     fixer = _load(weights, where, dtype, compile)
-    if nearest is None and (own := default_references(fixer)) > 1:
+    if nearest is None and (own := _own_number(fixer)) > 1:
         left = [replace(task, references=_choose(task.source, references, own)) for task in left]
     console, written, failed = Console(stderr=True), [], []
     if sentence := describe_references(fixer, max((len(task.references) for task in left), default=0)):
@@ -230,6 +230,11 @@ def _distance(one: str, other: str) -> tuple[float, float]:
     numbers = [re.findall(r"\d+", name) for name in (one, other)]
     apart = abs(int(numbers[0][-1]) - int(numbers[1][-1])) if all(numbers) else float("inf")
     return apart, 1 - difflib.SequenceMatcher(None, one, other).ratio()
+
+
+def _own_number(fixer: Fixer) -> int:
+    """References unless somebody says otherwise; without cameras one is enough for a fixer that does not know."""
+    return 1 if getattr(fixer, "trained_references", None) is None else default_references(fixer)
 
 
 def _device(name: str | None) -> str:

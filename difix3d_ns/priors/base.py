@@ -77,7 +77,7 @@ def default_references(fixer: Fixer) -> int:
     """
     own: int | None = getattr(fixer, "default_references", None)
     if own is None:
-        own = fixer.trained_references
+        own = getattr(fixer, "trained_references", None)
     return DEFAULT_REFERENCES if own is None else own
 
 

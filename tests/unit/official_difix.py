@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizerFast
 
 # Which of the decoder's layers are adapted: names end so.
 ADAPTED = ("conv1", "conv2", "conv_in", "conv_shortcut", "conv", "conv_out", "to_k", "to_q", "to_v", "to_out.0")
@@ -102,7 +102,9 @@ class Official:
         self.views = 1
         self.shown: Tensor | None = None  # [V, H, W] which pixels are picture, not padding
 
-    def write(self, folder: Path, with_reference: bool = True, text_encoder: bool = False) -> Path:
+    def write(
+        self, folder: Path, with_reference: bool = True, text_encoder: bool = False, tokenizer: str = "parts"
+    ) -> Path:
         """The folder of nvidia/difix_ref, or with ``with_reference=False`` of nvidia/difix."""
         custom = {"unet": ["unet_2d_condition", "UNet2DConditionModel"]} if with_reference else {}
         index = {
@@ -128,19 +130,23 @@ class Official:
             tensors = {key: value.float().contiguous() for key, value in module.state_dict().items()}
             save_file(tensors, folder / part / "diffusion_pytorch_model.safetensors")
         if text_encoder:
-            self.prompt = write_text_encoder(folder, self.unet_config["cross_attention_dim"]).double()
+            self.prompt = write_text_encoder(folder, self.unet_config["cross_attention_dim"], tokenizer).double()
         else:
             save_file({"prompt": self.prompt.float()}, folder / "prompt_embedding.safetensors")
         return folder
 
-    def write_checkpoint(self, file: Path) -> Path:
-        """``model_N.pkl`` of the official training."""
+    def write_checkpoint(self, file: Path, dtype: torch.dtype = torch.float32) -> Path:
+        """``model_N.pkl`` of the official training; from another ``dtype`` on, this model has its rounded weights."""
+        for module in (self.unet, self.vae):
+            for name, value in module.named_parameters():
+                if module is self.unet or "lora" in name or "skip" in name:
+                    value.data = value.data.to(dtype).double()
         optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))])
         content = {
             "vae_lora_target_modules": self.targets,
             "rank_vae": 4,
-            "state_dict_unet": {k: v.float() for k, v in self.unet.state_dict().items()},
-            "state_dict_vae": {k: v.float() for k, v in self.vae.state_dict().items() if "lora" in k or "skip" in k},
+            "state_dict_unet": {k: v.to(dtype) for k, v in self.unet.state_dict().items()},
+            "state_dict_vae": {k: v.to(dtype) for k, v in self.vae.state_dict().items() if "lora" in k or "skip" in k},
             "optimizer": optimizer.state_dict(),
         }
         torch.save(content, file)
@@ -232,17 +238,43 @@ class Official:
         return visible.flatten() > 0
 
 
-def write_text_encoder(folder: Path, width: int) -> Tensor:
-    """Tiny ``tokenizer/`` and ``text_encoder/``; returns the embedding of the prompt, computed by hand."""
-    (folder / "tokenizer").mkdir()
+def write_text_encoder(folder: Path, width: int, tokenizer: str = "parts") -> Tensor:
+    """Tiny ``tokenizer/`` and ``text_encoder/``; returns the embedding of the prompt, computed by hand.
+
+    Args:
+        folder: to write to.
+        width: of the embedding.
+        tokenizer: parts: vocabulary and merges, padded with the end of text; old: as stable-diffusion-2-1
+            has it, whose padding "!" is in the map of special tokens alone; decoder: as sd-turbo has it, the
+            same with a list of added tokens; whole: one ``tokenizer.json``.
+    """
+    place = folder / "tokenizer"
+    place.mkdir()
     letters = sorted(set("remove degradation".replace(" ", "")))
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "tokenizer" / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
-    special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    settings = {**special, "pad_token": "<|endoftext|>", "model_max_length": 77, "tokenizer_class": "CLIPTokenizer"}
-    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
-    (folder / "tokenizer" / "special_tokens_map.json").write_text(json.dumps(special))
+    words = ["!", "!</w>", *letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (place / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    special: dict[str, Any] = {
+        "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>",
+        "unk_token": "<|endoftext|>",
+    }
+    settings = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>", **special}
+    known = special
+    if tokenizer != "parts":
+        flags = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+        known = {**{key: {"content": word, **flags} for key, word in special.items()}, "pad_token": "!"}
+        if tokenizer == "old":
+            settings |= {key: {"__type": "AddedToken", "content": word, **flags} for key, word in special.items()}
+        else:
+            added = {words.index(word): {"content": word, **flags, "special": True} for word in ("!", *words[-2:])}
+            settings |= {"pad_token": "!", "added_tokens_decoder": added}
+    (place / "tokenizer_config.json").write_text(json.dumps(settings))
+    (place / "special_tokens_map.json").write_text(json.dumps(known))
+    if tokenizer == "whole":
+        CLIPTokenizerFast.from_pretrained(str(place)).save_pretrained(place)
+        for name in ("vocab.json", "merges.txt", "special_tokens_map.json"):
+            (place / name).unlink(missing_ok=True)
     config = CLIPTextConfig(
         vocab_size=len(words),
         hidden_size=width,
@@ -258,6 +290,7 @@ def write_text_encoder(folder: Path, width: int) -> Tensor:
     ids = [len(words) - 2]
     for word in ("remove", "degradation"):
         ids += [words.index(letter) for letter in word[:-1]] + [words.index(word[-1] + "</w>")]
-    ids += [len(words) - 1] * (77 - len(ids))
+    end = len(words) - 1
+    ids += [end] + [end if tokenizer == "parts" else 0] * (76 - len(ids))
     with torch.no_grad():
         return encoder(torch.tensor([ids])).last_hidden_state[0]

@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 
 from difix3d_ns import cli
 from difix3d_ns.errors import UserError
+from difix3d_ns.priors.base import default_references
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
 from difix3d_ns.priors.published import hub
 from difix3d_ns.priors.published.checkpoint import convert
+from difix3d_ns.priors.published.prompt import prompt_embedding
 from tests.unit.known_scenes import requests_of
-from tests.unit.official_difix import Official
+from tests.unit.official_difix import UNET, Official, write_text_encoder
 
 VAE_FILE = "vae/diffusion_pytorch_model.safetensors"
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
@@ -49,6 +51,11 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 def load(folder: Path) -> DifixFixer:
     return load_difix(str(folder), dtype=torch.float32)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def agrees(official: Official, fixer: DifixFixer, atol: float = 1e-4) -> None:
@@ -131,7 +138,16 @@ def test_a_malicious_checkpoint_does_not_run(original: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("with_reference", [True, False])
 def test_both_published_folders(official: Official, tmp_path: Path, with_reference: bool):
-    agrees(official, load(official.write(tmp_path / "w", with_reference)))
+    """Of one that was trained without references the official pipeline ignores them, and so does ours."""
+    fixer = load(official.write(tmp_path / "w", with_reference))
+    (request,) = requests_of(97, 131, 1)
+    expected = official.repair(request.image, [r.image for r in request.references if with_reference]).float()
+    (result,) = fixer.fix([request])
+    torch.testing.assert_close(result.image, expected, atol=1e-4, rtol=0)
+    assert result.confidence.max() == 0  # of pictures without geometry
+    said = "" if with_reference else "this Difix model was trained without reference photos: they are ignored"
+    assert fixer.describe(1).startswith(said) and bool(fixer.describe(1)) is not with_reference
+    assert ("trained with 1 reference photo beside each picture and is shown 3" in fixer.describe(3)) is with_reference
 
 
 def test_unknown_classes_mean_nothing(official: Official, folder: Path):
@@ -159,12 +175,128 @@ def test_missing_and_surplus_keys_are_named(folder: Path, name: str):
 
 
 @pytest.mark.parametrize("side", ["A", "B"])
-def test_half_an_adapter_is_surplus(folder: Path, side: str):
+def test_the_missing_half_of_an_adapter_is_named(folder: Path, side: str):
     state = load_file(folder / VAE_FILE)
-    del state[f"decoder.conv_out.lora_{side}.vae_skip.weight"]
+    gone = f"decoder.conv_out.lora_{side}.vae_skip.weight"
+    del state[gone]
     save_file(state, folder / VAE_FILE)
-    with pytest.raises(RuntimeError, match=r"not known: decoder\.conv_out\.lora_[AB]\.vae_skip\.weight"):
+    with pytest.raises(RuntimeError, match=rf"vae: the weights are incomplete; 1 missing: {gone}$".replace(".", r"\.")):
         load(folder)
+
+
+def _without(checkpoint: Path, part: str, *gone: str) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    for name in gone:
+        del content[part][name]
+    torch.save(content, checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("part", "gone"),
+    [
+        ("state_dict_unet", ("conv_in.weight", "conv_out.bias")),
+        ("state_dict_vae", ("decoder.conv_in.lora_A.vae_skip.weight",)),
+        ("state_dict_vae", ("decoder.conv_in.lora_A.vae_skip.weight", "decoder.conv_in.lora_B.vae_skip.weight")),
+        ("state_dict_vae", ("decoder.skip_conv_2.base_layer.weight",)),
+    ],
+)
+def test_partial_checkpoints_are_named_as_such(
+    official: Official, original: Path, tmp_path: Path, part: str, gone: tuple[str, ...]
+) -> None:
+    checkpoint = official.write_checkpoint(tmp_path / "model_1.pkl")
+    _without(checkpoint, part, *gone)
+    names = ", ".join(name.replace(".base_layer", "") for name in gone)
+    message = rf"model_1.pkl is a partial checkpoint; in {part} {len(gone)} missing: {names}. Copy it again"
+    with pytest.raises(UserError, match=message.replace(".", r"\.")):
+        convert(checkpoint, str(original), tmp_path / "out")
+    content = torch.load(checkpoint, weights_only=True)
+    del content[part]
+    torch.save(content, checkpoint)
+    with pytest.raises(UserError, match=rf"is a partial checkpoint of the official training: {part} missing \(found"):
+        convert(checkpoint, str(original), tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_an_incomplete_base_is_not_the_checkpoints_fault(official: Official, tmp_path: Path) -> None:
+    checkpoint, base = official.write_checkpoint(tmp_path / "model_1.pkl"), official.write_base(tmp_path / "base")
+    for gone in ("encoder.conv_in.weight", "decoder.conv_in.weight"):
+        state = load_file(base / VAE_FILE)
+        del state[gone]
+        save_file(state, base / VAE_FILE)
+        with pytest.raises(UserError, match=rf"--base .*base: vae/ is incomplete; \d missing: .*{gone}"):
+            convert(checkpoint, str(base), tmp_path / "out")
+
+
+@pytest.mark.parametrize("converted", [False, True])
+def test_attention_names_of_before_diffusers_018(official: Official, tmp_path: Path, converted: bool) -> None:
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    folder = official.write_base(tmp_path / "sd-turbo") if converted else official.write(tmp_path / "difix_ref")
+    state = {}
+    for key, value in load_file(folder / VAE_FILE).items():
+        new = next((name for name in older if f".{name}." in key and "attentions" in key), "")
+        state[key.replace(f".{new}.", f".{older[new]}.") if new else key] = value
+    assert "encoder.mid_block.attentions.0.query.weight" in state and not any(".to_q." in key for key in state)
+    save_file(state, folder / VAE_FILE)
+    if converted:
+        folder = convert(official.write_checkpoint(tmp_path / "model_1.pkl"), str(folder), tmp_path / "out")
+    agrees(official, load(folder))
+
+
+def test_convert_writes_nothing_into_its_base(tmp_path: Path) -> None:
+    official = Official()
+    checkpoint, base = official.write_checkpoint(tmp_path / "model_1.pkl"), official.write_base(tmp_path / "base")
+    (base / "prompt_embedding.safetensors").unlink()
+    official.prompt = write_text_encoder(base, UNET["cross_attention_dim"]).double()
+    places = [base, *base.rglob("*")]
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in places}
+    for path in places:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    try:
+        output = convert(checkpoint, str(base), tmp_path / "out")
+        assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in [base, *base.rglob("*")]} == before
+    finally:
+        for path in places:
+            path.chmod(0o755)
+    agrees(official, load(output))
+    for path in (output, *output.rglob("*")):
+        assert path.stat().st_mode & 0o200  # what comes from a folder that is read-only is not so itself
+
+
+def test_a_bfloat16_checkpoint_loses_nothing(tmp_path: Path) -> None:
+    """What the official recipe writes; merged weights rounded to bfloat16 again were 35 dB further off."""
+    official = Official()
+    checkpoint = official.write_checkpoint(tmp_path / "model_1.pkl", torch.bfloat16)
+    output = convert(checkpoint, str(official.write_base(tmp_path / "base")), tmp_path / "out")
+    state = load_file(output / VAE_FILE)
+    assert state["decoder.skip_conv_1.weight"].dtype == torch.float32
+    assert {value.dtype for value in load_file(output / UNET_FILE).values()} == {torch.bfloat16}  # as they are
+    (request,) = requests_of(96, 128, 1)
+    expected = official.repair(request.image, [reference.image for reference in request.references])
+    error = load(output).fix([request])[0].image.double() - expected
+    assert -10 * error.square().mean().log10() >= 105
+
+
+@pytest.mark.parametrize("references", [0, 3])
+def test_convert_notes_the_number_of_views_of_the_training(
+    official: Official, original: Path, tmp_path: Path, references: int
+) -> None:
+    checkpoint = official.write_checkpoint(tmp_path / "model_1.pkl")
+    fixer = load(convert(checkpoint, str(original), tmp_path / "out", references=references))
+    assert fixer.trained_references == default_references(fixer) == references
+    with pytest.raises(UserError, match="--references -1: at least 0"):
+        convert(checkpoint, str(original), tmp_path / "other", references=-1)
+
+
+@pytest.mark.parametrize("tokenizer", ["parts", "old", "decoder", "whole"])
+def test_tokenizers_of_several_layouts(tmp_path: Path, tokenizer: str) -> None:
+    expected = write_text_encoder(tmp_path, 16, tokenizer)
+    torch.testing.assert_close(prompt_embedding(tmp_path, keep=False), expected, atol=1e-5, rtol=1e-5)
+    other = write_text_encoder(_made(tmp_path / "x"), 16, "parts" if tokenizer != "parts" else "old")
+    assert (other - expected).abs().max() > 0.1  # the padding matters
+    for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+        (tmp_path / "tokenizer" / name).unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError, match=r"tokenizer/vocab\.json is missing"):
+        prompt_embedding(tmp_path, keep=False)
 
 
 def test_without_skips_it_is_no_difix(official: Official, tmp_path: Path):

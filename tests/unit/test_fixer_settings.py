@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.fixer_config import FixerConfig
+from tests.unit.official_difix import Official
 
 DIFIX = FixerConfig("difix", "nvidia/difix_ref", references=1, dtype="float32", compile=True)
 
@@ -26,8 +28,8 @@ DIFIX = FixerConfig("difix", "nvidia/difix_ref", references=1, dtype="float32", 
         (EnhancerConfig(references=0), DIFIX, replace(DIFIX, references=0)),
         (EnhancerConfig(weights="here"), DIFIX, replace(DIFIX, weights="here")),
         (EnhancerConfig(dtype="bfloat16", compile=False), DIFIX, replace(DIFIX, dtype="bfloat16", compile=False)),
-        # Another fixer: nothing but the number of photographs is the guidance's.
-        (EnhancerConfig(name="blend"), DIFIX, FixerConfig("blend", references=1)),
+        # Another fixer: nothing is the guidance's, the number of photographs is the fixer's own.
+        (EnhancerConfig(name="blend"), DIFIX, FixerConfig("blend")),
         (EnhancerConfig(name="blend"), None, FixerConfig("blend")),
         (
             EnhancerConfig(name="embedded", weights="mine", references=4, dtype="float16", compile=True),
@@ -51,6 +53,25 @@ def test_a_negative_number_of_references_is_refused_by_its_flag() -> None:
         FixerConfig(references=-1).check("--pipeline.guidance.fixer")
     with pytest.raises(UserError, match=r"--pipeline\.enhancer\.references -1: at least 0"):
         EnhancerConfig(references=-1).check()
+
+
+def test_the_number_of_references_is_the_fixers_own_unless_given(tmp_path: Path) -> None:
+    official = Official()
+    weights = {kind: str(official.write(tmp_path / str(kind), kind)) for kind in (True, False)}
+    for config, expected in (
+        (FixerConfig(), 3),
+        (FixerConfig("detail"), 3),
+        (FixerConfig("blend"), 3),
+        (FixerConfig("none"), 0),
+        (FixerConfig("difix", weights[True]), 1),
+        (FixerConfig("difix", weights[False]), 0),
+        (FixerConfig("cascade", weights[True]), 3),  # detail's; difix is shown one of them
+        (FixerConfig("tests.unit.foreign_fixer"), 3),
+    ):
+        fixer = config.load(torch.device("cpu"))
+        assert config.references_for(fixer) == expected, config
+        for given in (0, 5):
+            assert replace(config, references=given).references_for(fixer) == given
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan"), float("inf")])

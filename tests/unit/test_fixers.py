@@ -43,7 +43,8 @@ def test_a_misspelt_fixer_is_answered_with_the_names_of_all():
 def test_a_cascade_runs_one_after_the_other(tmp_path: Path):
     difix_weights = str(Official().write(tmp_path / "difix_ref"))
     request = make_request(2)
-    (first,) = load_fixer("difix", difix_weights, dtype=torch.float32).fix([request])
+    shown = replace(request, references=request.references[:1])  # as many as in its training
+    (first,) = load_fixer("difix", difix_weights, dtype=torch.float32).fix([shown])
     (expected,) = load_fixer("detail", dtype=torch.float32).fix([replace(request, image=first.image)])
     (result,) = load_fixer("cascade", difix_weights, dtype=torch.float32).fix([request])
     assert torch.equal(result.image, expected.image)

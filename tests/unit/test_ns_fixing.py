@@ -380,6 +380,26 @@ def test_published_weights_from_the_command_line(tmp_path: Path, monkeypatch: py
         assert (result - source).abs().max() > 0.05
 
 
+@pytest.mark.parametrize("with_reference", [True, False])
+def test_the_command_says_what_becomes_of_references(
+    tmp_path: Path, with_reference: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(Official().write(tmp_path / "weights", with_reference))
+    source = _picture(tmp_path / "a.png")
+    photos = tuple(_picture(tmp_path / "photos" / name) for name in ("b.png", "bc.png"))
+    alone, one, two = (
+        (fix_pictures([source], tmp_path / f"{n}.png", photos[:n], weights, "cpu", torch.float32), capsys.readouterr())
+        for n in range(3)
+    )
+    assert np.array_equal(_pixels(*alone[0]), _pixels(*two[0])) is not with_reference
+    sentences = [" ".join(printed.err.split()) for _, printed in (one, two)]
+    if with_reference:
+        assert "reference photo" not in sentences[0]
+        assert "trained with 1 reference photo beside each picture and is shown 2" in sentences[1]
+    else:
+        assert all("trained without reference photos: they are ignored" in said for said in sentences)
+
+
 def test_unreadable_weights(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"no weights")
     for name in ("w.safetensors", "gone.safetensors"):

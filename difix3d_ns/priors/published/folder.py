@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.skip_vae import skip_convolutions
 from difix3d_ns.priors.published.hub import FACTS, PICKLES
-from difix3d_ns.priors.published.lora import merge_lora, missing_halves
+from difix3d_ns.priors.published.lora import ADAPTER, merge_lora, missing_halves
 from difix3d_ns.priors.published.prompt import prompt_embedding
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -70,9 +70,10 @@ def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: Non
     unet_config, vae_config = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
     unet, vae = read_tensors(folder / "unet"), read_autoencoder(folder / "vae")
-    if lacking := missing_halves(vae):
-        raise UnfitWeightsError(folder / "vae", lacking)
+    lacking = missing_halves(vae)
     vae = merge_lora(vae)
+    if lacking:  # they are named, not the halves that are left
+        vae = {key: value for key, value in vae.items() if f".{ADAPTER}." not in key}
     prompt = prompt_embedding(folder, fetch_encoder)
     width = unet_config.get("cross_attention_dim")
     if prompt.dim() != 2 or prompt.shape[1] != width:
@@ -90,7 +91,7 @@ def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: Non
         fill(network.skips, skips, folder / "vae", "decoder.skip_conv_")
     else:
         network.skips = network.autoencoder.skips = nn.ModuleList()  # never used with ignore_skip
-    fill(network.vae, vae, folder / "vae")
+    fill(network.vae, vae, folder / "vae", lacking=lacking)
     return network
 
 
@@ -190,7 +191,9 @@ def split_skips(vae: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str,
     return {key: value for key, value in vae.items() if not key.startswith(prefix)}, skips
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], place: Path, prefix: str = "") -> None:
+def fill(
+    module: nn.Module, state: Mapping[str, Tensor], place: Path, prefix: str = "", lacking: Sequence[str] = ()
+) -> None:
     """Load weights strictly.
 
     Raises:
@@ -200,7 +203,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], place: Path, prefix: st
     misshapen = [key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape]
     problems = [
         [f"{prefix}{_official(key) if prefix else key}" for key in sorted(keys)]
-        for keys in (expected.keys() - state.keys(), state.keys() - expected.keys(), misshapen)
+        for keys in ((expected.keys() - state.keys()).union(lacking), state.keys() - expected.keys(), misshapen)
     ]
     if any(problems):
         raise UnfitWeightsError(place, *problems)

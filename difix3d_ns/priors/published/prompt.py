@@ -51,21 +51,21 @@ def write_prompt(folder: Path, prompt: Tensor) -> None:
 
 
 def _compute(folder: Path) -> Tensor:
-    needed = (
-        "text_encoder/config.json",
-        "text_encoder/model.safetensors",
-        "tokenizer/vocab.json",
-        "tokenizer/merges.txt",
-    )
+    parts = ("tokenizer/vocab.json", "tokenizer/merges.txt")
+    in_parts = any((folder / name).is_file() for name in parts)  # else whole, as transformers writes it since version 5
+    whole = not in_parts and (folder / "tokenizer" / "tokenizer.json").is_file()
+    needed = ("text_encoder/config.json", "text_encoder/model.safetensors", *(() if whole else parts))
     for name in needed:
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{folder / name} is missing: without {CACHE} the text encoder and the tokenizer are needed once"
             )
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast  # type: ignore[attr-defined]
 
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+        tokenizer = (CLIPTokenizerFast if whole else CLIPTokenizer).from_pretrained(
+            str(folder / "tokenizer"), local_files_only=True
+        )
         encoder = CLIPTextModel.from_pretrained(
             str(folder / "text_encoder"), local_files_only=True, use_safetensors=True
         )
