@@ -79,6 +79,9 @@ class NoReferences:
 class DeepFixer:
     """A fixer that finds the depth 2 everywhere, and is sure of that alone."""
 
+    trained_references = 1
+    generative = False
+
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         ones = [torch.ones_like(request.image[..., :1]) for request in requests]
         return [FixResult(r.image, o * 0, o * 2, o) for r, o in zip(requests, ones, strict=True)]

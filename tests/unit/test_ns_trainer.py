@@ -20,7 +20,7 @@ from difix3d_ns.io import checkpoints
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 from difix3d_ns.ns.training_scene import TrainingScene
-from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
+from tests.stand_ins import DeepFixer, FlatRenderer, ModelOfScene, NoReferences
 from tests.unit.short_training import console_output, short_config, train
 from tests.unit.tiny_scene import datamanager, write_scene
 
@@ -131,7 +131,7 @@ def test_a_gpu_makes_views_in_batches(
     renderer = FlatRenderer()
     renderer.device = torch.device(device)
     guidance = DifixGuidance(DifixConfig(rounds=2, targets=TargetConfig(count=3)))
-    monkeypatch.setattr(ViewFixer, "load", lambda fixing: None)
+    monkeypatch.setattr(ViewFixer, "load", lambda fixing: DeepFixer())
     guidance.setup(scene_and_model, renderer, NoReferences(), Run(1000, device, images=5, folder=tmp_path))
     assert guidance.schedule.views_per_step == guidance.queue.per_step == views
 
