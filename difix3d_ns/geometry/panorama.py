@@ -15,6 +15,8 @@ from difix3d_ns.geometry.pinhole import Pinhole
 
 HALF_FACE = math.radians(50.0)
 """Half the field of view of a face: those of a cube need 45 degrees, and 5 on each side are blended."""
+_REACH = math.radians(75.0)
+"""angle to a face's axis at which nothing reaches into it any more; its corners are at 59 degrees"""
 _MARGIN = 2  # pixels around what is read of a face: bicubic interpolation reads two on each side
 _BLOCK = 2**18  # pixels that are put together at once
 
@@ -185,8 +187,8 @@ def ray_lengths(camera: Pinhole) -> Tensor:
 
 
 def nearest_in_faces(distance: float) -> float:
-    """Depth along z of what is nearest in a face among points at least ``distance`` away: that in its corners."""
-    return distance / math.sqrt(1 + 2 * math.tan(HALF_FACE) ** 2)
+    """Return the least depth in a face of points at least ``distance`` away, as far as they may reach into it."""
+    return distance * math.cos(_REACH)
 
 
 def _sampled(picture: Tensor, camera: Pinhole, places: Tensor, mode: str) -> Tensor:  # [N, C]

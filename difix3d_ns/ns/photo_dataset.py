@@ -66,9 +66,7 @@ class PhotoDataset(InputDataset):
             for name, value in zip(columns, values, strict=True):
                 columns[name][index] = value
         metadata = {key: value for key, value in (cameras.metadata or {}).items() if key != "fisheye_crop_radius"}
-        return Cameras(
-            cameras.camera_to_worlds, **columns, camera_type=CameraType.PERSPECTIVE, metadata=metadata or None
-        )
+        return Cameras(cameras.camera_to_worlds, **columns, camera_type=CameraType.PERSPECTIVE, metadata=metadata)
 
     def summary(self) -> str:
         """Number of photographs, their size as it is trained on, and what it was reduced from, as one phrase."""

@@ -31,8 +31,10 @@ from difix3d_ns.ns.environment import apply_environment, ignored_in_training
 from difix3d_ns.ns.held_out_photos import none_held_out
 from difix3d_ns.ns.loss_means import LossMeans
 from difix3d_ns.ns.model import SplatModel, SplatModelConfig
+from difix3d_ns.ns.patches.exports import write_frame_beside
 from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.ns.rendering import SplatRenderer
+from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.ns.viewer.panel import Panel
 from difix3d_ns.splats.floaters import FloatersConfig, FreeSpace
@@ -131,6 +133,7 @@ class GuidedPipeline(VanillaPipeline):
         self.panel = Panel(self.scene, self.renderer, self.enhancer, config.enhancer.mode)
         if not trains:  # else once all settings are fitted
             self._find_free_space()
+            write_frame_beside(SplatFrame.of(self.datamanager.train_dataparser_outputs))
 
     # ------------------------------------------------------------------ before training
 

@@ -7,15 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from plyfile import PlyData
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.held_out import measure
 from difix3d_ns.evaluation.runs import evaluate
 from difix3d_ns.ns.dataparsers.scene_parser import check_folder
-from difix3d_ns.ns.patches.eval_setup import find_trainings_again
-from difix3d_ns.ns.patches.splat_export import splat_frame
 from difix3d_ns.ns.trainer import GuidedTrainer
 from tests.unit.lens_scene import write_lens_scene
 from tests.unit.short_training import short_config, train
@@ -78,39 +75,18 @@ def test_interpolate_names_the_other_source(trained: GuidedTrainer) -> None:
     assert len(get_interpolated_camera_path(cameras, steps=3, order_poses=False)) == 3 * 5
 
 
-def test_an_exported_splat_comes_with_its_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nerfstudio.utils import eval_utils
-
+def test_an_exported_splat_comes_with_the_way_back(tmp_path: Path) -> None:
     exporter = pytest.importorskip("nerfstudio.scripts.exporter", exc_type=ImportError)  # open3d needs libusb
-    find_trainings_again()  # as where ns-export has methods imported
-    monkeypatch.setattr(exporter, "eval_setup", eval_utils.eval_setup)
     offset = (512_345.678, 4_123_456.789, 312.5)
     config = short_config(write_lens_scene(tmp_path / "scene", offset=offset), steps=1)
-    pipeline = train(config).pipeline
+    train(config)
     exporter.ExportGaussianSplat(config.get_base_dir() / "config.yml", tmp_path / "exports").main()
-    frame = json.loads((tmp_path / "exports/splat.frame.json").read_text())
+    frame = json.loads((tmp_path / "exports/splat_frame.json").read_text())
     vertices = PlyData.read(str(tmp_path / "exports/splat.ply"))["vertex"]
     splat = np.stack([vertices[axis] for axis in "xyz"], -1).astype(np.float64)
     assert np.abs(splat).max() < 100
-    rotation, scale = np.array(frame["rotation"]), frame["scale"]
-    original = (splat / scale - frame["translation"]) @ rotation + frame["origin"]
+    original = np.hstack([splat, np.ones((len(splat), 1))]) @ np.array(frame["splat_to_original"])[:3].T
     given = PlyData.read(str(tmp_path / "scene/points.ply"))["vertex"]
     expected = np.stack([given[axis] for axis in "xyz"], -1)
-    assert frame["file"] == "splat.ply" and len(expected) == len(original)
+    assert len(expected) == len(original)
     assert np.abs(np.sort(original, 0) - np.sort(expected, 0)).max() < 0.1  # moved by one step of training
-    outputs = pipeline.datamanager.train_dataparser_outputs
-    exact = splat_frame(outputs, "splat.ply")
-    cameras = outputs.cameras.camera_to_worlds[:, :, 3].double().numpy()
-    back = (cameras / scale - exact["translation"]) @ rotation + exact["origin"]
-    frames = json.loads((tmp_path / "scene/transforms.json").read_text())["frames"]
-    stated = np.array([f["transform_matrix"] for f in frames])[:-2, :3, 3]
-    assert np.abs(back - stated).max() < 1e-6
-
-
-def test_frames_of_captures_near_the_origin(tmp_path: Path) -> None:
-    outputs = datamanager(write_lens_scene(tmp_path / "scene")).train_dataparser_outputs
-    frame = splat_frame(outputs, "a.ply")
-    matrix = torch.as_tensor(outputs.dataparser_transform).double().numpy()
-    point = np.array([0.3, -0.2, 1.5])
-    ours = frame["scale"] * (np.array(frame["rotation"]) @ (point - frame["origin"]) + frame["translation"])
-    assert np.allclose(ours, outputs.dataparser_scale * (matrix[:, :3] @ point + matrix[:, 3]), atol=1e-9)

@@ -97,11 +97,18 @@ PATCHES = (
         "tests/unit/test_no_held_out.py::test_each_command_says_how_to_hold_some_out",
     ),
     Patch(
-        "splat_export",
+        "exports",
         "nerfstudio.scripts.exporter.ExportGaussianSplat.write_ply",
-        "an exported splat lies in a frame of its own, and nothing says where that is",
-        "tests/unit/test_no_held_out.py::test_an_exported_splat_comes_with_its_frame",
-        by="follow_export",
+        "a splat is exported in the frame of training, without the way back to the capture's own",
+        "tests/unit/test_splat_frame.py::test_an_exported_splat_has_its_frame_beside_it",
+        by="write_frame_beside",
+    ),
+    Patch(
+        "exports",
+        "nerfstudio.exporter.exporter_utils.collect_camera_poses_for_dataset",
+        "poses are exported in the frame of training, without the way back to the capture's own",
+        "tests/unit/test_splat_frame.py::test_exported_cameras_have_original_poses",
+        by="write_frame_beside",
     ),
     Patch(
         "ffmpeg",

@@ -12,8 +12,6 @@ from typing import Any
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.checkpoints import checkpoint_steps
 from difix3d_ns.ns.config_paths import find_again
-from difix3d_ns.ns.patches.splat_export import follow_export
-from difix3d_ns.ns.photo_dataset import PhotoDataset
 
 _MODULE = "nerfstudio.utils.eval_utils"
 
@@ -58,10 +56,7 @@ def _found_again(eval_setup: Callable[..., Any]) -> Callable[..., Any]:
                 check_checkpoints(config, config_path.parent)
             return update_config_callback(config) if update_config_callback is not None else config
 
-        found = eval_setup(config_path, *args, update_config_callback=with_paths, **kwargs)
-        if isinstance(getattr(found[1].datamanager, "train_dataset", None), PhotoDataset):  # ours
-            follow_export(found[1])
-        return found
+        return eval_setup(config_path, *args, update_config_callback=with_paths, **kwargs)
 
     return wrapped
 
