@@ -14,7 +14,7 @@ from difix3d_ns.io.atomic import write_json
 
 @dataclass(frozen=True)
 class SplatFrame:
-    """Where a splat lies in the coordinates that its capture came with, all in float64."""
+    """Place of a splat in the coordinates that its capture came with, all in float64."""
 
     transform: np.ndarray  # [3, 4] from original coordinates, before scaling
     scale: float  # applied last
