@@ -1,184 +1,225 @@
-"""Panoramas and fisheye pictures from perspective faces, and camera paths of nerfstudio that ask for them."""
+"""Equirectangular and fisheye pictures of a splat, against renders that look along the ray of each pixel."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from nerfstudio.cameras import camera_paths
 from nerfstudio.cameras.cameras import Cameras, CameraType
+from PIL import Image
+from torch import Tensor
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.geometry.panorama import Panorama
-from difix3d_ns.io.images import read_stored
+from difix3d_ns.geometry.panorama import HALF_FACE, Panorama, ray_lengths
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.ns.cameras import to_cameras
 from difix3d_ns.ns.model import SplatModel
 from difix3d_ns.ns.panoramas import panorama_of
-from tests.unit.short_training import short_config, train
-from tests.unit.tiny_scene import write_scene
 from tests.unit.tiny_splat import tiny_model
 
-Kind = Literal["equirectangular", "fisheye"]
-SIZES: dict[Kind, tuple[int, int]] = {"equirectangular": (160, 80), "fisheye": (96, 96)}
+WIDTH, HEIGHT = 128, 64
+FOCAL = WIDTH / 2 / math.pi  # pixels per radian
+DISTANCE = 2.0  # of everything from the camera
+PLACE = (0.3, -0.2, 0.5)
 
 
-def _camera(kind: Kind, fov: float = 170.0) -> Cameras:
-    """As nerfstudio makes it of a camera path; from the middle of a tiny splat."""
-    width, height = SIZES[kind]
-    focal = height / 2 if kind == "equirectangular" else height / 2 / math.radians(fov / 2)
-    fx = width / 2 if kind == "equirectangular" else focal
-    pose = torch.eye(4)[:3]
-    pose[:, 3] = torch.tensor([0.05, -0.1, 0.1])
-    return Cameras(pose[None], fx, focal, width / 2, height / 2, width, height, camera_type=CameraType[kind.upper()])
+@pytest.fixture(scope="module")
+def splat() -> SplatModel:
+    """Smooth colours all around a place, at one distance, without gaps."""
+    count = 4000
+    model = tiny_model(count)
+    steps = torch.arange(count) + 0.5
+    height, turn = 1 - 2 * steps / count, steps * math.pi * (1 + 5**0.5)
+    across = (1 - height**2).sqrt()
+    directions = torch.stack([across * turn.cos(), across * turn.sin(), height], 1)
+    model.gauss_params["means"].data = directions * DISTANCE + torch.tensor(PLACE)
+    model.gauss_params["scales"].data.fill_(math.log(0.07))
+    model.gauss_params["opacities"].data.fill_(2.0)
+    model.gauss_params["features_dc"].data = torch.sin(2 * directions + torch.tensor([0.0, 1.0, 2.0]))
+    model.gauss_params["features_rest"].data.zero_()
+    model.step = 10**6
+    del model.optimizers  # as of a finished training
+    return model.eval()
 
 
-def _colours(rays: torch.Tensor) -> torch.Tensor:
-    return 0.5 + 0.4 * torch.sin(torch.stack([5 * rays[..., 0], 4 * rays[..., 1] + 1, 6 * rays[..., 2]], -1))
+def camera_of(kind: CameraType, width: int = WIDTH, height: int = HEIGHT, focal: float = FOCAL) -> Cameras:
+    """Camera at the place, turned so that no axis of a face is one of the world's."""
+    turned = torch.linalg.qr(torch.tensor([[1.0, 0.4, -0.3], [0.2, 1.0, 0.5], [0.1, -0.6, 1.0]]))[0]
+    turned = turned * torch.linalg.det(turned).sign()
+    pose = torch.cat([turned, torch.tensor(PLACE)[:, None]], 1)
+    fx, fy = (width / 2, float(height)) if kind is CameraType.EQUIRECTANGULAR else (focal, focal)
+    return Cameras(pose[None], fx, fy, width / 2, height / 2, width, height, camera_type=kind)
 
 
-@pytest.mark.parametrize("kind", SIZES)
-def test_rays_are_those_of_nerfstudio(kind: Kind) -> None:
-    camera = _camera(kind)
+def along_rays(model: SplatModel, camera: Cameras, pixels: list[tuple[int, int]], size: int = 5) -> dict[str, Tensor]:
+    """Outputs at pixels (row, column), each from a narrow perspective picture about its ray as nerfstudio has it."""
+    rays = camera.generate_rays(camera_indices=0)
+    found: dict[str, list[Tensor]] = {"rgb": [], "depth": [], "accumulation": []}
+    for row, column in pixels:
+        forward = rays.directions[row, column]
+        beside = torch.eye(3)[int(forward.abs().argmin())]
+        right = torch.nn.functional.normalize(torch.linalg.cross(beside, forward), dim=0)
+        pose = torch.eye(4)
+        pose[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
+        pose[:3, 3] = rays.origins[row, column]
+        intrinsics = torch.tensor([[FOCAL, 0, size / 2], [0, FOCAL, size / 2], [0, 0, 1]])
+        outputs = model.get_outputs_for_camera(to_cameras(Pinhole(pose, intrinsics, size, size), "cpu"))
+        for name, values in found.items():
+            values.append(outputs[name][size // 2, size // 2])
+    return {name: torch.stack(values) for name, values in found.items()}
+
+
+def borders(camera: Cameras) -> Tensor:  # [H, W] bool
+    """Pixels within the blended parts between faces."""
     panorama = panorama_of(camera)
     assert panorama is not None
-    rays = camera.generate_rays(camera_indices=0).directions
-    ours = panorama.directions() @ panorama.camera_to_world[:3, :3].T
-    inside = torch.ones(rays.shape[:2], dtype=torch.bool)
-    if kind == "fisheye":  # nerfstudio's end at 180 degrees
-        grid = torch.meshgrid(*(torch.arange(s) + 0.5 - s / 2 for s in SIZES[kind][::-1]), indexing="ij")
-        inside = torch.hypot(*grid) / float(camera.fx) < math.radians(89)
-    assert (ours - rays).abs()[inside].max() < 1e-4
+    rays = panorama.directions().abs().sort(-1).values
+    return torch.atan2(rays[..., 1], rays[..., 2]) > math.pi / 2 - HALF_FACE
 
 
-@pytest.mark.parametrize("kind", SIZES)
-def test_faces_show_everything_without_a_seam(kind: Kind) -> None:
-    panorama = panorama_of(_camera(kind))
+@pytest.mark.parametrize("kind", [CameraType.EQUIRECTANGULAR, CameraType.FISHEYE])
+def test_pixels_are_what_is_seen_along_their_rays(splat: SplatModel, kind: CameraType) -> None:
+    camera = camera_of(kind)
+    outputs = splat.get_outputs_for_camera(camera)
+    assert outputs["rgb"].shape == outputs["background"].shape == (HEIGHT, WIDTH, 3)
+    assert outputs["depth"].shape == outputs["accumulation"].shape == (HEIGHT, WIDTH, 1)
+    near = borders(camera)
+    random = np.random.default_rng(0)
+    at_borders = random.permutation(near.nonzero().numpy())[:40].tolist()
+    inside = random.permutation((~near).nonzero().numpy())[:40].tolist()
+    poles = [(0, 5), (0, 90), (HEIGHT - 1, 40)]
+    pixels = [(int(row), int(column)) for row, column in [*at_borders, *inside, *poles]]
+    expected = along_rays(splat, camera, pixels)
+    errors = torch.stack([outputs["rgb"][pixel] for pixel in pixels]) - expected["rgb"]
+    assert errors.abs().max() < 0.04  # perspective pictures differ among themselves by as much
+    assert expected["rgb"].std() > 0.15
+    assert errors[:40].square().mean().sqrt() < 1.5 * errors[40:80].square().mean().sqrt() + 0.002
+    depth = torch.stack([outputs["depth"][pixel] for pixel in pixels])
+    apart = depth / DISTANCE - 1  # that of the centres of Gaussians; along z it would fall to 0.58
+    assert apart.abs().max() < 0.08
+    assert apart.abs().mean() < 0.04
+    opacity = torch.stack([outputs["accumulation"][pixel] for pixel in pixels])
+    torch.testing.assert_close(opacity, expected["accumulation"], rtol=0, atol=0.03)
+
+
+def test_rays_are_nerfstudios() -> None:
+    for kind in (CameraType.EQUIRECTANGULAR, CameraType.FISHEYE):
+        camera = camera_of(kind)
+        panorama = panorama_of(camera)
+        assert panorama is not None
+        rays = panorama.directions() @ panorama.camera_to_world[:3, :3].T
+        torch.testing.assert_close(rays, camera.generate_rays(camera_indices=0).directions, atol=2e-6, rtol=0)
+
+
+def test_a_narrow_fisheye_needs_one_face_and_a_part_of_it() -> None:
+    camera = camera_of(CameraType.FISHEYE, 60, 40, focal=100.0)
+    panorama = panorama_of(camera)
     assert panorama is not None
+    (face,) = panorama.faces()
+    assert 60 < face.camera.width < 75
+    assert 40 < face.camera.height < 50
+    assert float(ray_lengths(face.camera)[face.camera.height // 2, face.camera.width // 2]) < 1.001
+
+
+def test_blending_keeps_detail() -> None:
+    panorama = Panorama("equirectangular", torch.eye(4), 64.0, 64.0, 64.0, 32.0, 128, 64)
     faces = panorama.faces()
+    assert len(faces) == 6
+
+    def pattern(rays: Tensor) -> Tensor:  # five pixels to a wave
+        return torch.sin(25 * torch.nn.functional.normalize(rays, dim=-1))
+
     pictures = []
     for face in faces:
-        camera = face.camera
         rows, columns = torch.meshgrid(
-            torch.arange(camera.height) + 0.5, torch.arange(camera.width) + 0.5, indexing="ij"
+            torch.arange(face.camera.height) + 0.5, torch.arange(face.camera.width) + 0.5, indexing="ij"
         )
-        local = torch.stack([columns, rows, torch.ones_like(rows)], -1) @ camera.intrinsics.inverse().T
-        rays = torch.nn.functional.normalize(local @ camera.camera_to_world[:3, :3].T, dim=-1)
-        pictures.append(_colours(rays))
-    blended = panorama.blend(faces, pictures)
-    exact = _colours(panorama.directions() @ panorama.camera_to_world[:3, :3].T)
-    assert (blended - exact).abs().max() < 0.01  # at the faces' borders and the poles as inside
+        pixels = torch.stack([columns, rows, torch.ones_like(rows)], -1)
+        pictures.append(
+            pattern(pixels @ torch.linalg.inv(face.camera.intrinsics).T @ face.camera.camera_to_world[:3, :3].T)
+        )
+    errors = panorama.blend(faces, pictures) - pattern(panorama.directions())
+    assert errors.square().mean().sqrt() < 0.02
+    assert errors.abs().max() < 0.15
 
 
-def _single(model: SplatModel, panorama: Panorama, ray: torch.Tensor) -> torch.Tensor:
-    """The colour [3] along a ray of a panorama, by a perspective camera that looks along it."""
-    forward = torch.nn.functional.normalize(panorama.camera_to_world[:3, :3] @ ray, dim=0)
-    up = torch.tensor([0.0, 0.0, 1.0]) if abs(forward[2]) < 0.9 else torch.tensor([1.0, 0.0, 0.0])
-    right = torch.nn.functional.normalize(torch.linalg.cross(forward, up), dim=0)
-    pose = torch.stack([right, torch.linalg.cross(right, forward), -forward, panorama.camera_to_world[:3, 3]], 1)
-    focal = panorama.height / math.pi if panorama.kind == "equirectangular" else panorama.fx
-    camera = Cameras(pose[None], focal, focal, 4.5, 4.5, 9, 9, camera_type=CameraType.PERSPECTIVE)
-    return model.get_outputs_for_camera(camera)["rgb"][4, 4]
+def test_what_is_too_near_is_left_out_of_all_faces(splat: SplatModel) -> None:
+    camera = camera_of(CameraType.EQUIRECTANGULAR)
+    before = splat.get_outputs_for_camera(camera)["accumulation"]
+    assert before.min() > 0.9
+    splat.near_plane = 1.01 * DISTANCE
+    try:
+        outputs = splat.get_outputs_for_camera(camera)
+        splat.near_plane = 0.99 * DISTANCE  # by depth a face would lose its corners
+        kept = splat.get_outputs_for_camera(camera)["accumulation"]
+    finally:
+        splat.near_plane = 0.01
+    assert outputs["accumulation"].max() == 0
+    torch.testing.assert_close(outputs["rgb"], outputs["background"])
+    torch.testing.assert_close(kept, before, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", SIZES)
-@torch.no_grad()
-def test_a_splat_is_rendered_as_it_is_seen_along_each_ray(kind: Kind) -> None:
-    model = tiny_model(400, background_color="black").eval()
-    means = model.gauss_params["means"]
-    means.data = 2 * torch.nn.functional.normalize(means.data, dim=-1) + 0.3 * means.data  # all around
-    model.gauss_params["scales"].data[:] = math.log(0.06)
-    model.gauss_params["opacities"].data[:] = 1.0
-    camera = _camera(kind)
-    outputs = model.get_outputs_for_camera(camera)
-    width, height = SIZES[kind]
-    assert {key: tuple(outputs[key].shape) for key in ("rgb", "depth", "accumulation")} == {
-        "rgb": (height, width, 3),
-        "depth": (height, width, 1),
-        "accumulation": (height, width, 1),
-    }
-    panorama = panorama_of(camera)
-    assert panorama is not None
-    directions = panorama.directions()
-    places = np.random.default_rng(0).integers(4, min(SIZES[kind]) - 4, (40, 2))
-    errors = [
-        float((outputs["rgb"][row, column] - _single(model, panorama, directions[row, column])).abs().max())
-        for row, column in places.tolist()
-    ]
-    assert float(outputs["accumulation"].mean()) > 0.1
-    assert np.median(errors) < 0.02 and np.mean(errors) < 0.04, sorted(errors)
+def test_enhanced_faces_are_blended_and_each_is_a_sequence(splat: SplatModel) -> None:
+    camera = camera_of(CameraType.EQUIRECTANGULAR)
+    seen: list[int] = []
 
-
-@torch.no_grad()
-def test_the_enhanced_picture_is_made_of_enhanced_faces() -> None:
-    model = tiny_model(40).eval()
-    del model.optimizers  # training is over
-    asked = []
-
-    def negative(camera: Cameras, image: torch.Tensor, face: Any = None) -> torch.Tensor:
-        asked.append(face)
-        assert int(camera.camera_type) == CameraType.PERSPECTIVE.value
+    def enhance(face_camera: Cameras, image: Tensor, face: int) -> Tensor:
+        assert panorama_of(face_camera) is None
+        assert image.shape == (int(face_camera.height), int(face_camera.width), 3)
+        seen.append(face)
         return 1 - image
 
-    model.enhancer = negative
-    outputs = model.get_outputs_for_camera(_camera("equirectangular"))
-    assert asked == []  # nobody has read it
-    assert (outputs["enhanced"] - (1 - outputs["rgb"])).abs().max() < 0.02
-    assert asked == list(range(6))
+    splat.enhancer = enhance
+    try:
+        outputs = splat.get_outputs_for_camera(camera)
+        assert not seen  # nobody has read it yet
+        torch.testing.assert_close(outputs["enhanced"], 1 - outputs["rgb"], atol=2e-5, rtol=0)
+    finally:
+        splat.enhancer = None
+    assert seen == [0, 1, 2, 3, 4, 5]
 
 
-def _path(camera_type: str, **more: Any) -> dict[str, Any]:
+def path_file(kind: str | None, size: tuple[int, int] = (WIDTH, HEIGHT)) -> dict[str, Any]:
     pose = torch.eye(4)
-    pose[2, 3] = 0.2
-    key = {"camera_to_world": pose.flatten().tolist(), "fov": 90.0, "aspect": 2.0}
-    return {
-        "camera_type": camera_type,
-        "render_height": 40,
-        "render_width": 80,
-        "fps": 2,
-        "seconds": 1,
-        "camera_path": [key, key],
-        **more,
-    }
+    pose[:3, 3] = torch.tensor(PLACE)
+    camera = {"camera_to_world": pose.flatten().tolist(), "fov": 60.0, "aspect": 2.0}
+    content = {"render_width": size[0], "render_height": size[1], "seconds": 1, "camera_path": [camera, camera]}
+    return content | ({"camera_type": kind} if kind is not None else {})
 
 
-@pytest.mark.parametrize("camera_type", ["vr180", "omnidirectional", "VR180", "orthophoto", "panorama"])
-def test_other_camera_types_are_refused(camera_type: str) -> None:
-    from nerfstudio.cameras import camera_paths
+@pytest.mark.parametrize("kind", ["equirectangular", "Fisheye", None])
+def test_a_path_is_rendered_as_it_says(splat: SplatModel, tmp_path: Path, kind: str | None) -> None:
+    from nerfstudio.scripts import render
 
-    with pytest.raises(UserError, match=r"cannot be rendered.*'equirectangular'"):
-        camera_paths.get_path_from_json(_path(camera_type))
-    known = camera_paths.get_path_from_json(_path("Equirectangular"))
-    assert int(known.camera_type[0]) == CameraType.EQUIRECTANGULAR.value
+    class Pipeline:
+        device, model = "cpu", splat
+
+    cameras = render.get_path_from_json(path_file(kind))
+    expected = {"equirectangular": "EQUIRECTANGULAR", "Fisheye": "FISHEYE", None: "PERSPECTIVE"}[kind]
+    assert {CameraType(int(value)).name for value in cameras.camera_type} == {expected}
+    names = ["rgb", "depth", "accumulation"]
+    options: Any = {"output_format": "images", "image_format": "png"}
+    render._render_trajectory_video(Pipeline(), cameras, tmp_path / "walk.mp4", names, **options)  # type: ignore[arg-type]
+    files = sorted((tmp_path / "walk").iterdir())
+    assert len(files) == 2
+    picture = np.asarray(Image.open(files[0]))
+    assert picture.shape == (HEIGHT, 3 * WIDTH, 3)
+    rgb = splat.get_outputs_for_camera(cameras[:1])["rgb"].numpy() * 255
+    assert np.abs(picture[:, :WIDTH] - rgb).max() <= 1
 
 
-@pytest.mark.slow
-def test_a_360_degree_path_is_rendered_from_a_file(tmp_path: Path) -> None:
-    import json
-    import shutil
+@pytest.mark.parametrize("kind", ["omnidirectional", "VR180", "orthophoto", "fisheye624"])
+def test_other_camera_types_are_refused(kind: str) -> None:
+    with pytest.raises(UserError, match=f"camera_type '{kind.lower()}' .*--camera-path-filename to 'equirectangular'"):
+        camera_paths.get_path_from_json(path_file(kind))
 
-    from nerfstudio.scripts.render import RenderCameraPath
 
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is missing: apt-get install ffmpeg")
-    config = short_config(write_scene(tmp_path / "scene", count=3), steps=2)
-    pipeline = train(config).pipeline
-    file = tmp_path / "path.json"
-    file.write_text(json.dumps(_path("equirectangular")))
-    RenderCameraPath(
-        config.get_base_dir() / "config.yml",
-        camera_path_filename=file,
-        output_path=tmp_path / "frames",
-        output_format="images",
-        image_format="png",
-    ).main()
-    frames = sorted((tmp_path / "frames").glob("*.png"))
-    assert len(frames) == 2
-    from nerfstudio.cameras import camera_paths
-
-    pipeline.eval()
-    with torch.no_grad():
-        camera = camera_paths.get_path_from_json(_path("equirectangular"))[:1]
-        expected = pipeline.model.get_outputs_for_camera(camera)["rgb"].numpy()
-    assert np.abs(read_stored(frames[0]) / 255 - expected).max() < 1.01 / 255
+def test_cameras_of_other_types_are_refused(splat: SplatModel) -> None:
+    for kind in (CameraType.VR180_L, CameraType.OMNIDIRECTIONALSTEREO_R, CameraType.ORTHOPHOTO):
+        with pytest.raises(UserError, match="cannot be rendered"):
+            splat.get_outputs_for_camera(camera_of(kind))
