@@ -163,6 +163,11 @@ class DifixGuidance(Guidance):
         if config.by_coverage and not run.resumed:
             self._follow_coverage()
         self.probability = PROBABILITY if config.probability is None else config.probability
+        if run.resumed and not self.probability:
+            run.tracker.log(
+                "Resumed without pseudo-views, as this training began (--pipeline.guidance.probability "
+                f"{PROBABILITY} makes some)."
+            )
         self.schedule = plan_rounds(
             last_step=run.last_step,
             rounds=config.rounds if self.probability else 0,

@@ -20,6 +20,9 @@ _ORIENTATION = 0x0112  # EXIF
 _NO_PICTURES = {"MPEG", "BUFR", "GRIB", "HDF5", "WMF", "PDF", "PALM"}
 _WITH_ALPHA = {".png", ".apng", ".webp", ".tif", ".tiff", ".avif", ".avifs", ".tga", ".jp2", ".j2k", ".qoi", ".dds"}
 _WITH_16_BITS = {".png", ".tif", ".tiff"}
+_FLOAT_RANGE = (
+    2.0  # a float picture is in [0, 1] up to this maximum, brighter than white as it may be, else in [0, 255]
+)
 _HEIF = {".heic", ".heif", ".hif"}
 Image.init()
 READABLE = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN and f not in _NO_PICTURES)
@@ -210,8 +213,8 @@ def _as_colours(pixels: np.ndarray, path: Path) -> np.ndarray:
     if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all():
             raise UserError(f"{path} has pixels that are no numbers (NaN or infinity); repair it first")
-        pixels = pixels.clip(0, 1) * 255
-    elif pixels.dtype != np.uint8:
+        pixels = pixels.clip(0, 255) if pixels.max() > _FLOAT_RANGE else pixels.clip(0, 1) * 255
+    elif pixels.dtype != np.uint8 and pixels.max() > 255:  # 32-bit files may hold 8 bits
         pixels = pixels / 257.0
     pixels = pixels.round().astype(np.uint8)
     order = {1: [0, 0, 0], 2: [0, 0, 0, 1], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[pixels.shape[2]]

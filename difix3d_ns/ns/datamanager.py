@@ -74,11 +74,18 @@ class SceneDatamanager(FullImageDatamanager[PhotoDataset]):
         check_views(dataset._dataparser_outputs, self.get_datapath(), "eval", opened)
         return dataset
 
+    @property
+    def _held_out_by_rule(self) -> bool:
+        """Return whether the scene lists no split itself."""
+        split = getattr(self.dataparser, "_split", None)
+        return split is not None and split.note is not None
+
     def sampling_state(self) -> dict[str, Any]:
         """Return the state that drawing depends on, as plain values."""
         state: dict[str, Any] = {
             "unseen": list(self.train_unseen_cameras),
             "unseen_eval": list(self.eval_unseen_cameras),
+            "trained": [path.name for path in self.train_dataset.image_filenames],
         }
         if hasattr(self, "random_generator"):
             state["photographs"] = self.random_generator.getstate()
@@ -86,6 +93,12 @@ class SceneDatamanager(FullImageDatamanager[PhotoDataset]):
 
     def restore_sampling(self, state: dict[str, Any]) -> None:
         """Continue drawing where ``sampling_state`` was taken."""
+        trained = [path.name for path in self.train_dataset.image_filenames]
+        if state.get("trained", trained) != trained or ("trained" not in state and self._held_out_by_rule):
+            CONSOLE.print(
+                "[yellow]The checkpoint was trained on other photos, or by a version that held out others: metrics of "
+                "held-out photos may be of photos it has seen. Train again to measure it."
+            )
         if all(index < len(self.train_dataset) for index in state["unseen"]):
             self.train_unseen_cameras = list(state["unseen"])
         if all(index < len(self.eval_dataset) for index in state["unseen_eval"]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,8 +31,7 @@ class PhotoDataset(InputDataset):
     """
 
     def __init__(self, dataparser_outputs: DataparserOutputs, scale_factor: float = 1.0) -> None:
-        # cut-out objects keep their alpha: the model has a background of its own
-        super().__init__(replace(dataparser_outputs, alpha_color=None), scale_factor)
+        super().__init__(dataparser_outputs, scale_factor)
         self._scale_crop_radius(scale_factor)
         self.lenses = self.cameras
         """cameras [N] of the pictures as they are stored, at the size of training"""

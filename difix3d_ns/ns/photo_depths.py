@@ -96,7 +96,10 @@ class PhotoDepths:
         depth, confidence = (self._undistorted(values, index) for values in (depth, confidence))
         if (mask := self._mask(index)) is not None:
             confidence *= _nearest(mask.cpu(), depth.shape[0], depth.shape[1])
-        return _Stored(depth.half(), (confidence * _LEVELS).round().to(torch.uint8))
+        confidence[depth > torch.finfo(torch.float16).max] = 0
+        return _Stored(
+            depth.clamp(max=torch.finfo(torch.float16).max).half(), (confidence * _LEVELS).round().to(torch.uint8)
+        )
 
     def _undistorted(self, values: Tensor, index: int) -> Tensor:
         """Take values [h, w, 1] of the picture to the pinhole's, by nearest neighbours: depth is not mixed."""

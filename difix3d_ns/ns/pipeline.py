@@ -31,7 +31,9 @@ from difix3d_ns.ns.environment import apply_environment, ignored_in_training
 from difix3d_ns.ns.held_out_photos import none_held_out
 from difix3d_ns.ns.loss_means import LossMeans
 from difix3d_ns.ns.model import SplatModel, SplatModelConfig
+from difix3d_ns.ns.patches.camera_paths import expect_splats
 from difix3d_ns.ns.patches.exports import write_frame_beside
+from difix3d_ns.ns.patches.held_out_loader import compose_before
 from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.ns.rendering import SplatRenderer
 from difix3d_ns.ns.splat_frame import SplatFrame
@@ -115,6 +117,7 @@ class GuidedPipeline(VanillaPipeline):
         elif ignored_in_training():  # a training follows its flags alone
             CONSOLE.print(f"[yellow]{', '.join(ignored_in_training())}: no effect on training; give flags instead.")
         super().__init__(config, device, **kwargs)
+        self._stand_before_the_scenes_colour()
         self.view_generator = torch.Generator().manual_seed(config.datamanager.train_cameras_sampling_seed + 1)
         """the one guidance draws from"""
         self.guidance: Guidance = config.guidance.setup()
@@ -133,7 +136,20 @@ class GuidedPipeline(VanillaPipeline):
         self.panel = Panel(self.scene, self.renderer, self.enhancer, config.enhancer.mode)
         if not trains:  # else once all settings are fitted
             self._find_free_space()
+            compose_before(self.model.background_color)
+            expect_splats()
             write_frame_beside(SplatFrame.of(self.datamanager.train_dataparser_outputs))
+
+    def _stand_before_the_scenes_colour(self) -> None:
+        """Use the colour on which a scene has its photos laid, as NeRF's synthetic scenes have, unless one is given."""
+        colour, model = self.datamanager.train_dataparser_outputs.alpha_color, self.model
+        name = {(1.0, 1.0, 1.0): "white", (0.0, 0.0, 0.0): "black"}.get(
+            () if colour is None else tuple(colour.tolist())
+        )
+        if name is not None and model.config.background_color == "random":
+            assert colour is not None
+            model.config.background_color = name  # type: ignore[assignment]
+            model.background_color = colour.to(model.device)
 
     # ------------------------------------------------------------------ before training
 

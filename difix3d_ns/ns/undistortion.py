@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,9 +32,9 @@ class Undistortion:
     bilinear: Callable[[np.ndarray], np.ndarray]  # [H, W] or [H, W, C] of the picture's size, to the pinhole's
     circle: tuple[float, float, float] | None = None  # centre and radius in the picture outside of which nothing is
 
-    @cached_property
+    @property
     def maps(self) -> Maps:
-        """Columns and rows [height, width] in the picture."""
+        """Columns and rows [height, width] in the picture; not kept, they are larger than it."""
         return self.make_maps()
 
     def picture(self, pixels: np.ndarray) -> np.ndarray:
@@ -53,10 +52,14 @@ class Undistortion:
             columns, rows = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
             inside = np.hypot(columns - x, rows - y)[..., None] < radius
             used = inside if used is None else used & inside
-        if used is None:
+        columns, rows = self.maps
+        # up to a pixel beyond the rim its colours still count
+        outside = (columns < -1) | (columns > size[0]) | (rows < -1) | (rows > size[1])
+        if used is None and not outside.any():
             return None
+        used = np.ones((size[1], size[0], 1), dtype=bool) if used is None else used
         shown = self.bilinear(used.astype(np.uint8) * 255).astype(bool)
-        return shown.reshape(self.height, self.width, 1)
+        return shown.reshape(self.height, self.width, 1) & ~outside[..., None]
 
     def nearest(self, values: np.ndarray) -> np.ndarray:
         """Undistort values [H, W, ...] that must not be mixed, such as depth; 0 outside of the picture."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.data.utils.dataloaders import FixedIndicesEvalDataloader
 from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.images import read_mask, read_stored
 from difix3d_ns.ns.datamanager import SceneDatamanager
+from difix3d_ns.ns.patches.held_out_loader import compose_before
 from tests.unit.lens_scene import HEIGHT, PLACES, WIDTH, pinhole, rays_of, seen, write_lens_scene
 from tests.unit.short_training import short_config, train
 from tests.unit.tiny_scene import datamanager, write_scene
@@ -240,3 +244,47 @@ def test_datasets_are_rendered_undistorted_beside_undistorted_photos(tmp_path: P
         assert psnr(written, expected) > 28  # the card's edges included
         render = pipeline.model.get_outputs_for_camera(cameras[index : index + 1])["rgb"].numpy()
         assert np.abs(read_stored(tmp_path / "out/test/rgb" / name) / 255 - render).max() < 1.01 / 255
+
+
+def test_pictures_of_other_ranges(tmp_path: Path) -> None:
+    values = np.array([[0.0, 100.0], [200.0, 255.0]], np.float32)
+    Image.fromarray(values).save(tmp_path / "wide.tif")
+    Image.fromarray(values / 255).save(tmp_path / "unit.tif")
+    Image.fromarray(values.astype(np.int32)).save(tmp_path / "whole.tif")
+    for name in ("wide.tif", "unit.tif", "whole.tif"):
+        assert (read_stored(tmp_path / name)[..., 0] == values).all(), name
+
+
+def test_rendered_photos_with_alpha_stand_before_the_renders_background(tmp_path: Path) -> None:
+    """nerfstudio writes pictures of four channels in false colours."""
+    dataset = datamanager(write_scene(tmp_path / "scene", mode="RGBA")).train_dataset
+    colour = torch.tensor([0.2, 0.4, 0.6])
+    compose_before(colour)
+    _, batch = next(iter(FixedIndicesEvalDataloader(input_dataset=dataset)))
+    rgba = torch.from_numpy(dataset.get_numpy_image(0)).float() / 255
+    expected = rgba[..., :3] * rgba[..., 3:] + colour * (1 - rgba[..., 3:])
+    assert torch.allclose(batch["image"], expected, atol=1e-6)
+
+
+def test_what_lies_outside_of_a_strongly_bent_picture_is_not_used(tmp_path: Path) -> None:
+    lens = {"w": 640, "h": 480, "fl_x": 300.0, "fl_y": 300.0, "cx": 320.0, "cy": 240.0, "k1": -0.3, "k2": 0.1}
+    data = datamanager(write_lens_scene(tmp_path / "scene", lens)).train_dataset.get_data(0, "uint8")
+    used, black = data["mask"][..., 0].numpy(), data["image"].numpy().max(-1) == 0
+    assert 0.005 < black.mean() < 0.05 and 0.9 < used.mean() < 1
+    assert not (used & black).any()
+
+
+def test_scenes_laid_on_white_are_rendered_before_white(tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene", mode="RGBA")
+    meta = json.loads((scene / "transforms.json").read_text())
+    frames, held_out = meta.pop("frames"), set(meta["val_filenames"])
+    for split in ("train", "val", "test"):
+        kept = [frame for frame in frames if (frame["file_path"] in held_out) == (split != "train")]
+        (scene / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": 0.8, "frames": kept}))
+    (scene / "transforms.json").unlink()
+    pipeline = train(short_config(scene, steps=1)).pipeline
+    assert pipeline.config.model.background_color == "white"
+    rgba = np.array(Image.open(pipeline.datamanager.train_dataset.image_filenames[0])).astype(float)
+    expected = rgba[..., :3] * rgba[..., 3:] / 255 + 255 - rgba[..., 3:]
+    assert np.abs(pipeline.datamanager.cached_train[0]["image"].numpy() - expected).max() <= 1
+    assert len(pipeline.datamanager.eval_dataset) == 1

@@ -24,7 +24,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.ns.dataparsers.picture_files import TURN, UNTAG, read_header
+from difix3d_ns.ns.dataparsers.picture_files import TURN, UNTAG, choose_copy, read_header
 from difix3d_ns.ns.dataparsers.scene_parser import SceneParser, describe, take_over
 from difix3d_ns.ns.scene_checks import check_precision
 from tests.unit.tiny_scene import ring, write_ply, write_scene
@@ -568,3 +568,24 @@ def test_points_of_the_colmap_model_beside_transforms_are_taken(tmp_path: Path) 
     # as ns-process-data applies to COLMAP's poses: x and y exchanged, z turned
     assert metadata["points3D_xyz"].tolist() == [[2.0, 1.0, -3.0], [0.5, -1.0, -2.0]]
     assert metadata["points3D_rgb"].tolist() == [[10, 20, 30], [40, 50, 60]]
+
+
+def test_a_mask_is_not_looked_for_among_reduced_photos(tmp_path: Path) -> None:
+    """Of the same name beside its photo, with another ending."""
+    for folder, size in (("images", (40, 30)), ("images_2", (20, 15))):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", size).save(tmp_path / folder / "1.jpg")
+    mask = tmp_path / "images/1.png"
+    Image.new("L", (40, 30)).save(mask)
+    assert choose_copy(mask, 2, tmp_path, "masks") == mask
+    assert choose_copy(tmp_path / "images/1.jpg", 2, tmp_path) == tmp_path / "images_2/1.jpg"
+
+
+def test_a_synthetic_folder_of_training_photos_alone_holds_some_out(tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene", count=10)
+    meta = json.loads((scene / "transforms.json").read_text())
+    (scene / "transforms_train.json").write_text(json.dumps({"camera_angle_x": 0.8, "frames": meta["frames"]}))
+    (scene / "transforms.json").unlink()
+    config = NerfstudioDataParserConfig(data=scene)
+    take_over(config)
+    assert [len(config.setup().get_dataparser_outputs(split).image_filenames) for split in ("train", "test")] == [8, 2]

@@ -20,6 +20,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.ns.cameras import to_cameras
 from difix3d_ns.ns.model import SplatModel
 from difix3d_ns.ns.panoramas import panorama_of
+from difix3d_ns.ns.patches import camera_paths as patch
 from tests.unit.tiny_splat import tiny_model
 
 WIDTH, HEIGHT = 128, 64
@@ -213,8 +214,31 @@ def test_a_path_is_rendered_as_it_says(splat: SplatModel, tmp_path: Path, kind: 
     assert np.abs(picture[:, :WIDTH] - rgb).max() <= 1
 
 
+def test_a_wide_fisheye_path_shows_its_field_of_view() -> None:
+    """nerfstudio takes a pinhole's focal length, which is 0 at 180 degrees."""
+    entry = {"camera_to_world": torch.eye(4).flatten().tolist(), "aspect": 1.0}
+    path = {"camera_type": "fisheye", "render_height": 90, "render_width": 90}
+    fovs = [90.0, 180.0, 220.0]
+    cameras = camera_paths.get_path_from_json({**path, "camera_path": [{**entry, "fov": fov} for fov in fovs]})
+    assert cameras.fx.flatten().tolist() == pytest.approx([45.0, 90 / math.pi, 90 / math.radians(220)], rel=1e-5)
+    panorama = panorama_of(cameras[1:2])
+    assert panorama is not None
+    edge = panorama.directions()[45, 0]  # the middle of the left rim
+    assert math.degrees(math.acos(float(edge[2]))) == pytest.approx(89, abs=0.6)
+
+
+def test_other_methods_render_stereo_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch, "_splats", [])
+    monkeypatch.setattr(patch, "_get_path_from_json", lambda path: path["camera_type"])
+    assert patch._path_from_json({"camera_type": "vr180"}) == "vr180"
+    with pytest.raises(UserError, match="orthophoto"):
+        patch._path_from_json({"camera_type": "orthophoto"})
+
+
 @pytest.mark.parametrize("kind", ["omnidirectional", "VR180", "orthophoto", "fisheye624"])
-def test_other_camera_types_are_refused(kind: str) -> None:
+def test_other_camera_types_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch, "_splats", [])
+    patch.expect_splats()
     with pytest.raises(UserError, match=f"camera_type '{kind.lower()}' .*--camera-path-filename to 'equirectangular'"):
         camera_paths.get_path_from_json(path_file(kind))
 

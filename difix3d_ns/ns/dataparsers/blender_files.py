@@ -39,7 +39,7 @@ def read_blender(folder: Path, *, ply: Path | None = None) -> DescribedScene:
         source=folder / TRAIN_FILE,
         frames=list(frames.values()),
         points=_points(folder / ply) if ply is not None else None,
-        splits=splits,
+        splits=splits if splits.keys() - {"train"} else {},
         background="white",
     )
 

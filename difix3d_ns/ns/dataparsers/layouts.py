@@ -260,7 +260,7 @@ def _find_llff(folder: Path) -> Layout | None:
     poses = folder / "poses_bounds.npy"
     if not poses.is_file():
         return None
-    images = next(_with_pictures(folder), None)
+    images = next(_with_pictures(folder), None) or next(iter(reduced_folders(folder / "images")), None)
     if images is None:
         raise UserError(f"{poses} has poses, and {folder / 'images'} no pictures; put them there")
     return Layout("llff", folder, file=poses, images=images)

@@ -96,16 +96,20 @@ def find_copy(original: Path, factor: int, scene: Path, prefix: str = "images") 
     for level in list(original.parents)[:_DEPTH]:
         if level.absolute() == top or not level.name:
             break
-        if (found := _in_folder(level.with_name(f"{level.name}_{factor}"), original.relative_to(level))) is not None:
+        folder = level.with_name(f"{level.name}_{factor}")
+        if (found := _in_folder(folder, original.relative_to(level), prefix == "images")) is not None:
             return found
-    return _in_folder(top / f"{prefix}_{factor}", Path(original.name))
+    return _in_folder(top / f"{prefix}_{factor}", Path(original.name), True)
 
 
-def _in_folder(folder: Path, name: Path) -> Path | None:
+def _in_folder(folder: Path, name: Path, any_ending: bool) -> Path | None:
+    """Find a file by name; beside photos a mask or depth of another ending is another file."""
     if not folder.is_dir():
         return None
     if (path := folder / name).is_file():
         return path
+    if not any_ending:
+        return None
     others = [path.with_suffix(ending) for ending in _ENDINGS] if path.suffix else []
     others += [path.with_name(path.name + ending) for ending in _ENDINGS]
     return next((other for other in others if other.is_file()), None)
@@ -157,6 +161,11 @@ def used_picture(frame: Frame, factor: int, scene: Path) -> tuple[Path, Lens]:
     _check_size(path, found, stated)
     fits = all(pixels <= wanted + 1 for pixels, wanted in zip(found.size, target, strict=True))
     return path, resized_lens(frame.lens, found.size if fits else target)
+
+
+def turned_by_tag(path: Path) -> bool:
+    """Return whether EXIF says to turn a picture, which is not done: cameras are found on pixels as they are stored."""
+    return path.is_file() and read_header(path).orientation != 1
 
 
 def resized_lens(lens: Lens, size: tuple[int, int]) -> Lens:

@@ -31,7 +31,14 @@ from difix3d_ns.ns.dataparsers.blender_files import TRAIN_FILE, read_blender
 from difix3d_ns.ns.dataparsers.colmap_model import read_points as read_colmap_points
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame, Lens, PointsGiven
 from difix3d_ns.ns.dataparsers.layouts import describe_colmap, find_layout, point_matches, read_layout
-from difix3d_ns.ns.dataparsers.picture_files import choose_copy, read_header, reduction, used_picture
+from difix3d_ns.ns.dataparsers.picture_files import (
+    TURN,
+    choose_copy,
+    read_header,
+    reduction,
+    turned_by_tag,
+    used_picture,
+)
 from difix3d_ns.ns.dataparsers.splits import Split, split_scene
 from difix3d_ns.ns.dataparsers.transforms_file import read_transforms
 from difix3d_ns.ns.held_out_photos import none_held_out
@@ -387,6 +394,11 @@ def _log(scene: DescribedScene, split: Split, photos: list[_Photo]) -> None:
 def _size_notes(photos: list[_Photo]) -> list[str]:
     reduced = [photo for photo in photos if photo.lens.width != photo.frame.lens.width]
     notes = []
+    if tagged := [photo.image for photo in photos if turned_by_tag(photo.image)]:
+        notes.append(
+            f"{len(tagged)} photos, e.g. {tagged[0].name}, have an EXIF tag that turns them; they are trained on as "
+            f"stored, as COLMAP reads them. If their poses were found on turned pictures, turn the pixels: {TURN}"
+        )
     if reduced:
         photo = max(reduced, key=lambda one: one.lens.width * one.lens.height)
         stated, used = photo.frame.lens, photo.lens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -243,7 +244,7 @@ def _named(names: Any, frames: Iterable[Frame], split: str, path: Path) -> list[
     if unmatched:
         raise UserError(
             f"{path}: {len(unmatched)} names in {split}_filenames are of no frame, the first is "
-            f"{min(unmatched).relative_to(path.parent)}; correct the list"
+            f"{os.path.relpath(min(unmatched), path.parent)}; correct the list"
         )
     return [frame.name for frame in found]
 
