@@ -42,7 +42,7 @@ def make_absolute(config: Any) -> None:
 def find_again(config: Any, path: Path) -> Any:
     """Correct the paths of a trainer's config that was read, in place: a training may have been moved since.
 
-    Checkpoints lie beside config.yml. The scene is where it was or, if it is not there, at the same place as seen from
+    Checkpoints lie beside config.yml, or where they were. The scene is where it was or, if it is not there, at the same place as seen from
     the training's folder, below the current folder, or below a folder above the training's. The folder of trainings
     that is named after the scene is never taken for it.
 
@@ -54,7 +54,9 @@ def find_again(config: Any, path: Path) -> Any:
         The config.
     """
     find_scene_again(config, path)
-    config.relative_model_dir = _absolute(path).parent / config.relative_model_dir
+    beside = _absolute(path).parent / config.relative_model_dir
+    if beside.exists() or not config.get_checkpoint_dir().exists():  # else a copy of config.yml is elsewhere
+        config.relative_model_dir = beside
     return config
 
 

@@ -163,6 +163,23 @@ def used_picture(frame: Frame, factor: int, scene: Path) -> tuple[Path, Lens]:
     return path, resized_lens(frame.lens, found.size if fits else target)
 
 
+def unopened_picture(frame: Frame, factor: int, scene: Path, ratio: tuple[float, float]) -> tuple[Path, Lens]:
+    """Find the file of a held-out photo, and its lens, without opening it: evaluation alone does.
+
+    Args:
+        frame: of the scene.
+        factor: by which photos are to be reduced.
+        scene: its folder.
+        ratio: width and height of training photos to those stated.
+    """
+    width, height = (max(1, round(pixels * part)) for pixels, part in zip(_stated(frame.lens), ratio, strict=True))
+    return choose_copy(frame.image, factor, scene), resized_lens(frame.lens, (width, height))
+
+
+def _stated(lens: Lens) -> tuple[int, int]:
+    return lens.width, lens.height
+
+
 def turned_by_tag(path: Path) -> bool:
     """Return whether EXIF says to turn a picture, which is not done: cameras are found on pixels as they are stored."""
     return path.is_file() and read_header(path).orientation != 1

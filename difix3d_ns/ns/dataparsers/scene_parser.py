@@ -37,6 +37,7 @@ from difix3d_ns.ns.dataparsers.picture_files import (
     read_header,
     reduction,
     turned_by_tag,
+    unopened_picture,
     used_picture,
 )
 from difix3d_ns.ns.dataparsers.splits import Split, split_scene
@@ -212,7 +213,8 @@ class SceneParser(DataParser):
         scene, config = self._scene, self.config
         placement = self._place(scene, self._split)
         factor = self._factor(scene, self._split)
-        photos = [_photo(scene.frames[index], factor, _folder(scene)) for index in self._split.of(split)]
+        ratio = self._trained_ratio(scene, self._split, factor) if split != "train" else None
+        photos = [_photo(scene.frames[index], factor, _folder(scene), ratio) for index in self._split.of(split)]
         if split == "train":
             _log(scene, self._split, photos)
         metadata: dict[str, Any] = {
@@ -279,6 +281,15 @@ class SceneParser(DataParser):
             scale /= float(size)
         return Placement(transform, scale, origin)
 
+    def _trained_ratio(self, scene: DescribedScene, split: Split, factor: int) -> tuple[float, float] | None:
+        """Return a training photo's size over that stated; None if there is none, or all are trained on."""
+        held_out = {*split.val, *split.test} - {*split.train}
+        if not split.train or not held_out:
+            return None
+        frame = scene.frames[split.train[0]]
+        _, lens = used_picture(frame, factor, _folder(scene))
+        return lens.width / frame.lens.width, lens.height / frame.lens.height
+
     def _factor(self, scene: DescribedScene, split: Split) -> int:
         """Find the factor by which photos are reduced: the flag's, or nerfstudio's by those of training."""
         given = getattr(self.config, "downscale_factor", None)
@@ -320,8 +331,11 @@ def _far(positions: np.ndarray) -> float:
     return lost_spacings(positions, float(np.abs(positions).max()))
 
 
-def _photo(frame: Frame, factor: int, folder: Path) -> _Photo:
-    image, lens = used_picture(frame, factor, folder)
+def _photo(frame: Frame, factor: int, folder: Path, ratio: tuple[float, float] | None = None) -> _Photo:
+    if ratio is None:
+        image, lens = used_picture(frame, factor, folder)
+    else:
+        image, lens = unopened_picture(frame, factor, folder, ratio)
     masks, depths = (
         [None if file is None else choose_copy(file, factor, folder, prefix) for file in files]
         for prefix, files in (("masks", [frame.mask]), ("depths", [frame.depth, frame.depth_confidence]))
