@@ -42,9 +42,9 @@ def make_absolute(config: Any) -> None:
 def find_again(config: Any, path: Path) -> Any:
     """Correct the paths of a trainer's config that was read, in place: a training may have been moved since.
 
-    Checkpoints lie beside config.yml, or where they were. The scene is where it was or, if it is not there, at the same place as seen from
-    the training's folder, below the current folder, or below a folder above the training's. The folder of trainings
-    that is named after the scene is never taken for it.
+    Checkpoints lie beside config.yml, or where they were. The scene is where it was or, if it is not there, at the same
+    place as seen from the training's folder, below the current folder, or below a folder above the training's. The
+    folder of trainings that is named after the scene is never taken for it.
 
     Args:
         config: read from ``path``.
