@@ -476,7 +476,7 @@ def test_plain_training_is_set_beside(run: Path) -> None:
 
 
 def test_scenes_without_held_out_views_and_tiny_pictures_have_a_page(run: Path) -> None:
-    assert "no held-out views" in text_of(write_report(run, views=[]).read_text())
+    assert "No photo was held out" in text_of(write_report(run, views=[]).read_text())
     from difix3d_ns.evaluation.runs import HeldOutView
 
     tiny = [HeldOutView(*(plain_picture(c, 8, 8) for c in ((1, 0, 0), (0, 1, 0), (0, 0, 1))), "a.jpg")]

@@ -120,7 +120,7 @@ def check_folder(data: Path) -> None:
     scene = describe(config)
     if not split_scene(scene, config).test:
         raise none_held_out("and a benchmark needs some")
-    check_pictures([used_picture(frame, 1, _folder(scene))[0] for frame in scene.frames], data)
+    check_pictures([choose_copy(frame.image, 1, _folder(scene)) for frame in scene.frames], data)
 
 
 def take_over(config: DataParserConfig, pose_frame: PoseFrame = "all") -> bool:
