@@ -144,7 +144,6 @@ class DifixGuidance(Guidance):
     def __init__(self, config: DifixConfig) -> None:
         super().__init__(config)
         self.depth_weight = config.depth_weight
-        self.probability = PROBABILITY if config.probability is None else config.probability
 
     def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
         config = self.config
@@ -162,7 +161,6 @@ class DifixGuidance(Guidance):
         self._current = list(range(len(self._targets)))  # those that rounds lead to
         if config.by_coverage and not run.resumed:
             self._follow_coverage()
-        self.probability = PROBABILITY if config.probability is None else config.probability
         if run.resumed and not self.probability:
             run.tracker.log(
                 "Resumed without pseudo-views, as this training began (--pipeline.guidance.probability "
@@ -188,6 +186,11 @@ class DifixGuidance(Guidance):
         self._tracking = FixTracker(run.tracker, FixRecords(run.folder / RECORDS_FOLDER), scene.names())
         for sentence in self._fixing.describe() if self.probability else ():
             run.tracker.log(f"[yellow]{escape(sentence[0].upper() + sentence[1:])}.")
+
+    @property
+    def probability(self) -> float:
+        """Return the share of steps that planned views get."""
+        return PROBABILITY if self.config.probability is None else self.config.probability
 
     @property
     def targets(self) -> list[Pinhole]:

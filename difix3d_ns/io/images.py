@@ -20,9 +20,8 @@ _ORIENTATION = 0x0112  # EXIF
 _NO_PICTURES = {"MPEG", "BUFR", "GRIB", "HDF5", "WMF", "PDF", "PALM"}
 _WITH_ALPHA = {".png", ".apng", ".webp", ".tif", ".tiff", ".avif", ".avifs", ".tga", ".jp2", ".j2k", ".qoi", ".dds"}
 _WITH_16_BITS = {".png", ".tif", ".tiff"}
-_FLOAT_RANGE = (
-    2.0  # a float picture is in [0, 1] up to this maximum, brighter than white as it may be, else in [0, 255]
-)
+_FLOAT_RANGE = 2.0
+"""maximum up to which a float picture is in [0, 1], brighter than white as it may be; else it is in [0, 255]"""
 _HEIF = {".heic", ".heif", ".hif"}
 Image.init()
 READABLE = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN and f not in _NO_PICTURES)

@@ -130,10 +130,12 @@ class PhotoDataset(InputDataset):
 
     def _note_mask(self, path: Path, index: int) -> None:
         """Say once that masks are converted, which a wrong file would be as well."""
+        if self._noted_mask:
+            return
         with open_picture(path) as mask, open_picture(self.image_filenames[index]) as photo:
             plain = mask.mode in ("1", "L") and mask.size == photo.size
             what = f"{mask.mode}, {mask.width} x {mask.height} px"
-        if not plain and not self._noted_mask:
+        if not plain:
             self._noted_mask = True
             CONSOLE.log(f"Masks are fitted to their photos, e.g. {path} ({what}): what is not black in them is used.")
 

@@ -16,7 +16,7 @@ from difix3d_ns.geometry.poses import camera_spacing
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame
 
 _USABLE = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624)
-_PRECISION = 1e-3  # camera spacings that positions may lose as float32
+MAX_LOST_SPACINGS = 1e-3  # camera spacings that positions may lose as float32
 
 
 def check_scene(scene: DescribedScene, scaled: bool = True) -> None:
@@ -109,7 +109,7 @@ def check_precision(outputs: DataparserOutputs) -> None:
     positions = poses[:, :3, 3].numpy() / scale
     offset = (torch.linalg.pinv(transform[:, :3]) @ transform[:, 3]).numpy()  # subtracted from the file's
     lost = lost_spacings(positions, float(np.abs(positions).max() + np.abs(offset).max()))
-    if lost > _PRECISION:
+    if lost > MAX_LOST_SPACINGS:
         raise UserError(
             f"the camera positions are so far from the origin (about {np.abs(positions - offset).max():.0f}) that "
             f"this dataparser rounds them by {lost:.2g} camera spacings; convert the scene to transforms.json or a "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.ns.batches import unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager
@@ -67,9 +66,7 @@ class TrainingScene:
 
     def names(self) -> list[str]:
         """File names of all photographs, with folders as far as they differ."""
-        files = [str(path.absolute()) for path in self._datamanager.train_dataset.image_filenames]
-        shared = Path(os.path.commonpath(files)) if len(files) > 1 else Path(files[0]).parent
-        return [Path(file).relative_to(shared).as_posix() for file in files]
+        return distinct_names(self._datamanager.train_dataset.image_filenames)
 
     def cameras(self) -> list[Pinhole]:
         """Cameras of all photographs, undistorted, at their optimised poses."""

@@ -138,7 +138,15 @@ def reduction(long_side: float) -> int:
     return 2 ** max(0, math.ceil(math.log2(long_side / MAX_LONG_SIDE))) if long_side > 0 else 1
 
 
-def used_picture(frame: Frame, factor: int, scene: Path) -> tuple[Path, Lens]:
+class UsedPicture(NamedTuple):
+    """File of a photo that is read, and how."""
+
+    path: Path
+    lens: Lens  # at the size that it is used at
+    turned: bool = False  # whether EXIF says to turn it, which is not done: cameras are found on pixels as stored
+
+
+def used_picture(frame: Frame, factor: int, scene: Path) -> UsedPicture:
     """Find the file of a photo that is read, and its lens at the size that it is used at.
 
     Args:
@@ -156,14 +164,14 @@ def used_picture(frame: Frame, factor: int, scene: Path) -> tuple[Path, Lens]:
     stated = (frame.lens.width, frame.lens.height)
     target = (max(1, stated[0] // factor), max(1, stated[1] // factor))
     if not path.is_file():
-        return path, resized_lens(frame.lens, target)
+        return UsedPicture(path, resized_lens(frame.lens, target))
     found = read_header(path)
     _check_size(path, found, stated)
     fits = all(pixels <= wanted + 1 for pixels, wanted in zip(found.size, target, strict=True))
-    return path, resized_lens(frame.lens, found.size if fits else target)
+    return UsedPicture(path, resized_lens(frame.lens, found.size if fits else target), found.orientation != 1)
 
 
-def unopened_picture(frame: Frame, factor: int, scene: Path, ratio: tuple[float, float]) -> tuple[Path, Lens]:
+def unopened_picture(frame: Frame, factor: int, scene: Path, ratio: tuple[float, float]) -> UsedPicture:
     """Find the file of a held-out photo, and its lens, without opening it: evaluation alone does.
 
     Args:
@@ -173,16 +181,11 @@ def unopened_picture(frame: Frame, factor: int, scene: Path, ratio: tuple[float,
         ratio: width and height of training photos to those stated.
     """
     width, height = (max(1, round(pixels * part)) for pixels, part in zip(_stated(frame.lens), ratio, strict=True))
-    return choose_copy(frame.image, factor, scene), resized_lens(frame.lens, (width, height))
+    return UsedPicture(choose_copy(frame.image, factor, scene), resized_lens(frame.lens, (width, height)))
 
 
 def _stated(lens: Lens) -> tuple[int, int]:
     return lens.width, lens.height
-
-
-def turned_by_tag(path: Path) -> bool:
-    """Return whether EXIF says to turn a picture, which is not done: cameras are found on pixels as they are stored."""
-    return path.is_file() and read_header(path).orientation != 1
 
 
 def resized_lens(lens: Lens, size: tuple[int, int]) -> Lens:

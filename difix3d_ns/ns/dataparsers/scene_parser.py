@@ -36,17 +36,15 @@ from difix3d_ns.ns.dataparsers.picture_files import (
     choose_copy,
     read_header,
     reduction,
-    turned_by_tag,
     unopened_picture,
     used_picture,
 )
 from difix3d_ns.ns.dataparsers.splits import Split, split_scene
 from difix3d_ns.ns.dataparsers.transforms_file import read_transforms
 from difix3d_ns.ns.held_out_photos import none_held_out
-from difix3d_ns.ns.scene_checks import check_pictures, check_scene, lost_spacings
+from difix3d_ns.ns.scene_checks import MAX_LOST_SPACINGS, check_pictures, check_scene, lost_spacings
 
 PoseFrame = Literal["all", "train"]
-_PRECISION = 1e-3  # camera spacings that positions may lose as float32
 _BLENDER_BOX = 1.5  # nerfstudio's
 
 
@@ -185,6 +183,7 @@ class _Photo:
     frame: Frame
     image: Path
     lens: Lens
+    turned: bool  # whether EXIF says to turn it
     mask: Path | None
     depth: Path | None
     depth_confidence: Path | None
@@ -253,9 +252,9 @@ class SceneParser(DataParser):
         center: Any = getattr(config, "center_method", "none")
         positions = poses[:, :3, 3]
         origin = np.zeros(3)
-        if center != "none" or (not hasattr(config, "center_method") and _far(positions) > _PRECISION):
+        if center != "none" or (not hasattr(config, "center_method") and _far(positions) > MAX_LOST_SPACINGS):
             origin = positions.mean(0)
-        elif (lost := _far(positions)) > _PRECISION:
+        elif (lost := _far(positions)) > MAX_LOST_SPACINGS:
             raise UserError(
                 f"--center-method none: the camera positions of {scene.source} are so far from the origin "
                 f"({np.abs(positions).max():.0f}) that float32 would round them by {lost:.2g} camera spacings; "
@@ -287,7 +286,7 @@ class SceneParser(DataParser):
         if not split.train or not held_out:
             return None
         frame = scene.frames[split.train[0]]
-        _, lens = used_picture(frame, factor, _folder(scene))
+        lens = used_picture(frame, factor, _folder(scene)).lens
         return lens.width / frame.lens.width, lens.height / frame.lens.height
 
     def _factor(self, scene: DescribedScene, split: Split) -> int:
@@ -332,15 +331,12 @@ def _far(positions: np.ndarray) -> float:
 
 
 def _photo(frame: Frame, factor: int, folder: Path, ratio: tuple[float, float] | None = None) -> _Photo:
-    if ratio is None:
-        image, lens = used_picture(frame, factor, folder)
-    else:
-        image, lens = unopened_picture(frame, factor, folder, ratio)
+    used = used_picture(frame, factor, folder) if ratio is None else unopened_picture(frame, factor, folder, ratio)
     masks, depths = (
         [None if file is None else choose_copy(file, factor, folder, prefix) for file in files]
         for prefix, files in (("masks", [frame.mask]), ("depths", [frame.depth, frame.depth_confidence]))
     )
-    return _Photo(frame, image, lens, masks[0], depths[0], depths[1])
+    return _Photo(frame, used.path, used.lens, used.turned, masks[0], depths[0], depths[1])
 
 
 def _files(paths: list[Path | None]) -> Any:  # nerfstudio knows no None among them
@@ -408,7 +404,7 @@ def _log(scene: DescribedScene, split: Split, photos: list[_Photo]) -> None:
 def _size_notes(photos: list[_Photo]) -> list[str]:
     reduced = [photo for photo in photos if photo.lens.width != photo.frame.lens.width]
     notes = []
-    if tagged := [photo.image for photo in photos if turned_by_tag(photo.image)]:
+    if tagged := [photo.image for photo in photos if photo.turned]:
         notes.append(
             f"{len(tagged)} photos, e.g. {tagged[0].name}, have an EXIF tag that turns them; they are trained on as "
             f"stored, as COLMAP reads them. If their poses were found on turned pictures, turn the pixels: {TURN}"
