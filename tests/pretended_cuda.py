@@ -258,7 +258,9 @@ class _Call:
             indices = [value for value in self.args[1] if value is not None]
             wrong = [value for value in wrong if all(value is not index for index in indices)]
             if not isinstance(self.args[0], PretendedTensor):
-                raise RuntimeError(f"indices should be either on cpu or on the same device as the indexed ({self.func})")
+                raise RuntimeError(
+                    f"indices should be either on cpu or on the same device as the indexed ({self.func})"
+                )
         elif self.func._schema.is_mutable and any(self.args[0] is value for value in self.hosts):
             wrong.append(self.args[0])
         if wrong:
