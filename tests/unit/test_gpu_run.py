@@ -61,7 +61,7 @@ def test_the_shell_script_names_what_exists() -> None:
     assert subprocess.run(["bash", "-n", str(SHELL)]).returncode == 0
     smoke = importlib.import_module("tests.gpu.run.gpu_smoke")
     wanted = re.findall(r'gpu_smoke\.py "\S+" ([a-z_ ]+)\)', SHELL.read_text())
-    assert sorted(" ".join(wanted).split()) == sorted(smoke.CHECKS)
+    assert sorted(" ".join(wanted).split()) == sorted(smoke.check)
 
 
 def test_a_name_that_moved_is_noticed() -> None:
