@@ -1,4 +1,4 @@
-"""A console script on a pretended CUDA device, in a process of its own: python -m tests.pretended_command ns-train ..."""
+"""A console script on a pretended CUDA device: python -m tests.pretended_command ns-train ..."""
 
 from __future__ import annotations
 

@@ -143,7 +143,8 @@ class PretendedTensor(Tensor):
 
     def numpy(self, *args: object, **kwargs: object) -> Any:
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+            "can't convert cuda:0 device type tensor to numpy. "
+            "Use Tensor.cpu() to copy the tensor to host memory first."
         )
 
     def __array__(self, *args: object, **kwargs: object) -> Any:
@@ -350,7 +351,7 @@ class _Operations(TorchDispatchMode):
         return _Call(func, tuple(args), dict(kwargs or {})).run()
 
 
-# --------------------------------------------------------------------------------------------------------- Python's side
+# -------------------------------------------------------------------------------------------------------- Python's side
 
 _pinned: list[Tensor] = []  # kept until the pretence ends: memory that is freed may be given out again
 
@@ -412,7 +413,7 @@ class _Names(TorchFunctionMode):
         return [index, *numbers]
 
 
-# -------------------------------------------------------------------------------------------------------------- Pretence
+# ------------------------------------------------------------------------------------------------------------- Pretence
 
 
 @dataclass
