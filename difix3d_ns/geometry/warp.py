@@ -218,18 +218,24 @@ def reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, T
     The same as unproject and project, but a plane sweep is affine in column, row and depth: three fused products.
     """
     height, width = depth.shape[-2:]
+    table = _affine(camera, other).to(depth.device)  # one copy; the algebra of 4 x 4 numbers would be 30 kernels there
     exact: dict[str, Any] = {"dtype": torch.float64, "device": depth.device}
-    relative = other.world_to_camera.to(**exact) @ camera.camera_to_world.to(**exact)
-    picture = torch.tensor([[2 / other.width, 0, -1], [0, 2 / other.height, -1], [0, 0, 1]], **exact)
-    picture = picture @ other.intrinsics.to(**exact)
-    slope = picture @ relative[:3, :3] @ torch.linalg.inv(camera.intrinsics.to(**exact))
-    columns = slope[:, 0, None] * (torch.arange(width, **exact) + 0.5)
-    rows = slope[:, 1, None] * (torch.arange(height, **exact) + 0.5) + slope[:, 2, None]
-    columns, rows = columns.to(depth.dtype), rows.to(depth.dtype)
-    start = (picture @ relative[:3, 3]).to(depth.dtype)
+    columns = table[:, 0, None] * (torch.arange(width, **exact) + 0.5)
+    rows = table[:, 1, None] * (torch.arange(height, **exact) + 0.5) + table[:, 2, None]
+    columns, rows, start = (part.to(depth.dtype) for part in (columns, rows, table[:, 3]))
     x, y, z = (torch.addcmul(start[i], columns[i] + rows[i][:, None], depth) for i in range(3))
     inverse = 1 / z.clamp_min(_NEAR)
     return torch.stack([x * inverse, y * inverse], -1), z
+
+
+def _affine(camera: Pinhole, other: Pinhole) -> Tensor:
+    """Homogeneous place in ``other``'s [-1, 1]^2 of (column, row, 1) times depth, and 1: [3, 4] float64 on the CPU."""
+    poses = [matrix.to("cpu", torch.float64) for matrix in (other.world_to_camera, camera.camera_to_world)]
+    relative = poses[0] @ poses[1]
+    picture = torch.tensor([[2 / other.width, 0, -1], [0, 2 / other.height, -1], [0, 0, 1]], dtype=torch.float64)
+    picture = picture @ other.intrinsics.to("cpu", torch.float64)
+    slope = picture @ relative[:3, :3] @ torch.linalg.inv(camera.intrinsics.to("cpu", torch.float64))
+    return torch.cat([slope, (picture @ relative[:3, 3])[:, None]], 1)
 
 
 def _sample(planes: Tensor, grid: Tensor) -> Tensor:

@@ -477,7 +477,7 @@ class SplatModel(SplatfactoModel):
             self.quats,
             torch.exp(self.scales),
             torch.sigmoid(self.gauss_params["opacities"]).squeeze(-1),
-            torch.linalg.inv(camera.camera_to_world.to(self.device))[None],
+            torch.linalg.inv(camera.camera_to_world.cpu()).to(self.device)[None],  # there it would wait
             camera.intrinsics.to(self.device)[None],
             camera.width,
             camera.height,

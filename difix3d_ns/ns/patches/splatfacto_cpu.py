@@ -17,7 +17,6 @@ from nerfstudio.models import splatfacto
 from torch import Tensor
 
 _cuda_rasterization = splatfacto.rasterization
-_compiled_viewmat = splatfacto.get_viewmat
 
 
 _near_plane: ContextVar[float | None] = ContextVar("near_plane", default=None)
@@ -62,13 +61,11 @@ def _rasterization(means: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Te
 
 
 def _viewmat(camera_to_world: Tensor) -> Tensor:  # [C, 3, 4] OpenGL -> [C, 4, 4] OpenCV world-to-camera
-    if camera_to_world.is_cuda:
-        return _compiled_viewmat(camera_to_world)
-    # torch.compile would want a C++ compiler on the user's machine
-    flip = torch.tensor([1.0, -1.0, -1.0], dtype=camera_to_world.dtype)
-    rotation = (camera_to_world[:, :3, :3] * flip).transpose(1, 2)
+    # nerfstudio's own is compiled by torch.compile: a C++ compiler, Triton and half a minute for three small products
+    rotation = torch.cat([camera_to_world[:, :3, :1], -camera_to_world[:, :3, 1:3]], dim=-1).transpose(1, 2)
     top = torch.cat([rotation, -rotation @ camera_to_world[:, :3, 3:4]], dim=-1)
-    bottom = camera_to_world.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(top.shape[0], 1, 4)
+    bottom = torch.zeros_like(top[:, :1])
+    bottom[..., 3] = 1
     return torch.cat([top, bottom], dim=1)
 
 
