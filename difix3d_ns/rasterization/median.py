@@ -6,12 +6,15 @@ that is there (2D Gaussian splatting, Huang et al. 2024, section 5).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 _CHUNK = 16  # bins per rasterizer call: with their depths 32 channels, what gsplat renders in one go
+_TILE = 16  # pixels, gsplat's own
 
 
 @torch.no_grad()
@@ -47,23 +50,23 @@ def median_depth(
 
         limits = Limits(near_plane, far_plane, radius_clip, eps2d)
         return exact_median_depth(*gaussians, rasterize_mode, limits)
-    from gsplat import rasterization  # never on a CPU: its backend would be built
+    import gsplat  # never on a CPU: its backend would be built
 
     return binned_median_depth(
-        rasterization,
+        gsplat,
         *gaussians,
         bins=bins,
         near_plane=near_plane,
         far_plane=far_plane,
         radius_clip=radius_clip,
         eps2d=eps2d,
-        rasterize_mode=rasterize_mode,
+        antialiased=rasterize_mode == "antialiased",
     )
 
 
 @torch.no_grad()
 def binned_median_depth(
-    rasterize: Callable[..., tuple[Tensor, Tensor, dict]],
+    gsplat: Any,
     means: Tensor,  # [N, 3]
     quats: Tensor,  # [N, 4]
     scales: Tensor,  # [N, 3]
@@ -73,28 +76,96 @@ def binned_median_depth(
     width: int,
     height: int,
     bins: int = 128,
-    **options,
+    antialiased: bool = False,
+    **limits: float,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the median depth with any function with gsplat's `rasterization` signature.
+    """Compute the median depth with gsplat's kernels, from one projection and one sort for all bins.
 
-    Every Gaussian is rendered as (one-hot depth bin, the same times its depth): the first bin in which the cumulated
-    weight exceeds 0.5 holds the median, and the mean depth of what the pixel sees inside that bin stands for it. The
-    bins come in chunks front to back, so that memory stays small.
+    Args:
+        gsplat: module with its ``fully_fused_projection``, ``isect_tiles``, ``isect_offset_encode`` and
+            ``rasterize_to_pixels``.
+        means, quats, scales, opacities, viewmats, Ks, width, height: see ``median_depth``.
+        bins: number of depth bins.
+        antialiased: whether opacities are lowered for what the projection blurs.
+        **limits: near_plane, far_plane, radius_clip and eps2d of the projection.
+
+    Returns:
+        depth and alpha [C, H, W, 1]; see ``median_depth``.
     """
-    planes = {name: options[name] for name in ("near_plane", "far_plane") if name in options}
-    depths, edges = depth_bins(means, viewmats, Ks, width, height, bins, **planes)
-    bin_of = torch.searchsorted(edges, depths)  # [C, N]
-    cameras = len(viewmats)
-    depth = means.new_zeros((cameras, height, width, 1))
-    before = means.new_zeros((cameras, height, width, 1))  # weight of all bins in front of the chunk
-    found = torch.zeros_like(depth, dtype=torch.bool)
-    for first in range(0, bins, _CHUNK):
-        member = bin_of[..., None] == torch.arange(first, first + _CHUNK, device=means.device)  # [C, N, chunk]
-        one_hot = member.to(means.dtype)
-        channels = torch.cat([one_hot, torch.where(member, depths[..., None], 0.0)], dim=-1)
-        image, alpha, _ = rasterize(
-            means, quats, scales, opacities, channels, viewmats, Ks, width, height, packed=False, **options
+    found = gsplat.fully_fused_projection(
+        means, None, quats, scales, viewmats, Ks, width, height, packed=False, calc_compensations=antialiased, **limits
+    )
+    radii, means2d, depths, conics, compensations = found
+    if antialiased:
+        opacities = opacities * compensations
+    opacities = opacities.expand_as(depths)
+    results = []
+    for camera in range(len(viewmats)):
+        # what is culled has undefined values; and each bin's channels are only as many as what is visible
+        visible = (radii[camera] > 0).nonzero().squeeze(-1)
+        parts = [part[camera, visible] for part in (radii, means2d, depths, conics, opacities)]
+        if len(visible) == 0:
+            nothing = means.new_zeros(height, width, 1)
+            results.append((nothing, nothing))
+            continue
+        composite = _compositor(gsplat, *parts, width=width, height=height)
+        results.append(_median_of_bins(composite, parts[2], bins))
+    depth, alpha = (torch.stack(maps) for maps in zip(*results, strict=True))
+    return depth, alpha
+
+
+Composite = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Channels [N, D] of Gaussians to (picture [H, W, D], alpha [H, W, 1])"""
+
+
+def _compositor(
+    gsplat: Any,
+    radii: Tensor,  # [N] pixels
+    means2d: Tensor,  # [N, 2]
+    depths: Tensor,  # [N]
+    conics: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    width: int,
+    height: int,
+) -> Composite:
+    """Sort projected Gaussians into tiles, once for any number of pictures."""
+    means2d, conics, opacities = (part[None].contiguous() for part in (means2d, conics, opacities))
+    tiles = (math.ceil(width / _TILE), math.ceil(height / _TILE))
+    _, places, order = gsplat.isect_tiles(means2d, radii[None], depths[None], _TILE, *tiles, packed=False, n_cameras=1)
+    offsets = gsplat.isect_offset_encode(places, 1, *tiles)
+
+    def composite(channels: Tensor) -> tuple[Tensor, Tensor]:
+        image, alpha = gsplat.rasterize_to_pixels(
+            means2d, conics, channels[None], opacities, width, height, _TILE, offsets, order
         )
+        return image[0], alpha[0]
+
+    return composite
+
+
+def _median_of_bins(composite: Composite, depths: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Render every Gaussian as (one-hot depth bin, the same times its depth).
+
+    The first bin in which the cumulated weight exceeds 0.5 holds the median, and the mean depth of what the pixel sees
+    inside that bin stands for it. The bins come in chunks front to back, so that memory stays small, until all pixels
+    that are opaque enough have theirs.
+
+    Args:
+        composite: renders channels of the Gaussians.
+        depths: [N] along z.
+        bins: how many.
+
+    Returns:
+        depth and alpha [H, W, 1].
+    """
+    bin_of = torch.searchsorted(depth_bins(depths, bins), depths)  # [N]
+    for first in range(0, bins, _CHUNK):
+        member = bin_of[:, None] == torch.arange(first, first + _CHUNK, device=depths.device)  # [N, chunk]
+        channels = torch.cat([member.to(depths.dtype), torch.where(member, depths[:, None], 0.0)], dim=-1)
+        image, alpha = composite(channels)
+        if first == 0:
+            depth, before = torch.zeros_like(alpha), torch.zeros_like(alpha)  # before: weight in front of the chunk
+            found = torch.zeros_like(alpha, dtype=torch.bool)
         weight, weighted = image[..., :_CHUNK], image[..., _CHUNK:]
         cumulated = before + weight.cumsum(-1)
         crossed = cumulated > 0.5
@@ -104,32 +175,17 @@ def binned_median_depth(
         depth = torch.where(now, inside, depth)
         found |= now
         before = cumulated[..., -1:]
+        if not (~found & (alpha > 0.5)).any():  # a wait, for up to seven renderings less
+            break
     return depth, alpha
 
 
-def depth_bins(
-    means: Tensor,  # [N, 3]
-    viewmats: Tensor,  # [C, 4, 4]
-    Ks: Tensor,  # [C, 3, 3]
-    width: int,
-    height: int,
-    bins: int,
-    near_plane: float = 0.01,
-    far_plane: float = 1e10,
-) -> tuple[Tensor, Tensor]:
-    """Depths [C, N] and inner bin edges [C, bins - 1] that cut the Gaussians a camera sees into equally many per bin.
+def depth_bins(depths: Tensor, bins: int) -> Tensor:
+    """Inner edges [bins - 1] of bins that hold equally many of the depths [N], N > 0.
 
     Edges lie halfway between two Gaussians, so that rounding never moves one to another bin.
     """
-    local = torch.einsum("cij,nj->cni", viewmats[:, :3, :3], means) + viewmats[:, None, :3, 3]  # [C, N, 3]
-    depths = local[..., 2].contiguous()
-    pixels = torch.einsum("cij,cnj->cni", Ks, local)[..., :2] / depths[..., None]
-    size = pixels.new_tensor([width, height])
-    seen = (depths > near_plane) & (depths < far_plane) & ((pixels / size - 0.5).abs() < 0.65).all(-1)
-    edges = depths.new_zeros((len(depths), bins - 1))
-    for camera in range(len(depths)):
-        z = depths[camera, seen[camera]].sort().values
-        if len(z) > 1:
-            at = torch.arange(1, bins, device=z.device) * (len(z) - 1) // bins
-            edges[camera] = (z[at] + z[at + 1]) / 2
-    return depths, edges
+    ordered = depths.sort().values
+    last = len(depths) - 1
+    at = torch.arange(1, bins, device=depths.device) * last // bins
+    return (ordered[at] + ordered[(at + 1).clamp(max=last)]) / 2

@@ -1,11 +1,15 @@
 """Median depth: the kernel and the binned algorithm against the oracle."""
 
+from collections import Counter
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from difix3d_ns.rasterization import median_depth, rasterization
 from difix3d_ns.rasterization.median import binned_median_depth, depth_bins
 from difix3d_ns.rasterization.projection import project
+from tests import pretended_gsplat
 from tests.unit import compositing_oracle as oracle
 
 WIDTH, HEIGHT = 53, 38
@@ -57,19 +61,19 @@ def test_kernel_equals_oracle():
 
 @pytest.mark.parametrize("bins", [16, 40, 128])
 def test_binned_algorithm_is_right_within_a_bin(bins):
-    """The algorithm that CUDA runs on gsplat, here on our own rasterizer: same code, other renderer."""
+    """The algorithm that CUDA runs on gsplat's kernels, here on our own behind the same calls."""
     gaussians, views, Ks = scene()
-    depth, alpha = binned_median_depth(rasterization, *gaussians, views, Ks, WIDTH, HEIGHT, bins=bins)
+    depth, alpha = binned_median_depth(pretended_gsplat, *gaussians, views, Ks, WIDTH, HEIGHT, bins=bins)
     wanted, depths = expected(gaussians, views, Ks)
     exact, exact_alpha = median_depth(*gaussians, views, Ks, WIDTH, HEIGHT)
     torch.testing.assert_close(alpha, exact_alpha, rtol=0, atol=1e-5)
-    _, edges = depth_bins(gaussians[0], views, Ks, WIDTH, HEIGHT, bins)
-    low, high = depths.amin(1, keepdim=True), depths.amax(1, keepdim=True)
-    edges = torch.cat([low, edges, high], 1)
+    radii = project(*gaussians[:3], None, views, Ks, WIDTH, HEIGHT)[0]
     for c, (wanted_depth, _) in enumerate(wanted):
         wanted_depth = wanted_depth.float()
-        right = torch.searchsorted(edges[c], wanted_depth.contiguous()).clamp(1, bins)
-        width = edges[c][right] - edges[c][right - 1]
+        seen = depths[c][radii[c] > 0]
+        edges = torch.cat([seen.min()[None], depth_bins(seen, bins), seen.max()[None]])
+        right = torch.searchsorted(edges, wanted_depth.contiguous()).clamp(1, bins)
+        width = edges[right] - edges[right - 1]
         hit = wanted_depth > 0
         wrong = (depth[c] - wanted_depth).abs() > width + 1e-4
         assert (wrong & hit).double().sum() <= 1e-3 * hit.sum()
@@ -96,8 +100,43 @@ def test_empty_scene_has_no_depth():
     gaussians, views, Ks = scene(0)
     for depth, alpha in (
         median_depth(*gaussians, views, Ks, 9, 5),
-        binned_median_depth(rasterization, *gaussians, views, Ks, 9, 5),
+        binned_median_depth(pretended_gsplat, *gaussians, views, Ks, 9, 5),
     ):
         assert depth.shape == alpha.shape == (2, 5, 9, 1)
         assert (depth == 0).all()
         assert (alpha == 0).all()
+
+
+def test_what_is_near_needs_no_further_bins():
+    """An opaque wall before the rest: one projection, one sort, and the first chunk of bins alone is composited."""
+    gaussians, views, Ks = scene()
+    means, _, scales, opacities = (part.clone() for part in gaussians)
+    means[:200, 2], scales[:200], opacities[:200] = 1.0, 1.0, 0.99
+    calls: Counter[str] = Counter()
+
+    def counted(name):
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return getattr(pretended_gsplat, name)(*args, **kwargs)
+
+        return call
+
+    names = ("fully_fused_projection", "isect_tiles", "isect_offset_encode", "rasterize_to_pixels")
+    kernels = SimpleNamespace(**{name: counted(name) for name in names})
+    walled = (means, gaussians[1], scales, opacities, views[:1], Ks[:1])
+    depth, _ = binned_median_depth(kernels, *walled, WIDTH, HEIGHT)
+    assert calls == {"fully_fused_projection": 1, "isect_tiles": 1, "isect_offset_encode": 1, "rasterize_to_pixels": 1}
+    assert ((depth > 0) & (depth < 1.5)).all()
+    calls.clear()
+    binned_median_depth(kernels, *gaussians, views[:1], Ks[:1], WIDTH, HEIGHT)
+    assert calls["isect_tiles"] == 1 and 1 < calls["rasterize_to_pixels"] <= 8
+
+
+@pytest.mark.parametrize("mode", ["classic", "antialiased"])
+def test_binned_depth_of_blurred_gaussians(mode):
+    gaussians, views, Ks = scene()
+    gaussians = (*gaussians[:2], 0.02 * gaussians[2], gaussians[3])  # below a pixel: compensation matters
+    exact, alpha = median_depth(*gaussians, views, Ks, WIDTH, HEIGHT, rasterize_mode=mode)
+    blurred = binned_median_depth(pretended_gsplat, *gaussians, views, Ks, WIDTH, HEIGHT, antialiased=mode != "classic")
+    torch.testing.assert_close(blurred[1], alpha, rtol=0, atol=1e-5)
+    assert ((blurred[0] > 0) != (exact > 0)).double().mean() < 1e-3

@@ -32,7 +32,7 @@ PATCHES = (
     Patch(
         "splatfacto_cpu",
         "nerfstudio.models.splatfacto.get_viewmat",
-        "it is compiled when it is called, which wants a C++ compiler on the user's machine, and half a minute with CUDA",
+        "it is compiled when it is called, which wants a C++ compiler, and with CUDA half a minute",
         "tests/unit/test_patches.py::test_camera_matrices_are_nerfstudios",
     ),
     Patch(
