@@ -36,6 +36,7 @@ _MAX_SPARSE = 6  # photographs, up to which one that agrees is enough; two other
 _NOISE = 1e-4  # variance of it, so that flat windows do not correlate
 _MAX_POINTS = 4096  # scene points used
 _MIN_ANGLE = 1.0  # degrees between rays: below, any depth fits
+_PIXELS_AT_ONCE = 2**22  # of warped planes, elsewhere than on a CPU: some 0.5 GiB
 _MAX_VIEWS = 64  # photographs that get a depth: time grows with them, and their surfaces overlap
 
 
@@ -180,7 +181,7 @@ def _range(
 
 
 def _box(maps: Tensor) -> Tensor:
-    """Mean over the window, [1, C, h, w]; in two passes, since one of all its pixels takes three times as long."""
+    """Mean over the window, [N, C, h, w]; in two passes, since one of all its pixels takes three times as long."""
     half = _WINDOW // 2
     maps = F.avg_pool2d(maps, (_WINDOW, 1), 1, (half, 0), count_include_pad=False)
     return F.avg_pool2d(maps, (1, _WINDOW), 1, (0, half), count_include_pad=False)
@@ -191,20 +192,24 @@ def _scores(view: _Grey, others: Sequence[_Grey], inverse: Tensor) -> Tensor:
     grey = view.image
     mean = _box(grey)
     variance = _box(grey * grey) - mean * mean
+    # on a CPU one at a time fits the cache; elsewhere launching a kernel takes longer than it does
+    at_once = 1 if grey.device.type == "cpu" else max(1, _PIXELS_AT_ONCE // grey.numel())
     found = []
     for other in others:
         planes = torch.cat([other.image, other.usable], 1)
         levels = []
-        for level in inverse:  # one at a time: fits the cache
-            grid, z = reproject((1 / level).expand(grey.shape[-2:]), view.camera, other.camera)
-            warped = F.grid_sample(planes, grid[None], padding_mode="border", align_corners=False)
+        for some in inverse.split(at_once):
+            grid, z = reproject((1 / some).expand(-1, *grey.shape[-2:]), view.camera, other.camera)
+            warped = F.grid_sample(
+                planes.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False
+            )
             w = warped[:, :1]
             means = _box(torch.cat([w, w * w, grey * w], 1))
             variance_w = means[:, 1:2] - means[:, :1].square()
             correlation = (means[:, 2:] - mean * means[:, :1]) / ((variance + _NOISE) * (variance_w + _NOISE)).sqrt()
-            valid = (grid.abs() < 1).all(-1) & (z > 0) & (warped[0, 1] > 0.99)
-            levels.append(correlation[0, 0].where(valid, -1.0))
-        found.append(torch.stack(levels))
+            valid = (grid.abs() < 1).all(-1) & (z > 0) & (warped[:, 1] > 0.99)
+            levels.append(correlation[:, 0].where(valid, -1.0))
+        found.append(torch.cat(levels))
     return torch.stack(found).topk(min(_BEST, len(found)), 0).values.mean(0)
 
 
