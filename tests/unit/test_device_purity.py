@@ -28,6 +28,7 @@ from difix3d_ns.guidance.fixing import ViewFixer
 from difix3d_ns.initialization.sensor_points import depth_ratios, sensor_points
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.ns.batches import to_batch
+from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.model import SplatModel
 from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.ns.rendering import SplatRenderer
@@ -55,8 +56,12 @@ from tests.unit.tiny_splat import tiny_camera, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
-BIN = 0.02
-"""relative: on a GPU the median depth is known to the width of a bin"""
+POINTS = 60
+"""of a scene; fewer than the median depth has bins on a GPU, so that it is that of a Gaussian there too"""
+ROUNDING, LEARNING = 1e-3, 0.05
+"""of pictures and depth; and of parameters after some steps of Adam, which makes much of small gradients"""
+TIPPED = 0.02
+"""share of pixels whose median is another Gaussian's: sums of weights near one half"""
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,17 @@ class Place:
         return TrainingScene(manager, self.model() if model is None else model)
 
     def surroundings(self) -> tuple[TrainingScene, SplatRenderer, ReferenceViews]:
-        """A scene with the splat in it, which is opaque, so that references are chosen by what they show."""
-        model = self.model(600)
+        """A scene with a splat at its points, which is opaque: references are chosen by what they show of it."""
+        model = self.model(POINTS)
+        scene, renderer = self.scene(model=model), SplatRenderer(model)
+        points = scene.given_points()
+        assert points is not None
+        model.gauss_params["means"].data.copy_(points)
         model.gauss_params["opacities"].data.fill_(2.0)
         model.gauss_params["scales"].data.fill_(-2.5)
         model.step = 10**6
         del model.optimizers  # as of a finished training
-        scene, renderer = self.scene(model=model.eval()), SplatRenderer(model)
+        model.eval()
         return scene, renderer, ReferenceViews(scene, renderer)
 
 
@@ -161,7 +170,9 @@ def _aligner(place: Place) -> Any:
 
 @case
 def _median_depth(place: Place) -> Any:
-    depth, alpha = place.model(600).median_depth(camera_at(0.0, width=40, height=30).to("cpu"))
+    scene, renderer, _ = place.surroundings()
+    depth, alpha = renderer.median_depth(scene.camera(0))
+    assert (depth > 0).any()
     return {"depth": depth, "alpha": alpha}
 
 
@@ -210,10 +221,10 @@ def _sensor_depth(place: Place) -> Any:
 
 @case
 def _stereo(place: Place) -> Any:
-    views = [photograph(camera_at(x, width=48, height=36))[0] for x in (0.0, 0.4, 0.8)]
+    views = [photograph(camera_at(x, width=48, height=36))[0] for x in (0.0, 0.4)]
     photos = [place.moved(PosedImage(view.image, view.camera)) for view in views]
     depths = stereo_depths(photos, place.tensor(60, 3) + torch.tensor([0.0, 0.0, 4.0]).to(place.device))
-    assert len(depths) == 3
+    assert len(depths) == 2
     return {"depths": list(depths.values()), "points": stereo_points(photos, depths, 100)}
 
 
@@ -295,7 +306,7 @@ for _name, _settings in TRAININGS.items():
 
 @case
 def _losses(place: Place) -> Any:
-    rendered, truth = (picture(48, 64, seed).to(place.device) for seed in (0, 1))
+    rendered, truth = (picture(168, 176, seed).to(place.device) for seed in (0, 1))
     results: dict[str, Any] = {}
     named = {
         name: (rendered.permute(2, 0, 1)[None], truth.permute(2, 0, 1)[None], loss)
@@ -348,7 +359,7 @@ def _enhancer_of_the_viewer(place: Place) -> Any:
     thread = _Caller()
     for camera in scene.cameras()[:1] * 2:
         frames.append(live.picture(thread, camera, renderer.render(camera).image))  # type: ignore[arg-type]
-    assert not errors
+    assert not errors and (frames[0] - renderer.render(scene.camera(0)).image).abs().max() > 0.01
     return frames
 
 
@@ -359,8 +370,6 @@ def _panorama(place: Place) -> Any:
     model = renderer._model
 
     def enhance(camera: Cameras, image: Tensor, face: int = 0) -> Tensor:
-        from difix3d_ns.ns.cameras import to_pinhole
-
         return enhancer.enhance(to_pinhole(camera), image)
 
     model.enhancer, model.enhance = enhance, "key"
@@ -412,15 +421,12 @@ def test_results_are_on_the_device_and_the_cpus(name: str, place: Place) -> None
         found = {key: value.detach().cpu() for key, value in found.items()}
     assert expected and found.keys() == expected.keys()
     assert not astray
+    tolerance = LEARNING if name.startswith("training") else ROUNDING
     for key, values in expected.items():
-        if key == "result['depth']":  # binned there
-            apart = (found[key] / values.clamp_min(1e-6) - 1).abs()[(values > 0) & (found[key] > 0)]
-            assert apart.quantile(0.9) < BIN
-        else:
-            tolerance = 1e-3 if values.dtype.is_floating_point else 0
-            torch.testing.assert_close(
-                found[key], values.detach(), atol=tolerance, rtol=tolerance, msg=lambda m, k=key: f"{k}: {m}"
-            )
+        assert found[key].shape == values.shape and found[key].dtype == values.dtype, key
+        apart = (found[key].double() - values.detach().double()).abs()
+        bound = tolerance * (1 + values.detach().double().abs()) if values.dtype.is_floating_point else 0
+        assert int((apart > bound).sum()) <= TIPPED * apart.numel(), f"{key}: {apart.max()} apart"
 
 
 @pytest.mark.parametrize("name", available_fixers())
