@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,6 @@ TRAINING = (
 
 def run(name: str, *arguments: object) -> str:
     """Run a console script on the pretended device, in a process of its own, and return what it wrote."""
-    import sys
-
     command = ["-m", "tests.pretended_command", name, *map(str, arguments)]
     if can_fork({}):
         status, output = run_forked(command, {}, None)
