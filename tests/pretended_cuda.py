@@ -501,13 +501,31 @@ def _kernels_of_gsplat(function: Callable[..., Any]) -> Callable[..., Any]:
             raise RuntimeError(f"{function.__name__}: gsplat's kernels are float32")
         _note("rasterizations" if function.__name__.startswith("rasteriz") else "kernels")
         with _uncounted():
-            on_host = tree_map(lambda x: x.to("cpu") if isinstance(x, Tensor) else x, (args, kwargs))
-            result = function(*on_host[0], **on_host[1])
+            args, kwargs = _crossed((args, kwargs), "cpu")
+            result = function(*args, **kwargs)
             if function is pretended_gsplat.rasterization:
                 result[2]["means2d"] = _ScreenPositions(result[2]["means2d"])
-            return tree_map(lambda x: x.to(META) if isinstance(x, Tensor) else x, result)
+            return _crossed(result, META)
 
     return call
+
+
+def _crossed(values: Any, device: Any) -> Any:
+    return tree_map(lambda value: _Crossing.apply(value, device) if isinstance(value, Tensor) else value, values)
+
+
+class _Crossing(torch.autograd.Function):
+    """A tensor's way into a kernel of gsplat or out of it, and its gradient's back: no copy in truth."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, device: Any) -> Tensor:
+        ctx.home = META if isinstance(values, PretendedTensor) else "cpu"
+        return values.to(device)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        with _uncounted():
+            return gradient.to(ctx.home), None
 
 
 class _ScreenPositions:

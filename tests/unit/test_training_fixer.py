@@ -26,6 +26,7 @@ from difix3d_ns.training.train import train
 from difix3d_ns.training.training_loop import CHECKPOINT
 from difix3d_ns.training.validate import choose_samples
 from tests.conftest import Command, command_line, execute
+from tests.pretended_cuda import counting, pretended_cuda
 from tests.unit.training_samples import RECIPE, write_shards
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
@@ -181,6 +182,16 @@ def test_accumulation_and_precision_train(shards: Path, tmp_path: Path):
     recipe = replace(RECIPE, accumulate=2, batch=1, precision="bfloat16", phases=RECIPE.phases[:1])
     metrics = train(recipe, tmp_path, shards)
     assert metrics["fixed"]["psnr"] > metrics["identity"]["psnr"] + 1
+
+
+def test_each_training_of_a_process_is_on_its_own_device(shards: Path, tmp_path: Path):
+    recipe, kernels = replace(RECIPE, decides="none"), []
+    with pretended_cuda():
+        for number, device in enumerate(("cpu", "cuda", "cpu")):
+            with counting() as traffic:
+                assert train(recipe, tmp_path / str(number), shards, device=device, stop_after=1) == {}
+            kernels.append(traffic["kernels"])
+    assert kernels[0] == kernels[2] == 0 < kernels[1]
 
 
 def test_time_limit_ends_training(shards: Path, tmp_path: Path):

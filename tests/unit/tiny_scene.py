@@ -109,12 +109,12 @@ def write_scene(
     return folder
 
 
-def datamanager(folder: Path, **settings: Any) -> SceneDatamanager:
-    """The method's datamanager on a CPU."""
+def datamanager(folder: Path, device: str = "cpu", **settings: Any) -> SceneDatamanager:
+    """The method's datamanager."""
     config = SceneDatamanagerConfig(
         data=folder,
         dataparser=NerfstudioDataParserConfig(load_3D_points=True),
         cache_images_type="uint8",
         **settings,
     )
-    return SceneDatamanager(config, device=torch.device("cpu"))
+    return SceneDatamanager(config, device=torch.device(device))

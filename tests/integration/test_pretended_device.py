@@ -1,0 +1,91 @@
+"""The commands on a pretended CUDA device, from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import difix3d_ns.methods.difix3d  # noqa: F401  (registers what a checkpoint may hold)
+from difix3d_ns.io import checkpoints
+from tests.commands import TIMEOUT, can_fork, run_forked
+from tests.conftest import execute
+from tests.unit.training_samples import write_shards
+
+SMOKE = Path(__file__).parents[2] / "configs" / "prior" / "smoke.yaml"
+STEPS, SAVED = 40, 20
+TRAINING = (
+    *("--vis", "tensorboard", "--max-num-iterations", STEPS, "--steps-per-save", SAVED),
+    *("--save-only-latest-checkpoint", False, "--machine.device-type", "cuda"),
+    *("--pipeline.guidance.rounds", 1, "--pipeline.guidance.targets.count", 2, "--pipeline.guidance.depth-weight", 0.1),
+    *("--pipeline.initial-points.stereo", 0, "--pipeline.model.max-gs-num", 3000, "--pipeline.model.exposure", True),
+    *("--experiment-name", "scene", "--timestamp", "run"),
+)
+
+
+def run(name: str, *arguments: object) -> str:
+    """Run a console script on the pretended device, in a process of its own, and return what it wrote."""
+    command = ["-m", "tests.pretended_command", name, *map(str, arguments)]
+    if can_fork({}):
+        status, output = run_forked(command, {}, None)
+    else:
+        environment = {"PYTHONPATH": os.pathsep.join([str(SMOKE.parents[2]), os.environ.get("PYTHONPATH", "")])}
+        done = execute([sys.executable, *command], environment)
+        status, output = done.returncode, done.stdout
+    assert status == 0, f"{name} ended with {status} (within {TIMEOUT} s):\n{output[-6000:]}"
+    return " ".join(output.split())
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a training with a round of the embedded prior, exposures and depth."""
+    output = tmp_path_factory.mktemp("pretended")
+    said = run("ns-train", "difix3d-splatfacto", "--data", tiny_scene, "--output-dir", output, *TRAINING)
+    assert "Round 1/1 done" in said
+    return output / "scene" / "difix3d-splatfacto" / "run"
+
+
+def test_a_training_with_a_round_and_its_evaluation(trained: Path, tmp_path: Path) -> None:
+    state = checkpoints.load(trained / "nerfstudio_models" / f"step-{STEPS - 1:09d}.ckpt")
+    means = state["pipeline"]["_model.gauss_params.means"]
+    assert type(means) is torch.Tensor and means.device.type == "cpu" and means.isfinite().all()
+    assert len(state["difix3d_ns"]["parts"]["guidance"]["pool"]) == 2
+    run("ns-eval", "--load-config", trained / "config.yml", "--output-path", tmp_path / "eval.json")
+    results = json.loads((tmp_path / "eval.json").read_text())["results"]
+    assert results["psnr"] > 12 and results["enhanced_psnr"] > 12
+
+
+def test_a_training_that_goes_on(trained: Path, tiny_scene: Path, tmp_path: Path) -> None:
+    """From a checkpoint in the middle to the same splat; the pretended device draws and rounds as the CPU does."""
+    models = tmp_path / "models"
+    models.mkdir()
+    middle = f"step-{SAVED:09d}.ckpt"
+    (models / middle).write_bytes((trained / "nerfstudio_models" / middle).read_bytes())
+    (tmp_path / "pseudo_views").symlink_to(trained / "pseudo_views")
+    train = ("difix3d-splatfacto", "--data", tiny_scene, "--output-dir", tmp_path / "out", *TRAINING)
+    said = run("ns-train", *train, "--load-dir", models)
+    assert f"going on at step {SAVED + 1}" in said
+    last = f"step-{STEPS - 1:09d}.ckpt"
+    again = tmp_path / "out" / "scene" / "difix3d-splatfacto" / "run" / "nerfstudio_models" / last
+    expected, found = (checkpoints.load(path) for path in (trained / "nerfstudio_models" / last, again))
+    name = "_model.gauss_params.means"
+    assert found["step"] == STEPS - 1 and len(found["difix3d_ns"]["parts"]["guidance"]["pool"]) == 2
+    torch.testing.assert_close(found["pipeline"][name], expected["pipeline"][name], atol=1e-4, rtol=0)
+
+
+def test_training_a_prior(tmp_path: Path) -> None:
+    """It validates with pictures on the host, and trains on from there; few steps, on samples that are there."""
+    recipe = yaml.safe_load(SMOKE.read_text()) | {"scenes": [], "validate_steps": 2}
+    for phase in recipe["phases"]:
+        phase["steps"] = 2
+    (tmp_path / "smoke.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    shards = write_shards(tmp_path / "shards", train=2, validation=1, size=(64, 72))
+    output = tmp_path / "prior"
+    run("difix3d", "train-prior", tmp_path / "smoke.yaml", "--output", output, "--shards", shards)
+    metrics = json.loads((output / "metrics.json").read_text())
+    assert metrics and (output / "weights.safetensors").is_file()
