@@ -153,6 +153,14 @@ def test_loading_leaves_the_random_generator_and_threads_wait_for_each_other() -
     assert most[0] == 1
 
 
+def test_loading_leaves_other_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their generators are not asked for, which would start each of several GPUs."""
+    load_fixer.cache_clear()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", mock.Mock(side_effect=AssertionError("a GPU is started")))
+    assert load_fixer("none").fix([make_request(0)])
+
+
 @pytest.mark.parametrize("fitting", [2, 1])
 def test_out_of_memory_is_tried_again_with_fewer_pictures(
     embedded_weights: str, monkeypatch: pytest.MonkeyPatch, fitting: int
