@@ -26,9 +26,9 @@ Whole = TypeVar("Whole", FixRequest, FixResult, PosedImage)
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 
 # Peaks of one call for each pixel, beside its requests: of benchmarks/memory.py, rounded up.
-ALIGNER_BYTES = 1400
+ALIGNER_BYTES = 1300
 """of the aligner, whose features are float32: one view after the other"""
-NETWORK_VALUES = 340
+NETWORK_VALUES = 300
 """numbers of the networks for each view; they have their own precision"""
 
 
