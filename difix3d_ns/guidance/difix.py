@@ -28,6 +28,7 @@ from difix3d_ns.guidance.status import Button, ShownView, Status, Visitor
 from difix3d_ns.guidance.tracking import FixTracker
 from difix3d_ns.guidance.work_queue import WorkQueue
 from difix3d_ns.io.config_fields import check_at_least, check_share, fill_unset
+from difix3d_ns.io.device_memory import return_unused_memory
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.coverage import coverage, thinness
@@ -44,6 +45,10 @@ PROBABILITY = 0.5
 """share of training steps that use a pseudo-view of a sparse capture: they show most of what is missing"""
 MIN_PROBABILITY = 0.02
 """a smaller one is none: rounds cost more than it brings"""
+_SMALLER = (
+    "smaller photos (--downscale-factor 2 after the dataparser's name, or "
+    "--pipeline.datamanager.camera-res-scale-factor 0.5) or fewer references (--pipeline.guidance.fixer.references 1)"
+)
 _SEED_OF_ROUND = 100_003  # noise is reproducible, and not the same everywhere
 
 
@@ -156,6 +161,8 @@ class DifixGuidance(Guidance):
         self.round = 0
         self._first_view: int | None = None  # step at which the first view was made
         self._problem = ""
+        self._given_up = False
+        self._made, self._skipped = 0, 0  # views of this round: made, and planned but skipped
         # a scene that cannot have any is reported now, not in the middle of training; so are unreadable weights
         self._targets = self._find_targets()  # only appended to: views in the pool are known by their position here
         self._current = list(range(len(self._targets)))  # those that rounds lead to
@@ -276,7 +283,7 @@ class DifixGuidance(Guidance):
         """Start a round if one is due, and make a few of the queued views if the splat is fit to be rendered."""
         self.queue.take_requests()
         due = self.schedule.round_at(step)
-        if due > self.round:
+        if due > self.round and not self._given_up:
             self._begin(due)
         if self.queue.tasks and self.schedule.may_render(step, late=self.queue.tasks[0].requested):
             self._make_batch(step)
@@ -291,6 +298,7 @@ class DifixGuidance(Guidance):
         requested = [task for task in self.queue.tasks if task.requested]
         tasks = list({task.key: task for task in fresh + outdated + requested}.values())
         self.round = number
+        self._made, self._skipped = 0, 0
         self.queue.tasks = sorted(tasks, key=lambda task: not task.requested)
         self._tracking.begin(
             f"Round {number}/{self.schedule.rounds}: fixing {len(fresh)} pseudo-views "
@@ -303,19 +311,37 @@ class DifixGuidance(Guidance):
     def _make_batch(self, step: int) -> None:
         batch = self.queue.tasks[: self.queue.per_step]
         cameras = [self._poses(task.round)[task.target] for task in batch]
-        if not self._fixing.prepare(cameras, self.queue.per_step):
-            return
         try:
-            self._make(batch, cameras, step)
-            self._problem = ""
-        except Exception as error:
-            if not all(task.requested for task in batch):
-                raise
-            self._problem = f"A requested view could not be made: {error}"  # which must not end the training
-            self._run.tracker.log(f"[yellow]{self._problem}")
-        del self.queue.tasks[: len(batch)]
+            if not self._fixing.prepare(cameras, self.queue.per_step):
+                return
+        except torch.cuda.OutOfMemoryError:
+            pass  # what is missing is rendered for each view, which is skipped where that does not fit either
+        self._attempt(batch, cameras, step)
         if not self.queue.tasks:
             self._tracking.end(self._label(), step, len(self.pool))
+            if self._skipped and not self._made:
+                self._give_up()
+
+    def _attempt(self, tasks: Sequence[Task], cameras: Sequence[Pinhole], step: int) -> None:
+        """Make views together or, where memory runs out, one by one; those that do not fit alone are skipped."""
+        try:
+            self._make(tasks, cameras, step)
+            return
+        except torch.cuda.OutOfMemoryError as error:
+            problem = str(error).partition("\n")[0]
+        except Exception as error:
+            if not all(task.requested for task in tasks):
+                raise
+            self._problem = f"A requested view could not be made: {error}"  # which must not end the training
+            self._run.tracker.log(f"[yellow]{escape(self._problem)}")
+            del self.queue.tasks[: len(tasks)]
+            return
+        return_unused_memory()  # outside of that clause the failed attempt's tensors are gone
+        if len(tasks) == 1:
+            self._skip(tasks[0], cameras[0], problem)
+            return
+        for task, camera in zip(tasks, cameras, strict=True):
+            self._attempt([task], [camera], step)
 
     def _make(self, tasks: Sequence[Task], cameras: Sequence[Pinhole], step: int) -> None:
         seeds = [task.round * _SEED_OF_ROUND + task.target for task in tasks]
@@ -329,7 +355,30 @@ class DifixGuidance(Guidance):
                 made = replace(made, depth=view.result.depth, depth_weight=1.0 if confidence is None else confidence)
             self.pool.put(made)
             self._tracking.made(task.round, task.target, step, view)
-        self._tracking.progress(self._label(), len(self.queue.tasks) - len(tasks))
+        self._made += len(tasks)
+        self._problem = ""
+        del self.queue.tasks[: len(tasks)]
+        self._tracking.progress(self._label(), len(self.queue.tasks))
+
+    def _skip(self, task: Task, camera: Pinhole, problem: str) -> None:
+        """Go on without a view that the device has no memory for, and say so once in a round."""
+        self._problem = (
+            f"A pseudo-view of {camera.width}x{camera.height} is skipped, since memory ran out ({problem}). "
+            f"Less is needed with {_SMALLER}."
+        )
+        if not self._skipped:
+            self._run.tracker.log(f"[yellow]{escape(self._problem)}")
+        self._skipped += not task.requested  # people see by themselves what becomes of their requests
+        self.queue.tasks.remove(task)
+
+    def _give_up(self) -> None:
+        """Plan no more rounds, since none of this one's views fitted into memory; views can still be requested."""
+        self._given_up = True
+        self._problem = (
+            f"No pseudo-view of round {self.round} fitted into memory: training goes on without further rounds. "
+            f"They are made with {_SMALLER}."
+        )
+        self._run.tracker.log(f"[yellow]{escape(self._problem)}")
 
     def _label(self) -> str:
         return f"Round {self.round}/{self.schedule.rounds}" if self.round else "Requested"
@@ -377,6 +426,7 @@ class DifixGuidance(Guidance):
         self._current = state["current"]
         self._first_view = state["first_view"]
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
+        self._made = len(self.pool)  # what was made of its round before is not known
         self._tracking.recall(folder / RECORDS_FOLDER, step)
 
     def keep(self, steps: Sequence[int]) -> None:
@@ -389,7 +439,7 @@ class DifixGuidance(Guidance):
         if left := len(self.queue.tasks):
             fit = self.schedule.may_render(step, late=self.queue.tasks[0].requested)
             lines.append(f"{left} views to go" + ("" if fit else ", waiting: the splat is not fit to be rendered yet"))
-        elif self.round < self.schedule.rounds:
+        elif self.round < self.schedule.rounds and not self._given_up:
             lines.append(f"Next round at step {self.schedule.starts[self.round]}, now {step}")
         return Status(
             title="Pseudo-views",

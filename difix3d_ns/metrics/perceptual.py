@@ -117,7 +117,7 @@ class LPIPS(nn.Module):
         weights = weights or PerceptualWeights()
         state = weights.load(net)
         # the random values it is made with must not count as draws, and it names torchvision's arguments as of old
-        with torch.random.fork_rng(), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             self._metric = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,24 +13,42 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
 from difix3d_ns.views.protocols import Render, Renderer, Scene
+from difix3d_ns.views.references import thinned
 from difix3d_ns.views.reused_references import reuse_references
+
+MAX_PLANE_BYTES = 2**28
+"""of the whole planes that are kept: those of 37 photographs of 1600 x 1064, more than are considered for a view"""
 
 
 @dataclass(frozen=True)
 class _SplatView:
-    """The splat seen from a photograph's pose; half precision is 100 times finer than what a warp tolerates."""
+    """The splat seen from a photograph's pose, thinned: as much as choosing needs."""
 
     step: int
     camera: Pinhole
+    depth: Tensor  # [h, w, 1] float16
+    alpha: Tensor  # [h, w, 1] float16
+    mask: Tensor | None  # [h, w, 1] float16
+
+
+class _Planes(NamedTuple):
+    """Depth and opacity at all pixels; half precision is 100 times finer than what a warp tolerates."""
+
     depth: Tensor  # [H, W, 1] float16
     alpha: Tensor  # [H, W, 1] float16
-    mask: Tensor | None  # [H, W, 1] float16
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes they take."""
+        return self.depth.nbytes + self.alpha.nbytes
 
 
 class ReferenceViews:
     """Training photographs as references; what the splat shows at their poses is rendered again when it has changed.
 
-    Four bytes a pixel are kept of each. See ``views.protocols.References``.
+    Of each, thinned planes are kept (some 100 KiB, whatever its size), and the whole ones, four bytes a pixel, of those
+    used last, at most ``MAX_PLANE_BYTES`` together; others are rendered again when they are used. See
+    ``views.protocols.References``.
 
     Args:
         scene: whose photographs.
@@ -46,6 +65,7 @@ class ReferenceViews:
         self._max_age = max_age
         self._nearest = nearest
         self._seen: dict[int, _SplatView] = {}
+        self._planes: dict[int, _Planes] = {}  # those used last at the end
 
     def select(self, camera: Pinhole, render: Render, count: int, keep: Sequence[int] = ()) -> list[int]:
         """Choose the photographs that together show most of a view, most useful first.
@@ -70,11 +90,12 @@ class ReferenceViews:
 
     def view(self, index: int) -> PosedImage:
         """A photograph with the splat's median depth and opacity at its pose, as they were last rendered."""
-        if index not in self._seen:
+        if index not in self._planes:
             self._render(index)
-        seen = self._seen[index]
+        planes = self._planes[index] = self._planes.pop(index)
         photo = self._scene.photo(index)
-        return replace(photo, camera=seen.camera, depth=seen.depth.float(), alpha=seen.alpha.float())
+        camera = self._seen[index].camera
+        return replace(photo, camera=camera, depth=planes.depth.float(), alpha=planes.alpha.float())
 
     def prepare(self, cameras: Sequence[Pinhole], budget: int) -> bool:
         """Render some of what choosing references for ``cameras`` needs.
@@ -95,6 +116,7 @@ class ReferenceViews:
     def forget(self) -> None:
         """Render again at the next use."""
         self._seen.clear()
+        self._planes.clear()
 
     def _candidates(self, camera: Pinhole) -> list[int]:
         """The nearest photographs by pose, in the order of the dataset."""
@@ -112,10 +134,16 @@ class ReferenceViews:
         camera, mask = self._scene.camera(index), self._scene.mask(index)
         depth, alpha = self._renderer.median_depth(camera)
         largest = torch.finfo(torch.float16).max
+        planes = _Planes(depth.clamp(max=largest).half(), alpha.half())
         self._seen[index] = _SplatView(
             self._renderer.step,
             camera,
-            depth.clamp(max=largest).half(),
-            alpha.half(),
-            None if mask is None else mask.half(),
+            thinned(planes.depth).clone(),  # a view of them would keep them
+            thinned(planes.alpha).clone(),
+            None if mask is None else thinned(mask).to(torch.float16, copy=True),
         )
+        self._planes.pop(index, None)
+        held = sum(others.nbytes for others in self._planes.values())
+        while self._planes and held + planes.nbytes > MAX_PLANE_BYTES:
+            held -= self._planes.pop(next(iter(self._planes))).nbytes
+        self._planes[index] = planes

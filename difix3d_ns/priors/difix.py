@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
+from difix3d_ns.io.device_memory import free_memory, return_unused_memory
 from difix3d_ns.priors.base import FixRequest, FixResult
 from difix3d_ns.priors.blend import visible_in_any, warp_request
 from difix3d_ns.priors.networks.difix_net import DifixNet
@@ -91,7 +92,7 @@ class DifixFixer:
         """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together.
 
         Raises:
-            RuntimeError: the device has too little memory, even for one picture in tiles.
+            torch.cuda.OutOfMemoryError: the device has too little memory, even for one picture in tiles.
         """
         if self.trained_references == 0:
             requests = [replace(request, references=()) for request in requests]
@@ -115,13 +116,12 @@ class DifixFixer:
         except torch.cuda.OutOfMemoryError:
             pass  # outside of this clause the failed attempt's tensors are gone
         _notice(f"out of memory with {len(requests)} pictures of {width}x{height} at once; again in smaller pieces")
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        return_unused_memory()
         try:
             smaller = Tiling(2**16, offload_device=torch.device("cpu"))
             return [picture for request in requests for picture in self._run_checked([request], smaller)]
         except torch.cuda.OutOfMemoryError as error:
-            raise RuntimeError(
+            raise torch.cuda.OutOfMemoryError(
                 f"a picture of {width}x{height} with {len(requests[0].references)} references does not fit into the "
                 "device's memory, even in tiles: use fewer references, bfloat16, smaller pictures or the cpu"
             ) from error
@@ -211,10 +211,9 @@ class DifixFixer:
     def _max_pixels(self) -> int:
         """Number of pixels the autoencoder can take whole."""
         first = next(self.network.parameters())
-        if first.device.type != "cuda":
+        free = free_memory(first.device)
+        if free is None:
             return MAX_PIXELS_ON_CPU
-        free = torch.cuda.mem_get_info(first.device)[0]
-        free += torch.cuda.memory_reserved(first.device) - torch.cuda.memory_allocated(first.device)
         widest = max(self.network.vae.config.block_out_channels[:2])  # channels at the picture's own resolution
         return min(MAX_PIXELS, free // (6 * widest * first.element_size()))  # up to six such maps live at once
 

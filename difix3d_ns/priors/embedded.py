@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.io.device_memory import free_memory, run_in_chunks
 from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, Aligned, align
 from difix3d_ns.priors.base import DEFAULT_REFERENCES, FixRequest, FixResult, finite
 from difix3d_ns.priors.blend import visible_in_any
@@ -23,6 +24,23 @@ from difix3d_ns.priors.networks.stages import EmbeddedChain
 
 Whole = TypeVar("Whole", FixRequest, FixResult, PosedImage)
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
+
+# Peaks of one call for each pixel, beside its requests: of benchmarks/memory.py, rounded up.
+ALIGNER_BYTES = 1300
+"""of the aligner, whose features are float32: one view after the other"""
+NETWORK_VALUES = 300
+"""numbers of the networks for each view; they have their own precision"""
+
+
+def memory_of_call(width: int, height: int, views: int = 1, element_size: int = 2) -> int:
+    """Return the peak in bytes of repairing some views together, beside the requests.
+
+    Args:
+        width, height: of the pictures.
+        views: how many.
+        element_size: bytes of a number of the networks: 2 in bfloat16, 4 in float32.
+    """
+    return width * height * max(ALIGNER_BYTES, views * element_size * NETWORK_VALUES)
 
 
 def confidence(result: Tensor, aligned: Aligned) -> Tensor:
@@ -59,19 +77,47 @@ class EmbeddedFixer:
 
     @torch.no_grad()
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
-        """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together."""
-        device = next(self.chain.parameters()).device
-        homes = [request.image.device for request in requests]
-        results = self._fix([_moved(request, device) for request in requests])
-        return [_moved(result, home) for result, home in zip(results, homes, strict=True)]
+        """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together.
+
+        Raises:
+            torch.cuda.OutOfMemoryError: one picture alone does not fit.
+        """
+        sizes: dict[tuple[int, ...], list[int]] = {}
+        for index, request in enumerate(requests):
+            sizes.setdefault((*request.image.shape[:2],), []).append(index)
+        results: dict[int, FixResult] = {}
+        for (height, width), members in sizes.items():
+            try:
+                together = self._together(len(members), width, height)
+                made = run_in_chunks(self._fix, [requests[i] for i in members], together)
+            except torch.cuda.OutOfMemoryError as error:
+                raise torch.cuda.OutOfMemoryError(
+                    f"a picture of {width}x{height} does not fit into the device's memory; it takes some "
+                    f"{memory_of_call(width, height) / 2**30:.1f} GiB beside what is there: use smaller pictures"
+                ) from error
+            results.update(zip(members, made, strict=True))
+        return [results[i] for i in range(len(requests))]
+
+    def _together(self, count: int, width: int, height: int) -> int:
+        """Number of ``count`` pictures that the device has memory for at once, at least 1."""
+        place = next(self.chain.blend.parameters())
+        free = free_memory(place.device)
+        if free is None:
+            return count
+        fitting = (n for n in range(count, 1, -1) if memory_of_call(width, height, n, place.element_size()) <= free)
+        return next(fitting, 1)
 
     def _fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
+        """Repair pictures of one size, on the device of the networks; results are where the requests are."""
+        homes = [request.image.device for request in requests]
+        device = next(self.chain.parameters()).device
+        requests = [_moved(request, device) for request in requests]
         shown = [request.image.isfinite().all(-1, keepdim=True) for request in requests]  # [H, W, 1]
         requests = [finite(request) for request in requests]
         aligned = [self._align(request) for request in requests]
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, (request, found) in enumerate(zip(requests, aligned, strict=True)):
-            groups.setdefault((*request.image.shape[:2], len(found.warps)), []).append(index)
+        groups: dict[int, list[int]] = {}
+        for index, found in enumerate(aligned):
+            groups.setdefault(len(found.warps), []).append(index)
         results: dict[int, FixResult] = {}
         for members in groups.values():
             pictures = self._run([requests[i] for i in members], [aligned[i] for i in members])
@@ -81,7 +127,7 @@ class EmbeddedFixer:
                 # Where no reference shows the surface, references cannot have found its depth.
                 matched = found.matched * visible_in_any(found.visibility)
                 picture, seen, matched = (values.permute(1, 2, 0).contiguous() for values in (picture, seen, matched))
-                results[i] = FixResult(picture, seen * shown[i], found.depth, matched)
+                results[i] = _moved(FixResult(picture, seen * shown[i], found.depth, matched), homes[i])
         return [results[i] for i in range(len(requests))]
 
     def _align(self, request: FixRequest) -> Aligned:

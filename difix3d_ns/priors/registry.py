@@ -80,7 +80,8 @@ def load_fixer(
                 f"the fixer {name!r} cannot be compiled; leave out --compile or --pipeline.guidance.fixer.compile"
             )
         options["compile"] = True
-    with torch.random.fork_rng():  # a network is initialised at random before it is loaded
+    drawn_on = [options["device"]] if options["device"].type == "cuda" else []  # of several devices, one
+    with torch.random.fork_rng(drawn_on):  # a network is initialised at random before it is loaded
         return _OneAtATime(module.load(**options))
 
 

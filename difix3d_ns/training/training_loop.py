@@ -99,7 +99,7 @@ class Run:
             recipe, system, output, accelerator, progress,
         )  # fmt: skip
         self._samples = samples
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
             torch.manual_seed(recipe.seed)
             self.module = system.build().to(accelerator.device)
         self._trained = self._parameters(name for phase in recipe.phases for name in phase.modules)

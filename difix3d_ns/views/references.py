@@ -155,10 +155,10 @@ def _sample_planes(views: Sequence[Candidate], relative: Tensor, points: Tensor)
     for view, place in zip(views, relative, strict=True):
         assert view.depth is not None
         assert view.alpha is not None
-        depth = _subsampled(view.depth).to(points)
-        share = opaque(_subsampled(view.alpha).to(points))
+        depth = thinned(view.depth).to(points)
+        share = opaque(thinned(view.alpha).to(points))
         if view.mask is not None:
-            share = share * _subsampled(view.mask).to(points)
+            share = share * thinned(view.mask).to(points)
         if share.shape != depth.shape:
             raise ValueError(f"depth {tuple(depth.shape)} and alpha {tuple(share.shape)} of a reference differ in size")
         height, width = depth.shape[:2]
@@ -170,7 +170,10 @@ def _sample_planes(views: Sequence[Candidate], relative: Tensor, points: Tensor)
     return there.clamp_min(1e-9), torch.stack(shares) * (there > 0)
 
 
-def _subsampled(plane: Tensor) -> Tensor:
-    """Take every n-th pixel of a large plane [H, W, 1]: enough for votes, and the large plane is never copied."""
+def thinned(plane: Tensor) -> Tensor:
+    """Take every n-th pixel of a large plane [H, W, 1]: enough for votes, and the large plane is never copied.
+
+    A plane that was thinned stays as it is: whoever keeps planes for choosing alone may keep thin ones.
+    """
     step = max(1, round((plane.shape[0] * plane.shape[1] / _PLANE_PIXELS) ** 0.5))
     return plane[step // 2 :: step, step // 2 :: step]

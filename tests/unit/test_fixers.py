@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from difix3d_ns.priors import embedded
+from difix3d_ns.priors.alignment.aligner import Aligner
 from difix3d_ns.priors.base import FixRequest, FixResult
 from difix3d_ns.priors.embedded import load as load_embedded
 from difix3d_ns.priors.published.lora import merge_lora
 from difix3d_ns.priors.registry import available_fixers, load_fixer
+from tests.pretended_cuda import out_of_memory
 from tests.unit.known_scenes import camera_at, photograph
 from tests.unit.official_difix import Official
 from tests.unit.tiny_fixers import CHAIN, write_embedded
@@ -149,3 +151,57 @@ def test_loading_leaves_the_random_generator_and_threads_wait_for_each_other() -
         for thread in threads:
             thread.join()
     assert most[0] == 1
+
+
+def test_loading_leaves_other_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their generators are not asked for, which would start each of several GPUs."""
+    load_fixer.cache_clear()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", mock.Mock(side_effect=AssertionError("a GPU is started")))
+    assert load_fixer("none").fix([make_request(0)])
+
+
+@pytest.mark.parametrize("fitting", [2, 1])
+def test_out_of_memory_is_tried_again_with_fewer_pictures(
+    embedded_weights: str, monkeypatch: pytest.MonkeyPatch, fitting: int
+):
+    fixer = load_embedded(embedded_weights, dtype=torch.float32)
+    requests = [replace(make_request(2), seed=seed) for seed in range(5)]
+    requests = [replace(r, image=(r.image + 0.01 * r.seed).clamp(0, 1)) for r in requests]
+    expected = fixer.fix(requests)
+    attempts, forward = [], fixer.chain.forward
+
+    def hungry(image: torch.Tensor, *others: torch.Tensor, **options: bool) -> object:
+        attempts.append(len(image))
+        if len(image) > fitting:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(image, *others, **options)
+
+    monkeypatch.setattr(fixer.chain, "forward", hungry)
+    for result, whole in zip(fixer.fix(requests), expected, strict=True):
+        torch.testing.assert_close(result.image, whole.image, atol=1e-5, rtol=0)
+        torch.testing.assert_close(result.depth, whole.depth)
+    assert attempts == {2: [5, 2, 2, 1], 1: [5, 2, 1, 1, 1, 1, 1]}[fitting]
+
+
+def test_one_picture_that_does_not_fit(embedded_weights: str):
+    fixer = load_embedded(embedded_weights)
+    with (
+        out_of_memory(Aligner, "forward", 1),
+        pytest.raises(torch.cuda.OutOfMemoryError, match=r"131x97 does not fit .* use smaller pictures"),
+    ):
+        fixer.fix([make_request(2)])
+
+
+def test_pictures_run_together_as_free_memory_allows(embedded_weights: str, monkeypatch: pytest.MonkeyPatch):
+    fixer = load_embedded(embedded_weights, dtype=torch.float32)
+    requests = [make_request(1) for _ in range(4)]
+    batches, run = [], fixer._run
+    monkeypatch.setattr(
+        fixer, "_run", lambda requests, aligned: batches.append(len(requests)) or run(requests, aligned)
+    )
+    fixer.fix(requests)
+    for free in (embedded.memory_of_call(131, 97, 3, element_size=4), 0):
+        monkeypatch.setattr(embedded, "free_memory", lambda device, free=free: free)
+        fixer.fix(requests)
+    assert batches == [4, 3, 1, 1, 1, 1, 1]

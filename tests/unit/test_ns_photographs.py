@@ -17,9 +17,10 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.ns.cameras import to_cameras, to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager
-from difix3d_ns.ns.reference_views import ReferenceViews
+from difix3d_ns.ns.reference_views import MAX_PLANE_BYTES, ReferenceViews
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.views.protocols import Render
+from difix3d_ns.views.references import choose_references
 from tests.stand_ins import FlatRenderer, ModelOfScene
 from tests.unit.tiny_scene import datamanager, write_scene
 
@@ -231,16 +232,70 @@ def test_no_references_need_no_rendering(tmp_path: Path) -> None:
     assert views.renderer.rendered == []
 
 
+def _bytes_held(references: ReferenceViews) -> int:
+    kept = [*references._seen.values(), *references._planes.values()]
+    values = [getattr(views, name) for views in kept for name in ("depth", "alpha", "mask") if hasattr(views, name)]
+    return sum(value.untyped_storage().nbytes() for value in values if value is not None)
+
+
 def test_pictures_are_held_once_and_planes_in_half_precision(tmp_path: Path) -> None:
-    """Beyond the 8-bit cache, which training needs anyway, four bytes a pixel."""
+    """Beyond the 8-bit cache, which training needs anyway, four bytes a pixel, and the same thinned."""
     manager = datamanager(write_scene(tmp_path / "scene"))
     views = _Views(manager)
     for camera in views.scene.cameras():
         views.select(camera, 3)
     assert manager.cached_train[0]["image"].dtype == torch.uint8
-    held = [value for seen in views.references._seen.values() for value in vars(seen).values()]
-    held = [tensor for tensor in held if isinstance(tensor, torch.Tensor)]
-    assert sum(t.nbytes for t in held) == 5 * 40 * 30 * 4
+    assert sum(planes.nbytes for planes in views.references._planes.values()) == 5 * 40 * 30 * 4
+    assert _bytes_held(views.references) == 2 * 5 * 40 * 30 * 4
+
+
+class _LargeRenderer(FlatRenderer):
+    """A slanted plane seen by 0.3 megapixels, whatever the camera's size."""
+
+    DEPTH = torch.linspace(1.5, 2.5, 640)[None, :, None].expand(480, 640, 1)
+    ALPHA = torch.ones(1, 1, 1).expand(480, 640, 1)
+
+    def median_depth(self, camera: Pinhole) -> tuple[torch.Tensor, torch.Tensor]:
+        self.rendered.append(camera)
+        return self.DEPTH, self.ALPHA
+
+
+class _ManyPhotographs(TrainingScene):
+    """300 photographs at the poses of a few."""
+
+    def cameras(self) -> list[Pinhole]:
+        few = super().cameras()
+        return [few[index % len(few)] for index in range(300)]
+
+    def camera(self, index: int) -> Pinhole:
+        return super().camera(index % len(self))
+
+    def mask(self, index: int) -> torch.Tensor | None:
+        return None
+
+    def photo(self, index: int) -> PosedImage:
+        return super().photo(index % len(self))
+
+
+def test_planes_of_many_large_photographs_are_bounded(tmp_path: Path) -> None:
+    manager = datamanager(write_scene(tmp_path / "scene"))
+    scene, renderer = _ManyPhotographs(manager, ModelOfScene(len(manager.train_dataset))), _LargeRenderer()
+    references = ReferenceViews(scene, renderer, nearest=1000)
+    cameras = scene.cameras()
+    references.prepare(cameras[:1], 1000)
+    size = 480 * 640 * 4
+    assert len(renderer.rendered) == 300 and 300 * size > MAX_PLANE_BYTES
+    assert len(references._planes) == MAX_PLANE_BYTES // size
+    assert _bytes_held(references) < MAX_PLANE_BYTES + 300 * 100_000
+    depth, alpha = renderer.DEPTH.half(), renderer.ALPHA.half()
+    whole = [PosedImage(torch.zeros(1), camera, depth, alpha) for camera in cameras]
+    for camera in cameras[:3]:
+        assert references.select(camera, RENDER, 3) == choose_references(camera, RENDER.depth, RENDER.alpha, whole, 3)
+    rendered = len(renderer.rendered)
+    kept = next(iter(references._planes))  # the next to go, were it not used
+    for index in (kept, 0, kept, 1, kept):
+        assert torch.equal(references.view(index).depth, depth.float())
+    assert len(renderer.rendered) == rendered + 2 and len(references._planes) == MAX_PLANE_BYTES // size
 
 
 def test_the_dataset_is_left_as_it_is(tmp_path: Path) -> None:

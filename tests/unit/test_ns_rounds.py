@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from difix3d_ns.guidance.difix import DifixGuidance, Task
+from difix3d_ns.priors.none import IdentityFixer
+from tests.pretended_cuda import out_of_memory
 from tests.stand_ins import FlatRenderer
-from tests.unit.short_rounds import short_rounds, train_through
+from tests.unit.short_rounds import STEPS, short_rounds, train_through
 
 
 @pytest.mark.parametrize(
@@ -190,3 +192,53 @@ def test_what_was_asked_for_and_fails_does_not_end_training(tmp_path: Path, monk
     assert "out of memory" in rounds.status(20).lines[-1] and not rounds.status(20).waiting
     with pytest.raises(RuntimeError, match="out of memory"):
         _step(rounds, splat, range(rounds.schedule.starts[0], 300))
+
+
+@pytest.mark.parametrize("owner", [FlatRenderer, IdentityFixer])
+def test_a_view_without_memory_is_skipped(tmp_path: Path, owner: type) -> None:
+    """The batch that ran out of memory is made one by one; the view that does not fit alone is missing."""
+    rounds, splat = short_rounds(tmp_path, references=0, views_per_step=2)
+    log: list[str] = []
+    rounds._run.tracker.log = log.append  # type: ignore[method-assign]
+    # views 0 and 1 together, 2 and 3 together, 2, 3
+    name, calls = ("render", (3, 5)) if owner is FlatRenderer else ("fix", (2, 4))
+    with out_of_memory(owner, name, *calls):
+        train_through(rounds, splat)
+    assert _places(rounds) == {(1, 0), (1, 1), (1, 2)}
+    (notice,) = [line for line in log if "memory" in line]
+    assert "A pseudo-view of 40x30 is skipped" in notice
+    assert "--downscale-factor 2" in notice and "camera-res-scale-factor" in notice and "fixer.references" in notice
+    assert "is skipped" in rounds.status(STEPS).lines[-1] and not rounds.queue.tasks
+
+
+def test_references_without_memory(tmp_path: Path) -> None:
+    """Photographs that could not be rendered beforehand are rendered for the view."""
+    rounds, splat = short_rounds(tmp_path)
+    with out_of_memory(FlatRenderer, "median_depth", 3):
+        train_through(rounds, splat)
+    assert len(rounds.pool) == 4
+
+
+def test_rounds_that_never_fit_are_given_up(tmp_path: Path) -> None:
+    rounds, splat = short_rounds(tmp_path, references=0, rounds=2)
+    log: list[str] = []
+    rounds._run.tracker.log = log.append  # type: ignore[method-assign]
+    assert rounds.schedule.rounds == 2
+    with out_of_memory(FlatRenderer, "render", *range(1, 5)):
+        _step(rounds, splat, range(STEPS))
+        assert (rounds.round, len(rounds.pool), len(splat.rendered)) == (1, 0, 0)
+        assert ["skipped" in line for line in log if "memory" in line] == [True, False]
+        assert "training goes on without further rounds" in log[-1]
+    rounds.request_view(rounds.targets[0])
+    _step(rounds, splat, range(STEPS, STEPS + 20))
+    assert len(rounds.pool) == 1
+
+
+def test_a_requested_view_without_memory(tmp_path: Path) -> None:
+    rounds, splat = short_rounds(tmp_path, references=0)
+    rounds.request_view(rounds.targets[0])
+    with out_of_memory(FlatRenderer, "render", 1):
+        _step(rounds, splat, range(20))
+    assert "memory ran out" in rounds.status(20).lines[-1] and not rounds.status(20).waiting
+    _step(rounds, splat, range(20, STEPS))
+    assert len(rounds.pool) == 5  # the round makes what was requested as well
