@@ -121,7 +121,7 @@ def page(releases: Mapping[str, Release]) -> str:
     return "\n".join(lines)
 
 
-def _differences(before: dict[str, Any], after: dict[str, Any] | None) -> Iterator[tuple[str, str, str]]:
+def _differences(before: dict[str, Any], after: dict[str, Any] | None) -> Iterator[tuple[str, ...]]:
     """Yield (what, how before, how after)."""
     if after is None:
         yield "", "there", "gone"
