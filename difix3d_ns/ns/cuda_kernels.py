@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +33,7 @@ _MAX_LINES = 3
 
 
 class Obstacle(NamedTuple):
-    """What keeps gsplat from having its kernels."""
+    """Reason why gsplat has no kernels."""
 
     cause: str
     remedy: str
@@ -40,7 +42,7 @@ class Obstacle(NamedTuple):
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What was found of that which compiles CUDA kernels."""
+    """Tools that compile CUDA kernels, as they were found."""
 
     torch: str
     """torch's version"""
@@ -139,15 +141,17 @@ def load_kernels(cpu: str) -> None:
     """
     if getattr(sys.modules.get(_BACKEND), "_C", None) is not None:
         return
+    tools: tuple[str | None, ...] = ()
     if not _has_compiled_package():
         found = find_toolchain()
         if obstacle := find_obstacle(found):
             raise _refusal(obstacle, cpu)
-        _add_to_path(found.nvcc, _find_ninja())
+        tools = (found.nvcc, _find_ninja())
         if not found.has_kernels:
             CONSOLE.print("gsplat compiles its CUDA kernels, once on this machine: this takes some minutes.")
     try:
-        importlib.import_module(_BACKEND)
+        with _on_path(*tools):
+            importlib.import_module(_BACKEND)
     except Exception as error:  # torch raises RuntimeError, subprocess's, the linker's ImportError
         obstacle = Obstacle(
             f"compiling or loading them failed: {error_lines(str(error))}",
@@ -182,11 +186,15 @@ def _find_ninja() -> str | None:
     return shutil.which("ninja") or shutil.which("ninja", path=str(Path(sys.executable).parent))
 
 
-def _add_to_path(*tools: str | None) -> None:
-    """Put the folders of tools on the PATH: gsplat searches nvcc there alone, and torch ninja."""
-    folders = [str(Path(tool).parent) for tool in tools if tool is not None and shutil.which(Path(tool).stem) is None]
-    if folders:
-        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", ""), *folders])
+@contextmanager
+def _on_path(*tools: str | None) -> Iterator[None]:
+    """Have the folders of tools at the end of the PATH meanwhile: gsplat searches nvcc there alone, and torch ninja."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([before, *(str(Path(tool).parent) for tool in tools if tool is not None)])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def _has_compiled_package() -> bool:

@@ -159,6 +159,7 @@ def test_kernels_are_compiled_once_and_announced(
     [path] = backend.paths
     assert str(machine / "cuda" / "bin") in path.split(os.pathsep), "gsplat searches nvcc on the PATH alone"
     assert str(Path(sys.executable).parent) in path.split(os.pathsep), "where pip puts ninja"
+    assert os.environ["PATH"] == str(machine / "bin"), "as it was"
 
 
 def test_kernels_of_an_earlier_run_are_not_announced(
