@@ -290,15 +290,14 @@ def estimate_memory(photos: int, pixels: int) -> int:
 
 def _scene(data: Path) -> str:
     """Read a scene as training does and compare its pictures with the GPU's memory."""
-    import copy
-
     import torch
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
-    from difix3d_ns.methods.difix3d import difix3d_splatfacto
+    from difix3d_ns.ns.dataparsers.scene_parser import take_over
 
-    parser = copy.deepcopy(difix3d_splatfacto.config.pipeline.datamanager.dataparser)
-    parser.data = data
+    parser = NerfstudioDataParserConfig(data=data, load_3D_points=True)
     try:
+        take_over(parser)
         cameras = parser.setup().get_dataparser_outputs("train").cameras
     except Exception as error:  # of whatever is in the folder
         raise _Failure(f"{data}: {error}", "give --data a folder that ns-train takes: docs/captures.md") from error
