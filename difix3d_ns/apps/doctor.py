@@ -1,4 +1,4 @@
-"""What training and the commands around it need, tried on this machine, with the command that installs it."""
+"""Trials of what training and the commands around it need, with the command that installs what is missing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -44,11 +45,13 @@ _GAUSSIANS = 2_000_000
 """bytes a pixel of the photos, which stay on the GPU; bytes of a Gaussian with its gradient and both moments of Adam;
 Gaussians of a large splat"""
 _SIDES = (64, 48)  # px, of the pictures that are tried
+_FRAMES = 5
+_COLOUR_TOLERANCE = 10.0  # of 255
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one trial showed."""
+    """Result of a trial."""
 
     what: str
     result: str
@@ -156,7 +159,7 @@ def _packages() -> str:
     absent = [name for name in names if _version(name) is None]
     if absent:
         raise _Failure(f"missing: {', '.join(absent)}", f"{sys.executable} -m pip install {' '.join(absent)}")
-    tops = {}
+    tops: dict[str, list[str]] = {}
     for top, owners in importlib.metadata.packages_distributions().items():
         for owner in owners:
             tops.setdefault(owner.lower().replace("_", "-"), []).append(top)
@@ -221,7 +224,7 @@ def _rasterization() -> str:
     means, quats = torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]])
     intrinsics = torch.tensor([[[50.0, 0.0, width / 2], [0.0, 50.0, height / 2], [0.0, 0.0, 1.0]]])
     gaussian = (means, quats, torch.full((1, 3), 0.2), torch.tensor([0.9]), torch.ones(1, 3))
-    drawers = {"cpu": rasterization}
+    drawers: dict[str, Callable[..., Any]] = {"cpu": rasterization}
     if torch.cuda.is_available():
         from gsplat import rasterization as on_cuda  # its kernels are loaded by now, or the trial before says why not
 
@@ -314,22 +317,35 @@ def _scene(data: Path) -> str:
 
 def _ffmpeg() -> str:
     """Encode a video and read it back, as ns-render does."""
-    import mediapy
     import numpy as np
 
-    width, height = _SIDES
-    frames = np.linspace(0, 255, 5).astype(np.uint8)[:, None, None, None] * np.ones((1, height, width, 3), np.uint8)
     if shutil.which("ffmpeg") is None:
         raise _Failure(f"missing: needed by {NEEDED_BY['ffmpeg']}", INSTALL["ffmpeg"])
+    width, height = _SIDES
+    greys = np.linspace(0, 255, _FRAMES).astype(np.uint8)
+    frames = np.broadcast_to(greys[:, None, None, None], (_FRAMES, height, width, 3))
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            mediapy.write_video(Path(folder, "video.mp4"), frames, fps=5)
-            back = mediapy.read_video(Path(folder, "video.mp4"))
-        except (OSError, RuntimeError) as error:
-            raise _Failure(f"cannot encode H.264: {str(error).splitlines()[0]}", INSTALL["ffmpeg"]) from error
-    if np.abs(np.asarray(back, dtype=float) - frames).mean() > 10:
-        raise _Failure("a video comes back with other colours", INSTALL["ffmpeg"])
-    return f"{len(back)} frames encoded and read back"
+        video = str(Path(folder, "video.mp4"))
+        size = ["-s", f"{width}x{height}", "-r", "5"]
+        _call_ffmpeg([*raw, *size, "-i", "-", "-vcodec", "h264", "-pix_fmt", "yuv420p", video], frames.tobytes())
+        back = np.frombuffer(_call_ffmpeg(["-i", video, *raw, "-"]), np.uint8)
+    if back.size != frames.size or np.abs(back.astype(float) - frames.ravel()).mean() > _COLOUR_TOLERANCE:
+        raise _Failure("a video comes back with other frames", INSTALL["ffmpeg"])
+    return f"{_FRAMES} frames encoded and read back"
+
+
+def _call_ffmpeg(arguments: list[str], pictures: bytes = b"") -> bytes:
+    command = ["ffmpeg", "-loglevel", "error", *arguments]
+    try:
+        return subprocess.run(command, input=pictures, capture_output=True, check=True, timeout=60).stdout
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip().splitlines() or [f"status {error.returncode}"]
+        raise _Failure(
+            f"cannot encode H.264 ({reason[0]}): needed by {NEEDED_BY['ffmpeg']}", INSTALL["ffmpeg"]
+        ) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _Failure(f"cannot be started: {error}", INSTALL["ffmpeg"]) from error
 
 
 def _open3d() -> str:

@@ -42,7 +42,8 @@ def test_training_works_where_only_other_programs_are_broken(tmp_path: Path) -> 
     assert rows["rasterization"] == "one Gaussian on cpu"
     assert "embedded repairs a picture on cpu" in rows["fixer"]
     assert "GiB free" in rows["disk"]
-    assert "cannot encode" in rows["ffmpeg"] and "optional: apt-get install -y ffmpeg" in rows["ffmpeg"]
+    assert "cannot encode H.264 (Unknown encoder libx264)" in rows["ffmpeg"]
+    assert "optional: apt-get install -y ffmpeg" in rows["ffmpeg"]
     assert "missing" in rows["colmap"] and "optional: apt-get install -y colmap" in rows["colmap"]
     assert "photos to train on, up to 40 x 30" in rows["scene"]
 
