@@ -1,35 +1,384 @@
-"""System libraries that pip cannot install, and what to type to get them."""
+"""Trials of what training and the commands around it need, with the command that installs what is missing."""
 
 from __future__ import annotations
 
 import ctypes.util
+import importlib.metadata
+import re
 import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+
+from difix3d_ns.errors import UserError
+
+INSTALL = {
+    "ffmpeg": "apt-get install -y ffmpeg",
+    "libusb": "apt-get install -y libusb-1.0-0 libgl1 libgomp1",
+    "colmap": "apt-get install -y colmap",
+}
+"""commands for Debian and Ubuntu"""
+NEEDED_BY = {
+    "ffmpeg": "ns-render camera-path and interpolate",
+    "libusb": "ns-export and ns-process-data, through open3d",
+    "colmap": "ns-process-data",
+}
+MIN_DISK_GIB = 2.0
+"""checkpoints, pseudo-views and videos of a training of a few dozen photos"""
+
+_GIB = 2**30
+_ALIGNER_BYTES = 1350
+_NETWORK_BYTES = 660
+_VIEWS_AT_ONCE = 4
+"""bytes a pixel that the embedded fixer needs for one view's alignment, and for each view in its networks; views that
+are repaired together (from fake CUDA tensors, not measured on a GPU)"""
+_PHOTO_BYTES = 3
+_GAUSSIAN_BYTES = 59 * 4 * 4
+_GAUSSIANS = 2_000_000
+"""bytes a pixel of the photos, which stay on the GPU; bytes of a Gaussian with its gradient and both moments of Adam;
+Gaussians of a large splat"""
+_SIDES = (64, 48)  # px, of the pictures that are tried
+_FRAMES = 5
+_COLOUR_TOLERANCE = 10.0  # of 255
 
 
-def missing() -> list[tuple[str, str]]:
-    """(what is missing and what needs it, the command that installs it) for every missing part."""
-    found = []
-    if shutil.which("ffmpeg") is None:
-        found.append(("ffmpeg is missing: ns-render camera-path and interpolate need it", "apt-get install -y ffmpeg"))
-    if ctypes.util.find_library("usb-1.0") is None:
-        found.append(
-            (
-                "libusb is missing: ns-export and ns-process-data import open3d, which needs it",
-                "apt-get install -y libusb-1.0-0 libgl1 libgomp1",
-            )
+@dataclass(frozen=True)
+class Finding:
+    """Result of a trial."""
+
+    what: str
+    result: str
+    remedy: str = ""
+    """what to do; empty if all is well"""
+    optional: bool = False
+    """whether training does without it"""
+
+
+class _Failure(Exception):
+    """A trial that failed, with the remedy."""
+
+    def __init__(self, result: str, remedy: str) -> None:
+        super().__init__(result)
+        self.remedy = remedy
+
+
+def missing() -> list[Finding]:
+    """Programs and libraries that are not installed; nothing is tried."""
+    there = {
+        "ffmpeg": shutil.which("ffmpeg"),
+        "libusb": ctypes.util.find_library("usb-1.0"),
+        "colmap": shutil.which("colmap"),
+    }
+    return [
+        Finding(what, f"missing: needed by {NEEDED_BY[what]}", INSTALL[what], optional=True)
+        for what, found in there.items()
+        if found is None
+    ]
+
+
+def try_everything(data: Path | None, output: Path, weights: str) -> Iterator[Finding]:
+    """Yield what each trial showed, one after the other.
+
+    Args:
+        data: a scene to estimate the GPU's memory for; None for none.
+        output: folder that trainings will be written to.
+        weights: of the fixer, as ``difix3d fix`` takes them.
+    """
+    trials: list[tuple[str, Callable[[], str], bool]] = [
+        ("packages", _packages, False),
+        ("device", _device, False),
+        ("CUDA kernels", _kernels, False),
+        ("rasterization", _rasterization, False),
+        ("fixer", lambda: _fixer(weights), False),
+        ("disk", lambda: _disk(output), False),
+        ("ffmpeg", _ffmpeg, True),
+        ("libusb", _open3d, True),
+        ("colmap", _colmap, True),
+    ]
+    if data is not None:
+        trials.append(("scene", lambda: _scene(data), False))
+    for what, trial, optional in trials:
+        try:
+            yield Finding(what, trial())
+        except _Failure as failure:
+            yield Finding(what, str(failure), failure.remedy, optional)
+
+
+def doctor(data: Path | None, output: Path, weights: str) -> bool:
+    """Print a table of what was tried; return whether training has all that it needs.
+
+    Args:
+        data: a scene to estimate the GPU's memory for; None for none.
+        output: folder that trainings will be written to.
+        weights: of the fixer, as ``difix3d fix`` takes them.
+    """
+    console = Console()
+    findings = []
+    with console.status("trying what training needs"):
+        for finding in try_everything(data, output, weights):
+            findings.append(finding)
+    console.print(_table(findings))
+    failed = [finding.what for finding in findings if finding.remedy and not finding.optional]
+    if failed:
+        console.print(f"Training will fail: {', '.join(failed)}. The last column has the remedies.")
+    return not failed
+
+
+def _table(findings: list[Finding]) -> Table:
+    table = Table("tried", "result", "remedy")
+    for finding in findings:
+        colour = "green" if not finding.remedy else "yellow" if finding.optional else "red"
+        prefix = "optional: " if finding.remedy and finding.optional else ""
+        table.add_row(
+            f"[{colour}]{finding.what}[/{colour}]", _literal(finding.result), _literal(prefix + finding.remedy)
         )
+    return table
+
+
+def _literal(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+# ------------------------------------------------------------------ what training needs
+
+
+def _packages() -> str:
+    """Import every package that this one requires, in a process of its own."""
+    try:
+        requirements = importlib.metadata.requires("difix3d-ns") or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise _Failure("difix3d-ns is not installed", "make setup, or pip install path/to/this/folder") from error
+    names = [re.split(r"[^\w.-]", text)[0] for text in requirements if "extra ==" not in text]
+    absent = [name for name in names if _version(name) is None]
+    if absent:
+        raise _Failure(f"missing: {', '.join(absent)}", f"{sys.executable} -m pip install {' '.join(absent)}")
+    tops: dict[str, list[str]] = {}
+    for top, owners in importlib.metadata.packages_distributions().items():
+        for owner in owners:
+            tops.setdefault(owner.lower().replace("_", "-"), []).append(top)
+    for name in names:
+        for top in [t for t in tops.get(name.lower().replace("_", "-"), ()) if t.isidentifier()][:1]:
+            try:
+                __import__(top)
+            except Exception as error:  # of whatever a broken package raises
+                raise _Failure(
+                    f"{name} {_version(name)} cannot be imported: {error}",
+                    f"{sys.executable} -m pip install --force-reinstall {name}=={_version(name)}",
+                ) from error
+    shown = ", ".join(f"{name} {_version(name)}" for name in ("torch", "nerfstudio", "gsplat"))
+    return f"{len(names)} import; {shown}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / _GIB
+        return f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
+    if shutil.which("nvidia-smi") is not None and _runs("nvidia-smi"):
+        raise _Failure(
+            f"an NVIDIA GPU is there, and torch {torch.__version__} cannot use it",
+            "install a torch for your driver: https://pytorch.org/get-started/locally",
+        )
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _kernels() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "not needed on a CPU"
+    from difix3d_ns.ns.cuda_kernels import find_obstacle, find_toolchain, load_kernels
+
+    on_cpu = "ns-train --machine.device-type cpu"
+    if obstacle := find_obstacle(find_toolchain()):
+        raise _Failure(obstacle.cause, obstacle.remedy or on_cpu)
+    try:
+        load_kernels("--machine.device-type cpu")
+    except UserError as error:
+        raise _Failure(str(error), on_cpu) from error
+    return f"loaded, for CUDA {torch.version.cuda}"
+
+
+def _rasterization() -> str:
+    """Draw one Gaussian on the CPU and, if there is one, on the GPU."""
+    import torch
+
+    from difix3d_ns.rasterization import rasterization
+
+    width, height = _SIDES
+    means, quats = torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    intrinsics = torch.tensor([[[50.0, 0.0, width / 2], [0.0, 50.0, height / 2], [0.0, 0.0, 1.0]]])
+    gaussian = (means, quats, torch.full((1, 3), 0.2), torch.tensor([0.9]), torch.ones(1, 3))
+    drawers: dict[str, Callable[..., Any]] = {"cpu": rasterization}
+    if torch.cuda.is_available():
+        from gsplat import rasterization as on_cuda  # its kernels are loaded by now, or the trial before says why not
+
+        drawers["cuda"] = on_cuda
+    for device, draw in drawers.items():
+        inputs = (tensor.to(device) for tensor in (*gaussian, torch.eye(4)[None], intrinsics))
+        try:
+            image, _, _ = draw(*inputs, width, height, packed=False)
+        except Exception as error:
+            raise _Failure(f"{device}: {error}", "pip install --force-reinstall numba gsplat==1.4.0") from error
+        seen = float(image[0, height // 2, width // 2, 0])
+        if not 0.5 < seen < 1.0:
+            raise _Failure(f"{device}: a Gaussian of opacity 0.9 comes out at {seen:.2f}", "please report it")
+    return f"one Gaussian on {' and '.join(drawers)}"
+
+
+def _fixer(weights: str) -> str:
+    """Repair one picture, shown one photo."""
+    import torch
+
+    from difix3d_ns.geometry.pinhole import Pinhole
+    from difix3d_ns.geometry.posed_image import PosedImage
+    from difix3d_ns.priors.base import FixRequest
+    from difix3d_ns.priors.registry import fixer_of, load_fixer
+
+    width, height = _SIDES
+    intrinsics = torch.tensor([[50.0, 0.0, width / 2], [0.0, 50.0, height / 2], [0.0, 0.0, 1.0]])
+    camera = Pinhole(torch.eye(4), intrinsics, width, height)
+    image = torch.rand(height, width, 3, generator=torch.Generator().manual_seed(0))
+    depth, alpha = torch.full((height, width, 1), 2.0), torch.ones(height, width, 1)
+    photo = PosedImage(image, camera, depth, alpha)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        name, path = fixer_of(weights)
+        fixer = load_fixer(name, path, device)
+        (result,) = fixer.fix([FixRequest(image, [photo], camera, depth, alpha)])
+    except Exception as error:  # of a fixer of anyone's
+        raise _Failure(
+            f"{weights}: {error}", "give --weights another file, or reinstall this package: its own weights are inside"
+        ) from error
+    if result.image.shape != image.shape or not bool(result.image.isfinite().all()):
+        raise _Failure(f"{weights}: its picture is not finite or of another size", "give --weights another file")
+    return f"{weights} repairs a picture on {device}"
+
+
+def _disk(output: Path) -> str:
+    there = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free / _GIB
+    if free < MIN_DISK_GIB:
+        raise _Failure(
+            f"{free:.1f} GiB free where {output} goes", "give ns-train --output-dir a folder on a larger disk"
+        )
+    return f"{free:.0f} GiB free where {output} goes"
+
+
+def estimate_memory(photos: int, pixels: int) -> int:
+    """Estimate the bytes of GPU memory of a training; from sizes alone, not measured.
+
+    Args:
+        photos: number of photos.
+        pixels: of the largest one.
+    """
+    repair = _ALIGNER_BYTES + _NETWORK_BYTES * _VIEWS_AT_ONCE
+    return pixels * repair + photos * pixels * _PHOTO_BYTES + _GAUSSIANS * _GAUSSIAN_BYTES
+
+
+def _scene(data: Path) -> str:
+    """Read a scene as training does and compare its pictures with the GPU's memory."""
+    import torch
+    from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+
+    from difix3d_ns.ns.dataparsers.scene_parser import take_over
+
+    parser = NerfstudioDataParserConfig(data=data, load_3D_points=True)
+    try:
+        take_over(parser)
+        cameras = parser.setup().get_dataparser_outputs("train").cameras
+    except Exception as error:  # of whatever is in the folder
+        raise _Failure(f"{data}: {error}", "give --data a folder that ns-train takes: docs/captures.md") from error
+    width, height = int(cameras.width.max()), int(cameras.height.max())
+    need = estimate_memory(len(cameras), width * height)
+    text = f"{len(cameras)} photos to train on, up to {width} x {height}: about {need / _GIB:.1f} GiB of a GPU"
+    if torch.cuda.is_available() and need > torch.cuda.get_device_properties(0).total_memory:
+        raise _Failure(f"{text}, more than it has", "ns-train --pipeline.datamanager.camera-res-scale-factor 0.5")
+    return text
+
+
+# ------------------------------------------------------------------ what training does without
+
+
+def _ffmpeg() -> str:
+    """Encode a video and read it back, as ns-render does."""
+    import numpy as np
+
+    if shutil.which("ffmpeg") is None:
+        raise _Failure(f"missing: needed by {NEEDED_BY['ffmpeg']}", INSTALL["ffmpeg"])
+    width, height = _SIDES
+    greys = np.linspace(0, 255, _FRAMES).astype(np.uint8)
+    frames = np.broadcast_to(greys[:, None, None, None], (_FRAMES, height, width, 3))
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24"]
+    with tempfile.TemporaryDirectory() as folder:
+        video = str(Path(folder, "video.mp4"))
+        size = ["-s", f"{width}x{height}", "-r", "5"]
+        _call_ffmpeg([*raw, *size, "-i", "-", "-vcodec", "h264", "-pix_fmt", "yuv420p", video], frames.tobytes())
+        back = np.frombuffer(_call_ffmpeg(["-i", video, *raw, "-"]), np.uint8)
+    if back.size != frames.size or np.abs(back.astype(float) - frames.ravel()).mean() > _COLOUR_TOLERANCE:
+        raise _Failure("a video comes back with other frames", INSTALL["ffmpeg"])
+    return f"{_FRAMES} frames encoded and read back"
+
+
+def _call_ffmpeg(arguments: list[str], pictures: bytes = b"") -> bytes:
+    command = ["ffmpeg", "-loglevel", "error", *arguments]
+    try:
+        return subprocess.run(command, input=pictures, capture_output=True, check=True, timeout=60).stdout
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip().splitlines() or [f"status {error.returncode}"]
+        raise _Failure(
+            f"cannot encode H.264 ({reason[0]}): needed by {NEEDED_BY['ffmpeg']}", INSTALL["ffmpeg"]
+        ) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _Failure(f"cannot be started: {error}", INSTALL["ffmpeg"]) from error
+
+
+def _open3d() -> str:
+    found = subprocess.run([sys.executable, "-c", "import open3d"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        reason = (found.stderr.strip().splitlines() or ["it ends without a word"])[-1]
+        raise _Failure(f"open3d cannot be imported ({reason}): needed by {NEEDED_BY['libusb']}", INSTALL["libusb"])
+    return f"open3d {_version('open3d')} imports"
+
+
+def _colmap() -> str:
     if shutil.which("colmap") is None:
-        found.append(("colmap is missing: ns-process-data needs it to pose photos", "apt-get install -y colmap"))
-    return found
+        raise _Failure(f"missing: needed by {NEEDED_BY['colmap']}", INSTALL["colmap"])
+    if not _runs("colmap", "help"):
+        raise _Failure("colmap help fails", INSTALL["colmap"])
+    return "runs"
+
+
+def _runs(*command: str) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def main() -> None:
-    """Print what is missing; training needs none of it."""
+    """Print which programs are not installed; training needs none of them."""
     console = Console()
-    for what, remedy in missing():
-        console.print(f"[yellow]optional:[/yellow] {what}; on Debian or Ubuntu: [bold]{remedy}[/bold]")
+    for finding in missing():
+        console.print(
+            f"[yellow]optional:[/yellow] {finding.what} is {finding.result}; on Debian or Ubuntu: "
+            f"[bold]{finding.remedy}[/bold]"
+        )
 
 
 if __name__ == "__main__":

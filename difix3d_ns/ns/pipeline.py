@@ -25,6 +25,7 @@ from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
+from difix3d_ns.ns.cuda_kernels import load_kernels
 from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 from difix3d_ns.ns.earlier_versions import earlier_version
 from difix3d_ns.ns.environment import apply_environment, ignored_in_training
@@ -112,6 +113,8 @@ class GuidedPipeline(VanillaPipeline):
         if not trains:
             if hasattr(config.floaters, "clearance"):  # min_depth by its former name: the near plane would be lost
                 raise earlier_version()
+            if torch.device(device).type == "cuda":
+                load_kernels("CUDA_VISIBLE_DEVICES= before the command")
             if config.enhancer.from_environment:
                 apply_environment(config.enhancer)
         elif ignored_in_training():  # a training follows its flags alone

@@ -27,6 +27,7 @@ from difix3d_ns.io.config_fields import fill_unset
 from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.config_paths import make_absolute
+from difix3d_ns.ns.cuda_kernels import load_kernels
 from difix3d_ns.ns.log_tracker import LogTracker
 from difix3d_ns.ns.patches.eval_setup import find_trainings_again
 from difix3d_ns.ns.patches.event_writers import survive_a_full_disk
@@ -124,13 +125,31 @@ class GuidedTrainerConfig(TrainerConfig):
         """Raise a UserError that names the flag if a setting cannot work on this machine."""
         device = self.machine.device_type
         if device not in ("cpu", "cuda"):
-            raise UserError(f"--machine.device-type {device}: Gaussians are rasterized on cpu or cuda only")
+            raise UserError(
+                f"--machine.device-type {device}: Gaussians are rasterized on cpu or cuda only; on a Mac give "
+                "--machine.device-type cpu, or leave the flag out"
+            )
         if device == "cuda" and not torch.cuda.is_available():
             raise UserError(
                 "--machine.device-type cuda: no CUDA device is usable here; leave the flag out to use the CPU"
             )
+        self._check_one_device()
         if self.max_num_iterations is not None and self.max_num_iterations < 1:
             raise UserError(f"--max-num-iterations {self.max_num_iterations}: at least 1 is needed")
+
+    def _check_one_device(self) -> None:
+        """Raise a UserError if several devices are requested.
+
+        Densification replaces the parameters that nerfstudio's copies on each device would average, and each copy
+        would write the same pseudo-views.
+        """
+        for name in ("num_devices", "num_machines"):
+            if (count := getattr(self.machine, name)) != 1:
+                raise UserError(
+                    f"--machine.{name.replace('_', '-')} {count}: a splat is trained on one GPU; leave the flag out. "
+                    "Train several at once, each on a GPU of its own: CUDA_VISIBLE_DEVICES=0 ns-train ..., "
+                    "CUDA_VISIBLE_DEVICES=1 ns-train ...; many scenes: difix3d bench --executor ray"
+                )
 
     def run(self, first_step: int = 0) -> Run:
         """The training these settings describe, before anything is unset of them.
@@ -146,8 +165,10 @@ class GuidedTrainerConfig(TrainerConfig):
         """Make paths absolute and see that config.yml can be written, without writing it.
 
         nerfstudio calls it before anything is set up. A training that is refused then must not leave what looks like a
-        training, nor replace the config.yml of an earlier one: ``write`` comes once it is set up.
+        training, nor replace the config.yml of an earlier one: ``write`` comes once it is set up. A process for each
+        device would start before a trainer can check anything.
         """
+        self._check_one_device()
         make_absolute(self)
         base = self.get_base_dir()
         there = next(folder for folder in (base, *base.parents) if folder.exists())
@@ -191,6 +212,8 @@ class GuidedTrainer(Trainer):
         foreign = self._loaded is not None and not self._ours
         first_step = state["step"] + 1 if foreign else self._ours.get("first_step", 0)
         presets.check(config)
+        if config.machine.device_type == "cuda":
+            load_kernels("--machine.device-type cpu")
         presets.adopt(config, self._ours.get("kept", {}))
         self._run = config.run(first_step)
         messages = presets.fit(config, self._run)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nerfstudio.scripts.train import main as ns_train
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
@@ -46,6 +47,9 @@ def _set(path: str, value: Any) -> Change:
 
 MISTAKES: dict[str, tuple[Change, list[str]]] = {
     "CUDA without CUDA": (_set("machine.device_type", "cuda"), ["--machine.device-type cuda", "leave the flag out"]),
+    "Apple's GPU": (_set("machine.device_type", "mps"), ["--machine.device-type mps", "--machine.device-type cpu"]),
+    "two GPUs": (_set("machine.num_devices", 2), ["--machine.num-devices 2", "CUDA_VISIBLE_DEVICES=1"]),
+    "two machines": (_set("machine.num_machines", 2), ["--machine.num-machines 2", "difix3d bench --executor ray"]),
     "no steps": (_set("max_num_iterations", 0), ["--max-num-iterations 0"]),
     "no such checkpoint": (_set("load_checkpoint", Path("/nowhere.ckpt")), ["/nowhere.ckpt does not exist"]),
     "no such folder of checkpoints": (_set("load_dir", Path("/nowhere")), ["--load-dir /nowhere", "nerfstudio_models"]),
@@ -69,6 +73,15 @@ def test_mistakes_end_with_one_line(
         GuidedTrainer(config).setup()
     for word in words:
         assert word in str(told.value)
+
+
+def test_no_process_is_started_for_a_second_gpu(scene: Path, tmp_path: Path) -> None:
+    config = short_config(scene, steps=1, rounds=0)
+    config.machine.num_devices = 2
+    config.output_dir = tmp_path / "outputs"
+    with pytest.raises(UserError, match=r"--machine\.num-devices 2"):  # not ProcessRaisedException
+        ns_train(config)
+    assert not config.output_dir.exists()
 
 
 @pytest.mark.slow
