@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.enhance.temporal import Frame, TemporalFilter
+from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.io.device_memory import return_unused_memory
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.protocols import References, Render, Renderer
@@ -52,11 +54,24 @@ class Enhancer:
             caller: whose frames follow each other, see ``TemporalFilter.previous``; None: a picture of its own.
 
         Raises:
-            UserError: the fixer is unusable.
+            UserError: the fixer is unusable, or memory does not suffice: a plain render must not pass for an enhanced
+                one, in a video or in metrics.
         """
         settings = self.settings
         if settings.strength == 0 or image.numel() == 0:
             return image
+        try:
+            return self._enhanced(settings, camera, image, caller)
+        except torch.cuda.OutOfMemoryError:
+            pass
+        return_unused_memory()  # outside of that clause the failed attempt's tensors are gone
+        raise UserError(
+            f"memory does not suffice to enhance a picture of {image.shape[1]}x{image.shape[0]}; make it smaller "
+            "(--downscale-factor 2 of ns-render, the resolution in the viewer), or use the plain render "
+            "(ns-render --rendered-output-names rgb)"
+        )
+
+    def _enhanced(self, settings: EnhancerSettings, camera: Pinhole, image: Tensor, caller: Any) -> Tensor:
         with self._lock:
             depth, alpha = self._renderer.median_depth(camera)
             version = (settings, self._renderer.step)

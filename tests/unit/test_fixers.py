@@ -12,13 +12,19 @@ from unittest import mock
 import pytest
 import torch
 
+from difix3d_ns.enhance.enhancer import Enhancer, EnhancerSettings
+from difix3d_ns.errors import UserError
+from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.priors import embedded
 from difix3d_ns.priors.alignment.aligner import Aligner
 from difix3d_ns.priors.base import FixRequest, FixResult
 from difix3d_ns.priors.embedded import load as load_embedded
+from difix3d_ns.priors.fixer_config import FixerConfig
+from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.priors.published.lora import merge_lora
 from difix3d_ns.priors.registry import available_fixers, load_fixer
 from tests.pretended_cuda import out_of_memory
+from tests.stand_ins import FlatRenderer, NoReferences
 from tests.unit.known_scenes import camera_at, photograph
 from tests.unit.official_difix import Official
 from tests.unit.tiny_fixers import CHAIN, write_embedded
@@ -205,3 +211,28 @@ def test_pictures_run_together_as_free_memory_allows(embedded_weights: str, monk
         monkeypatch.setattr(embedded, "free_memory", lambda device, free=free: free)
         fixer.fix(requests)
     assert batches == [4, 3, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("owner", "name"), [(FlatRenderer, "median_depth"), (IdentityFixer, "fix")])
+def test_an_enhanced_picture_without_memory(owner: type, name: str) -> None:
+    """The command ends in a sentence, a viewer shows the plain render; the next picture is enhanced again."""
+    enhancer = Enhancer(EnhancerSettings(FixerConfig("none"), 1.0), FlatRenderer(), NoReferences())
+    camera = camera_at(0.0, width=40, height=30)
+    image = torch.rand(30, 40, 3)
+    with out_of_memory(owner, name, 1):
+        with pytest.raises(UserError, match=r"enhance a picture of 40x30; .*--downscale-factor 2 of ns-render"):
+            enhancer.enhance(camera, image)
+        assert torch.equal(enhancer.enhance(camera, image), image)
+
+
+def test_a_viewer_says_once_that_memory_does_not_suffice(capsys: pytest.CaptureFixture[str]) -> None:
+    enhancer = Enhancer(EnhancerSettings(FixerConfig("none"), 1.0), FlatRenderer(), NoReferences())
+    live = LiveEnhancer(enhancer.enhance)
+    live.always = True
+    image = torch.rand(30, 40, 3)
+    with out_of_memory(IdentityFixer, "fix", 1, 2):
+        for place in (0.0, 0.1):
+            shown = live.picture(mock.Mock(), camera_at(place, width=40, height=30), image)
+            assert torch.equal(shown, image)
+            live.settings_changed()
+    assert capsys.readouterr().out.count("showing the plain render") == 1

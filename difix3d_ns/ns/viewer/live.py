@@ -73,6 +73,7 @@ class LiveEnhancer:
         self._worker: threading.Thread | None = None
         self._version = 0
         self._failed_always = -1
+        self._message = ""  # of the latest failure
 
     def settings_changed(self) -> None:
         """Stop showing what was enhanced before."""
@@ -156,7 +157,9 @@ class LiveEnhancer:
             if enhanced.is_cuda:
                 torch.cuda.synchronize()
         except Exception as error:  # the render thread must survive whatever a fixer does
-            CONSOLE.log(f"[yellow]The enhancer failed, showing the plain render: {error}")
+            if str(error) != self._message:  # once, not for every view
+                CONSOLE.log(f"[yellow]The enhancer failed, showing the plain render: {error}")
+            self._message = str(error)
             self.on_error(error)
             return None
         self.on_frame(time.perf_counter() - started, enhanced.shape[1], enhanced.shape[0])
