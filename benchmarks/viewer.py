@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--rests", type=int, default=5, help="per turn")
     parser.add_argument("--seconds", type=float, default=2.0, help="of moving after each rest")
     options = parser.parse_args()
-    command = [str(Path(sys.executable).parent / "ns-viewer"), "--load-config", str(options.config)]
+    command = [sys.executable, "-m", "nerfstudio.scripts.viewer.run_viewer", "--load-config", str(options.config)]
     environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
     with subprocess.Popen(
         [*command, "--viewer.websocket-port", str(options.port)],

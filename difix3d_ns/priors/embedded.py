@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, Aligned, align
 from difix3d_ns.priors.base import DEFAULT_REFERENCES, FixRequest, FixResult, finite
 from difix3d_ns.priors.blend import visible_in_any
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.stages import EmbeddedChain
 
+Whole = TypeVar("Whole", FixRequest, FixResult, PosedImage)
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 
 
@@ -56,6 +60,12 @@ class EmbeddedFixer:
     @torch.no_grad()
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``); requests of one size and number of references run together."""
+        device = next(self.chain.parameters()).device
+        homes = [request.image.device for request in requests]
+        results = self._fix([_moved(request, device) for request in requests])
+        return [_moved(result, home) for result, home in zip(results, homes, strict=True)]
+
+    def _fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         shown = [request.image.isfinite().all(-1, keepdim=True) for request in requests]  # [H, W, 1]
         requests = [finite(request) for request in requests]
         aligned = [self._align(request) for request in requests]
@@ -79,20 +89,28 @@ class EmbeddedFixer:
         return align(self.chain.align, *known, request.references)
 
     def _run(self, requests: list[FixRequest], aligned: list[Aligned]) -> list[Tensor]:
-        """Repaired pictures [3, H, W] float32, each on the device of its request."""
+        """Repaired pictures [3, H, W] float32."""
         images = torch.stack([request.image.permute(2, 0, 1) for request in requests])
         if len(aligned[0].warps) == 0:  # no reference: nothing is changed
             return list(images.float().clamp(0, 1))
         alphas = torch.stack([request.alpha.permute(2, 0, 1) for request in requests if request.alpha is not None])
-        device = next(self.chain.parameters()).device
         out = self.chain(
-            images.to(device, torch.float32),
-            alphas.to(device, torch.float32),
-            torch.stack([found.warps for found in aligned]).to(device, torch.float32),
-            torch.stack([found.visibility for found in aligned]).to(device, torch.float32),
+            images.float(),
+            alphas.float(),
+            torch.stack([found.warps for found in aligned]).float(),
+            torch.stack([found.visibility for found in aligned]).float(),
             diffusion=self.diffusion,
         )
-        return list(out.image.clamp(0, 1).to(images.device))
+        return list(out.image.clamp(0, 1))
+
+
+def _moved(whole: Whole, device: torch.device) -> Whole:
+    """Move all maps of a request, a reference or a result; cameras stay where they are."""
+    values = {entry.name: getattr(whole, entry.name) for entry in fields(whole)}
+    maps: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+    if isinstance(whole, FixRequest):
+        maps["references"] = [_moved(reference, device) for reference in whole.references]
+    return replace(whole, **maps)
 
 
 def load(

@@ -89,7 +89,7 @@ def train(
 def _accelerator(recipe: Recipe, output: Path, device: str | None) -> Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no CUDA device; leave the flag out")
-    AcceleratorState._reset_state()  # of an earlier run in this process: precision may differ
+    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run here: precision and device may differ
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     fast = {"auto": fast_dtype(kind), "float32": torch.float32, "bfloat16": torch.bfloat16}[recipe.precision]
     return Accelerator(

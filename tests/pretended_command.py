@@ -1,0 +1,14 @@
+"""A console script on a pretended CUDA device: python -m tests.pretended_command ns-train ..."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from tests.commands import script
+from tests.pretended_cuda import pretended_cuda
+
+if __name__ == "__main__":
+    sys.argv = [str(script(sys.argv[1])), *sys.argv[2:]]
+    with pretended_cuda():
+        runpy.run_path(sys.argv[0], run_name="__main__")
