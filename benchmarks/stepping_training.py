@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 GAUSSIANS = "gaussians.pt"
 COVERAGE = 30.0  # Gaussians with alpha >= 1/255 at a mean pixel
 PHOTOS = 4
@@ -181,10 +180,9 @@ def _plain() -> Any:
 
 def _serve(scene: Path, output: Path) -> None:
     answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
-    from nerfstudio.scripts import train  # first, as ns-train does; it imports torch
-
     import torch
     from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
+    from nerfstudio.scripts import train  # first, as ns-train does; it imports torch
 
     train._set_random_seed(42)
     config = _plain()
