@@ -182,7 +182,7 @@ def _serve(scene: Path, output: Path) -> None:
     answers, sys.stdout = os.fdopen(os.dup(1), "w"), sys.stderr
     import torch
     from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
-    from nerfstudio.scripts import train  # first, as ns-train does; it imports torch
+    from nerfstudio.scripts import train  # before the method, as in ns-train: torch has loaded its OpenMP by then
 
     train._set_random_seed(42)
     config = _plain()
