@@ -34,16 +34,7 @@ MIN_DISK_GIB = 2.0
 """checkpoints, pseudo-views and videos of a training of a few dozen photos"""
 
 _GIB = 2**30
-_ALIGNER_BYTES = 1350
-_NETWORK_BYTES = 660
-_VIEWS_AT_ONCE = 4
-"""bytes a pixel that the embedded fixer needs for one view's alignment, and for each view in its networks; views that
-are repaired together (from fake CUDA tensors, not measured on a GPU)"""
-_PHOTO_BYTES = 3
-_GAUSSIAN_BYTES = 59 * 4 * 4
-_GAUSSIANS = 2_000_000
-"""bytes a pixel of the photos, which stay on the GPU; bytes of a Gaussian with its gradient and both moments of Adam;
-Gaussians of a large splat"""
+_GAUSSIANS = 2_000_000  # of a large splat
 _SIDES = (64, 48)  # px, of the pictures that are tried
 _FRAMES = 5
 _COLOUR_TOLERANCE = 10.0  # of 255
@@ -202,15 +193,12 @@ def _kernels() -> str:
 
     if not torch.cuda.is_available():
         return "not needed on a CPU"
-    from difix3d_ns.ns.cuda_kernels import find_obstacle, find_toolchain, load_kernels
+    from difix3d_ns.ns.cuda_kernels import load_kernels
 
-    on_cpu = "ns-train --machine.device-type cpu"
-    if obstacle := find_obstacle(find_toolchain()):
-        raise _Failure(obstacle.cause, obstacle.remedy or on_cpu)
     try:
         load_kernels("--machine.device-type cpu")
     except UserError as error:
-        raise _Failure(str(error), on_cpu) from error
+        raise _Failure(str(error), "ns-train --machine.device-type cpu") from error
     return f"loaded, for CUDA {torch.version.cuda}"
 
 
@@ -280,23 +268,13 @@ def _disk(output: Path) -> str:
     return f"{free:.0f} GiB free where {output} goes"
 
 
-def estimate_memory(photos: int, pixels: int) -> int:
-    """Estimate the bytes of GPU memory of a training; from sizes alone, not measured.
-
-    Args:
-        photos: number of photos.
-        pixels: of the largest one.
-    """
-    repair = _ALIGNER_BYTES + _NETWORK_BYTES * _VIEWS_AT_ONCE
-    return pixels * repair + photos * pixels * _PHOTO_BYTES + _GAUSSIANS * _GAUSSIAN_BYTES
-
-
 def _scene(data: Path) -> str:
     """Read a scene as training does and compare its pictures with the GPU's memory."""
     import torch
     from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
     from difix3d_ns.ns.dataparsers.scene_parser import take_over
+    from difix3d_ns.ns.training_memory import memory_needed
 
     parser = NerfstudioDataParserConfig(data=data, load_3D_points=True)
     try:
@@ -305,7 +283,7 @@ def _scene(data: Path) -> str:
     except Exception as error:  # of whatever is in the folder
         raise _Failure(f"{data}: {error}", "give --data a folder that ns-train takes: docs/captures.md") from error
     width, height = int(cameras.width.max()), int(cameras.height.max())
-    need = estimate_memory(len(cameras), width * height)
+    need = memory_needed(width, height, len(cameras), _GAUSSIANS)
     text = f"{len(cameras)} photos to train on, up to {width} x {height}: about {need / _GIB:.1f} GiB of a GPU"
     if torch.cuda.is_available() and need > torch.cuda.get_device_properties(0).total_memory:
         raise _Failure(f"{text}, more than it has", "ns-train --pipeline.datamanager.camera-res-scale-factor 0.5")

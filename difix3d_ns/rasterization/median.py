@@ -103,13 +103,15 @@ def binned_median_depth(
     for camera in range(len(viewmats)):
         # what is culled has undefined values; and each bin's channels are only as many as what is visible
         visible = (radii[camera] > 0).nonzero().squeeze(-1)
-        parts = [part[camera, visible] for part in (radii, means2d, depths, conics, opacities)]
+        size, place, distance, conic, opacity = (
+            part[camera, visible] for part in (radii, means2d, depths, conics, opacities)
+        )
         if len(visible) == 0:
             nothing = means.new_zeros(height, width, 1)
             results.append((nothing, nothing))
             continue
-        composite = _compositor(gsplat, *parts, width=width, height=height)
-        results.append(_median_of_bins(composite, parts[2], bins))
+        composite = _compositor(gsplat, size, place, distance, conic, opacity, width, height)
+        results.append(_median_of_bins(composite, distance, bins))
     depth, alpha = (torch.stack(maps) for maps in zip(*results, strict=True))
     return depth, alpha
 

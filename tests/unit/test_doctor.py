@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from difix3d_ns.apps.doctor import estimate_memory, missing
+from difix3d_ns.apps.doctor import missing
 from tests.commands import run_forked, script
 from tests.unit.tiny_scene import write_scene
 
@@ -68,12 +68,3 @@ def test_programs_are_found_without_being_tried(tmp_path: Path, monkeypatch: pyt
         (tmp_path / name).write_text("")
         (tmp_path / name).chmod(0o755)
     assert {finding.what for finding in missing()} <= {"libusb"}
-
-
-def test_memory_grows_with_pictures_and_photos() -> None:
-    gib = 2**30
-    hd = estimate_memory(60, 1920 * 1080)
-    assert estimate_memory(60, 3840 * 2160) > 3 * hd - 6 * gib
-    assert estimate_memory(300, 1920 * 1080) > hd
-    # 2.6 GiB of the aligner and 5.1 of the networks for four views, by fake tensors
-    assert abs(estimate_memory(0, 1920 * 1080) - estimate_memory(0, 0) - 7.7 * gib) < 0.3 * gib
