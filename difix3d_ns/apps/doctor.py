@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes.util
+import importlib
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +103,8 @@ def try_everything(data: Path | None, output: Path, weights: str) -> Iterator[Fi
             yield Finding(what, trial())
         except _Failure as failure:
             yield Finding(what, str(failure), failure.remedy, optional)
+        except ImportError as error:
+            yield Finding(what, f"not tried: {error}", "first what the packages need, then run this again", optional)
 
 
 def doctor(data: Path | None, output: Path, weights: str) -> bool:
@@ -141,30 +146,61 @@ def _literal(text: str) -> str:
 
 
 def _packages() -> str:
-    """Import every package that this one requires, in a process of its own."""
+    """Import every package that this one requires."""
     try:
-        requirements = importlib.metadata.requires("difix3d-ns") or []
+        names = _requirements()
     except importlib.metadata.PackageNotFoundError as error:
         raise _Failure("difix3d-ns is not installed", "make setup, or pip install path/to/this/folder") from error
-    names = [re.split(r"[^\w.-]", text)[0] for text in requirements if "extra ==" not in text]
+    pip = f"{sys.executable} -m pip install"
     absent = [name for name in names if _version(name) is None]
     if absent:
-        raise _Failure(f"missing: {', '.join(absent)}", f"{sys.executable} -m pip install {' '.join(absent)}")
+        raise _Failure(f"missing: {', '.join(absent)}", f"{pip} {' '.join(absent)}")
+    if broken := _import_errors(names):
+        raise _Failure(
+            "; ".join(f"{name} {_version(name)} cannot be imported: {broken[name]}" for name in broken),
+            f"{pip} --force-reinstall {' '.join(f'{name}=={_version(name)}' for name in broken)}",
+        )
+    shown = ", ".join(f"{name} {_version(name)}" for name in ("torch", "nerfstudio", "gsplat"))
+    return f"{len(names)} import; {shown}"
+
+
+def _import_errors(names: list[str]) -> dict[str, str]:
+    """Return what packages raise that cannot be imported, by name, without those that fail by another of them."""
     tops: dict[str, list[str]] = {}
     for top, owners in importlib.metadata.packages_distributions().items():
         for owner in owners:
-            tops.setdefault(owner.lower().replace("_", "-"), []).append(top)
+            tops.setdefault(_normal(owner), []).append(top)
+    broken: dict[str, tuple[str, Exception]] = {}
     for name in names:
-        for top in [t for t in tops.get(name.lower().replace("_", "-"), ()) if t.isidentifier()][:1]:
+        own = name.replace("-", "_")  # of torch, which brings functorch as well
+        for top in sorted(filter(str.isidentifier, tops.get(name, ())), key=lambda one: one != own)[:1]:
             try:
-                __import__(top)
+                importlib.import_module(top)
             except Exception as error:  # of whatever a broken package raises
-                raise _Failure(
-                    f"{name} {_version(name)} cannot be imported: {error}",
-                    f"{sys.executable} -m pip install --force-reinstall {name}=={_version(name)}",
-                ) from error
-    shown = ", ".join(f"{name} {_version(name)}" for name in ("torch", "nerfstudio", "gsplat"))
-    return f"{len(names)} import; {shown}"
+                broken[name] = (top, error)
+    failing = {top for top, _ in broken.values()}
+    first = {name: str(error) for name, (top, error) in broken.items() if not _passed(error) & failing - {top}}
+    return first or {name: str(error) for name, (_, error) in broken.items()}
+
+
+def _passed(error: BaseException | None) -> set[str]:
+    """Return the packages, as they are imported, whose code an exception came through."""
+    found: set[str] = set()
+    while error is not None:
+        frames = traceback.walk_tb(error.__traceback__)
+        found |= {frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in frames}
+        error = error.__cause__ or error.__context__
+    return found
+
+
+def _requirements() -> list[str]:
+    """Return the packages that this one requires without its extras."""
+    lines = importlib.metadata.requires("difix3d-ns") or []
+    return [_normal(re.split(r"[^\w.-]", line)[0]) for line in lines if "extra ==" not in line]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _version(name: str) -> str | None:
@@ -180,12 +216,15 @@ def _device() -> str:
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / _GIB
         return f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB"
+    threads = f"CPU, {torch.get_num_threads()} threads"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return f"{threads}: CUDA_VISIBLE_DEVICES hides any GPU"
     if shutil.which("nvidia-smi") is not None and _runs("nvidia-smi"):
         raise _Failure(
             f"an NVIDIA GPU is there, and torch {torch.__version__} cannot use it",
             "install a torch for your driver: https://pytorch.org/get-started/locally",
         )
-    return f"CPU, {torch.get_num_threads()} threads"
+    return threads
 
 
 def _kernels() -> str:
@@ -203,9 +242,10 @@ def _kernels() -> str:
 
 
 def _rasterization() -> str:
-    """Draw one Gaussian on the CPU and, if there is one, on the GPU."""
+    """Draw one Gaussian on the CPU and, if there is one with gsplat's kernels, on the GPU."""
     import torch
 
+    from difix3d_ns.ns.cuda_kernels import has_loaded_kernels
     from difix3d_ns.rasterization import rasterization
 
     width, height = _SIDES
@@ -213,8 +253,8 @@ def _rasterization() -> str:
     intrinsics = torch.tensor([[[50.0, 0.0, width / 2], [0.0, 50.0, height / 2], [0.0, 0.0, 1.0]]])
     gaussian = (means, quats, torch.full((1, 3), 0.2), torch.tensor([0.9]), torch.ones(1, 3))
     drawers: dict[str, Callable[..., Any]] = {"cpu": rasterization}
-    if torch.cuda.is_available():
-        from gsplat import rasterization as on_cuda  # its kernels are loaded by now, or the trial before says why not
+    if torch.cuda.is_available() and has_loaded_kernels():  # without them gsplat would begin a failed build again
+        from gsplat import rasterization as on_cuda
 
         drawers["cuda"] = on_cuda
     for device, draw in drawers.items():
@@ -260,6 +300,13 @@ def _fixer(weights: str) -> str:
 
 def _disk(output: Path) -> str:
     there = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise _Failure(
+            f"nothing can be written where {output} goes: {error.strerror}",
+            "give ns-train --output-dir a folder of yours",
+        ) from error
     free = shutil.disk_usage(there).free / _GIB
     if free < MIN_DISK_GIB:
         raise _Failure(

@@ -139,7 +139,7 @@ def load_kernels(cpu: str) -> None:
     Raises:
         UserError: there are none and they cannot be compiled; the message names the cause and the remedy.
     """
-    if getattr(sys.modules.get(_BACKEND), "_C", None) is not None:
+    if has_loaded_kernels():
         return
     tools: tuple[str | None, ...] = ()
     if not _has_compiled_package():
@@ -159,6 +159,11 @@ def load_kernels(cpu: str) -> None:
             f"remove {_EXTENSION} in TORCH_EXTENSIONS_DIR or ~/.cache/torch_extensions)",
         )
         raise _refusal(obstacle, cpu) from error
+
+
+def has_loaded_kernels() -> bool:
+    """Return whether this process has gsplat's kernels."""
+    return getattr(sys.modules.get(_BACKEND), "_C", None) is not None
 
 
 def error_lines(output: str) -> str:

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.machinery import ModuleSpec
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from difix3d_ns.apps.doctor import try_everything
 from difix3d_ns.errors import UserError
 from difix3d_ns.ns.cuda_kernels import Toolchain, error_lines, find_obstacle, find_toolchain, load_kernels
 from difix3d_ns.ns.pipeline import GuidedPipeline
@@ -178,6 +180,23 @@ nvcc -c isect_tiles.cu -o isect_tiles.cuda.o
 isect_tiles.cu(12): error: identifier "cub" is undefined
 ninja: build stopped: subcommand failed.
 """
+
+
+def test_doctor_does_not_begin_a_failed_build_again(backend: _Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend.failure = BUILD
+    with pretended_cuda():
+        monkeypatch.delitem(sys.modules, BACKEND)
+        tried = {finding.what: finding for finding in islice(try_everything(None, Path(), "embedded"), 4)}
+    assert 'identifier "cub" is undefined' in tried["CUDA kernels"].result and tried["CUDA kernels"].remedy
+    assert tried["rasterization"].result == "one Gaussian on cpu" and not tried["rasterization"].remedy
+    assert len(backend.paths) == 1
+
+
+def test_doctor_rasterizes_with_kernels_that_are_there() -> None:
+    with pretended_cuda():
+        tried = {finding.what: finding for finding in islice(try_everything(None, Path(), "embedded"), 4)}
+    assert tried["CUDA kernels"].result.startswith("loaded") and not tried["CUDA kernels"].remedy
+    assert tried["rasterization"].result == "one Gaussian on cpu and cuda"
 
 
 def test_a_failed_build_shows_its_error(backend: _Backend) -> None:
