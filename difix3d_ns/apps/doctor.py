@@ -301,7 +301,8 @@ def _fixer(weights: str) -> str:
 def _disk(output: Path) -> str:
     there = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
     try:
-        tempfile.TemporaryFile(dir=there).close()
+        with tempfile.TemporaryFile(dir=there):
+            pass
     except OSError as error:
         raise _Failure(
             f"nothing can be written where {output} goes: {error.strerror}",

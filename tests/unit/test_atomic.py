@@ -16,14 +16,15 @@ PACKAGE = Path(difix3d_ns.__file__).parent
 
 
 def _renamings(tree: ast.Module) -> list[ast.Call]:
-    """``os.replace(a, b)``, ``path.rename(b)``, ``shutil.move(a, b)`` and the makers of temporary files."""
+    """``os.replace(a, b)``, ``path.rename(b)``, ``shutil.move(a, b)`` and the makers of temporary files that stay."""
     found = []
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         name = ast.unparse(call.func)
         of_path = name.endswith((".rename", ".replace")) and len(call.args) == 1 and not call.keywords
         if of_path and not name.endswith("queue.replace"):
             found.append(call)
-        if name in ("os.replace", "os.rename", "shutil.move") or name.startswith(("tempfile.", "os.fsync")):
+        leaves = name.startswith("tempfile.") and name not in ("tempfile.TemporaryFile", "tempfile.TemporaryDirectory")
+        if leaves or name in ("os.replace", "os.rename", "shutil.move", "os.fsync"):
             found.append(call)
     return found
 
@@ -39,7 +40,10 @@ def test_another_writer_is_noticed(call: str):
     assert _renamings(ast.parse(call))
 
 
-@pytest.mark.parametrize("call", ["text.replace(a, b)", "dataclasses.replace(a, b=c)", "self.queue.replace(tasks)"])
+@pytest.mark.parametrize(
+    "call",
+    ["tempfile.TemporaryFile()", "text.replace(a, b)", "dataclasses.replace(a, b=c)", "self.queue.replace(tasks)"],
+)
 def test_other_replacements_are_not_meant(call: str):
     assert not _renamings(ast.parse(call))
 

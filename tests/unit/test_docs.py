@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 import types
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -37,7 +38,7 @@ NERFSTUDIO = {
     "ns-render interpolate": "nerfstudio.scripts.render:RenderInterpolated",
     "ns-viewer": "nerfstudio.scripts.viewer.run_viewer:RunViewer",
 }
-ELSEWHERE = {"accelerate", "apt-get", "source", "python", ".venv/bin/python", ".venv/bin/pre-commit"}
+ELSEWHERE = {"accelerate", "apt-get", "bash", "source", "python", ".venv/bin/python", ".venv/bin/pre-commit"}
 """Programs whose flags are not checked here."""
 NOT_OURS = {"--constraint", "--help"}
 """Flags of pip and of every command."""
@@ -96,13 +97,15 @@ def _options(command: str) -> frozenset[str]:
 
 
 def _check(words: list[str]) -> None:
-    program, line = words[0], " ".join(words)
+    line = " ".join(words)
+    words = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))  # variables before the command
+    program = words[0]
     if program == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
         assert words[1] in targets, line
         return
     if program in ELSEWHERE:
-        assert not words[1].endswith(".py") or (ROOT / words[1]).is_file(), line
+        assert not words[1].endswith((".py", ".sh")) or (ROOT / words[1]).is_file(), line
         return
     command = program if program in NERFSTUDIO else " ".join(words[:2])
     if program == "difix3d":
@@ -141,6 +144,7 @@ def test_commands_are_found() -> None:
         "ns-train splatfacto",
         "ns-render dataset --names rgb",
         "python benchmarks/missing.py",
+        "OUT=results bash tests/missing.sh",
         "rm -rf outputs",
     ],
 )
