@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.stereo import stereo_depths
 from difix3d_ns.rasterization import median_depth
+from tests.gpu.run.gpu_smoke import splats
 from tests.pretended_cuda import KINDS, counting, pretended_cuda
 from tests.unit.known_scenes import camera_at, photograph
 
@@ -35,25 +35,12 @@ def stereo() -> Callable[[], object]:
         )
         for photo, at in found
     ]
-    assert all(isinstance(view, PosedImage) for view in views)
     return lambda: stereo_depths(views, points)
 
 
 def median() -> Callable[[], object]:
     """Median depth of one view of a splat that fills it."""
-    generator = torch.Generator().manual_seed(0)
-    z = 2 + 4 * torch.rand(GAUSSIANS, generator=generator)
-    across = (torch.rand(GAUSSIANS, 2, generator=generator) * 1.6 - 0.8) * z[:, None]
-    intrinsics = torch.tensor([[0.8 * SIZE[0], 0, SIZE[0] / 2], [0, 0.8 * SIZE[0], SIZE[1] / 2], [0, 0, 1]])
-    splat = [
-        torch.cat([across, z[:, None]], -1),
-        torch.randn(GAUSSIANS, 4, generator=generator),
-        torch.full((GAUSSIANS, 3), 0.15),
-        torch.full((GAUSSIANS,), 0.7),
-        torch.eye(4)[None],
-        intrinsics[None],
-    ]
-    there = [part.cuda() for part in splat]
+    there = [part.cuda() for part in splats(GAUSSIANS, *SIZE)]
     return lambda: median_depth(*there, *SIZE)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from difix3d_ns.errors import UserError
@@ -132,14 +133,8 @@ def _table(findings: list[Finding]) -> Table:
     for finding in findings:
         colour = "green" if not finding.remedy else "yellow" if finding.optional else "red"
         prefix = "optional: " if finding.remedy and finding.optional else ""
-        table.add_row(
-            f"[{colour}]{finding.what}[/{colour}]", _literal(finding.result), _literal(prefix + finding.remedy)
-        )
+        table.add_row(f"[{colour}]{finding.what}[/{colour}]", escape(finding.result), escape(prefix + finding.remedy))
     return table
-
-
-def _literal(text: str) -> str:
-    return text.replace("[", "\\[")
 
 
 # ------------------------------------------------------------------ what training needs
