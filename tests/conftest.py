@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
@@ -15,6 +16,7 @@ import torch
 from tests import commands
 
 Made = TypeVar("Made")
+CUDA_BACKEND = "gsplat.cuda._backend"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -24,6 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def no_cuda_backend_remains() -> Iterator[None]:
+    """A test that pretends to have CUDA kernels must not leave them to those after it."""
+    yield
+    assert torch.cuda.is_available() or CUDA_BACKEND not in sys.modules
 
 
 @pytest.fixture(scope="session")
