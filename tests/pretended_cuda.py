@@ -477,7 +477,7 @@ def pretended_cuda(**properties: Any) -> Iterator[PretendedCuda]:
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # C++ cannot swap what is in a parameter
     try:
         with ExitStack() as stack:
-            stack.enter_context(mock.patch.dict(sys.modules, pretended_gsplat.backend()))
+            stack.enter_context(pretended_gsplat.compiled())
             for owner, name, function in replaced:
                 stack.enter_context(mock.patch.object(owner, name, function))
             stack.enter_context(torch.compiler.set_stance("force_eager"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -130,8 +133,11 @@ def replacements() -> Iterator[tuple[ModuleType, str, Callable[..., Any]]]:
     yield importlib.import_module("difix3d_ns.ns.patches.splatfacto_cpu"), "_cuda_rasterization", rasterization
 
 
-def backend() -> dict[str, ModuleType]:
-    """Module that has the compiled kernels: importing the real one would compile them."""
+@contextmanager
+def compiled() -> Iterator[None]:
+    """Have a module of compiled kernels inside: importing the real one would compile them."""
     module = ModuleType(BACKEND)
     module._C = object()  # type: ignore[attr-defined]
-    return {BACKEND: module}
+    with pytest.MonkeyPatch.context() as patch:  # mock.patch.dict would also forget what is imported meanwhile
+        patch.setitem(sys.modules, BACKEND, module)
+        yield
