@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -225,15 +225,44 @@ _NO_KERNEL = {
 }
 
 
+@functools.cache
+def _name_of(func: Any) -> str:
+    """An operation's name without namespace and overload; reading a schema is slow."""
+    return func._schema.name.rpartition("::")[2]
+
+
+@functools.cache
+def _mutates(func: Any) -> bool:
+    return func._schema.is_mutable
+
+
+def _flat(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield operands of an operation, of which some are lists of them, and none of those has lists again."""
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from value
+        else:
+            yield value
+
+
+def _each(change: Callable[[Any], Any], value: Any) -> Any:
+    """What an operation takes or returns, each tensor changed."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([change(part) for part in value])
+    return change(value)
+
+
+def _values(value: Any) -> Any:
+    return value.there if isinstance(value, PretendedTensor) else value
+
+
 class _Call:
     """One operation in which the device has a part, or none: then it is left alone."""
 
     def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.func, self.args, self.kwargs = func, args, kwargs
-        self.flat = tree_flatten((args, kwargs))[0]
-        tensors = [value for value in self.flat if isinstance(value, Tensor)]
-        self.ours = [value for value in tensors if isinstance(value, PretendedTensor)]
-        self.hosts = [value for value in tensors if not isinstance(value, PretendedTensor)]
+        self.flat = [*_flat(args), *_flat(kwargs.values())]
+        self.ours = [value for value in self.flat if isinstance(value, PretendedTensor)]
         self.device = kwargs.get("device")
 
     def run(self) -> Any:
@@ -252,9 +281,10 @@ class _Call:
             raise RuntimeError(
                 f"Expected a 'cuda' device type for generator but found '{generator.device.type}' ({self.func})"
             )
-        if not self.ours or not self.hosts or self.func in _ANY_DEVICE:
+        hosts = [value for value in self.flat if isinstance(value, Tensor) and not isinstance(value, PretendedTensor)]
+        if not self.ours or not hosts or self.func in _ANY_DEVICE:
             return
-        wrong = [value for value in self.hosts if value.dim() or self._name in _NO_SCALARS]
+        wrong = [value for value in hosts if value.dim() or _name_of(self.func) in _NO_SCALARS]
         if self.func in _INDEXED:
             indices = [value for value in self.args[1] if value is not None]
             wrong = [value for value in wrong if all(value is not index for index in indices)]
@@ -262,25 +292,21 @@ class _Call:
                 raise RuntimeError(
                     f"indices should be either on cpu or on the same device as the indexed ({self.func})"
                 )
-        elif self.func._schema.is_mutable and any(self.args[0] is value for value in self.hosts):
+        elif _mutates(self.func) and any(self.args[0] is value for value in hosts):
             wrong.append(self.args[0])
         if wrong:
-            shapes = [tuple(value.shape) for value in (*self.ours, *self.hosts)]
+            shapes = [tuple(value.shape) for value in (*self.ours, *hosts)]
             raise RuntimeError(
                 "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu! "
                 f"({self.func}, shapes {shapes})"
             )
-
-    @property
-    def _name(self) -> str:
-        return self.func._schema.name.rpartition("::")[2]
 
     # ---------------------------------------------------------------- what it costs
 
     def _count(self) -> None:
         if self.func in _COPIES:
             self._count_copy()
-        elif not self.func.is_view and self._name not in _NO_KERNEL:
+        elif not self.func.is_view and _name_of(self.func) not in _NO_KERNEL:
             _note("kernels")
         if self.func in _WAITING:
             _note("waits")
@@ -317,14 +343,15 @@ class _Call:
     # ---------------------------------------------------------------- what it does
 
     def _execute(self) -> Any:
-        args, kwargs = tree_map(lambda x: x.there if isinstance(x, PretendedTensor) else x, (self.args, self.kwargs))
+        args = [_each(_values, value) for value in self.args]
+        kwargs = {name: _each(_values, value) for name, value in self.kwargs.items()}
         if self.device is not None:
             kwargs["device"] = torch.device("cpu")
         kwargs.pop("pin_memory", None)
         result = self.func(*args, **kwargs)
         if self.func is aten.copy_.default:
             return self.args[0]
-        mutable = self.func._schema.is_mutable
+        mutable = _mutates(self.func)
         known = {id(value.there): value for value in self.ours} if mutable else {}
         if mutable and self.ours:
             self._follow_shape(self.ours[0])
@@ -332,9 +359,9 @@ class _Call:
         def placed(value: Any) -> Any:
             if not isinstance(value, Tensor) or isinstance(value, PretendedTensor) or _is_host(self.device):
                 return value
-            return known.get(id(value)) if id(value) in known else PretendedTensor(value)
+            return known[id(value)] if id(value) in known else PretendedTensor(value)
 
-        return tree_map(placed, result)
+        return _each(placed, result)
 
     def _follow_shape(self, changed: PretendedTensor) -> None:
         """Give the tensor the shape that an operation in place has given to its values."""
@@ -346,6 +373,10 @@ class _Call:
 
 class _Operations(TorchDispatchMode):
     """Catches operations without a tensor of the device: those that create one."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled under the pretence, and shielding each call from it is slow
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _Call(func, tuple(args), dict(kwargs or {})).run()
