@@ -4,14 +4,15 @@ Values are real, so all control flow runs. Rules kept: operands of one device (b
 generators of the device, no ``.numpy()``, only host memory is pinned, and gsplat's kernels take float32 on the device.
 Kernels, copies and waits are counted by the line of the package that caused them.
 
-Not seen: kernels that lack a dtype, rounding, streams, real memory, real time, several GPUs, other threads. A process
-that pretends should end with it: libraries remember that CUDA is there (accelerate does).
+Not seen: kernels that lack a dtype, rounding, streams, real memory, real time, several GPUs, threads that were started
+before. A process that pretends should end with it: libraries remember that CUDA is there (accelerate does).
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -490,7 +491,7 @@ class PretendedCuda:
 
 @contextmanager
 def pretended_cuda(**properties: Any) -> Iterator[PretendedCuda]:
-    """Pretend a CUDA device inside, in this thread.
+    """Pretend a CUDA device inside, in this thread and in those that are started meanwhile.
 
     Args:
         properties: of ``PretendedCuda``.
@@ -500,6 +501,7 @@ def pretended_cuda(**properties: Any) -> Iterator[PretendedCuda]:
     replaced += [
         (torch.optim.Optimizer, "_accelerator_graph_capture_health_check", lambda *args: None),
         (torch.accelerator, "current_accelerator", lambda *args, **kwargs: torch.device("cuda")),
+        (threading.Thread, "start", _pretending(threading.Thread.start)),
     ]
     replaced += [
         (owner, name, _kernels_of_gsplat(function)) for owner, name, function in pretended_gsplat.replacements()
@@ -518,6 +520,23 @@ def pretended_cuda(**properties: Any) -> Iterator[PretendedCuda]:
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
         _pinned.clear()
+
+
+def _pretending(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    """What starts a thread, for one that pretends as well: torch's modes are of a thread."""
+
+    @functools.wraps(start)
+    def begin(thread: threading.Thread) -> None:
+        run = thread.run
+
+        def pretend() -> None:
+            with _Operations(), _Names():
+                run()
+
+        thread.run = pretend  # type: ignore[method-assign]
+        start(thread)
+
+    return begin
 
 
 def _kernels_of_gsplat(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,9 +7,12 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
+from plyfile import PlyData
 
 import difix3d_ns.methods.difix3d  # noqa: F401  (registers what a checkpoint may hold)
 from difix3d_ns.io import checkpoints
@@ -23,7 +26,7 @@ TRAINING = (
     *("--vis", "tensorboard", "--max-num-iterations", STEPS, "--steps-per-save", SAVED),
     *("--save-only-latest-checkpoint", False, "--machine.device-type", "cuda"),
     *("--pipeline.guidance.rounds", 1, "--pipeline.guidance.targets.count", 2, "--pipeline.guidance.depth-weight", 0.1),
-    *("--pipeline.initial-points.stereo", 0, "--pipeline.model.max-gs-num", 3000, "--pipeline.model.exposure", True),
+    *("--pipeline.initial-points.stereo", 200, "--pipeline.model.max-gs-num", 5000, "--pipeline.model.exposure", True),
     *("--experiment-name", "scene", "--timestamp", "run"),
 )
 
@@ -43,10 +46,10 @@ def run(name: str, *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a training with a round of the embedded prior, exposures and depth."""
+    """Folder of a training with stereo, a round of the embedded prior, exposures and depth."""
     output = tmp_path_factory.mktemp("pretended")
     said = run("ns-train", "difix3d-splatfacto", "--data", tiny_scene, "--output-dir", output, *TRAINING)
-    assert "Round 1/1 done" in said
+    assert "Round 1/1 done" in said and "200 initial points added to 2000 by stereo" in said
     return output / "scene" / "difix3d-splatfacto" / "run"
 
 
@@ -58,6 +61,34 @@ def test_a_training_with_a_round_and_its_evaluation(trained: Path, tmp_path: Pat
     run("ns-eval", "--load-config", trained / "config.yml", "--output-path", tmp_path / "eval.json")
     results = json.loads((tmp_path / "eval.json").read_text())["results"]
     assert results["psnr"] > 12 and results["enhanced_psnr"] > 12
+
+
+def test_rendering_with_the_enhancer(trained: Path, tmp_path: Path) -> None:
+    names = ("--rendered-output-names", "rgb", "enhanced", "--image-format", "png")
+    flags = ("--load-config", trained / "config.yml", "--output-path", tmp_path, "--split", "test")
+    run("ns-render", "dataset", *flags, *names)
+    plain, enhanced = (sorted((tmp_path / "test" / name).glob("*.png")) for name in ("rgb", "enhanced"))
+    assert len(plain) == len(enhanced) == 3
+    for pair in zip(plain, enhanced, strict=True):
+        one, other = (np.asarray(Image.open(path), float) for path in pair)
+        assert one.std() > 10 and 0.3 < np.abs(one - other).mean() < np.abs(one - other[:, ::-1]).mean()
+
+
+def test_exporting(trained: Path, tmp_path: Path) -> None:
+    run("ns-export", "gaussian-splat", "--load-config", trained / "config.yml", "--output-dir", tmp_path)
+    state = checkpoints.load(trained / "nerfstudio_models" / f"step-{STEPS - 1:09d}.ckpt")
+    vertices = PlyData.read(str(tmp_path / "splat.ply"))["vertex"]
+    opacities = state["pipeline"]["_model.gauss_params.opacities"]
+    assert sorted(vertices["opacity"].tolist()) == sorted(opacities.squeeze(-1).tolist())
+
+
+def test_a_training_by_mcmc(tiny_scene: Path, tmp_path: Path) -> None:
+    train = ("difix3d-splatfacto", "--data", tiny_scene, "--output-dir", tmp_path, *TRAINING)
+    others = ("--pipeline.guidance.rounds", 0, "--pipeline.initial-points.stereo", 0, "--max-num-iterations", SAVED)
+    run("ns-train", *train, *others, "--pipeline.model.strategy", "mcmc", "--pipeline.model.refine-every", 5)
+    models = tmp_path / "scene" / "difix3d-splatfacto" / "run" / "nerfstudio_models"
+    means = checkpoints.load(models / f"step-{SAVED - 1:09d}.ckpt")["pipeline"]["_model.gauss_params.means"]
+    assert len(means) > 2000 and means.isfinite().all()  # of the scene's points
 
 
 def test_a_training_that_goes_on(trained: Path, tiny_scene: Path, tmp_path: Path) -> None:

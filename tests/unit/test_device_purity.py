@@ -1,13 +1,16 @@
-"""What runs on a GPU keeps to it: each part on a pretended device, against the same on the CPU.
+"""What runs on a GPU keeps to it: each part on a CUDA device, pretended where there is none, against it on the CPU.
 
-Random draws are the same on both, and so is the arithmetic; what differs are the ways that the code takes by device.
+On a pretended device random draws are the CPU's, and so is the arithmetic; what differs are the ways that the code
+takes by device. A real one draws other numbers: what draws them is there held to be finite alone.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,6 +46,7 @@ from difix3d_ns.splats.floaters import FreeSpace
 from difix3d_ns.splats.losses.depth import depth_loss
 from difix3d_ns.splats.losses.ssim import FusedSSIM
 from difix3d_ns.training.losses import PIXEL_LOSSES
+from difix3d_ns.training.systems.align import AlignedBlend
 from difix3d_ns.views.coverage import coverage
 from difix3d_ns.views.pool import Pool
 from difix3d_ns.views.targets import auto_targets
@@ -163,6 +167,12 @@ def _aligner(place: Place) -> Any:
     request = place.moved(_request())
     with torch.no_grad():
         return align(chain.align, request.camera, request.image, request.depth, request.alpha, request.references)
+
+
+@case
+def _aligned_blend(place: Place) -> Any:
+    chain = load_embedded(None, place.device, torch.float32).chain
+    return AlignedBlend(chain.align).fix([place.moved(_request(count)) for count in (2, 0)])
 
 
 # ---------------------------------------------------------------------------------------------------- Splat and scene
@@ -339,13 +349,25 @@ def _temporal_filter(place: Place) -> Any:
 
 
 class _Caller:
-    pass
+    """A tab's render thread at rest, as far as the enhancer asks it."""
+
+    running, state, client = True, "high", 0
+
+    def __init__(self) -> None:
+        self.viewer = self
+        self.asked = threading.Event()
+
+    def get_camera_state(self, client: int) -> None:
+        return None
+
+    def action(self, action: object) -> None:
+        self.asked.set()
 
 
-def _enhancer(place: Place) -> tuple[TrainingScene, SplatRenderer, Enhancer]:
+def _enhancer(place: Place, fixer: str = "blend") -> tuple[TrainingScene, SplatRenderer, Enhancer]:
     scene, renderer, references = place.surroundings()
     load_fixer.cache_clear()
-    config = FixerConfig("blend", references=2, dtype="float32")
+    config = FixerConfig(fixer, place.weights.get(fixer), references=2, dtype="float32")
     return scene, renderer, Enhancer(EnhancerSettings(config, 0.8), renderer, references)
 
 
@@ -361,6 +383,26 @@ def _enhancer_of_the_viewer(place: Place) -> Any:
         frames.append(live.picture(thread, camera, renderer.render(camera).image))  # type: ignore[arg-type]
     assert not errors and (frames[0] - renderer.render(scene.camera(0)).image).abs().max() > 0.01
     return frames
+
+
+@case
+def _thread_of_the_enhancer(place: Place) -> Any:
+    """A resting view, repaired beside its render thread."""
+    scene, renderer, enhancer = _enhancer(place, "embedded")
+    live, thread, errors = LiveEnhancer(enhancer.enhance), _Caller(), []
+
+    def on_error(error: Exception) -> None:
+        errors.append(error)
+        thread.asked.set()
+
+    live.on_error = on_error
+    camera = scene.camera(0)
+    render = renderer.render(camera).image
+    assert live.picture(thread, camera, render) is render  # type: ignore[arg-type]
+    assert thread.asked.wait(60) and not errors
+    shown = live.picture(thread, camera, render)  # type: ignore[arg-type]
+    assert shown is not render
+    return shown
 
 
 @case
@@ -412,15 +454,29 @@ def place(weights: dict[str, str], scenes: dict[str, Path], tmp_path: Path) -> P
     return Place("cpu", weights, scenes, tmp_path / "cpu")
 
 
+@contextmanager
+def cuda() -> Iterator[bool]:
+    """Have a CUDA device inside; yields whether it is real."""
+    if not torch.cuda.is_available():
+        with pretended_cuda(bf16=False):
+            yield False
+        return
+    with torch.backends.cudnn.flags(allow_tf32=False):  # which rounds convolutions to ten bits
+        yield True
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_results_are_on_the_device_and_the_cpus(name: str, place: Place) -> None:
     expected = dict(tensors(CASES[name](place)))
-    with pretended_cuda(bf16=False):
+    with cuda() as real:
         found = dict(tensors(CASES[name](replace(place, device="cuda", folder=place.folder.with_name("cuda")))))
         astray = [key for key, value in found.items() if not value.is_cuda]
         found = {key: value.detach().cpu() for key, value in found.items()}
     assert expected and found.keys() == expected.keys()
     assert not astray
+    if real and name.startswith("training"):
+        assert all(values.isfinite().all() for values in found.values())
+        return
     tolerance = LEARNING if name.startswith("training") else ROUNDING
     for key, values in expected.items():
         assert found[key].shape == values.shape and found[key].dtype == values.dtype, key
@@ -433,7 +489,7 @@ def test_results_are_on_the_device_and_the_cpus(name: str, place: Place) -> None
 def test_a_prior_answers_where_it_is_asked(name: str, place: Place) -> None:
     """Pictures on the host, networks on the device: training a prior asks so when it validates."""
     request = _request()
-    with pretended_cuda(bf16=False):
+    with cuda():
         (found,) = _prior(name, replace(place, device="cuda"), [copy.deepcopy(request)])
     (expected,) = _prior(name, place, [request])
     assert not found.image.is_cuda and not found.confidence.is_cuda

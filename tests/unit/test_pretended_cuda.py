@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
@@ -83,6 +84,14 @@ def test_what_cuda_allows_is_allowed(device: PretendedCuda) -> None:
     assert torch.where(there > 3, torch.tensor(1.0), there).sum() == 5
     there.unsqueeze_(0).t_()
     assert there.shape == (4, 1)
+
+
+def test_threads_that_start_meanwhile_pretend_too(device: PretendedCuda) -> None:
+    made: list[torch.Tensor] = []
+    thread = threading.Thread(target=lambda: made.append(torch.ones(3, device=CUDA) + torch.zeros(3).cuda()))
+    thread.start()
+    thread.join()
+    assert made[0].is_cuda and made[0].tolist() == [1, 1, 1]
 
 
 def test_gradients_flow_through_both_devices(device: PretendedCuda) -> None:

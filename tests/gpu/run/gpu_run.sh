@@ -7,7 +7,9 @@ smoke=(python3 -m tests.gpu.run.gpu_smoke)
 
 # 1: kernels; includes the compilation
 (time timeout 240 "${smoke[@]}" "$OUT/kernels" backend rasterizers_agree median_depth) 2>&1 | tee "$OUT/1.log"
-# 2: fixer, memory, pool
+# 2: each part against itself on the CPU; then fixer, memory, pool
+(time timeout 60 python3 -m pytest -q -p no:cacheprovider tests/unit/test_device_purity.py) >"$OUT/purity.log" 2>&1
+tail -12 "$OUT/purity.log"
 (time timeout 90 "${smoke[@]}" "$OUT/priors" embedded_fixer pool_step stereo) 2>&1 | tee "$OUT/2.log"
 
 # 3: plain against difix3d: seconds in the log's last lines; rounds, pool, densification, checkpoints for real
