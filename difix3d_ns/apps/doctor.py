@@ -21,19 +21,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from difix3d_ns.errors import UserError
-
-INSTALL = {
-    "ffmpeg": "apt-get install -y ffmpeg",
-    "libusb": "apt-get install -y libusb-1.0-0 libgl1 libgomp1",
-    "colmap": "apt-get install -y colmap",
-}
-"""commands for Debian and Ubuntu"""
-NEEDED_BY = {
-    "ffmpeg": "ns-render camera-path and interpolate",
-    "libusb": "ns-export and ns-process-data, through open3d",
-    "colmap": "ns-process-data",
-}
 MIN_DISK_GIB = 2.0
 """checkpoints, pseudo-views and videos of a training of a few dozen photos"""
 
@@ -64,18 +51,35 @@ class _Failure(Exception):
         self.remedy = remedy
 
 
+@dataclass(frozen=True)
+class _Extra:
+    """Program or library that training does without."""
+
+    needed_by: str
+    install: str  # on Debian and Ubuntu
+    find: Callable[[], str | None]
+
+    def fails(self, how: str) -> _Failure:
+        return _Failure(f"{how}: needed by {self.needed_by}", self.install)
+
+
+_EXTRAS = {
+    "ffmpeg": _Extra(
+        "ns-render camera-path and interpolate", "apt-get install -y ffmpeg", lambda: shutil.which("ffmpeg")
+    ),
+    "libusb": _Extra(
+        "ns-export and ns-process-data, through open3d",
+        "apt-get install -y libusb-1.0-0 libgl1 libgomp1",
+        lambda: ctypes.util.find_library("usb-1.0"),
+    ),
+    "colmap": _Extra("ns-process-data", "apt-get install -y colmap", lambda: shutil.which("colmap")),
+}
+
+
 def missing() -> list[Finding]:
     """Programs and libraries that are not installed; nothing is tried."""
-    there = {
-        "ffmpeg": shutil.which("ffmpeg"),
-        "libusb": ctypes.util.find_library("usb-1.0"),
-        "colmap": shutil.which("colmap"),
-    }
-    return [
-        Finding(what, f"missing: needed by {NEEDED_BY[what]}", INSTALL[what], optional=True)
-        for what, found in there.items()
-        if found is None
-    ]
+    absent = {what: extra.fails("missing") for what, extra in _EXTRAS.items() if extra.find() is None}
+    return [Finding(what, str(failure), failure.remedy, optional=True) for what, failure in absent.items()]
 
 
 def try_everything(data: Path | None, output: Path, weights: str) -> Iterator[Finding]:
@@ -227,12 +231,14 @@ def _kernels() -> str:
 
     if not torch.cuda.is_available():
         return "not needed on a CPU"
-    from difix3d_ns.ns.cuda_kernels import load_kernels
+    from difix3d_ns.ns.cuda_kernels import MissingKernels, load_kernels
 
+    cpu = "ns-train --machine.device-type cpu"
     try:
-        load_kernels("--machine.device-type cpu")
-    except UserError as error:
-        raise _Failure(str(error), "ns-train --machine.device-type cpu") from error
+        load_kernels(cpu)
+    except MissingKernels as error:
+        cause, remedy = error.obstacle
+        raise _Failure(f"gsplat has none: {cause}", f"{remedy}; or use the CPU: {cpu}" if remedy else cpu) from error
     return f"loaded, for CUDA {torch.version.cuda}"
 
 
@@ -340,8 +346,9 @@ def _ffmpeg() -> str:
     """Encode a video and read it back, as ns-render does."""
     import numpy as np
 
-    if shutil.which("ffmpeg") is None:
-        raise _Failure(f"missing: needed by {NEEDED_BY['ffmpeg']}", INSTALL["ffmpeg"])
+    ffmpeg = _EXTRAS["ffmpeg"]
+    if ffmpeg.find() is None:
+        raise ffmpeg.fails("missing")
     width, height = _SIDES
     greys = np.linspace(0, 255, _FRAMES).astype(np.uint8)
     frames = np.broadcast_to(greys[:, None, None, None], (_FRAMES, height, width, 3))
@@ -352,7 +359,7 @@ def _ffmpeg() -> str:
         _call_ffmpeg([*raw, *size, "-i", "-", "-vcodec", "h264", "-pix_fmt", "yuv420p", video], frames.tobytes())
         back = np.frombuffer(_call_ffmpeg(["-i", video, *raw, "-"]), np.uint8)
     if back.size != frames.size or np.abs(back.astype(float) - frames.ravel()).mean() > _COLOUR_TOLERANCE:
-        raise _Failure("a video comes back with other frames", INSTALL["ffmpeg"])
+        raise ffmpeg.fails("a video comes back with other frames")
     return f"{_FRAMES} frames encoded and read back"
 
 
@@ -362,26 +369,25 @@ def _call_ffmpeg(arguments: list[str], pictures: bytes = b"") -> bytes:
         return subprocess.run(command, input=pictures, capture_output=True, check=True, timeout=60).stdout
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip().splitlines() or [f"status {error.returncode}"]
-        raise _Failure(
-            f"cannot encode H.264 ({reason[0]}): needed by {NEEDED_BY['ffmpeg']}", INSTALL["ffmpeg"]
-        ) from error
+        raise _EXTRAS["ffmpeg"].fails(f"cannot encode H.264 ({reason[0]})") from error
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _Failure(f"cannot be started: {error}", INSTALL["ffmpeg"]) from error
+        raise _EXTRAS["ffmpeg"].fails(f"cannot be started ({error})") from error
 
 
 def _open3d() -> str:
     found = subprocess.run([sys.executable, "-c", "import open3d"], capture_output=True, text=True, check=False)
     if found.returncode:
         reason = (found.stderr.strip().splitlines() or ["it ends without a word"])[-1]
-        raise _Failure(f"open3d cannot be imported ({reason}): needed by {NEEDED_BY['libusb']}", INSTALL["libusb"])
+        raise _EXTRAS["libusb"].fails(f"open3d cannot be imported ({reason})")
     return f"open3d {_version('open3d')} imports"
 
 
 def _colmap() -> str:
-    if shutil.which("colmap") is None:
-        raise _Failure(f"missing: needed by {NEEDED_BY['colmap']}", INSTALL["colmap"])
+    colmap = _EXTRAS["colmap"]
+    if colmap.find() is None:
+        raise colmap.fails("missing")
     if not _runs("colmap", "help"):
-        raise _Failure("colmap help fails", INSTALL["colmap"])
+        raise colmap.fails("colmap help fails")
     return "runs"
 
 

@@ -40,6 +40,20 @@ class Obstacle(NamedTuple):
     """what to do, an imperative; empty if nothing helps but another device"""
 
 
+class MissingKernels(UserError):
+    """gsplat's kernels are not there and cannot be compiled.
+
+    Args:
+        obstacle: why.
+        cpu: how the command is run without CUDA.
+    """
+
+    def __init__(self, obstacle: Obstacle, cpu: str) -> None:
+        remedy = f"{obstacle.remedy}; or use the CPU: {cpu}" if obstacle.remedy else f"use the CPU: {cpu}"
+        super().__init__(f"gsplat, which rasterizes with CUDA, has no kernels: {obstacle.cause}; {remedy}")
+        self.obstacle = obstacle
+
+
 @dataclass(frozen=True)
 class Toolchain:
     """Tools that compile CUDA kernels, as they were found."""
@@ -137,7 +151,7 @@ def load_kernels(cpu: str) -> None:
         cpu: how this command is run without CUDA, for the message.
 
     Raises:
-        UserError: there are none and they cannot be compiled; the message names the cause and the remedy.
+        MissingKernels: there are none and they cannot be compiled; the message names the cause and the remedy.
     """
     if has_loaded_kernels():
         return
@@ -145,7 +159,7 @@ def load_kernels(cpu: str) -> None:
     if not _has_compiled_package():
         found = find_toolchain()
         if obstacle := find_obstacle(found):
-            raise _refusal(obstacle, cpu)
+            raise MissingKernels(obstacle, cpu)
         tools = (found.nvcc, _find_ninja())
         if not found.has_kernels:
             CONSOLE.print("gsplat compiles its CUDA kernels, once on this machine: this takes some minutes.")
@@ -158,7 +172,7 @@ def load_kernels(cpu: str) -> None:
             "correct what it says (if memory ran out: MAX_JOBS=2 before the command; if a library does not fit: "
             f"remove {_EXTENSION} in TORCH_EXTENSIONS_DIR or ~/.cache/torch_extensions)",
         )
-        raise _refusal(obstacle, cpu) from error
+        raise MissingKernels(obstacle, cpu) from error
 
 
 def has_loaded_kernels() -> bool:
@@ -171,11 +185,6 @@ def error_lines(output: str) -> str:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line for line in lines[1:] if re.search(r"\berror\b|\bkilled\b", line, flags=re.I)]
     return " | ".join(errors[:_MAX_LINES] or lines[-_MAX_LINES:])
-
-
-def _refusal(obstacle: Obstacle, cpu: str) -> UserError:
-    remedy = f"{obstacle.remedy}; or use the CPU: {cpu}" if obstacle.remedy else f"use the CPU: {cpu}"
-    return UserError(f"gsplat, which rasterizes with CUDA, has no kernels: {obstacle.cause}; {remedy}")
 
 
 def _find_nvcc() -> str | None:

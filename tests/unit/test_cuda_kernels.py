@@ -187,9 +187,19 @@ def test_doctor_does_not_begin_a_failed_build_again(backend: _Backend) -> None:
     with pretended_cuda():
         del sys.modules[BACKEND]  # pretended_cuda puts modules back itself
         tried = {finding.what: finding for finding in islice(try_everything(None, Path(), "embedded"), 4)}
-    assert 'identifier "cub" is undefined' in tried["CUDA kernels"].result and tried["CUDA kernels"].remedy
+    assert 'identifier "cub" is undefined' in tried["CUDA kernels"].result
+    assert "correct what it says" in tried["CUDA kernels"].remedy
     assert tried["rasterization"].result == "one Gaussian on cpu" and not tried["rasterization"].remedy
     assert len(backend.paths) == 1
+
+
+def test_doctor_says_how_to_get_a_toolkit(machine: Path) -> None:
+    with pretended_cuda():
+        del sys.modules[BACKEND]
+        tried = {finding.what: finding for finding in islice(try_everything(None, Path(), "embedded"), 3)}
+    assert "no nvcc" in tried["CUDA kernels"].result
+    remedy = tried["CUDA kernels"].remedy
+    assert remedy.startswith("install the CUDA 13 toolkit") and remedy.endswith("ns-train --machine.device-type cpu")
 
 
 def test_doctor_rasterizes_with_kernels_that_are_there() -> None:

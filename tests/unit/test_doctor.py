@@ -41,6 +41,7 @@ def test_training_works_where_only_other_programs_are_broken(tmp_path: Path) -> 
     programs = tmp_path / "programs"
     programs.mkdir()
     _program(programs / "ffmpeg", "echo 'Unknown encoder libx264' >&2; exit 1")
+    _program(programs / "colmap", '[ "$1" = help ] && echo "COLMAP 3.8 -- Structure-from-Motion and Multi-View Stereo"')
     _program(programs / "nvidia-smi", "exit 0")  # a GPU that CUDA_VISIBLE_DEVICES hides is no fault
     status, rows = _doctor(programs, "--data", scene, "--output", tmp_path / "outputs")
     assert status == 0, rows
@@ -51,7 +52,7 @@ def test_training_works_where_only_other_programs_are_broken(tmp_path: Path) -> 
     assert "GiB free" in rows["disk"]
     assert "cannot encode H.264 (Unknown encoder libx264)" in rows["ffmpeg"]
     assert "optional: apt-get install -y ffmpeg" in rows["ffmpeg"]
-    assert "missing" in rows["colmap"] and "optional: apt-get install -y colmap" in rows["colmap"]
+    assert rows["colmap"] == "runs"
     assert "photos to train on, up to 40 x 30" in rows["scene"]
 
 
@@ -59,13 +60,15 @@ def test_training_works_where_only_other_programs_are_broken(tmp_path: Path) -> 
 def test_a_broken_fixer_no_scene_and_no_folder_end_with_status_1(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"no weights")
+    _program(tmp_path / "colmap", "echo 'cannot open shared object file' >&2; exit 127")
     arguments = ("--weights", weights, "--data", tmp_path / "nowhere", "--output", weights / "outputs")
     status, rows = _doctor(tmp_path, *arguments)
     assert status == 1, rows
     assert "nothing can be written" in rows["disk"] and "--output-dir" in rows["disk"]
     assert "weights.safetensors" in rows["fixer"] and "--weights" in rows["fixer"]
     assert "nowhere" in rows["scene"] and "ns-train" in rows["scene"]
-    assert "missing" in rows["ffmpeg"] and "optional: apt-get install -y ffmpeg" in rows["ffmpeg"]
+    assert "missing: needed by ns-render" in rows["ffmpeg"] and "optional: apt-get install -y ffmpeg" in rows["ffmpeg"]
+    assert "colmap help fails" in rows["colmap"] and "optional: apt-get install -y colmap" in rows["colmap"]
 
 
 def test_programs_are_found_without_being_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
