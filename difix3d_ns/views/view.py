@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.io.transfers import moved, sent
 
 _LEVELS = 65535  # 16 bits: the error of rounding is far below an 8-bit step, and half the memory of float32
 _MIN_DEPTH = 6.2e-5  # below, float16 loses digits
@@ -40,9 +40,7 @@ class TrainView:
 
     def to(self, device: torch.device | str) -> TrainView:
         """Return the same view with its maps on ``device``; its camera stays where it is."""
-        names = ("image", "confidence", "valid", "alpha", "depth", "depth_weight")
-        maps: dict[str, Any] = {name: v.to(device) for name in names if isinstance(v := getattr(self, name), Tensor)}
-        return replace(self, **maps, extra={name: values.to(device) for name, values in self.extra.items()})
+        return moved(self, device, extra={name: sent(values, device) for name, values in self.extra.items()})
 
 
 @dataclass(frozen=True)
