@@ -353,13 +353,12 @@ class _Operations(TorchDispatchMode):
 
 # -------------------------------------------------------------------------------------------------------- Python's side
 
-_pinned: list[Tensor] = []  # kept until the pretence ends: memory that is freed may be given out again
+_pinned: dict[int, Tensor] = {}  # by address; kept until the pretence ends: what is freed may be given out again
 
 
 def is_pinned(tensor: Tensor) -> bool:
     """Whether a tensor of the host lies in memory that was pinned under the pretence."""
-    here = tensor.untyped_storage().data_ptr()
-    return any(here == pinned.untyped_storage().data_ptr() for pinned in _pinned)
+    return tensor.untyped_storage().data_ptr() in _pinned
 
 
 def _pin(tensor: Tensor) -> Tensor:
@@ -367,7 +366,7 @@ def _pin(tensor: Tensor) -> Tensor:
         raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
     if not is_pinned(tensor):
         tensor = tensor.detach().clone()
-        _pinned.append(tensor)
+        _pinned[tensor.untyped_storage().data_ptr()] = tensor
     return tensor
 
 
@@ -376,6 +375,8 @@ class _Names(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = list(args), dict(kwargs or {})
+        if func is torch.device:
+            return func(*args, **kwargs)
         if func is Tensor.cuda:
             return args[0].to(META, non_blocking=kwargs.get("non_blocking", False))
         if func is Tensor.pin_memory:

@@ -8,17 +8,18 @@ import torch
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.io.transfers import sent
 from difix3d_ns.priors.base import FixRequest, FixResult
-from tests.pretended_cuda import counting, pretended_cuda
+from tests.pretended_cuda import CUDA, counting, pretended_cuda
 from tests.unit.known_scenes import camera_at, photograph
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_a_tensor_is_sent_without_a_wait() -> None:
+@pytest.mark.parametrize("device", ["cuda", torch.device("cuda"), CUDA])
+def test_a_tensor_is_sent_without_a_wait(device: torch.device | str) -> None:
     values = torch.rand(3, 2)
     with pretended_cuda(), counting() as traffic:
-        there = sent(values, "cuda")
-        again = sent(there, torch.device("cuda"))
+        there = sent(values, device)
+        again = sent(there, device)
         assert (traffic["h2d"], traffic["waits"]) == (1, 0)
         assert there.is_cuda and again is there and torch.equal(there.cpu(), values)
 

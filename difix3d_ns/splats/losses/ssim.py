@@ -39,7 +39,10 @@ class FusedSSIM(SSIM):
             and min(truth.shape[2:]) >= WINDOW
             and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (truth, picture))
         )
-        return _Similarity.apply(truth[0], picture[0]) if ours else super().forward(truth, picture)
+        if ours:
+            return _Similarity.apply(truth[0], picture[0])
+        self.win = self.win.to(picture)  # else it is copied in every step
+        return super().forward(truth, picture)
 
 
 class _Similarity(torch.autograd.Function):
