@@ -65,6 +65,8 @@ class Traffic:
         return "\n".join(lines)
 
 
+_TRANSFERS = "io/transfers.py"
+"""what sends for others: the line that calls it is counted"""
 _counted: list[Traffic] = []  # of the process: autograd calls from threads of its own
 
 
@@ -79,7 +81,7 @@ def _line() -> str:
     frame, outside = sys._getframe(1), ""
     while frame is not None:
         _, package, path = frame.f_code.co_filename.rpartition("difix3d_ns/")
-        if package:
+        if package and path != _TRANSFERS:
             return f"{path}:{frame.f_lineno}"
         _, library, path = frame.f_code.co_filename.rpartition("site-packages/")
         if library and not outside and path.startswith(("nerfstudio", "gsplat", "torch/optim")):

@@ -395,7 +395,8 @@ class SplatModel(SplatfactoModel):
         return outputs
 
     def _perspective_outputs(self, camera: Cameras) -> dict[str, Any]:
-        return super().get_outputs(keep_on_cpu(camera) if camera.device.type == "cpu" else camera)
+        on_cpu = camera.camera_to_worlds.device.type == "cpu"
+        return super().get_outputs(keep_on_cpu(camera) if on_cpu else camera)
 
     def _panorama_outputs(self, camera: Cameras, panorama: Panorama) -> dict[str, Any]:
         """Render what no perspective camera sees; its depth is the distance along the rays."""

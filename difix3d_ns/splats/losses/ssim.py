@@ -27,6 +27,8 @@ _ONE, _TWO = np.float32(1.0), np.float32(2.0)
 class FusedSSIM(SSIM):
     """Mean SSIM (Wang et al. 2004) of pictures in [0, 1], as `pytorch_msssim.SSIM` has it, over all whole windows."""
 
+    win: Tensor  # [3, 1, 1, WINDOW], the library's
+
     def __init__(self) -> None:
         super().__init__(data_range=1.0, size_average=True, channel=3, win_size=WINDOW, win_sigma=_SIGMA)
 
