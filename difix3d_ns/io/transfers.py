@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import Field, fields, replace
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
-    Whole = TypeVar("Whole", bound=DataclassInstance)
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+Whole = TypeVar("Whole", bound=_Dataclass)
 
 
 def sent(values: Tensor, device: torch.device | str) -> Tensor:
