@@ -84,7 +84,7 @@ class _Video:
     @torch.no_grad()
     def frame(self, camera: Pinhole) -> _Frame:
         """The splat from one camera."""
-        outputs = self.model.get_outputs_for_camera(to_cameras(camera, self.model.device))
+        outputs = self.model.get_outputs_for_camera(to_cameras(camera))
         depth, alpha = self.model.median_depth(camera)
         return _Frame(camera, outputs["rgb"].clone(), depth, alpha)
 

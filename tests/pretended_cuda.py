@@ -66,6 +66,8 @@ class Traffic:
         return "\n".join(lines)
 
 
+_TRANSFERS = "io/transfers.py"
+"""what sends for others: the line that calls it is counted"""
 _counted: list[Traffic] = []  # of the process: autograd calls from threads of its own
 
 
@@ -80,7 +82,7 @@ def _line() -> str:
     frame, outside = sys._getframe(1), ""
     while frame is not None:
         _, package, path = frame.f_code.co_filename.rpartition("difix3d_ns/")
-        if package:
+        if package and path != _TRANSFERS:
             return f"{path}:{frame.f_lineno}"
         _, library, path = frame.f_code.co_filename.rpartition("site-packages/")
         if library and not outside and path.startswith(("nerfstudio", "gsplat", "torch/optim")):
@@ -385,13 +387,12 @@ class _Operations(TorchDispatchMode):
 
 # -------------------------------------------------------------------------------------------------------- Python's side
 
-_pinned: list[Tensor] = []  # kept until the pretence ends: memory that is freed may be given out again
+_pinned: dict[int, Tensor] = {}  # by address; kept until the pretence ends: what is freed may be given out again
 
 
 def is_pinned(tensor: Tensor) -> bool:
     """Whether a tensor of the host lies in memory that was pinned under the pretence."""
-    here = tensor.untyped_storage().data_ptr()
-    return any(here == pinned.untyped_storage().data_ptr() for pinned in _pinned)
+    return tensor.untyped_storage().data_ptr() in _pinned
 
 
 def _pin(tensor: Tensor) -> Tensor:
@@ -399,7 +400,7 @@ def _pin(tensor: Tensor) -> Tensor:
         raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
     if not is_pinned(tensor):
         tensor = tensor.detach().clone()
-        _pinned.append(tensor)
+        _pinned[tensor.untyped_storage().data_ptr()] = tensor
     return tensor
 
 
@@ -408,6 +409,8 @@ class _Names(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = list(args), dict(kwargs or {})
+        if func is torch.device:
+            return func(*args, **kwargs)
         if func is Tensor.cuda:
             return args[0].to(META, non_blocking=kwargs.get("non_blocking", False))
         if func is Tensor.pin_memory:

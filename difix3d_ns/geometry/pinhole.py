@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from difix3d_ns.io.transfers import sent
+
 
 @dataclass(frozen=True)
 class Pinhole:
@@ -43,8 +45,8 @@ class Pinhole:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Pinhole:
         """Copy the camera with its tensors on ``device``."""
         return Pinhole(
-            self.camera_to_world.to(device=device, dtype=dtype),
-            self.intrinsics.to(device=device, dtype=dtype),
+            sent(self.camera_to_world.to(dtype=dtype), device),
+            sent(self.intrinsics.to(dtype=dtype), device),
             self.width,
             self.height,
         )

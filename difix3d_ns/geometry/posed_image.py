@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.io.transfers import moved
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,10 @@ class PosedImage:
         if self.camera is None:
             raise ValueError("a picture without a camera cannot be placed in the scene")
         return self.camera
+
+    def to(self, device: torch.device | str) -> PosedImage:
+        """Return the same picture with its maps on ``device``; its camera stays where it is."""
+        return moved(self, device)
 
     def within(self, long_side: int) -> PosedImage:
         """Picture, mask and camera shrunk to at most ``long_side`` pixels, without depth and alpha.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.io.transfers import sent
 
 _FEATHER = 0.02  # of the shorter image side: width of the soft border of a reference
 _NEAR = 1e-6
@@ -48,8 +49,8 @@ def unproject(depth: Tensor, camera: Pinhole) -> Tensor:
     height, width = depth.shape[:2]
     if (width, height) != (camera.width, camera.height):
         camera = camera.resized(width, height)
-    to_world = camera.camera_to_world.to(device, dtype)
-    intrinsics = camera.intrinsics.to(device, dtype)
+    camera = camera.to(device, dtype)
+    to_world, intrinsics = camera.camera_to_world, camera.intrinsics
     columns = (torch.arange(width, device=device, dtype=dtype) + 0.5 - intrinsics[0, 2]) / intrinsics[0, 0]
     rows = (torch.arange(height, device=device, dtype=dtype) + 0.5 - intrinsics[1, 2]) / intrinsics[1, 1]
     # The rotated ray is affine in column and row: two small tables instead of a matrix product per pixel.
@@ -68,7 +69,8 @@ def project(points: Tensor, camera: Pinhole) -> tuple[Tensor, Tensor]:
         pixels [..., 2] (column, row; the first pixel's centre is (0.5, 0.5)) and z [...] in scene units. Points with
         z <= 0 are behind the camera and their pixels mean nothing.
     """
-    matrix = camera.intrinsics.to(points) @ camera.world_to_camera.to(points)[:3]
+    matrix = camera.intrinsics.to(points.dtype) @ camera.world_to_camera.to(points.dtype)[:3]
+    matrix = sent(matrix, points.device)
     homogeneous = torch.addmm(matrix[:, 3], points.reshape(-1, 3), matrix[:, :3].T).view(points.shape)
     z = homogeneous[..., 2]
     return homogeneous[..., :2] / z.clamp_min(_NEAR)[..., None], z
@@ -86,7 +88,7 @@ def in_view(points: Tensor, camera: Pinhole, margin: float = 0.0) -> tuple[Tenso
         [...] bool, and pixels and z of ``project``.
     """
     pixels, z = project(points, camera)
-    size = pixels.new_tensor([camera.width, camera.height])
+    size = sent(pixels.new_tensor([camera.width, camera.height], device="cpu"), pixels.device)
     inside = ((pixels >= -margin * size) & (pixels < (1 + margin) * size)).all(-1)
     return inside & (z > 0), pixels, z
 
@@ -218,7 +220,7 @@ def reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, T
     The same as unproject and project, but a plane sweep is affine in column, row and depth: three fused products.
     """
     height, width = depth.shape[-2:]
-    table = _affine(camera, other).to(depth.device)  # one copy; the algebra of 4 x 4 numbers would be 30 kernels there
+    table = sent(_affine(camera, other), depth.device)  # the algebra of 4 x 4 numbers would be 30 kernels there
     exact: dict[str, Any] = {"dtype": torch.float64, "device": depth.device}
     columns = table[:, 0, None] * (torch.arange(width, **exact) + 0.5)
     rows = table[:, 1, None] * (torch.arange(height, **exact) + 0.5) + table[:, 2, None]

@@ -188,7 +188,9 @@ class DifixGuidance(Guidance):
                 "(--pipeline.guidance.rounds, --max-num-iterations)."
             )
         self.queue: WorkQueue[Task] = WorkQueue(self.schedule.views_per_step)
-        self.pool = Pool(config.pool_capacity, run.folder / POOL_FOLDER, most_redundant_of_oldest_round)
+        self.pool = Pool(
+            config.pool_capacity, run.folder / POOL_FOLDER, most_redundant_of_oldest_round, device=renderer.device
+        )
         self._fixing = ViewFixer(config.fixer, renderer, references, config.unseen_weight)
         self._tracking = FixTracker(run.tracker, FixRecords(run.folder / RECORDS_FOLDER), scene.names())
         for sentence in self._fixing.describe() if self.probability else ():
@@ -336,6 +338,7 @@ class DifixGuidance(Guidance):
             self._run.tracker.log(f"[yellow]{escape(self._problem)}")
             del self.queue.tasks[: len(tasks)]
             return
+        self.pool.leave_device()
         return_unused_memory()  # outside of that clause the failed attempt's tensors are gone
         if len(tasks) == 1:
             self._skip(tasks[0], cameras[0], problem)
@@ -391,8 +394,7 @@ class DifixGuidance(Guidance):
         if float(torch.rand((), generator=generator)) >= self._share():
             return None
         view = self.pool.sample(generator)
-        assert view.confidence is not None
-        if float(view.confidence.float().mean()) < MIN_CONFIDENCE:
+        if self.pool.entry(view.key).confidence < MIN_CONFIDENCE:
             return None
         view = replace(view, weight=self.schedule.weight(step, self._first_view))
         return view if self.config.depth_weight > 0 else replace(view, depth=None)

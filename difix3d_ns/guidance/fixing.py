@@ -14,8 +14,10 @@ from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, describe_refere
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.protocols import References, Renderer
 
-_PHOTOGRAPHS_PER_VIEW = 8
-"""at which the splat is rendered in a step that prepares references: takes no longer than repairing a view"""
+_PHOTOGRAPHS_PER_VIEW = {"cpu": 8, "cuda": 2}
+"""at which the splat is rendered in a step that prepares references, for each view that a step may make: takes no
+longer than repairing these views. A number and no time, so that trainings can be repeated. A GPU repairs views together
+and renders one after the other"""
 MIN_CONFIDENCE = 0.02
 """mean confidence of a view below which its step goes to a photograph: a fixer without confidence must not take
 half of the training away either"""
@@ -104,7 +106,8 @@ class ViewFixer:
             cameras: of the views that are made next.
             budget: views that a step may make.
         """
-        return not self.references or self._references.prepare(cameras, _PHOTOGRAPHS_PER_VIEW * budget)
+        photographs = _PHOTOGRAPHS_PER_VIEW[self._renderer.device.type] * budget
+        return not self.references or self._references.prepare(cameras, photographs)
 
     @torch.no_grad()
     def fix(self, cameras: Sequence[Pinhole], seeds: Sequence[int]) -> list[FixedView]:

@@ -13,13 +13,13 @@ from difix3d_ns.ns.cameras import to_cameras
 from difix3d_ns.views.view import TrainView
 
 
-def to_batch(view: TrainView, device: torch.device) -> tuple[Cameras, dict[str, Any]]:
-    """Convert a view to what nerfstudio trains a step on.
+def to_batch(view: TrainView) -> tuple[Cameras, dict[str, Any]]:
+    """Convert a view to what nerfstudio trains a step on: a camera on the CPU, and maps where the view's are.
 
     A view that stands for a photograph has its index, so that its exposure, pose correction and bilateral grid apply;
     any other has none, and they stay out of it.
     """
-    camera = to_cameras(view.camera, device)
+    camera = to_cameras(view.camera)
     batch: dict[str, Any] = {"image": view.image}
     if view.valid is not None:
         batch["mask"] = view.valid

@@ -33,8 +33,8 @@ def to_pinhole(camera: Cameras, camera_to_world: Tensor | None = None) -> Pinhol
     return Pinhole(square, intrinsics, int(camera.width[0]), int(camera.height[0]))
 
 
-def to_cameras(pinhole: Pinhole, device: torch.device | str) -> Cameras:
-    """A Pinhole as nerfstudio Cameras of shape (1,), without a camera index."""
+def to_cameras(pinhole: Pinhole) -> Cameras:
+    """A Pinhole as nerfstudio Cameras of shape (1,) on the CPU, without a camera index."""
     pose = pinhole.camera_to_world[:3].float().cpu().clone()
     pose[:, :3] = pose[:, :3] * _FLIP
     k = pinhole.intrinsics.float().cpu()
@@ -47,4 +47,4 @@ def to_cameras(pinhole: Pinhole, device: torch.device | str) -> Cameras:
         width=torch.tensor([[pinhole.width]]),
         height=torch.tensor([[pinhole.height]]),
         camera_type=CameraType.PERSPECTIVE,
-    ).to(device)
+    )

@@ -74,6 +74,14 @@ class SceneDatamanager(FullImageDatamanager[PhotoDataset]):
         check_views(dataset._dataparser_outputs, self.get_datapath(), "eval", opened)
         return dataset
 
+    def next_train(self, step: int) -> tuple[Cameras, dict[str, Any]]:
+        """Draw a photograph, with its camera left on the CPU: splatfacto reads it number by number."""
+        camera, batch = super().next_train(step)
+        index = batch["image_idx"]
+        kept = self.train_dataset.cameras[index : index + 1]
+        kept.metadata = camera.metadata
+        return kept, batch
+
     @property
     def _held_out_by_rule(self) -> bool:
         """Return whether the scene lists no split itself."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from gsplat.strategy.ops import remove
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.models.splatfacto import RGB2SH, SplatfactoModel, SplatfactoModelConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -25,6 +26,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Window
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run, at_most
+from difix3d_ns.io.transfers import sent
 from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights, check_files, column
 from difix3d_ns.ns.cameras import to_cameras
 from difix3d_ns.ns.panoramas import blend_outputs, panorama_of
@@ -368,6 +370,15 @@ class SplatModel(SplatfactoModel):
         self.step = max(30000, (self.config.sh_degree_interval or 1000) * self.config.sh_degree)  # all SH degrees on
         return super(SplatfactoModel, self).load_state_dict(state, **kwargs)
 
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: OrientedBox | None = None) -> dict[str, Any]:
+        """Render a camera as splatfacto does, but leave it where it is.
+
+        On a GPU splatfacto asks it for ten numbers one by one, and waits for each.
+        """
+        self.set_crop(obb_box)
+        return self.get_outputs(camera)
+
     def get_outputs(self, camera: Cameras) -> dict[str, Any]:  # type: ignore[override]
         if not isinstance(camera, Cameras):
             return super().get_outputs(camera)
@@ -384,12 +395,13 @@ class SplatModel(SplatfactoModel):
         return outputs
 
     def _perspective_outputs(self, camera: Cameras) -> dict[str, Any]:
-        return super().get_outputs(keep_on_cpu(camera) if self.device.type == "cpu" else camera)
+        on_cpu = camera.camera_to_worlds.device.type == "cpu"
+        return super().get_outputs(keep_on_cpu(camera) if on_cpu else camera)
 
     def _panorama_outputs(self, camera: Cameras, panorama: Panorama) -> dict[str, Any]:
         """Render what no perspective camera sees; its depth is the distance along the rays."""
         faces = panorama.faces()
-        cameras = [to_cameras(face.camera, self.device) for face in faces]
+        cameras = [to_cameras(face.camera) for face in faces]
         with near_plane(nearest_in_faces(self.near_plane)), near_sphere(self.near_plane):
             outputs = [self._perspective_outputs(camera) for camera in cameras]
         pictures = [found["rgb"] for found in outputs]
@@ -477,8 +489,8 @@ class SplatModel(SplatfactoModel):
             self.quats,
             torch.exp(self.scales),
             torch.sigmoid(self.gauss_params["opacities"]).squeeze(-1),
-            torch.linalg.inv(camera.camera_to_world.cpu()).to(self.device)[None],  # there it would wait
-            camera.intrinsics.to(self.device)[None],
+            sent(torch.linalg.inv(camera.camera_to_world.cpu()), self.device)[None],  # there it would wait
+            sent(camera.intrinsics, self.device)[None],
             camera.width,
             camera.height,
             near_plane=self.near_plane,

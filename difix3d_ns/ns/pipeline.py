@@ -283,7 +283,7 @@ class GuidedPipeline(VanillaPipeline):
             camera, batch = self.datamanager.next_train(step)
         else:
             made = made.to(self.model.device)
-            camera, batch = to_batch(made, self.model.device)
+            camera, batch = to_batch(made)
         sensor = self._sensor_depth(made, batch)
         with self.model.depth_in_training(sensor is not None or (made is not None and made.depth is not None)):
             outputs = self._model(camera)

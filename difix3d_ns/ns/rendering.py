@@ -50,7 +50,7 @@ class SplatRenderer:
         with self.lock:
             model.eval()
             try:
-                outputs = model.get_outputs_for_camera(to_cameras(camera, model.device))
+                outputs = model.get_outputs_for_camera(to_cameras(camera))
                 image = outputs["raw"] if "raw" in outputs else outputs["rgb"]
                 if not depth:
                     return Render(image, outputs["accumulation"])

@@ -11,6 +11,7 @@ from torch import Tensor
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.io.file_names import distinct_names
+from difix3d_ns.io.transfers import sent
 from difix3d_ns.ns.batches import unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager
@@ -92,8 +93,8 @@ class TrainingScene:
     def photo(self, index: int) -> PosedImage:
         """A photograph [H, W, 3] with its camera, and a mask [H, W, 1] if it has a mask or alpha."""
         data = self._datamanager.cached_train[index]
-        image = unit_range(data["image"].to(self._model.device))
-        image = self._model.composite_with_background(image, self._model.background_color.to(image))
+        image = unit_range(sent(data["image"], self._model.device))
+        image = self._model.composite_with_background(image, sent(self._model.background_color, image.device))
         return PosedImage(image, self.camera(index), mask=self.mask(index))
 
     def mask(self, index: int) -> Tensor | None:
@@ -115,7 +116,7 @@ class TrainingScene:
         optimizer = self._model.camera_optimizer
         if optimizer.config.mode == "off":
             return self.unoptimized_camera(index)
-        camera = self._datamanager.train_dataset.cameras[index : index + 1].to(self._model.device)
+        camera = self._datamanager.train_dataset.cameras[index : index + 1]
         camera.metadata = {"cam_idx": index}
         with torch.no_grad():
             return to_pinhole(camera, optimizer.apply_to_camera(camera)[0])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.io.transfers import moved
 
 State = Mapping[str, Tensor]
 """all that a stepwise prior knows of one piece of work, its seed and inputs included; may be written to a file"""
@@ -32,6 +33,10 @@ class FixRequest:
     alpha: Tensor | None = None  # [H, W, 1] accumulated opacity in [0, 1]
     seed: int = 0
 
+    def to(self, device: torch.device | str) -> FixRequest:
+        """Return the same request with its maps and its references' on ``device``; cameras stay where they are."""
+        return moved(self, device, references=[reference.to(device) for reference in self.references])
+
 
 @dataclass(frozen=True)
 class FixResult:
@@ -41,6 +46,10 @@ class FixResult:
     confidence: Tensor  # [H, W, 1] in [0, 1]; 0 where no reference shows the pixel
     depth: Tensor | None = None  # [H, W, 1] corrected depth along z, 0 where unknown, if the fixer has one
     depth_confidence: Tensor | None = None  # [H, W, 1] confidence of the corrected depth; None: as of the picture
+
+    def to(self, device: torch.device | str) -> FixResult:
+        """Return the same result with its maps on ``device``."""
+        return moved(self, device)
 
 
 class Fixer(Protocol):

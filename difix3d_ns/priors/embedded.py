@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.io.device_memory import free_memory, run_in_chunks
 from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, Aligned, align
 from difix3d_ns.priors.base import DEFAULT_REFERENCES, FixRequest, FixResult, finite
@@ -22,7 +19,6 @@ from difix3d_ns.priors.blend import visible_in_any
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.stages import EmbeddedChain
 
-Whole = TypeVar("Whole", FixRequest, FixResult, PosedImage)
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 
 # Peaks of one call for each pixel, beside its requests: of benchmarks/memory.py, rounded up.
@@ -111,7 +107,7 @@ class EmbeddedFixer:
         """Repair pictures of one size, on the device of the networks; results are where the requests are."""
         homes = [request.image.device for request in requests]
         device = next(self.chain.parameters()).device
-        requests = [_moved(request, device) for request in requests]
+        requests = [request.to(device) for request in requests]
         shown = [request.image.isfinite().all(-1, keepdim=True) for request in requests]  # [H, W, 1]
         requests = [finite(request) for request in requests]
         aligned = [self._align(request) for request in requests]
@@ -127,7 +123,7 @@ class EmbeddedFixer:
                 # Where no reference shows the surface, references cannot have found its depth.
                 matched = found.matched * visible_in_any(found.visibility)
                 picture, seen, matched = (values.permute(1, 2, 0).contiguous() for values in (picture, seen, matched))
-                results[i] = _moved(FixResult(picture, seen * shown[i], found.depth, matched), homes[i])
+                results[i] = FixResult(picture, seen * shown[i], found.depth, matched).to(homes[i])
         return [results[i] for i in range(len(requests))]
 
     def _align(self, request: FixRequest) -> Aligned:
@@ -148,15 +144,6 @@ class EmbeddedFixer:
             diffusion=self.diffusion,
         )
         return list(out.image.clamp(0, 1))
-
-
-def _moved(whole: Whole, device: torch.device) -> Whole:
-    """Move all maps of a request, a reference or a result; cameras stay where they are."""
-    values = {entry.name: getattr(whole, entry.name) for entry in fields(whole)}
-    maps: dict[str, Any] = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
-    if isinstance(whole, FixRequest):
-        maps["references"] = [_moved(reference, device) for reference in whole.references]
-    return replace(whole, **maps)
 
 
 def load(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,16 @@ import torch
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
+from difix3d_ns.io.device_memory import free_memory
+from difix3d_ns.views.recent_views import RecentViews
 from difix3d_ns.views.store import PoolState, Store
 from difix3d_ns.views.view import PackedView, TrainView, pack
 
-_RAM_BYTES = 2**30
-"""1 GiB: some 800 views of 480 x 320 pixels or 64 of 1920 x 1080, small beside what training itself needs."""
+_RAM_BYTES = {"cpu": 2**30, "cuda": 2**32}
+"""By the device of training. 1 GiB is some 800 views of 480 x 320 pixels or 64 of 1920 x 1080, small beside what
+training itself needs in the same memory. A GPU has splat and photographs in its own, and all 256 views fit 4 GiB."""
+_DEVICE_SHARE = 0.25
+"""of what the device has free, for views that lie there: the splat may still grow, and a round needs room"""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Entry:
     key: str
     camera: Pinhole
     generation: int  # number of its file, counted up with each view taken
+    confidence: float  # mean over its pixels
 
 
 Evict = Callable[[Sequence[Entry]], str]
@@ -61,7 +66,8 @@ class Pool:
         capacity: int | None,
         folder: Path | None = None,
         evict: Evict = most_redundant,
-        ram_bytes: int = _RAM_BYTES,
+        ram_bytes: int | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         """Make an empty pool.
 
@@ -71,7 +77,10 @@ class Pool:
             folder: beside, never inside, ``nerfstudio_models``; None keeps everything in memory, without resume.
                 What lies in it already stays until ``prune``; see ``restore``.
             evict: which view a full pool gives up before it takes another.
-            ram_bytes: views beyond this are read from the disk again when drawn (least recently used leave first).
+            ram_bytes: views beyond this are read from the disk again when drawn (least recently used leave first);
+                None: 1 GiB, or 4 GiB where the device is CUDA's.
+            device: where views are drawn to. In a CUDA device's memory they stay, packed, as far as a quarter of what
+                is free holds them.
 
         Raises:
             ValueError: no capacity.
@@ -81,9 +90,11 @@ class Pool:
             raise ValueError(f"the pool of training views needs a capacity of at least 1, got {capacity}")
         self.capacity = capacity
         self._evict = evict
-        self._ram_bytes = ram_bytes
+        self._device = torch.device(device)
+        self._ram_bytes = _RAM_BYTES[self._device.type] if ram_bytes is None else ram_bytes
         self._entries: dict[str, Entry] = {}  # by key, in the order in which keys first came
-        self._held: OrderedDict[str, PackedView] = OrderedDict()  # in memory, least recently used first
+        self._held = RecentViews()  # in the CPU's memory
+        self._there = RecentViews()  # in the device's
         self._unsaved: set[str] = set()  # keys whose file could not be written
         self._noticed = False
         self._store = Store(folder) if folder is not None else None
@@ -125,16 +136,10 @@ class Pool:
             KeyError: no such view.
             ValueError: its file has become unreadable; the message names it.
         """
-        entry = self._entries[key]
-        packed = self._held.get(key)
-        if packed is None:
-            assert self._store is not None
-            packed = self._store.read_view(key, entry.generation)
-        self._hold(packed)
-        return packed.unpack()
+        return self._packed(key).unpack()
 
     def sample(self, generator: torch.Generator | None = None) -> TrainView:
-        """Draw a view uniformly; unreadable ones are dropped with a notice.
+        """Draw a view uniformly, float32 on the pool's device; unreadable ones are dropped with a notice.
 
         Args:
             generator: torch's on the CPU; None draws from torch's global one.
@@ -146,14 +151,18 @@ class Pool:
             keys = list(self._entries)
             key = keys[int(torch.randint(len(keys), (), generator=generator))]
             try:
-                return self.get(key)
+                return self._packed_there(key).unpack()
             except ValueError as error:
                 self._forget(key)
                 _notice(f"a training view became unreadable and is left out: {error}")
         raise LookupError("the pool of training views is empty")
 
+    def entry(self, key: str) -> Entry:
+        """Return the facts of a view. Raises KeyError: no such view."""
+        return self._entries[key]
+
     def entries(self) -> list[Entry]:
-        """Key, camera and generation of all views, in the order of their keys."""
+        """Facts of all views, in the order of their keys."""
         return list(self._entries.values())
 
     def state(self, checkpoint: int) -> PoolState:
@@ -206,7 +215,8 @@ class Pool:
         """
         source = Store(folder)
         own = self._store is not None and source.folder.resolve() == self._store.folder.resolve()
-        self._entries, self._held, self._unsaved = {}, OrderedDict(), set()
+        self._entries, self._held, self._unsaved = {}, RecentViews(), set()
+        self.leave_device()
         lost = []
         for key, generation in sorted(state, key=lambda listed: listed[1]):  # what was oldest stays oldest
             try:
@@ -215,8 +225,7 @@ class Pool:
                 lost.append(str(error))
                 continue
             if own:
-                self._entries[key] = Entry(key, packed.camera, generation)
-                self._hold(packed)
+                self._hold(packed, generation)
             else:
                 self._take(packed)
         self._entries = {key: self._entries[key] for key, _ in state if key in self._entries}
@@ -228,39 +237,61 @@ class Pool:
         while self.capacity is not None and len(self) > self.capacity:
             self._forget(self._evict(self.entries()))
 
+    def leave_device(self) -> None:
+        """Give up the device's memory that views take; they are sent there again when they are drawn."""
+        self._there.clear()
+
+    def _packed(self, key: str) -> PackedView:
+        """Return a view on the CPU; raises as ``get`` does."""
+        packed = self._held.get(key)
+        if packed is None:
+            generation = self._entries[key].generation
+            assert self._store is not None
+            packed = self._store.read_view(key, generation)
+            self._remember(packed)
+        return packed
+
+    def _packed_there(self, key: str) -> PackedView:
+        """Return a view on the pool's device; raises as ``get`` does."""
+        packed = self._there.get(key)
+        if packed is None:
+            packed = self._packed(key).to(self._device)
+            if (free := free_memory(self._device)) is not None:
+                self._there.add(packed, int(_DEVICE_SHARE * (free + self._there.nbytes + packed.nbytes)))
+        return packed
+
     def _take(self, packed: PackedView) -> None:
         self._generation += 1
-        self._entries[packed.key] = Entry(packed.key, packed.camera, self._generation)
-        self._hold(packed)
+        self._hold(packed, self._generation)
         self._save(packed.key)
 
     def _save(self, key: str) -> None:
         if not self._store:
             return
         try:
-            self._store.write_view(self._held[key], self._entries[key].generation)  # unsaved, it never leaves memory
+            packed = self._held.get(key)
+            assert packed is not None  # unsaved, it never leaves memory
+            self._store.write_view(packed, self._entries[key].generation)
             self._unsaved.discard(key)
         except OSError as error:
             self._unsaved.add(key)
             self._notice_unsaved(error)
 
     def _forget(self, key: str) -> Entry:
-        self._held.pop(key, None)
+        self._held.drop(key)
+        self._there.drop(key)
         self._unsaved.discard(key)
         return self._entries.pop(key)
 
-    def _hold(self, packed: PackedView) -> None:
-        """Keep a view in memory, and let the least recently used ones go; those without a file stay."""
-        self._held[packed.key] = packed
-        self._held.move_to_end(packed.key)
-        if not self._store:
-            return
-        total = sum(view.nbytes for view in self._held.values())
-        staying = self._unsaved | {packed.key}
-        for key in [key for key in self._held if key not in staying]:
-            if total <= self._ram_bytes:
-                return
-            total -= self._held.pop(key).nbytes
+    def _hold(self, packed: PackedView, generation: int) -> None:
+        """List a view, in the place of one with its key, and keep it in the CPU's memory."""
+        self._entries[packed.key] = Entry(packed.key, packed.camera, generation, packed.mean_confidence)
+        self._there.drop(packed.key)
+        self._remember(packed)
+
+    def _remember(self, packed: PackedView) -> None:
+        """Keep a view in the CPU's memory, and let the least recently used ones go; those without a file stay."""
+        self._held.add(packed, self._ram_bytes, self._unsaved if self._store else self._entries)
 
     def _notice_unsaved(self, error: OSError) -> None:
         if not self._noticed:

@@ -11,6 +11,7 @@ from torch import Tensor
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
 from difix3d_ns.geometry.warp import opaque
+from difix3d_ns.io.transfers import sent
 
 _PIXELS = 2400  # of the pseudo-view that vote; 1/8 of 480 x 320 in both directions
 _PLANE_PIXELS = 20000  # of a candidate's depth and alpha that are sampled
@@ -112,11 +113,11 @@ def _coverage(camera: Pinhole, depth: Tensor, alpha: Tensor, candidates: Sequenc
         return result, float(solid.sum())
     views = [candidates[i] for i in usable]
     cameras = [v.camera for v in views if v.camera]
-    poses = torch.stack([c.camera_to_world.to(points) for c in cameras])  # [K, 4, 4]
-    matrix = torch.stack([c.intrinsics.to(points) for c in cameras])  # [K, 3, 3]
-    size = points.new_tensor([[c.width, c.height] for c in cameras])
+    poses = sent(torch.stack([c.camera_to_world for c in cameras]).to(points.dtype), points.device)  # [K, 4, 4]
+    matrix = sent(torch.stack([c.intrinsics for c in cameras]).to(points.dtype), points.device)  # [K, 3, 3]
+    size = sent(torch.tensor([[c.width, c.height] for c in cameras], dtype=points.dtype), points.device)
 
-    rays = points - camera.position.to(points)  # [P, 3]
+    rays = points - sent(camera.position.to(points.dtype), points.device)  # [P, 3]
     other_rays = points - poses[:, None, :3, 3]  # [K, P, 3]
     pixels = other_rays @ (matrix @ poses[:, :3, :3].mT).mT  # [K, P, 3]
     z = pixels[..., 2]

@@ -6,12 +6,12 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.io.transfers import moved, sent
 
 _LEVELS = 65535  # 16 bits: the error of rounding is far below an 8-bit step, and half the memory of float32
 _MIN_DEPTH = 6.2e-5  # below, float16 loses digits
@@ -40,14 +40,12 @@ class TrainView:
 
     def to(self, device: torch.device | str) -> TrainView:
         """Return the same view with its maps on ``device``; its camera stays where it is."""
-        names = ("image", "confidence", "valid", "alpha", "depth", "depth_weight")
-        maps: dict[str, Any] = {name: v.to(device) for name in names if isinstance(v := getattr(self, name), Tensor)}
-        return replace(self, **maps, extra={name: values.to(device) for name, values in self.extra.items()})
+        return moved(self, device, extra={name: sent(values, device) for name, values in self.extra.items()})
 
 
 @dataclass(frozen=True)
 class PackedView:
-    """A training view as it is stored: pictures, depth and weights in 16 bits, rounded, on the CPU."""
+    """A training view as it is stored: pictures, depth and weights in 16 bits, rounded."""
 
     key: str
     camera: Pinhole
@@ -62,14 +60,23 @@ class PackedView:
         """Bytes of all its maps."""
         return sum(values.nbytes for values in self.maps.values())
 
+    @property
+    def mean_confidence(self) -> float:
+        """Mean over all pixels; 1 without a map of it."""
+        return float(self._share("confidence").mean()) if "confidence" in self.maps else 1.0
+
+    def to(self, device: torch.device | str) -> PackedView:
+        """Return the same view with its maps on ``device``, still packed; its camera stays where it is."""
+        return replace(self, maps={name: sent(values, device) for name, values in self.maps.items()})
+
     def unpack(self) -> TrainView:
-        """Return the view in float32 on the CPU."""
-        shares = {name: self.maps[name].float() / _LEVELS for name in _SHARES if name in self.maps}
+        """Return the view in float32, on the device of its maps."""
+        shares = {name: self._share(name) for name in _SHARES if name in self.maps}
         depth = self.maps.get("depth")
         return TrainView(
             self.key,
             self.camera,
-            self.maps["image"].float() / _LEVELS,
+            self._share("image"),
             photo=self.photo,
             weight=self.weight,
             depth=None if depth is None else depth.float() * self.depth_unit,
@@ -77,9 +84,14 @@ class PackedView:
             **{"depth_weight": self.depth_weight, **shares},  # type: ignore[arg-type]
         )
 
+    def _share(self, name: str) -> Tensor:
+        return self.maps[name].float() / _LEVELS
+
 
 def pack(view: TrainView) -> PackedView:
-    """Pack a view into 16 bits. Pixels that are not finite get confidence 0 and depth 0, so that they teach nothing.
+    """Pack a view into 16 bits, on the CPU.
+
+    Pixels that are not finite get confidence 0 and depth 0, so that they teach nothing.
 
     Raises:
         ValueError: picture, maps and camera differ in size.

@@ -81,13 +81,6 @@ class Place:
         """Numbers in [0, 1], always the same."""
         return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)).to(self.device)
 
-    def moved(self, asked: Any) -> Any:
-        """A picture or a request with its maps on the device, its cameras where they were."""
-        maps = {e.name: v.to(self.device) for e in fields(asked) if isinstance(v := getattr(asked, e.name), Tensor)}
-        if isinstance(asked, FixRequest):
-            maps["references"] = [self.moved(reference) for reference in asked.references]  # type: ignore[assignment]
-        return replace(asked, **maps)
-
     def model(self, count: int = 200, **settings: Any) -> SplatModel:
         """A small splat before its training."""
         torch.manual_seed(0)
@@ -154,7 +147,7 @@ def _prior(name: str, place: Place, requests: Sequence[FixRequest]) -> Any:
 
 
 def _of_the_device(name: str) -> Case:
-    return lambda place: _prior(name, place, [place.moved(_request(count)) for count in (2, 2, 0)])
+    return lambda place: _prior(name, place, [_request(count).to(place.device) for count in (2, 2, 0)])
 
 
 for _name in available_fixers():
@@ -164,7 +157,7 @@ for _name in available_fixers():
 @case
 def _aligner(place: Place) -> Any:
     chain = load_embedded(None, place.device, torch.float32).chain
-    request = place.moved(_request())
+    request = _request().to(place.device)
     with torch.no_grad():
         return align(chain.align, request.camera, request.image, request.depth, request.alpha, request.references)
 
@@ -232,7 +225,7 @@ def _sensor_depth(place: Place) -> Any:
 @case
 def _stereo(place: Place) -> Any:
     views = [photograph(camera_at(x, width=48, height=36))[0] for x in (0.0, 0.4)]
-    photos = [place.moved(PosedImage(view.image, view.camera)) for view in views]
+    photos = [PosedImage(view.image, view.camera).to(place.device) for view in views]
     depths = stereo_depths(photos, place.tensor(60, 3) + torch.tensor([0.0, 0.0, 4.0]).to(place.device))
     assert len(depths) == 2
     return {"depths": list(depths.values()), "points": stereo_points(photos, depths, 100)}
@@ -259,8 +252,9 @@ def _pool(place: Place) -> Any:
     view = pool.sample(torch.Generator().manual_seed(0)).to(place.device)
     again = Pool(4, place.folder / "views")
     again.restore(place.folder / "views", pool.state(1))
-    camera_there, batch = to_batch(view, torch.device(place.device))
-    return {"view": view, "again": again.get("a").to(place.device), "pose": camera_there.camera_to_worlds, **batch}
+    camera, batch = to_batch(view)
+    assert not camera.camera_to_worlds.is_cuda  # which splatfacto reads number by number
+    return {"view": view, "again": again.get("a").to(place.device), **batch}
 
 
 @case
@@ -339,7 +333,7 @@ def _losses(place: Place) -> Any:
 def _temporal_filter(place: Place) -> Any:
     temporal, caller, changes = TemporalFilter(), _Caller(), []
     for x in (0.0, 0.05):
-        view = place.moved(photograph(camera_at(x, width=48, height=36))[0])
+        view = photograph(camera_at(x, width=48, height=36))[0].to(place.device)
         assert view.camera is not None and view.depth is not None and view.alpha is not None
         previous = temporal.previous(caller, view.camera, view.depth, view.alpha, 0)
         assert (previous is not None) == (x > 0)

@@ -68,7 +68,7 @@ def test_what_is_nearer_than_photographs_look_is_not_drawn(scene: Path, on: bool
             model.gauss_params["opacities"][0] = 20.0
             model.means[0] = camera.position + depth * camera.forward
             model.gauss_params["scales"][0] = torch.tensor(depth).log()
-            drawn = model.get_outputs(to_cameras(camera, model.device))["accumulation"]
+            drawn = model.get_outputs(to_cameras(camera))["accumulation"]
             return drawn, model.median_depth(camera)[0]
 
     for seen in looks(0.6 * nearest):

@@ -129,7 +129,7 @@ def _losses(depth_weight: float, depth: torch.Tensor | None, trust: torch.Tensor
     guidance.pool.put(TrainView("target/000@1", camera, image, confidence=sure, depth=depth, depth_weight=weight))
     view = guidance.next_view(3, torch.Generator().manual_seed(0))
     assert view is not None
-    cameras, batch = to_batch(view, torch.device("cpu"))
+    cameras, batch = to_batch(view)
     with model.depth_in_training(view.depth is not None):
         outputs = model.get_outputs(cameras)
     base = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))

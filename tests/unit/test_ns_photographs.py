@@ -55,7 +55,7 @@ def test_cameras_to_pinhole_and_back(seed: int) -> None:
     pose[:3, 3] = torch.from_numpy(random.normal(0, 3, 3))
     k = torch.tensor([[50.5, 0, 11.25], [0, 61.5, 40.75], [0, 0, 1]])
     pinhole = Pinhole(pose, k, 64, 48)
-    cameras = to_cameras(pinhole, "cpu")
+    cameras = to_cameras(pinhole)
     assert cameras.shape == (1,) and (cameras.metadata is None or "cam_idx" not in cameras.metadata)
     back = to_pinhole(cameras)
     assert torch.allclose(back.camera_to_world, pose, atol=1e-6)

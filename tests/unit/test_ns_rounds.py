@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -202,8 +203,9 @@ def test_a_view_without_memory_is_skipped(tmp_path: Path, owner: type) -> None:
     rounds._run.tracker.log = log.append  # type: ignore[method-assign]
     # views 0 and 1 together, 2 and 3 together, 2, 3
     name, calls = ("render", (3, 5)) if owner is FlatRenderer else ("fix", (2, 4))
-    with out_of_memory(owner, name, *calls):
+    with mock.patch.object(rounds.pool, "leave_device") as left, out_of_memory(owner, name, *calls):
         train_through(rounds, splat)
+    assert left.call_count == 2
     assert _places(rounds) == {(1, 0), (1, 1), (1, 2)}
     (notice,) = [line for line in log if "memory" in line]
     assert "A pseudo-view of 40x30 is skipped" in notice

@@ -240,11 +240,11 @@ def test_made_views_come_without_camera_index_unless_they_stand_for_a_photograph
     manager = datamanager(write_scene(tmp_path / "scene"))
     photograph, batch = manager.next_train(0)
     index = photograph.metadata["cam_idx"]
-    seen_from, device = to_pinhole(photograph), torch.device("cpu")
+    seen_from = to_pinhole(photograph)
     made = TrainView("target/000@1", seen_from, torch.zeros(30, 40, 3), valid=torch.ones(30, 40, 1))
-    camera, learnt = to_batch(made, device)
+    camera, learnt = to_batch(made)
     assert "cam_idx" not in (camera.metadata or {}) and learnt.keys() == {"image", "mask"}
-    camera, learnt = to_batch(replace(made, photo=index), device)
+    camera, learnt = to_batch(replace(made, photo=index))
     assert camera.metadata["cam_idx"] == learnt["image_idx"] == index
     photo = photo_view(batch, seen_from, unit_range(batch["image"]))
     assert (photo.key, photo.photo, photo.valid) == (f"photo/{index:04d}", index, None)

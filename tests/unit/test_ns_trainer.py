@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -147,6 +148,9 @@ def test_a_gpu_makes_views_in_batches(
     monkeypatch.setattr(ViewFixer, "load", lambda fixing: DeepFixer())
     guidance.setup(scene_and_model, renderer, NoReferences(), Run(1000, device, images=5, folder=tmp_path))
     assert guidance.schedule.views_per_step == guidance.queue.per_step == views
+    with mock.patch.object(NoReferences, "prepare") as prepare:
+        guidance._fixing.prepare([], guidance.queue.per_step)
+    assert prepare.call_args.args == ([], 8)  # photographs rendered in a step, on any device
 
 
 @pytest.mark.slow

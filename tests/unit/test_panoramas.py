@@ -69,7 +69,7 @@ def along_rays(model: SplatModel, camera: Cameras, pixels: list[tuple[int, int]]
         pose[:3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
         pose[:3, 3] = rays.origins[row, column]
         intrinsics = torch.tensor([[FOCAL, 0, size / 2], [0, FOCAL, size / 2], [0, 0, 1]])
-        outputs = model.get_outputs_for_camera(to_cameras(Pinhole(pose, intrinsics, size, size), "cpu"))
+        outputs = model.get_outputs_for_camera(to_cameras(Pinhole(pose, intrinsics, size, size)))
         for name, values in found.items():
             values.append(outputs[name][size // 2, size // 2])
     return {name: torch.stack(values) for name, values in found.items()}

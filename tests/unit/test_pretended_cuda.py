@@ -155,6 +155,10 @@ def test_pinned_memory_is_the_hosts(device: PretendedCuda) -> None:
     assert not torch.ones(3).is_pinned() and not pinned.cuda().is_pinned()
 
 
+def test_a_device_is_called_what_it_was_called(device: PretendedCuda) -> None:
+    assert torch.device(torch.device(CUDA)) == torch.device(CUDA)
+
+
 def test_memory_is_what_it_is_set_to(device: PretendedCuda) -> None:
     device.free = 5
     assert torch.cuda.mem_get_info() == (5, device.total)

@@ -1,6 +1,7 @@
 """Splatfacto's hard-wired settings: CUDA, made to follow the tensors' device, and the near plane.
 
 CUDA tensors still go to the originals; CPU tensors go to ours, and gsplat's CUDA backend is never touched for them.
+A camera may stay on the CPU in both cases: its two matrices follow the Gaussians.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.models import splatfacto
 from torch import Tensor
+
+from difix3d_ns.io.transfers import sent
 
 _cuda_rasterization = splatfacto.rasterization
 
@@ -47,6 +50,7 @@ def near_sphere(distance: float) -> Iterator[None]:
 
 
 def _rasterization(means: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    kwargs.update({name: sent(kwargs[name], means.device) for name in ("viewmats", "Ks")})
     if (depth := _near_plane.get()) is not None:
         kwargs["near_plane"] = depth
     if distance := _near_sphere.get():
@@ -83,7 +87,7 @@ class _StaysOnCpu(Tensor):
 
 
 def keep_on_cpu(camera: Cameras) -> Cameras:
-    """A shallow copy of ``camera`` whose intrinsics survive splatfacto's ``.cuda()`` on a machine without CUDA."""
+    """A shallow copy of ``camera`` whose intrinsics survive splatfacto's ``.cuda()``, which waits, or fails."""
     camera = copy.copy(camera)
     # on the instance: splatfacto rescales it and asks again
     vars(camera)["get_intrinsics_matrices"] = lambda: Cameras.get_intrinsics_matrices(camera).as_subclass(_StaysOnCpu)

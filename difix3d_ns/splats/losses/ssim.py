@@ -27,6 +27,8 @@ _ONE, _TWO = np.float32(1.0), np.float32(2.0)
 class FusedSSIM(SSIM):
     """Mean SSIM (Wang et al. 2004) of pictures in [0, 1], as `pytorch_msssim.SSIM` has it, over all whole windows."""
 
+    win: Tensor  # [3, 1, 1, WINDOW], the library's
+
     def __init__(self) -> None:
         super().__init__(data_range=1.0, size_average=True, channel=3, win_size=WINDOW, win_sigma=_SIGMA)
 
@@ -39,7 +41,10 @@ class FusedSSIM(SSIM):
             and min(truth.shape[2:]) >= WINDOW
             and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in (truth, picture))
         )
-        return _Similarity.apply(truth[0], picture[0]) if ours else super().forward(truth, picture)
+        if ours:
+            return _Similarity.apply(truth[0], picture[0])
+        self.win = self.win.to(picture)  # else it is copied in every step
+        return super().forward(truth, picture)
 
 
 class _Similarity(torch.autograd.Function):

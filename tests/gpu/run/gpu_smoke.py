@@ -6,7 +6,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +56,6 @@ def request(width: int, height: int, device: str, count: int = 20_000, seed: int
 
     references = [PosedImage(picture, *view(0.05 * i)) for i in (1, 2, 3)]
     return FixRequest(picture, references, *view(0.0))
-
-
-def on_cuda(asked: Any) -> Any:
-    """A request or a reference with its tensors there."""
-    moved = {name: getattr(asked, name).cuda() for name in ("image", "depth", "alpha")}
-    if hasattr(asked, "references"):
-        moved["references"] = [on_cuda(reference) for reference in asked.references]
-    return replace(asked, **moved)
 
 
 @check
@@ -143,7 +134,7 @@ def embedded_fixer(
     asked = request(320, 240, "cpu")
     (exact,) = load(None, "cpu", torch.float32).fix([asked])
     for dtype in (torch.float32, None):
-        (fixed,) = load(None, "cuda", dtype).fix([on_cuda(asked)])
+        (fixed,) = load(None, "cuda", dtype).fix([asked.to("cuda")])
         assert fixed.image.is_cuda and fixed.image.dtype == torch.float32
         difference = (fixed.image.cpu() - exact.image).abs()
         result[f"{dtype}: picture mean, max"] = [float(difference.mean()), float(difference.max())]
@@ -186,14 +177,14 @@ def stereo(width: int = 480, height: int = 320) -> str:
 def pool_step(sizes: Sequence[Size] = ((960, 640), (1600, 1064), (1920, 1080)), count: int = 112) -> dict[str, str]:
     """What a step on a made view does before its first kernel."""
     from difix3d_ns.geometry.pinhole import Pinhole
-    from difix3d_ns.ns.cameras import to_cameras
+    from difix3d_ns.ns.batches import to_batch
     from difix3d_ns.views.pool import Pool
     from difix3d_ns.views.view import TrainView
 
     result = {}
     for width, height in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            pool, generator = Pool(256, Path(folder)), torch.Generator().manual_seed(0)
+            pool, generator = Pool(256, Path(folder), device="cuda"), torch.Generator().manual_seed(0)
             for i in range(count):
                 pose = torch.eye(4)
                 pose[0, 3] = i * 0.1
@@ -203,11 +194,16 @@ def pool_step(sizes: Sequence[Size] = ((960, 640), (1600, 1064), (1920, 1080)), 
 
             def draw(pool: Pool = pool, generator: torch.Generator = generator) -> tuple[Tensor, Tensor]:
                 view = pool.sample(generator)
-                float(view.confidence.mean())
-                to_cameras(view.camera, "cuda")
-                return view.image.to("cuda"), view.confidence.to("cuda")
+                to_batch(view)
+                return view.image, view.confidence
 
-            result[f"{width}x{height}"] = f"{milliseconds(draw, 30)} ms, {len(pool._held)} of {count} in RAM"
+            first = milliseconds(draw, 30)
+            for _ in range(8 * count):
+                draw()
+            result[f"{width}x{height}"] = (
+                f"{first} ms, then {milliseconds(draw, 30)}; {len(pool._held)} of {count} in RAM, "
+                f"{len(pool._there)} on the device"
+            )
     return result
 
 
