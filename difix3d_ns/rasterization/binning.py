@@ -14,6 +14,7 @@ from difix3d_ns.rasterization.jit import jit
 
 TILE = 8  # pixels along a tile's side: 64 pixels fill four AVX-512 registers
 ALPHA_MIN = 1.0 / 255.0
+KEPT_ROWS = 4  # of tiles per Gaussian whose spans are kept between counting and filling; of larger ones they are found twice
 
 
 @jit(inline="always")
@@ -67,10 +68,11 @@ def _row_range(ellipse, tiles_y):
 
 
 @jit(parallel=True)
-def count_pairs(order, means2d, conics, opacities, colors, radii, tiles_x, tiles_y, packed, counts):
+def count_pairs(order, means2d, conics, opacities, colors, radii, tiles_x, tiles_y, packed, rows, spans, counts):
     """Gather the Gaussians in depth order into packed [V, 6 + D]: x, y, a, b, c, opacity, colours, close together.
 
-    counts[s, t]: Gaussians of slice s (contiguous in depth order) on tile t.
+    rows [V, 2]: first and one-past-last row of tiles that each may reach, and spans [V, KEPT_ROWS, 2] the same of the
+    tiles in the first of these rows; counts[s, t]: Gaussians of slice s (contiguous in depth order) on tile t.
     """
     slices, n, channels = counts.shape[0], order.shape[0], colors.shape[1]
     for s in nb.prange(slices):
@@ -86,12 +88,16 @@ def count_pairs(order, means2d, conics, opacities, colors, radii, tiles_x, tiles
                 packed[k, 6 + channel] = colors[i, channel]
                 finite &= colors[i, channel] * 0 == 0
             packed[k, 5] = opacities[i] if finite else 0  # NaN and infinity: on no tile
+            rows[k, 0] = rows[k, 1] = 0
             if not float(packed[k, 5]) > ALPHA_MIN:
                 continue
             ellipse = _ellipse(packed, k, radii[i])
             top, bottom = _row_range(ellipse, tiles_y)
+            rows[k, 0], rows[k, 1] = top, bottom
             for row in range(top, bottom):
                 first, last = _row_span(ellipse, row, tiles_x)
+                if row - top < KEPT_ROWS:
+                    spans[k, row - top, 0], spans[k, row - top, 1] = first, last
                 for column in range(first, last):
                     counts[s, row * tiles_x + column] += 1
 
@@ -110,18 +116,18 @@ def start_positions(counts, offsets):
 
 
 @jit(parallel=True)
-def fill_pairs(order, packed, radii, tiles_x, tiles_y, positions, ids):
+def fill_pairs(order, packed, radii, tiles_x, rows, spans, positions, ids):
     """Write every tile's list of Gaussians (rows of `packed`), front to back, whatever the number of slices."""
     slices = positions.shape[0]
     n = packed.shape[0]
     for s in nb.prange(slices):
         for k in range(s * n // slices, (s + 1) * n // slices):
-            if not float(packed[k, 5]) > ALPHA_MIN:
-                continue
-            ellipse = _ellipse(packed, k, radii[order[k]])
-            top, bottom = _row_range(ellipse, tiles_y)
+            top, bottom = rows[k, 0], rows[k, 1]
             for row in range(top, bottom):
-                first, last = _row_span(ellipse, row, tiles_x)
+                if row - top < KEPT_ROWS:
+                    first, last = spans[k, row - top, 0], spans[k, row - top, 1]
+                else:
+                    first, last = _row_span(_ellipse(packed, k, radii[order[k]]), row, tiles_x)
                 for column in range(first, last):
                     tile = row * tiles_x + column
                     ids[positions[s, tile]] = k

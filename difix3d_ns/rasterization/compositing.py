@@ -65,9 +65,8 @@ def _start_tile(s, x0, y0, width, height):
 
 
 @jit(inline="always")
-def _gather(s, row, packed, ids, start, count):
+def _gather(s, row, columns, packed, ids, start, count):
     """Copy the rows of `count` entries of a tile's list to s[row:]."""
-    columns = packed.shape[1]
     for j in range(count):
         i = ids[start + j]
         for q in range(columns):
@@ -132,7 +131,7 @@ def forward_kernel(channels: int):
                 end = offsets[tile + 1]
                 for start in range(offsets[tile], end, BATCH):
                     count = min(BATCH, end - start)
-                    _gather(s, gathered, packed, ids, start, count)
+                    _gather(s, gathered, columns, packed, ids, start, count)
                     for j in range(count):
                         row = gathered + j * columns
                         mx, my, opacity = s[row], s[row + 1], s[row + 5]
@@ -199,7 +198,7 @@ def backward_kernel(channels: int):
                 begin = offsets[tile]
                 for stop in range(deepest, 0, -BATCH):
                     first = max(stop - BATCH, 0)
-                    _gather(s, gathered, packed, ids, begin + first, stop - first)
+                    _gather(s, gathered, columns, packed, ids, begin + first, stop - first)
                     for j in range(stop - first - 1, -1, -1):
                         row = gathered + j * columns
                         mx, my, opacity = s[row], s[row + 1], s[row + 5]
@@ -286,11 +285,11 @@ def median(lists, scratch, depth, final):
                     final[y, x] = abs(s[_T + p])
 
 
-@jit()
+@jit(parallel=True)
 def scatter_gradients(grads, order, means2d, means2d_abs, conics, opacities, colors):
     """Sum the threads' buffers and put them where the Gaussians came from (outputs zeroed by the caller)."""
     threads, n, columns = grads.shape
-    for k in range(n):
+    for k in nb.prange(n):
         i = order[k]
         for thread in range(threads):
             row = grads[thread, k]

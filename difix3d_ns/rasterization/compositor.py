@@ -38,9 +38,10 @@ def bin_gaussians(
     offsets = np.zeros(tiles_x * tiles_y + 1, np.int64)
     counts = np.zeros((_slots(offsets), tiles_x * tiles_y), np.int64)
     gaussians = (means2d, conics, opacities, colors, radii)
-    binning.count_pairs(order, *gaussians, tiles_x, tiles_y, packed, counts)
+    rows, spans = np.empty((len(order), 2), np.int32), np.empty((len(order), binning.KEPT_ROWS, 2), np.int32)
+    binning.count_pairs(order, *gaussians, tiles_x, tiles_y, packed, rows, spans, counts)
     ids = np.empty(binning.start_positions(counts, offsets), np.int32)
-    binning.fill_pairs(order, packed, radii, tiles_x, tiles_y, counts, ids)
+    binning.fill_pairs(order, packed, radii, tiles_x, rows, spans, counts, ids)
     return TileLists(order, packed, offsets, ids, width, height, tiles_x, tiles_y)
 
 

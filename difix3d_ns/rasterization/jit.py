@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 import threading
 from collections.abc import Callable
 
@@ -11,18 +13,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# numba's OpenMP threads, started at its first parallel kernel, would otherwise spin for milliseconds after each
-# kernel and so keep torch's threads off the cores (measured: 2 to 5 times slower training steps on a busy machine).
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 # numba's fallback threading layer must not be entered by two Python threads at once; the kernels use every core anyway.
 KERNELS = threading.RLock()
 
 FASTMATH = {"reassoc", "contract", "arcp", "nsz"}  # not nnan/ninf: comparisons must hold for any input
 
 
+@functools.cache
+def yield_cores() -> None:
+    """Let OpenMP's threads sleep soon after each kernel instead of spinning for milliseconds (Linux; once a process).
+
+    numba's and torch's kernels share the threads of torch's libgomp, which reads OMP_WAIT_POLICY when it is loaded:
+    before us. Spinning threads use up their share of a core that another process wants, and then the next kernel waits
+    for them. libgomp spins a thousandth as long once it has more threads than the process has cores, so one more of
+    them is started here, asleep (`gomp_throttled_spin_count_var` in libgomp's env.c and wait.h).
+    """
+    if sys.platform == "linux" and "OMP_WAIT_POLICY" not in os.environ and torch.get_num_threads() > 1:
+        threading.Thread(target=_sleep_with_a_thread_pool, name="openmp", daemon=True).start()
+
+
+def _sleep_with_a_thread_pool() -> None:
+    torch.zeros(2**16).exp_()  # as few as torch shares among threads
+    threading.Event().wait()
+
+
 def slots(limit: int) -> int:
     """Number of parts that a kernel's work is split into: one per thread, at least one, at most ``limit``."""
+    yield_cores()
     return max(1, min(nb.get_num_threads(), limit))
 
 

@@ -72,7 +72,7 @@ def rasterization(
         values = colors.expand(cameras, n, colors.shape[-1])
     else:
         positions = torch.inverse(viewmats)[:, :3, 3]
-        coefficients = colors.expand(cameras, *colors.shape[-3:])
+        coefficients = [colors] * cameras if colors.dim() == 3 else colors.unbind()
         values = torch.stack(
             [sh_colors(sh_degree, means, coefficients[c], positions[c], radii[c]) for c in range(cameras)]
         )
