@@ -52,7 +52,7 @@ PATCHES = (
     Patch(
         "splatfacto_metrics",
         "torchmetrics.image.PeakSignalNoiseRatio",
-        "to import torchmetrics takes SECONDS s and MEGABYTES MB, which training does not need",
+        "to import torchmetrics takes 2 s and 50 MB, and training needs neither its text models nor its audio",
         "tests/unit/test_patches.py::test_psnr_is_torchmetrics",
         by="light_metrics",
     ),
@@ -78,7 +78,7 @@ PATCHES = (
     Patch(
         "icons",
         "viser._gui_api.svg_from_icon",
-        "viser goes through its archive for each icon: VIEWER s before the first step",
+        "viser goes through its archive for each icon: 2 s before the first step",
         "tests/unit/test_patches.py::test_icons_are_visers",
         version="viser 0.2.7",
     ),
