@@ -28,8 +28,8 @@ from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights, check_files, column
 from difix3d_ns.ns.cameras import to_cameras
 from difix3d_ns.ns.panoramas import blend_outputs, panorama_of
-from difix3d_ns.ns.patches.splatfacto_metrics import light_metrics
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane, near_sphere
+from difix3d_ns.ns.patches.splatfacto_metrics import light_metrics
 from difix3d_ns.splats.exposure import Exposures
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from difix3d_ns.splats.strategies.fitness import Fitness
