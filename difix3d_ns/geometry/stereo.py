@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ _MAX_SPARSE = 6  # photographs, up to which one that agrees is enough; two other
 _NOISE = 1e-4  # variance of it, so that flat windows do not correlate
 _MAX_POINTS = 4096  # scene points used
 _MIN_ANGLE = 1.0  # degrees between rays: below, any depth fits
+_PLANES_AT_ONCE = 4  # warped, on a CPU
 _PIXELS_AT_ONCE = 2**22  # of warped planes, elsewhere than on a CPU: some 0.5 GiB
 _MAX_VIEWS = 64  # photographs that get a depth: time grows with them, and their surfaces overlap
 
@@ -180,45 +182,73 @@ def _range(
     return nearest, 100 * nearest
 
 
+@lru_cache
+def _window_sizes(height: int, width: int, rows: int, columns: int) -> Tensor:
+    """Pixels [h, w] of a picture in the window around each of its pixels."""
+    return F.avg_pool2d(
+        torch.ones(1, 1, height, width), (rows, columns), 1, (rows // 2, columns // 2), divisor_override=1
+    )[0, 0]
+
+
+def _mean_around(maps: Tensor, rows: int, columns: int) -> Tensor:
+    """Mean over the window around each pixel, [N, C, h, w]; at the borders over what there is of it."""
+    top, left = rows // 2, columns // 2
+    if maps.device.type != "cpu":
+        return F.avg_pool2d(maps, (rows, columns), 1, (top, left), count_include_pad=False)
+    # torch adds pixel by pixel there; whole planes, added in the same order, have the same bits in a fifth of the time
+    height, width = maps.shape[-2:]
+    padded = F.pad(maps, (left, left, top, top))
+    total = torch.zeros_like(maps)
+    for row in range(rows):
+        for column in range(columns):
+            total += padded[..., row : row + height, column : column + width]
+    return total.div_(_window_sizes(height, width, rows, columns))
+
+
 def _box(maps: Tensor) -> Tensor:
     """Mean over the window, [N, C, h, w]; in two passes, since one of all its pixels takes three times as long."""
-    half = _WINDOW // 2
-    maps = F.avg_pool2d(maps, (_WINDOW, 1), 1, (half, 0), count_include_pad=False)
-    return F.avg_pool2d(maps, (1, _WINDOW), 1, (0, half), count_include_pad=False)
+    return _mean_around(_mean_around(maps, _WINDOW, 1), 1, _WINDOW)
 
 
 def _scores(view: _Grey, others: Sequence[_Grey], inverse: Tensor) -> Tensor:
-    """Correlation [D, h, w] with the best neighbours at inverse depths ``inverse`` ([D, 1, 1] or [D, h, w])."""
+    """Correlation [D, h, w] with the best neighbours at inverse depths ``inverse`` ([D, 1, 1] or [D, h, w]).
+
+    Half of it is the mean over neighbouring pixels.
+    """
     grey = view.image
     mean = _box(grey)
     variance = _box(grey * grey) - mean * mean
-    # on a CPU one at a time fits the cache; elsewhere launching a kernel takes longer than it does
-    at_once = 1 if grey.device.type == "cpu" else max(1, _PIXELS_AT_ONCE // grey.numel())
-    found = []
-    for other in others:
-        planes = torch.cat([other.image, other.usable], 1)
-        levels = []
-        for some in inverse.split(at_once):
+    planes = [torch.cat([other.image, other.usable], 1) for other in others]
+    # on a CPU planes that fit the cache, a thread each; elsewhere launching a kernel takes longer than it does
+    at_once = _PLANES_AT_ONCE if grey.device.type == "cpu" else max(1, _PIXELS_AT_ONCE // grey.numel())
+    levels = []
+    for some in inverse.split(at_once):
+        best: list[Tensor] = []  # the best correlations so far, each [d, h, w], best first
+        for other, sampled in zip(others, planes, strict=True):
             grid, z = reproject((1 / some).expand(-1, *grey.shape[-2:]), view.camera, other.camera)
             warped = F.grid_sample(
-                planes.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False
+                sampled.expand(len(grid), -1, -1, -1), grid, padding_mode="border", align_corners=False
             )
             w = warped[:, :1]
             means = _box(torch.cat([w, w * w, grey * w], 1))
             variance_w = means[:, 1:2] - means[:, :1].square()
             correlation = (means[:, 2:] - mean * means[:, :1]) / ((variance + _NOISE) * (variance_w + _NOISE)).sqrt()
             valid = (grid.abs() < 1).all(-1) & (z > 0) & (warped[:, 1] > 0.99)
-            levels.append(correlation[:, 0].where(valid, -1.0))
-        found.append(torch.cat(levels))
-    return torch.stack(found).topk(min(_BEST, len(found)), 0).values.mean(0)
+            rest = correlation[:, 0].where(valid, -1.0)
+            for place, better in enumerate(best):
+                best[place], rest = torch.maximum(better, rest), torch.minimum(better, rest)
+            if len(best) < _BEST:
+                best.append(rest)
+        score = torch.stack(best).mean(0)
+        levels.append(0.5 * (_mean_around(score[None], 5, 5)[0] + score))
+    return torch.cat(levels)
 
 
 def _peak(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Best level with its fraction, and its score, each [h, w]; smoothed over neighbouring pixels."""
-    smooth = 0.5 * (F.avg_pool2d(scores[None], 5, 1, 2, count_include_pad=False)[0] + scores)
-    best, level = smooth.max(0)
-    below = smooth.gather(0, (level - 1).clamp_min(0)[None])[0]
-    above = smooth.gather(0, (level + 1).clamp_max(len(scores) - 1)[None])[0]
+    """Best level with its fraction, and its score, each [h, w]."""
+    best, level = scores.max(0)
+    below = scores.gather(0, (level - 1).clamp_min(0)[None])[0]
+    above = scores.gather(0, (level + 1).clamp_max(len(scores) - 1)[None])[0]
     curvature = below - 2 * best + above
     offset = (0.5 * (below - above) / curvature).where(curvature < -1e-6, 0.0).clamp(-0.5, 0.5)
     return level + offset, best

@@ -30,8 +30,8 @@ from difix3d_ns.io.transfers import sent
 from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights, check_files, column
 from difix3d_ns.ns.cameras import to_cameras
 from difix3d_ns.ns.panoramas import blend_outputs, panorama_of
-from difix3d_ns.ns.patches.lpips import lazy_lpips
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane, near_sphere
+from difix3d_ns.ns.patches.splatfacto_metrics import light_metrics
 from difix3d_ns.splats.exposure import Exposures
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from difix3d_ns.splats.strategies.fitness import Fitness
@@ -226,7 +226,7 @@ class SplatModel(SplatfactoModel):
             self.seed_points = (positions.clone(), colours[:0])
 
         weights = PerceptualWeights(self.config.lpips_weights, self.config.fetch_lpips)
-        with lazy_lpips(weights):
+        with light_metrics(weights):
             super().populate_modules()
         from difix3d_ns.splats.losses.ssim import FusedSSIM
 

@@ -100,9 +100,43 @@ def test_models_are_made_with_a_lazy_lpips_and_others_are_not() -> None:
     theirs = lpip.LearnedPerceptualImagePatchSimilarity
     assert isinstance(tiny_model().lpips, LazyLPIPS)
     assert lpip.LearnedPerceptualImagePatchSimilarity is theirs and isinstance(theirs, type)
-    with pytest.raises(ZeroDivisionError), patches.lpips.lazy_lpips():
+    with pytest.raises(ZeroDivisionError), patches.splatfacto_metrics.light_metrics():
         raise ZeroDivisionError
     assert lpip.LearnedPerceptualImagePatchSimilarity is theirs
+
+
+def test_psnr_is_torchmetrics() -> None:
+    from torchmetrics.image import PeakSignalNoiseRatio
+
+    model = tiny_model()
+    assert not isinstance(model.psnr, PeakSignalNoiseRatio)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, 7, 64):
+        first, second = (torch.rand(1, 3, size, size, generator=generator) for _ in range(2))
+        assert torch.equal(model.psnr(first, second), PeakSignalNoiseRatio(data_range=1.0)(first, second))
+
+
+IMPORTED = """
+import sys
+from tests.unit.tiny_splat import tiny_model
+tiny_model()
+print([name for name in ("torchmetrics", "transformers") if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_a_model_imports_no_torchmetrics() -> None:
+    run = subprocess.run([sys.executable, "-c", IMPORTED], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_icons_are_visers() -> None:
+    from viser import Icon, _gui_api, _gui_handles, _icons
+
+    names = (Icon.X, Icon.CAMERA_PLUS)
+    for module in (_gui_api, _gui_handles):
+        assert module.svg_from_icon is not _icons.svg_from_icon
+        assert [module.svg_from_icon(name) for name in names] == [_icons.svg_from_icon(name) for name in names]
 
 
 def _modules() -> list[Path]:

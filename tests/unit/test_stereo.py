@@ -10,7 +10,7 @@ from difix3d_ns.data.procedural import demo_world
 from difix3d_ns.data.procedural.dataset import photograph_world, structure_points
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
-from difix3d_ns.geometry.stereo import stereo_depths, stereo_points
+from difix3d_ns.geometry.stereo import _mean_around, stereo_depths, stereo_points
 
 pytestmark = pytest.mark.slow
 
@@ -34,6 +34,15 @@ def depths(capture):
 def errors(views, depths) -> torch.Tensor:
     """Relative depth errors of all kept pixels."""
     return torch.cat([(depths[i].depth / views[i].depth - 1).abs()[depths[i].kept] for i in depths])
+
+
+@pytest.mark.parametrize("window", [(7, 1), (1, 7), (5, 5)])
+@pytest.mark.parametrize("size", [(3, 4), (37, 53)])
+def test_means_around_have_the_bits_of_torch(window, size):
+    maps = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    half = (window[0] // 2, window[1] // 2)
+    expected = torch.nn.functional.avg_pool2d(maps, window, 1, half, count_include_pad=False)
+    assert torch.equal(_mean_around(maps, *window), expected)
 
 
 def test_kept_depths_are_true(capture, depths):
