@@ -14,7 +14,9 @@ from difix3d_ns.rasterization.jit import jit
 
 TILE = 8  # pixels along a tile's side: 64 pixels fill four AVX-512 registers
 ALPHA_MIN = 1.0 / 255.0
-KEPT_ROWS = 4  # of tiles per Gaussian whose spans are kept between counting and filling; of larger ones they are found twice
+KEPT_ROWS = (
+    4  # of tiles per Gaussian whose spans are kept between counting and filling; of larger ones they are found twice
+)
 
 
 @jit(inline="always")

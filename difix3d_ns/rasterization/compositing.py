@@ -13,7 +13,7 @@ import numba as nb
 import numpy as np
 
 from difix3d_ns.rasterization.binning import TILE
-from difix3d_ns.rasterization.jit import FASTMATH, jit
+from difix3d_ns.rasterization.jit import FASTMATH, jit, take
 
 PIXELS = TILE * TILE
 BATCH = 32  # a tile's Gaussians are gathered in batches, so that their cache misses overlap
@@ -110,20 +110,21 @@ def scratch_floats(channels: int) -> int:
 
 @functools.cache
 def forward_kernel(channels: int):
-    """Compile kernel(lists, scratch, image, final, last) for a number of channels.
+    """Compile kernel(lists, scratch, next_tile, image, final, last) for a number of channels.
 
-    It writes image [H, W, D], final transmittance [H, W] and last [H, W], the list entries before the pixel stopped.
+    Threads take tiles from `next_tile`, a zero. It writes image [H, W, D], final transmittance [H, W] and last [H, W],
+    the list entries before the pixel stopped.
     """
     columns = 6 + channels
     gathered = _FREE + PIXELS * channels
 
     @jit(parallel=True, fastmath=FASTMATH)
-    def forward(lists, scratch, image, final, last):
+    def forward(lists, scratch, next_tile, image, final, last):
         _, packed, offsets, ids, width, height, tiles_x, tiles_y = lists
-        threads = scratch.shape[0]
-        for thread in nb.prange(threads):
+        for thread in nb.prange(scratch.shape[0]):
             s = scratch[thread]
-            for tile in range(thread, tiles_x * tiles_y, threads):
+            tile = take(next_tile)
+            while tile < tiles_x * tiles_y:
                 x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
                 _start_tile(s, x0, y0, width, height)
                 for p in range(PIXELS * channels):
@@ -155,16 +156,18 @@ def forward_kernel(channels: int):
                         last[y, x] = np.int32(s[_LAST + p])
                         for channel in range(channels):
                             image[y, x, channel] = s[_FREE + PIXELS * channel + p]
+                tile = take(next_tile)
 
     return forward
 
 
 @functools.cache
 def backward_kernel(channels: int):
-    """Compile kernel(lists, scratch, final, last, grad_image, grad_final, grads) for a number of channels.
+    """Compile kernel(lists, scratch, next_part, final, last, grad_image, grad_final, grads) for a number of channels.
 
-    It writes the gradients of the rows of `packed`, one buffer per thread: grads [threads, V, 8 + D], columns x, y, a,
-    b, c, opacity, |x|, |y| (sums over pixels of absolute values), colours. It goes back to front with the colour behind
+    Threads take parts of the tiles from `next_part`, a zero; each part has a buffer, so that sums do not depend on who
+    took what. It writes the gradients of the rows of `packed`: grads [parts, V, 8 + D], columns x, y, a, b, c, opacity,
+    |x|, |y| (sums over pixels of absolute values), colours. It goes back to front with the colour behind
     the Gaussian normalised to unit transmittance, so that dL/dalpha = T (colour - behind).
     """
     columns, outputs = 6 + channels, 8 + channels
@@ -172,97 +175,100 @@ def backward_kernel(channels: int):
     sums = gathered + BATCH * columns
 
     @jit(parallel=True, fastmath=FASTMATH)
-    def backward(lists, scratch, final, last, grad_image, grad_final, grads):
+    def backward(lists, scratch, next_part, final, last, grad_image, grad_final, grads):
         _, packed, offsets, ids, width, height, tiles_x, tiles_y = lists
-        threads = scratch.shape[0]
-        for thread in nb.prange(threads):
+        parts = grads.shape[0]
+        for thread in nb.prange(scratch.shape[0]):
             s = scratch[thread]
-            for tile in range(thread, tiles_x * tiles_y, threads):
-                x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
-                _start_tile(s, x0, y0, width, height)
-                for p in range(PIXELS):
-                    s[_B + p] = F0
-                    s[_T + p] = F1
-                for p in range(PIXELS * channels):
-                    s[_FREE + p] = F0
-                deepest = 0
-                for y in range(y0, min(y0 + TILE, height)):
-                    for x in range(x0, min(x0 + TILE, width)):
-                        p = (y - y0) * TILE + x - x0
-                        s[_T + p] = final[y, x]
-                        s[_B + p] = grad_final[y, x]
-                        s[_LAST + p] = np.float32(last[y, x])
-                        deepest = max(deepest, last[y, x])
-                        for channel in range(channels):
-                            s[_FREE + PIXELS * channel + p] = grad_image[y, x, channel]
-                begin = offsets[tile]
-                for stop in range(deepest, 0, -BATCH):
-                    first = max(stop - BATCH, 0)
-                    _gather(s, gathered, columns, packed, ids, begin + first, stop - first)
-                    for j in range(stop - first - 1, -1, -1):
-                        row = gathered + j * columns
-                        mx, my, opacity = s[row], s[row + 1], s[row + 5]
-                        a, b, c = s[row + 2], s[row + 3], s[row + 4]
-                        ha, hc = HALF * a, HALF * c
-                        rank = np.float32(first + j)
-                        for p in range(PIXELS):
-                            s[_S + p] = F0
-                        for channel in range(channels):
-                            value = s[row + 6 + channel]
+            part = take(next_part)
+            while part < parts:
+                for tile in range(part, tiles_x * tiles_y, parts):
+                    x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
+                    _start_tile(s, x0, y0, width, height)
+                    for p in range(PIXELS):
+                        s[_B + p] = F0
+                        s[_T + p] = F1
+                    for p in range(PIXELS * channels):
+                        s[_FREE + p] = F0
+                    deepest = 0
+                    for y in range(y0, min(y0 + TILE, height)):
+                        for x in range(x0, min(x0 + TILE, width)):
+                            p = (y - y0) * TILE + x - x0
+                            s[_T + p] = final[y, x]
+                            s[_B + p] = grad_final[y, x]
+                            s[_LAST + p] = np.float32(last[y, x])
+                            deepest = max(deepest, last[y, x])
+                            for channel in range(channels):
+                                s[_FREE + PIXELS * channel + p] = grad_image[y, x, channel]
+                    begin = offsets[tile]
+                    for stop in range(deepest, 0, -BATCH):
+                        first = max(stop - BATCH, 0)
+                        _gather(s, gathered, columns, packed, ids, begin + first, stop - first)
+                        for j in range(stop - first - 1, -1, -1):
+                            row = gathered + j * columns
+                            mx, my, opacity = s[row], s[row + 1], s[row + 5]
+                            a, b, c = s[row + 2], s[row + 3], s[row + 4]
+                            ha, hc = HALF * a, HALF * c
+                            rank = np.float32(first + j)
                             for p in range(PIXELS):
-                                s[_S + p] += s[_FREE + PIXELS * channel + p] * value
-                        g0, gx, gy, gxx, gxy, gyy, ax, ay = F0, F0, F0, F0, F0, F0, F0, F0
-                        for p in range(PIXELS):
-                            dx, dy, sigma = _offset(s, p, mx, my, ha, b, hc)
-                            raw = opacity * _exp_neg(min(sigma, SIGMA_MAX))
-                            alpha = min(raw, ALPHA_MAX)
-                            seen = (alpha >= ALPHA_MIN) & (sigma >= F0) & (rank < s[_LAST + p])
-                            alpha = alpha if seen else F0
-                            t = s[_T + p] / (F1 - alpha)
-                            s[_T + p] = t
-                            s[_W + p] = alpha * t
-                            difference = s[_S + p] - s[_B + p]
-                            s[_B + p] += alpha * difference
-                            g = -raw * t * difference if seen & (raw <= ALPHA_MAX) else F0  # dL/dsigma
-                            g0 += g
-                            gdx, gdy = g * dx, g * dy
-                            gx += gdx
-                            gy += gdy
-                            gxx += gdx * dx
-                            gxy += gdx * dy
-                            gyy += gdy * dy
-                            ax += abs(a * gdx + b * gdy)
-                            ay += abs(b * gdx + c * gdy)
-                        out = sums + j * outputs
-                        s[out] = a * gx + b * gy
-                        s[out + 1] = b * gx + c * gy
-                        s[out + 2] = HALF * gxx
-                        s[out + 3] = gxy
-                        s[out + 4] = HALF * gyy
-                        s[out + 5] = -g0 / opacity
-                        s[out + 6] = ax
-                        s[out + 7] = ay
-                        for channel in range(channels):
-                            total = F0
+                                s[_S + p] = F0
+                            for channel in range(channels):
+                                value = s[row + 6 + channel]
+                                for p in range(PIXELS):
+                                    s[_S + p] += s[_FREE + PIXELS * channel + p] * value
+                            g0, gx, gy, gxx, gxy, gyy, ax, ay = F0, F0, F0, F0, F0, F0, F0, F0
                             for p in range(PIXELS):
-                                total += s[_W + p] * s[_FREE + PIXELS * channel + p]
-                            s[out + 8 + channel] = total
-                    for j in range(stop - first):
-                        i = ids[begin + first + j]
-                        for q in range(outputs):
-                            grads[thread, i, q] += s[sums + j * outputs + q]
+                                dx, dy, sigma = _offset(s, p, mx, my, ha, b, hc)
+                                raw = opacity * _exp_neg(min(sigma, SIGMA_MAX))
+                                alpha = min(raw, ALPHA_MAX)
+                                seen = (alpha >= ALPHA_MIN) & (sigma >= F0) & (rank < s[_LAST + p])
+                                alpha = alpha if seen else F0
+                                t = s[_T + p] / (F1 - alpha)
+                                s[_T + p] = t
+                                s[_W + p] = alpha * t
+                                difference = s[_S + p] - s[_B + p]
+                                s[_B + p] += alpha * difference
+                                g = -raw * t * difference if seen & (raw <= ALPHA_MAX) else F0  # dL/dsigma
+                                g0 += g
+                                gdx, gdy = g * dx, g * dy
+                                gx += gdx
+                                gy += gdy
+                                gxx += gdx * dx
+                                gxy += gdx * dy
+                                gyy += gdy * dy
+                                ax += abs(a * gdx + b * gdy)
+                                ay += abs(b * gdx + c * gdy)
+                            out = sums + j * outputs
+                            s[out] = a * gx + b * gy
+                            s[out + 1] = b * gx + c * gy
+                            s[out + 2] = HALF * gxx
+                            s[out + 3] = gxy
+                            s[out + 4] = HALF * gyy
+                            s[out + 5] = -g0 / opacity
+                            s[out + 6] = ax
+                            s[out + 7] = ay
+                            for channel in range(channels):
+                                total = F0
+                                for p in range(PIXELS):
+                                    total += s[_W + p] * s[_FREE + PIXELS * channel + p]
+                                s[out + 8 + channel] = total
+                        for j in range(stop - first):
+                            i = ids[begin + first + j]
+                            for q in range(outputs):
+                                grads[part, i, q] += s[sums + j * outputs + q]
+                part = take(next_part)
 
     return backward
 
 
 @jit(parallel=True, fastmath=FASTMATH)
-def median(lists, scratch, depth, final):
+def median(lists, scratch, next_tile, depth, final):
     """Depth [H, W] (the first colour) at which transmittance falls below 0.5, else 0; final transmittance [H, W]."""
     _, packed, offsets, ids, width, height, tiles_x, tiles_y = lists
-    threads = scratch.shape[0]
-    for thread in nb.prange(threads):
+    for thread in nb.prange(scratch.shape[0]):
         s = scratch[thread]
-        for tile in range(thread, tiles_x * tiles_y, threads):
+        tile = take(next_tile)
+        while tile < tiles_x * tiles_y:
             x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
             _start_tile(s, x0, y0, width, height)
             for p in range(PIXELS):
@@ -283,16 +289,17 @@ def median(lists, scratch, depth, final):
                     p = (y - y0) * TILE + x - x0
                     depth[y, x] = s[_S + p]
                     final[y, x] = abs(s[_T + p])
+            tile = take(next_tile)
 
 
 @jit(parallel=True)
 def scatter_gradients(grads, order, means2d, means2d_abs, conics, opacities, colors):
-    """Sum the threads' buffers and put them where the Gaussians came from (outputs zeroed by the caller)."""
-    threads, n, columns = grads.shape
+    """Sum the parts' buffers and put them where the Gaussians came from (outputs zeroed by the caller)."""
+    parts, n, columns = grads.shape
     for k in nb.prange(n):
         i = order[k]
-        for thread in range(threads):
-            row = grads[thread, k]
+        for part in range(parts):
+            row = grads[part, k]
             means2d[i, 0] += row[0]
             means2d[i, 1] += row[1]
             conics[i, 0] += row[2]

@@ -10,7 +10,8 @@ from difix3d_ns.rasterization import binning, compositing
 from difix3d_ns.rasterization.compositing import TileLists
 from difix3d_ns.rasterization.jit import KERNELS, as_array, slots
 
-_MAX_SLOTS = 32  # one gradient buffer each: bounds memory on machines with many cores
+_MAX_SLOTS = 32  # bounds memory on machines with many cores, as each part of the tiles has gradients of its own
+_PARTS_PER_THREAD = 2  # of several: one whose core is busy elsewhere leaves some of its own to the others
 
 
 def _slots(offsets: np.ndarray) -> int:
@@ -19,6 +20,10 @@ def _slots(offsets: np.ndarray) -> int:
 
 def _scratch(lists: TileLists, channels: int) -> np.ndarray:
     return np.empty((_slots(lists.offsets), compositing.scratch_floats(channels)), np.float32)
+
+
+def _zero() -> np.ndarray:
+    return np.zeros(1, np.int64)
 
 
 def bin_gaussians(
@@ -67,7 +72,7 @@ class Composite(torch.autograd.Function):
                 m, c, v, o, z = (x[part] for x in arrays)
                 tiles = bin_gaussians(m, c, v, o, z, radii_array[part], width, height)
                 images = (image[camera], final[camera], last[camera])
-                compositing.forward_kernel(channels)(tiles, _scratch(tiles, channels), *images)
+                compositing.forward_kernel(channels)(tiles, _scratch(tiles, channels), _zero(), *images)
                 lists.append(tiles)
         ctx.lists, ctx.rows, ctx.absgrad_of = lists, rows, absgrad_of
         ctx.final, ctx.last, ctx.count = final, last, means2d.shape[0]
@@ -82,9 +87,10 @@ class Composite(torch.autograd.Function):
         with KERNELS:
             for camera, tiles in enumerate(ctx.lists):
                 scratch = _scratch(tiles, channels)
-                grads = np.zeros((len(scratch), len(tiles.order), 8 + channels), np.float32)
+                parts = len(scratch) * (_PARTS_PER_THREAD if len(scratch) > 1 else 1)
+                grads = np.zeros((parts, len(tiles.order), 8 + channels), np.float32)
                 images = (ctx.final[camera], ctx.last[camera], grad_image[camera], grad_final[camera])
-                compositing.backward_kernel(channels)(tiles, scratch, *images, grads)
+                compositing.backward_kernel(channels)(tiles, scratch, _zero(), *images, grads)
                 part = slice(ctx.rows[camera], ctx.rows[camera + 1])
                 means2d, absolute, conics, opacities, colors = (x[part] for x in outputs)
                 compositing.scatter_gradients(grads, tiles.order, means2d, absolute, conics, opacities[:, 0], colors)
@@ -108,5 +114,5 @@ def median_of_projected(
     depth, final = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
     with KERNELS:
         tiles = bin_gaussians(m, c, z[:, None], o, z, radii.to(torch.int32).contiguous().numpy(), width, height)
-        compositing.median(tiles, _scratch(tiles, 1), depth, final)
+        compositing.median(tiles, _scratch(tiles, 1), _zero(), depth, final)
     return torch.from_numpy(depth), torch.from_numpy(1.0 - final)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numba as nb
 import numpy as np
 import torch
+from numba.extending import intrinsic
 from torch import Tensor
 
 # numba's fallback threading layer must not be entered by two Python threads at once; the kernels use every core anyway.
@@ -57,6 +58,17 @@ def jit(**options) -> Callable:
             return nb.njit(nogil=True, **options)(function)
 
     return decorate
+
+
+@intrinsic
+def take(typing_context, counter):
+    """Return the first number of an int64 array and add 1 to it, at once: threads share work by it."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.atomic_rmw("add", array.data, context.get_constant(nb.int64, 1), "monotonic")
+
+    return nb.int64(counter), generate
 
 
 def as_array(tensor: Tensor) -> np.ndarray:
