@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -60,8 +61,7 @@ def jit(**options) -> Callable:
     return decorate
 
 
-@intrinsic
-def take(typing_context, counter):
+def _take(typing_context, counter):
     """Return the first number of an int64 array and add 1 to it, at once: threads share work by it."""
 
     def generate(context, builder, signature, arguments):
@@ -69,6 +69,9 @@ def take(typing_context, counter):
         return builder.atomic_rmw("add", array.data, context.get_constant(nb.int64, 1), "monotonic")
 
     return nb.int64(counter), generate
+
+
+take: Any = intrinsic(_take)  # numba types it as if it were called from Python
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

@@ -53,7 +53,8 @@ def test_where_all_pictures_are_trained_on_the_frame_is_nerfstudios(
     scene = write_scene(tmp_path / "scene", change=change)
     settings = {**ALL, "orientation_method": method, "center_method": center, "scale_factor": 1.5}
     theirs, ours = (_parse(parser, scene, **settings) for parser in (Nerfstudio, kind))
-    torch.testing.assert_close(ours.dataparser_transform.float(), theirs.dataparser_transform, atol=1e-6, rtol=1e-6)
+    # theirs is computed in float32, whose last digits differ from one kind of CPU to another
+    torch.testing.assert_close(ours.dataparser_transform.float(), theirs.dataparser_transform, atol=1e-5, rtol=1e-5)
     assert ours.image_filenames == theirs.image_filenames
     if method == "pca" and change is not _overriding:
         return  # nerfstudio's mirrors two of the cameras alone
