@@ -96,10 +96,11 @@ def test_what_splats_cannot_show_is_refused_by_name(model: str, per_frame: bool,
 
 def held_out_psnr(scene: Path, steps: int = 160) -> float:
     """Mean PSNR of the held-out photographs, as they are in closed form, after a short training of plain splatfacto."""
-    # the same draws for the scenes compared: other ones are worth up to half a decibel in so few steps
+    # the scenes compared have the same draws, and no Gaussian is split: in so few steps either is worth up to a decibel
     _set_random_seed(0)
     config = short_config(scene, steps=steps, name=scene.name)
     config.pipeline.model.num_downscales = 0
+    config.pipeline.model.stop_split_at = 0
     pipeline = train(config).pipeline
     pipeline.eval()
     values = []
@@ -129,7 +130,7 @@ def test_a_fisheye_trains_as_its_pinhole_does(tmp_path: Path) -> None:
     """Written per frame, without coefficients."""
     scene = write_lens_scene(tmp_path / "fisheye", FISHEYE, per_frame=True)
     rightly = held_out_psnr(as_pinholes(scene, tmp_path / "pinhole"))
-    assert rightly > 22
+    assert rightly > 25
     assert held_out_psnr(scene) > rightly - 0.3
 
 

@@ -165,7 +165,7 @@ def _aligner(place: Place) -> Any:
 @case
 def _aligned_blend(place: Place) -> Any:
     chain = load_embedded(None, place.device, torch.float32).chain
-    return AlignedBlend(chain.align).fix([place.moved(_request(count)) for count in (2, 0)])
+    return AlignedBlend(chain.align).fix([_request(count).to(place.device) for count in (2, 0)])
 
 
 # ---------------------------------------------------------------------------------------------------- Splat and scene
