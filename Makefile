@@ -2,7 +2,7 @@
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
-# torch and numba bring a thread pool each: waiting threads must not steal the other's cores
+# threads that wait between kernels must not take the cores of other processes
 export OMP_WAIT_POLICY ?= passive
 BIN := $(VENV)/bin
 
