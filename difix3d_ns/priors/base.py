@@ -116,32 +116,52 @@ class Stepwise(Protocol[Result]):
         ...
 
 
-class Upscaler(Stepwise[Tensor], Protocol):
-    """Enlarges one photograph in rounds; after each, a splat may be trained on the results of all photographs.
+class Upscaler(Stepwise[list[Tensor]], Protocol):
+    """Enlarges photographs in rounds; after each, a splat may be trained on the results of all photographs.
 
-    The caller keeps the state of each photograph. The result is [factor * H, factor * W, 3] in [0, 1], float32.
+    The caller keeps the states. Results are [H, W, 3] in [0, 1], float32, of the requested sizes, in the order of the
+    photographs, and reduced to a photograph's size (``geometry.resampling.resample``) they differ from it by at most
+    1/255 rms, unless the prior was told to leave that out.
     """
 
     @property
-    def factor(self) -> int:
-        """Sides of the result over sides of the photograph."""
+    def joint(self) -> bool:
+        """True if one state is of all photographs, in the order of the path they were taken on; else of a single one."""
         ...
 
     @property
     def rounds(self) -> int:
-        """Results that one photograph has: ``start`` and ``rounds - 1`` times ``advance``."""
+        """Results that a photograph has: ``start`` and ``rounds - 1`` times ``advance``."""
         ...
 
-    def start(self, low: Tensor, seed: int) -> State:
-        """Create the first round's state for a photograph [H, W, 3] in [0, 1] of any size."""
+    def level(self, round: int) -> str:
+        """Name of a round from 0 for people, such as its timestep; empty if there is nothing to say."""
         ...
 
-    def advance(self, state: State, render: Tensor) -> State:
+    def start(
+        self,
+        lows: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        seeds: Sequence[int],
+        renders: Sequence[Tensor] | None = None,
+    ) -> State:
+        """Create the first round's state.
+
+        Args:
+            lows: photographs [h, w, 3] in [0, 1] of any size; one, unless ``joint``.
+            sizes: height and width of each result: the photograph's times one factor, from above 1 to 4.
+            seeds: of all random draws, for each photograph.
+            renders: [H, W, 3] in [0, 1] of these sizes, to start from instead of noise: the first round is then left
+                out, and ``rounds - 1`` results are made.
+        """
+        ...
+
+    def advance(self, state: State, renders: Sequence[Tensor]) -> State:
         """Create the next round's state from this round's finished one and what a splat trained on the results shows.
 
         Args:
             state: with no step left.
-            render: [factor * H, factor * W, 3] in [0, 1], of the photograph's camera.
+            renders: [H, W, 3] in [0, 1], each of a photograph's camera at the size of its result.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Priors, usable alone: ``from difix3d_ns.priors.registry import load_fixer``.
+"""Priors, usable alone: ``from difix3d_ns.priors.registry import load_fixer, load_upscaler``.
 
 A prior is one file in this folder with a function ``load(weights, device, dtype) -> Fixer``, or another protocol of
 ``base``, or a class whose name ends so, as ``BlendFixer``: that annotation states the capability. The file's name
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from difix3d_ns.io.sources import parse
-from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, Upscaler
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
 _FOLDER = Path(__file__).parent
@@ -72,7 +72,7 @@ def load_fixer(
         ValueError: no such fixer, or it cannot be compiled.
         FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
     """
-    module = _module(name)
+    module = _module(name, Fixer)
     options: dict[str, Any] = {"weights": weights, "device": torch.device(device), "dtype": dtype}
     if compile:
         if "compile" not in inspect.signature(module.load).parameters:
@@ -80,9 +80,43 @@ def load_fixer(
                 f"the fixer {name!r} cannot be compiled; leave out --compile or --pipeline.guidance.fixer.compile"
             )
         options["compile"] = True
-    drawn_on = [options["device"]] if options["device"].type == "cuda" else []  # of several devices, one
+    return _OneAtATime(_load(module, options))
+
+
+@functools.lru_cache(maxsize=4)
+def load_upscaler(
+    name: str = "residual",
+    weights: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    options: tuple[tuple[str, Any], ...] = (),
+) -> Upscaler:
+    """Load an upscaler, once per process.
+
+    Loading leaves torch's random generators as they were.
+
+    Args:
+        name: one of ``available_priors(Upscaler)``, or a module with a ``load`` like theirs, as "package.module".
+        weights, device, dtype: as of ``load_fixer``.
+        options: further arguments of its ``load`` by name, such as ("eta", 1.0).
+
+    Raises:
+        ValueError: no such upscaler, or it has no such option.
+        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
+    """
+    module = _module(name, Upscaler)
+    known = inspect.signature(module.load).parameters
+    if unknown := [option for option, _ in options if option not in known]:
+        raise ValueError(f"the upscaler {name!r} has no option {', '.join(unknown)}; leave it out")
+    arguments = {"weights": weights, "device": torch.device(device), "dtype": dtype, **dict(options)}
+    upscaler: Upscaler = _load(module, arguments)
+    return upscaler
+
+
+def _load(module: Any, arguments: dict[str, Any]) -> Any:
+    drawn_on = [arguments["device"]] if arguments["device"].type == "cuda" else []  # of several devices, one
     with torch.random.fork_rng(drawn_on):  # a network is initialised at random before it is loaded
-        return _OneAtATime(module.load(**options))
+        return module.load(**arguments)
 
 
 class _OneAtATime:
@@ -105,20 +139,21 @@ class _OneAtATime:
         return getattr(self._fixer, name)
 
 
-def _module(name: str) -> Any:
+def _module(name: str, capability: type) -> Any:
+    kind = capability.__name__.lower()
     if "." in name:
         try:
             module = importlib.import_module(name)
         except ImportError as error:
             raise ValueError(
-                f"the fixer {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
+                f"the {kind} {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
             ) from error
         if not callable(getattr(module, "load", None)):
-            raise ValueError(f"the fixer {name!r} has no function load(weights, device, dtype)")
+            raise ValueError(f"the {kind} {name!r} has no function load(weights, device, dtype)")
         return module
-    if name not in available_fixers():
+    if name not in (known := available_priors(capability)):
         raise ValueError(
-            f"unknown fixer {name!r}; --pipeline.guidance.fixer.name takes one of {', '.join(available_fixers())}, "
+            f"unknown {kind} {name!r}; --pipeline.guidance.{kind}.name takes one of {', '.join(known)}, "
             "or package.module of yours"
         )
     return importlib.import_module(f"difix3d_ns.priors.{name.replace('-', '_')}")

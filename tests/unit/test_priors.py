@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -88,9 +89,19 @@ def test_references_a_published_folder_was_trained_with(tmp_path: Path) -> None:
 class _Doubling:
     """An upscaler that repeats pixels, one row in each step: shows that the protocol can be kept."""
 
-    factor, rounds = 2, 2
+    joint, rounds = False, 2
 
-    def start(self, low: Tensor, seed: int) -> State:
+    def level(self, round: int) -> str:
+        return f"pass {round}"
+
+    def start(
+        self,
+        lows: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],
+        seeds: Sequence[int],
+        renders: Sequence[Tensor] | None = None,
+    ) -> State:
+        (low,) = lows
         return {"low": low, "rows": low.new_zeros(0, 2 * low.shape[1], 3), "round": torch.tensor(0)}
 
     def steps_left(self, state: State) -> int:
@@ -100,20 +111,21 @@ class _Doubling:
         row = state["low"][len(state["rows"]) // 2].repeat_interleave(2, 0)
         return {**state, "rows": torch.cat([state["rows"], row[None]])}
 
-    def result(self, state: State) -> Tensor:
-        return state["rows"]
+    def result(self, state: State) -> list[Tensor]:
+        return [state["rows"]]
 
-    def advance(self, state: State, render: Tensor) -> State:
-        return {**self.start(render[::2, ::2], 0), "round": state["round"] + 1}
+    def advance(self, state: State, renders: Sequence[Tensor]) -> State:
+        (render,) = renders
+        return {**self.start([render[::2, ::2]], [(6, 8)], [0]), "round": state["round"] + 1}
 
 
 def test_work_in_steps_can_be_saved_in_between(tmp_path: Path) -> None:
     upscaler: Upscaler = _Doubling()
-    state = upscaler.start(torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(0)), seed=0)
+    state = upscaler.start([torch.rand(3, 4, 3, generator=torch.Generator().manual_seed(0))], [(6, 8)], [0])
     while upscaler.steps_left(state):
         state = upscaler.step(state)
         torch.save(dict(state), tmp_path / "state.pt")
         state = torch.load(tmp_path / "state.pt", weights_only=True)
-    picture = upscaler.result(state)
+    (picture,) = upscaler.result(state)
     assert picture.shape == (6, 8, 3) and torch.equal(picture[1::2, 1::2], state["low"])
-    assert upscaler.steps_left(upscaler.advance(state, picture)) == 6
+    assert upscaler.steps_left(upscaler.advance(state, [picture])) == 6

@@ -10,11 +10,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
+from difix3d_ns.priors.networks.diffusion import clean_estimate, signal_levels
 from difix3d_ns.priors.networks.skip_vae import SkipVae, skip_convolutions
 from difix3d_ns.priors.networks.tiling import Tiling
 from difix3d_ns.priors.networks.view_attention import ViewAttention, token_masks
@@ -50,10 +50,8 @@ class DifixNet(nn.Module):
             self.prompt: Tensor = prompt
         else:
             self.register_buffer("prompt", prompt)
-        with torch.device("cpu"):  # also where the networks are built without memory of their own
-            noise = _build(DDPMScheduler, {**scheduler, "clip_sample": False})
-        self.prediction_type: str = noise.config.prediction_type
-        self.alpha_bar = float(noise.alphas_cumprod[TIMESTEP])
+        self.prediction_type: str = scheduler.get("prediction_type", "epsilon")
+        self.alpha_bar = float(signal_levels(scheduler)[TIMESTEP])
 
     @property
     def multiple(self) -> int:
@@ -117,14 +115,7 @@ class DifixNet(nn.Module):
         return self.autoencoder.decode(latent, kept, tiling)
 
     def _clean(self, noisy: Tensor, prediction: Tensor) -> Tensor:
-        signal, noise = self.alpha_bar**0.5, (1 - self.alpha_bar) ** 0.5
-        if self.prediction_type == "epsilon":
-            return (noisy - noise * prediction) / signal
-        if self.prediction_type == "v_prediction":
-            return signal * noisy - noise * prediction
-        if self.prediction_type == "sample":
-            return prediction
-        raise ValueError(f"unknown prediction_type {self.prediction_type!r} in the scheduler's configuration")
+        return clean_estimate(noisy, prediction, self.alpha_bar, self.prediction_type)
 
 
 def _build(kind: Callable[..., Any], config: Mapping[str, Any]) -> Any:

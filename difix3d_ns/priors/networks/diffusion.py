@@ -1,0 +1,102 @@
+"""Diffusion without networks: levels of noise, what a network's output means, and steps that take a clean estimate from
+elsewhere.
+
+Notation of Ho et al., "Denoising Diffusion Probabilistic Models" (2020) and Song et al., "Denoising Diffusion Implicit
+Models" (2021): ``x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise``, where ``a_t`` is the cumulative product of the alphas.
+diffusers' schedulers estimate ``x_0`` from the network's output alone; these steps are given one, since between two of
+them a splat may have made it agree with other views (3DSR, Chen et al., ICCV 2025, equations 1 to 3).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+def signal_levels(config: Mapping[str, Any]) -> Tensor:
+    """Compute ``a_t`` [T], float64 on the CPU, of a scheduler.
+
+    Args:
+        config: betas as in a scheduler's JSON of diffusers; what else it has is ignored.
+
+    Raises:
+        ValueError: no such schedule of betas.
+    """
+    from diffusers import DDPMScheduler
+
+    known = inspect.signature(DDPMScheduler).parameters
+    used = {key: value for key, value in config.items() if key in known}
+    with torch.device("cpu"):  # also where networks are built without memory of their own
+        try:
+            return DDPMScheduler(**used).alphas_cumprod.double()
+        except NotImplementedError as error:
+            raise ValueError(f"unknown beta_schedule {config.get('beta_schedule')!r}") from error
+
+
+def noised(clean: Tensor, noise: Tensor, signal: float) -> Tensor:
+    """Mix a clean tensor with noise at the level where ``a_t`` is ``signal``."""
+    return signal**0.5 * clean + (1 - signal) ** 0.5 * noise
+
+
+def clean_estimate(noisy: Tensor, output: Tensor, signal: float, prediction: str) -> Tensor:
+    """Return the network's estimate of ``x_0``.
+
+    Args:
+        noisy: ``x_t``.
+        output: of the network.
+        signal: ``a_t``.
+        prediction: what the network was trained to give: epsilon, v_prediction or sample.
+
+    Raises:
+        ValueError: none of these.
+    """
+    if prediction == "epsilon":
+        return (noisy - (1 - signal) ** 0.5 * output) / signal**0.5
+    if prediction == "v_prediction":
+        return signal**0.5 * noisy - (1 - signal) ** 0.5 * output
+    if prediction == "sample":
+        return output
+    raise ValueError(f"unknown prediction_type {prediction!r} in the scheduler's configuration")
+
+
+def noise_estimate(noisy: Tensor, clean: Tensor, signal: float) -> Tensor:
+    """Return the noise that turns ``clean`` into ``noisy`` where ``a_t`` is ``signal``."""
+    return (noisy - signal**0.5 * clean) / (1 - signal) ** 0.5
+
+
+def ddim_step(clean: Tensor, noise: Tensor, signal: float, next_signal: float, eta: float, fresh: Tensor) -> Tensor:
+    """Go to the next, cleaner level (Song et al., equation 12; 3DSR, equation 3).
+
+    Args:
+        clean: estimate of ``x_0``, from anywhere.
+        noise: the network's at this level.
+        signal: ``a_t`` of this level.
+        next_signal: of the next one, above ``signal``.
+        eta: 0 deterministic, 1 as noisy as the DDPM.
+        fresh: noise of unit variance, used if ``eta`` is above 0.
+    """
+    spread = eta * ((1 - next_signal) / (1 - signal) * (1 - signal / next_signal)) ** 0.5
+    kept = max(0.0, 1 - next_signal - spread**2) ** 0.5
+    return next_signal**0.5 * clean + kept * noise + spread * fresh
+
+
+def posterior_step(clean: Tensor, noisy: Tensor, signal: float, next_signal: float, fresh: Tensor) -> Tensor:
+    """Draw the next, cleaner level from the posterior of the chain respaced to these levels (Ho et al., equation 7).
+
+    Args:
+        clean: estimate of ``x_0``, from anywhere.
+        noisy: ``x_t``.
+        signal, next_signal: ``a_t`` of this level and of the next one.
+        fresh: noise of unit variance.
+    """
+    alpha = signal / next_signal
+    of_clean = next_signal**0.5 * (1 - alpha) / (1 - signal)
+    of_noisy = alpha**0.5 * (1 - next_signal) / (1 - signal)
+    spread = ((1 - next_signal) / (1 - signal) * (1 - alpha)) ** 0.5
+    return of_clean * clean + of_noisy * noisy + spread * fresh

@@ -1,0 +1,70 @@
+"""Flags that select an upscaler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.priors.base import Upscaler
+from difix3d_ns.priors.fixer_config import Precision
+from difix3d_ns.priors.registry import load_upscaler
+
+_OPTIONS = ("transition", "eta", "samples", "back_projection")
+
+
+@dataclass
+class UpscalerConfig:
+    """An upscaler, its weights and how it is run."""
+
+    name: str = "residual"
+    """residual (embedded), latent (published weights), realesrgan, backprojection, bicubic, any other upscaler in
+    difix3d_ns/priors, or package.module of an upscaler of yours"""
+    weights: str | None = None
+    """a file or folder of weights, or for latent a hub id, which downloads (unset: the upscaler's own)"""
+    dtype: Precision | None = None
+    """precision of the upscaler's networks: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
+    transition: Literal["ddim", "posterior", "fresh", "released"] | None = None
+    """how a diffusion model goes from a round to the next: the paper's DDIM step, a draw from the posterior, noise drawn
+    anew, or as the released code does (unset: the upscaler's own)"""
+    eta: float | None = None
+    """noise of the DDIM step, from 0 to 1 (unset: the upscaler's own)"""
+    samples: int | None = None
+    """number of estimates from different noise whose mean is taken (unset: the upscaler's own, 1)"""
+    back_projection: bool | None = None
+    """make each result agree with its photo (unset: yes)"""
+
+    def check(self, flag_prefix: str) -> None:
+        """Check the numbers; ``load`` checks the name and the weights.
+
+        Args:
+            flag_prefix: common beginning of its flags: ``--pipeline.guidance.upscaler``.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        if self.eta is not None and not 0 <= self.eta <= 1:
+            raise UserError(f"{flag_prefix}.eta {self.eta}: a number from 0 to 1 is needed")
+        if self.samples is not None and self.samples < 1:
+            raise UserError(f"{flag_prefix}.samples {self.samples}: at least 1 is needed")
+
+    def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.upscaler") -> Upscaler:
+        """Load the upscaler, once per process.
+
+        Args:
+            device: where its networks live.
+            flag_prefix: as of ``check``, for the message of a failure.
+
+        Raises:
+            UserError: its name, weights or options are unusable.
+        """
+        dtype = getattr(torch, self.dtype) if self.dtype else None
+        given = tuple((name, value) for name in _OPTIONS if (value := getattr(self, name)) is not None)
+        try:
+            return load_upscaler(self.name, self.weights, str(device), dtype, given)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"the upscaler {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights): {error}"
+            ) from error
