@@ -1,4 +1,4 @@
-"""Antialiased bicubic resampling, and back-projection: a large picture made to agree with the small one it came from."""
+"""Antialiased bicubic resampling, and back-projection: a large picture that agrees with the small one it came from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BACK_PROJECTIONS = 5
-"""of a picture with its photo: what a reduction misses falls below an 8-bit step for what networks make; five cost little"""
+"""of a picture with its photo: then the two differ by less than an 8-bit step"""
 
 
 def resample(pictures: Tensor, height: int, width: int) -> Tensor:

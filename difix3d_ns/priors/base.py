@@ -126,7 +126,7 @@ class Upscaler(Stepwise[list[Tensor]], Protocol):
 
     @property
     def joint(self) -> bool:
-        """True if one state is of all photographs, in the order of the path they were taken on; else of a single one."""
+        """True if one state is of all photographs, in the order of the path they were taken on; else of one."""
         ...
 
     @property

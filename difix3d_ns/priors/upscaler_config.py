@@ -25,10 +25,10 @@ class UpscalerConfig:
     weights: str | None = None
     """a file or folder of weights, or for latent a hub id, which downloads (unset: the upscaler's own)"""
     dtype: Precision | None = None
-    """precision of the upscaler's networks: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
+    """precision of its networks: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
     transition: Literal["ddim", "posterior", "fresh", "released"] | None = None
-    """how a diffusion model goes from a round to the next: the paper's DDIM step, a draw from the posterior, noise drawn
-    anew, or as the released code does (unset: the upscaler's own)"""
+    """how a diffusion model goes on after a round: the paper's DDIM step, a draw from the posterior, other noise, or as
+    the released code does (unset: the upscaler's own)"""
     eta: float | None = None
     """noise of the DDIM step, from 0 to 1 (unset: the upscaler's own)"""
     samples: int | None = None

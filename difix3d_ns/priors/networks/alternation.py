@@ -20,8 +20,8 @@ from difix3d_ns.priors.networks.diffusion import ddim_step, noise_estimate, nois
 LEVELS = (999, 666, 333, 0)
 """timesteps of the paper's four rounds"""
 Transition = Literal["ddim", "posterior", "fresh", "released"]
-"""how the next level is reached: the paper's DDIM step; a draw from the DDPM's posterior; noise drawn anew each round; the
-posterior from the first round's noise in every round, as the released code does, whose views share that noise"""
+"""how the next level is reached: the paper's DDIM step; a draw from the DDPM's posterior; other noise each round; the
+posterior from the first round's noise in every round, as the released code does, whose views share it"""
 _KEPT = torch.float16  # of latents between calls: half the disk, and rounding far below the noise
 
 
@@ -65,7 +65,7 @@ class AlternatingUpscaler(ABC):
 
     @abstractmethod
     def encode(self, picture: Tensor, low: Tensor) -> Tensor:
-        """Turn a picture [1, 3, H, W] in [0, 1] into a latent [1, C, h, w], given its photograph [1, 3, h_low, w_low]."""
+        """Turn a picture [1, 3, H, W] in [0, 1] of a photograph [1, 3, h_low, w_low] into a latent [1, C, h, w]."""
 
     @abstractmethod
     def decode(self, latent: Tensor, low: Tensor, size: tuple[int, int]) -> Tensor:

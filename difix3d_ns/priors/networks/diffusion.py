@@ -34,7 +34,8 @@ def signal_levels(config: Mapping[str, Any]) -> Tensor:
     used = {key: value for key, value in config.items() if key in known}
     with torch.device("cpu"):  # also where networks are built without memory of their own
         try:
-            return DDPMScheduler(**used).alphas_cumprod.double()
+            scheduler: Any = DDPMScheduler(**used)
+            return scheduler.alphas_cumprod.double()
         except NotImplementedError as error:
             raise ValueError(f"unknown beta_schedule {config.get('beta_schedule')!r}") from error
 
