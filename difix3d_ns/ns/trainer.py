@@ -112,7 +112,7 @@ class GuidedTrainerConfig(TrainerConfig):
         # Adam moves a Gaussian by about the learning rate per step, so with splatfacto's own rate a short training
         # could not move them as far; the square root, since shorter trainings also have less to follow. The decay is
         # gentler, or the geometry would be frozen before the last rounds.
-        shorter = max(1.0, CUDA_ITERATIONS / steps)
+        shorter = max(1.0, CUDA_ITERATIONS / run.schedule_steps)
         means = self.optimizers["means"]
         fill_unset(means["optimizer"], lr=MEANS_RATE * shorter**0.5)
         fill_unset(means["scheduler"], lr_final=means["optimizer"].lr / (100 if shorter == 1 else 20))
@@ -157,9 +157,10 @@ class GuidedTrainerConfig(TrainerConfig):
         Args:
             first_step: 0, or one more than the step of a foreign checkpoint that is trained on.
         """
-        device = self.machine.device_type
-        default = CPU_ITERATIONS if device == "cpu" else CUDA_ITERATIONS
-        return Run(self.max_num_iterations or default, device, first_step)
+        device, guidance = self.machine.device_type, self.pipeline.guidance
+        on_cpu = device == "cpu"
+        steps = self.max_num_iterations or guidance.default_steps(CPU_ITERATIONS if on_cpu else CUDA_ITERATIONS, on_cpu)
+        return Run(steps, device, first_step, guidance.own_steps(steps, on_cpu))
 
     def save_config(self) -> None:
         """Make paths absolute and see that config.yml can be written, without writing it.
