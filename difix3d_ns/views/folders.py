@@ -2,5 +2,5 @@
 
 POOL_FOLDER = "pseudo_views"
 """the pool"""
-RECORDS_FOLDER = "fixes"
-"""pictures of what each fix did"""
+RECORDS_FOLDER = "made_views"
+"""records of made views, pictures for people"""
