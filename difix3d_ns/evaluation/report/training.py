@@ -61,7 +61,9 @@ class Training:
             take_over(parser, manager.pose_frame)
             with CONSOLE.capture():
                 outputs = parser.setup().get_dataparser_outputs("train")
-                return PhotoDataset(outputs, manager.camera_res_scale_factor or 1.0)
+                dataset = PhotoDataset(outputs, manager.camera_res_scale_factor or 1.0)
+                dataset.reduction = manager.reduction
+                return dataset
         except (Exception, SystemExit):  # a scene that was moved or damaged: the rest is worth having
             return None
 
