@@ -366,6 +366,10 @@ class SplatModel(SplatfactoModel):
             if name in state:  # checkpoints of the first splatfacto
                 state[f"gauss_params.{name}"] = state.pop(name)
             saved = state[f"gauss_params.{name}"]
+            if name == "features_rest":  # of a splat with another number of harmonics
+                missing = parameter.shape[1] - saved.shape[1]
+                saved = torch.nn.functional.pad(saved, (0, 0, 0, max(0, missing)))[:, : parameter.shape[1]]
+                state[f"gauss_params.{name}"] = saved
             parameter.data = torch.zeros(saved.shape, dtype=parameter.dtype, device=self.device)
         self.step = max(30000, (self.config.sh_degree_interval or 1000) * self.config.sh_degree)  # all SH degrees on
         return super(SplatfactoModel, self).load_state_dict(state, **kwargs)
