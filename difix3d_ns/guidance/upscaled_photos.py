@@ -32,7 +32,7 @@ _STEP_BYTES = 900
 """of a step for each pixel, an estimate: maps and losses of two sizes, forward and backward (280 measured for one)"""
 _CUDA_SHARE = 0.4
 """of the free memory, for a step; the splat grows, and upscalers want their own"""
-_STEP_SECONDS = {"cpu": 4e-7, "cuda": 5e-9}
+_STEP_SECONDS = {"cpu": 6e-7, "cuda": 5e-9}
 """of a step for each pixel, an estimate"""
 _TRIED = 96
 """pixels of a side of the picture that an upscaler is timed on"""

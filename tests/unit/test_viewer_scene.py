@@ -106,9 +106,7 @@ def test_frusta_come_change_and_go(server: viser.ViserServer) -> None:
         lines[0].positions, [here, placed(_pinhole(5))["position"], here, placed(_pinhole(6))["position"], here]
     )
     frusta.show([_view(2, 1, version=1)])  # repaired again, without references
-    assert "/difix3d/references/group_1/target_001_2" in {
-        m.name for m in _sent(server, messages.RemoveSceneNodeMessage)
-    }
+    assert "/difix3d/references/group_1/target_001_2" in {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
     frusta.show([_view(1, 0, version=3)], gone=["target/001@2"])
     assert frusta.versions() == {"target/000@1": 3}
     removed = {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}

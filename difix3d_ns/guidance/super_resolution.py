@@ -180,8 +180,8 @@ class ThreeDSRGuidance(Guidance):
         rounds = config.rounds or max(1, upscaler.rounds - bool(subpixel))
         window = config.high_steps(run.steps, run.on_cpu, rounds) // rounds
         first = run.last_step - rounds * window if config.low_stage else run.first_step + subpixel
-        least = run.first_step + subpixel + bool(config.low_stage)
-        if window < 1 or first < least:
+        min_first = run.first_step + subpixel + bool(config.low_stage)
+        if window < 1 or first < min_first:
             raise UserError(
                 f"--max-num-iterations {run.steps} has no room for {rounds} rounds of {max(1, window)} steps"
                 + (" after training on the photos" if config.low_stage else "")
