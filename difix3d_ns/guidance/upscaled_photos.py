@@ -41,9 +41,9 @@ LOW, HIGH, RENDER = "Enlarged", "Upscaled", "Render"
 
 ABOUT_UPSCALED = About(
     "Photos, upscaled",
-    "Each photo as it is (enlarged bicubically), and as the upscaler made it in each round. From the second round on the "
-    "upscaler is shown the splat's render at the photo's camera, which has learnt from all photos; training learns from "
-    "the result.",
+    "Each photo as it is (enlarged bicubically), and as the upscaler made it in each round. From the second round on "
+    "the upscaler is shown the splat's render at the photo's camera, which has learnt from all photos. Training learns "
+    "from the result.",
     "Upscaled photos",
     24,
 )
@@ -79,8 +79,8 @@ def choose_factor(
     raise UserError(
         f"photos of {longest} px cannot be upscaled by {smallest:g}: that is {longest * smallest:.0f} px, and at most "
         f"{bound} fit. Allow more with --pipeline.guidance.long-side {longest * smallest:.0f}, train on smaller photos "
-        f"with --pipeline.datamanager.camera-res-scale-factor {bound / smallest / longest:.3f}, or use sparse-splatfacto, "
-        "which trains at the photos' own size"
+        f"with --pipeline.datamanager.camera-res-scale-factor {bound / smallest / longest:.3f}, or use "
+        "sparse-splatfacto, which trains at the photos' own size"
     )
 
 
