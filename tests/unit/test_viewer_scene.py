@@ -106,7 +106,9 @@ def test_frusta_come_change_and_go(server: viser.ViserServer) -> None:
         lines[0].positions, [here, placed(_pinhole(5))["position"], here, placed(_pinhole(6))["position"], here]
     )
     frusta.show([_view(2, 1, version=1)])  # repaired again, without references
-    assert "/difix3d/references/group_1/target_001_2" in {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
+    assert "/difix3d/references/group_1/target_001_2" in {
+        m.name for m in _sent(server, messages.RemoveSceneNodeMessage)
+    }
     frusta.show([_view(1, 0, version=3)], gone=["target/001@2"])
     assert frusta.versions() == {"target/000@1": 3}
     removed = {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
@@ -115,7 +117,7 @@ def test_frusta_come_change_and_go(server: viser.ViserServer) -> None:
 
 def test_a_view_moves_to_the_group_it_is_made_again_in(server: viser.ViserServer) -> None:
     frusta = Frusta(server, 0.1, "upscaled photos")
-    labels = {m.props.label for m in _sent(server, messages.GuiCheckboxMessage)}
+    labels = {m.label for m in _sent(server, messages.GuiAddCheckboxMessage)}
     assert frusta._links_on.visible and "Show upscaled photos" in labels
     for number in (1, 2):
         view = ShownView("photo/0000", number, _pinhole(), lambda: np.zeros((4, 4, 3), np.uint8), (), f"Round {number}")
