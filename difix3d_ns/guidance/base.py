@@ -55,6 +55,11 @@ class GuidanceConfig(InstantiateConfig):
         """
 
     @property
+    def factor(self) -> float:
+        """Return the sides of the pictures that the splat is meant to be rendered at over those of the photographs."""
+        return 1.0
+
+    @property
     def fixer_config(self) -> FixerConfig | None:
         """Return the fixer that the enhancer uses as well; None if the guidance has none."""
         return None
