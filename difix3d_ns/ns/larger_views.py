@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.photo_dataset import PhotoDataset
 
@@ -49,16 +49,12 @@ def reduced_outputs(outputs: Mapping[str, Any], height: int, width: int, keys: S
     """Reduce pictures of a render, antialiased and bicubic.
 
     Args:
-        outputs: pictures [H, W, 3].
+        outputs: pictures [H, W, 3] in [0, 1], or one colour [3].
         height, width: pixels.
         keys: of the pictures; those that are not there are left out.
 
     Returns:
-        [height, width, 3] each, in [0, 1].
+        [height, width, 3] each, or [3].
     """
-    return {key: reduced(outputs[key], height, width) for key in keys if key in outputs}
-
-
-def reduced(picture: Tensor, height: int, width: int) -> Tensor:
-    """Reduce a picture [H, W, 3] to [height, width, 3] in [0, 1], antialiased and bicubic."""
-    return resample(picture.permute(2, 0, 1)[None], height, width)[0].permute(1, 2, 0).clamp(0, 1)
+    values = {key: outputs[key] for key in keys if key in outputs}
+    return {key: resampled(value, height, width) if value.ndim == 3 else value for key, value in values.items()}

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.runs import evaluate
 from difix3d_ns.guidance.base import GuidanceConfig
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.ns.cameras import to_cameras
@@ -130,3 +132,27 @@ def test_the_guidance_states_the_factor(no_weights: Path, tmp_path: Path) -> Non
     del pipeline.model.optimizers
     found = pipeline.get_average_eval_image_metrics()
     assert found["full_psnr"] > 0 and "full_psnr" not in plain.get_average_eval_image_metrics()
+
+
+@pytest.mark.slow
+def test_held_out_views_are_rendered_at_the_size_asked_for(no_weights: Path, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene", size=(80, 60))
+    config = short_config(scene, steps=2)
+    config.pipeline.datamanager.camera_res_scale_factor = 0.25
+    config.pipeline.datamanager.reduction = "bicubic"
+    path = train(config).base_dir / "config.yml"
+    as_trained = evaluate(path, enhance=False)
+    assert as_trained.trained_size == (20, 15)
+    (view,) = as_trained.views
+    assert view.truth.shape == (15, 20, 3) and view.low is None and view.enlarged is None
+    (larger,) = evaluate(path, enhance=False, long_side=80).views
+    truth = torch.from_numpy(np.array(Image.open(scene / "images" / larger.name))) / 255
+    assert torch.allclose(larger.truth, truth, atol=1e-6) and larger.render.shape == (60, 80, 3)
+    assert larger.low is not None and torch.equal(larger.low, view.truth)
+    enlarged = larger.enlarged
+    assert enlarged is not None and enlarged.shape == (60, 80, 3)
+    assert (enlarged - truth).abs().mean() < 0.1
+    (smaller,) = evaluate(path, enhance=False, long_side=16).views
+    assert smaller.truth.shape == smaller.render.shape == (12, 16, 3) and smaller.low is None
+    with pytest.raises(UserError, match=r"frame_004\.png has a long side of 80 pixels where .* long_side is 160"):
+        evaluate(path, enhance=False, long_side=160)
