@@ -55,14 +55,17 @@ class GuidanceConfig(InstantiateConfig):
         """
 
     @property
-    def factor(self) -> float:
-        """Return the sides of the pictures that the splat is meant to be rendered at over those of the photographs."""
-        return 1.0
-
-    @property
     def fixer_config(self) -> FixerConfig | None:
         """Return the fixer that the enhancer uses as well; None if the guidance has none."""
         return None
+
+    @property
+    def factor(self) -> float | None:
+        """Return the sides of pictures that the splat is made to be rendered at over those of the photographs.
+
+        None while that is not known: it depends on their sizes.
+        """
+        return 1.0
 
 
 class Guidance:

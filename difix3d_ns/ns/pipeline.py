@@ -189,14 +189,14 @@ class GuidedPipeline(VanillaPipeline):
         Raises:
             UserError: the scene cannot be trained on so.
         """
-        self._size_evaluation()  # some guidances state their factor only now
         fitness = self.config.model.fitness(run.last_step, self.guidance.windows(run))
         renderer = SplatRenderer(self.model, fitness.at)
         self.guidance.setup(self.scene, renderer, ReferenceViews(self.scene, renderer), run)
+        self._size_evaluation()  # some factors are known only now
 
     def _size_evaluation(self) -> None:
         """Have held-out photos rendered at the size that the guidance makes the splat for."""
-        factor, photos = self.config.guidance.factor, self.datamanager.eval_dataset
+        factor, photos = self.config.guidance.factor or 1.0, self.datamanager.eval_dataset
         self.model.larger = LargerViews(photos, factor) if factor > 1 else None
 
     def _check_enhancer(self) -> None:
