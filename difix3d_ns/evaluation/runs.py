@@ -42,12 +42,8 @@ class HeldOutView:
     name: str = ""  # of the photograph's file
     seconds: float | None = None  # the enhancer took, the first time with loading it
     problem: str = ""  # why there is no enhanced picture, if one was requested
-    low: Tensor | None = None  # [h, w, 3] in [0, 1], the photo at the size of training, where the truth is larger
-
-    @property
-    def enlarged(self) -> Tensor | None:
-        """The small photo at the truth's size, bicubic: [H, W, 3] in [0, 1]; None where there is none."""
-        return None if self.low is None else resampled(self.low, self.truth.shape[0], self.truth.shape[1])
+    low: Tensor | None = None  # [h, w, 3] in [0, 1], the photo at the size of training if that is smaller than truth
+    enlarged: Tensor | None = None  # [H, W, 3] in [0, 1], the same, enlarged bicubically to the size of truth
 
     def picture(self, enhanced: bool) -> Tensor:
         """The enhanced picture, which has to be there, or the render: [H, W, 3] in [0, 1]."""
@@ -169,7 +165,8 @@ def evaluate(
         laid = [_laid(model, picture, outputs) for picture in (truth, photo)]
         low = laid[1] if photo.shape[0] < height and photo.shape[1] < width else None
         render = resampled(outputs["rgb"], height, width).cpu()
-        views.append(HeldOutView(laid[0], render, enhanced, name, took, problem, low))
+        enlarged = None if low is None else resampled(low, height, width)
+        views.append(HeldOutView(laid[0], render, enhanced, name, took, problem, low, enlarged))
     cameras = datamanager.train_dataset.cameras
     size = int(cameras.width.max()), int(cameras.height.max())
     return Evaluation(views, len(model.means), whole if enhance else 0.0, size)
