@@ -94,6 +94,44 @@ def fix(
     fix_pictures(inputs, output, reference, weights, device, precision, force, nearest, compile)
 
 
+def upscale(
+    inputs: Annotated[list[Path], tyro.conf.Positional],
+    output: Path,
+    factor: Literal["4", "3", "2", "1.5"] = "4",
+    upscaler: str = "residual",
+    weights: str | None = None,
+    device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    force: bool = False,
+    seed: int = 0,
+) -> None:
+    """Enlarge pictures outside of any training.
+
+    Started again, an interrupted folder goes on where it stopped. Each picture is enlarged by itself: in 3DSR a splat
+    makes the results of several photos agree between the rounds of a diffusion model; here each round goes on from its
+    own result, through all rounds. Alpha is enlarged with the picture. At a factor of 1.5 an odd last row or column is
+    cut off. Nothing is ever squashed.
+
+    Args:
+        inputs: pictures or folders of pictures.
+        output: a picture for one picture, else a folder; names are kept.
+        factor: sides of the results over those of the pictures.
+        upscaler: residual (embedded), latent (published weights), realesrgan, backprojection, bicubic, or
+            package.module of an upscaler of yours.
+        weights: a file or folder of weights, or for latent a hub id, which downloads (unset: the upscaler's own).
+        device: cpu or cuda (unset: cuda if there is one).
+        dtype: float32, bfloat16 or float16 (unset: the fastest the device handles well).
+        force: overwrite pictures that are there.
+        seed: of what a diffusion model draws.
+    """
+    import torch
+
+    from difix3d_ns.apps.upscale_images import upscale_pictures
+
+    precision = getattr(torch, dtype) if dtype else None
+    upscale_pictures(inputs, output, float(factor), upscaler, weights, device, precision, force, seed)
+
+
 def convert(
     checkpoint: Annotated[Path, tyro.conf.Positional],
     base: str,
@@ -258,6 +296,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo-scene": demo_scene,
     "photos": photos,
     "fix": fix,
+    "upscale": upscale,
     "convert": convert,
     "curate": curate,
     "export-pairs": export_pairs,
