@@ -39,8 +39,10 @@ def picture_tasks(inputs: Sequence[Path], output: Path) -> list[PictureTask]:
         output: a file if there is a single file in ``inputs``, else a folder.
 
     Raises:
-        UserError: an input is missing or empty, or two would get one name.
+        UserError: there are no inputs, one is missing or empty, or two would get one name.
     """
+    if not inputs:
+        raise UserError("no pictures are given; name files or folders of pictures before --output")
     if len(inputs) == 1 and inputs[0].is_file():
         return [PictureTask(inputs[0], output / _name(inputs[0]) if output.is_dir() else output)]
     if output.is_file():
