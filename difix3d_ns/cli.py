@@ -30,6 +30,19 @@ def demo(output: Path = Path("demo"), seed: int = 0, steps: int | None = None) -
     run_demo(output, seed, steps)
 
 
+def demo_3dsr(output: Path = Path("demo-3dsr"), seed: int = 0, steps: int | None = None) -> None:
+    """Make a procedural scene, train on photos of 120 px with and without 3DSR, and compare at 480 px.
+
+    Args:
+        output: folder for scene, trainings, results.json, comparison.png and report.html.
+        seed: of the scene.
+        steps: training steps of either (unset: those of 3dsr-splatfacto on the device).
+    """
+    from difix3d_ns.apps.demo_3dsr import run_demo_3dsr
+
+    run_demo_3dsr(output, seed, steps)
+
+
 def demo_scene(output: Path, seed: int = 0) -> None:
     """Write a small procedural scene with known truth, ready for ns-train.
 
@@ -293,6 +306,7 @@ def doctor(data: Path | None = None, output: Path = Path("outputs"), weights: st
 COMMANDS: dict[str, Callable[..., Any]] = {
     "doctor": doctor,
     "demo": demo,
+    "demo-3dsr": demo_3dsr,
     "demo-scene": demo_scene,
     "photos": photos,
     "fix": fix,
