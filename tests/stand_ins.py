@@ -50,7 +50,7 @@ class FlatRenderer:
         size = camera.height, camera.width, 1
         return torch.full(size, self._depth), torch.ones(size)
 
-    def render(self, camera: Pinhole, depth: bool = False) -> Render:
+    def render(self, camera: Pinhole, depth: bool = False, photo: int | None = None) -> Render:
         median, alpha = self.median_depth(camera)
         return Render(torch.full((camera.height, camera.width, 3), 0.5), alpha, median if depth else None)
 

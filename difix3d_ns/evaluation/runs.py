@@ -39,6 +39,8 @@ class HeldOutView:
     name: str = ""  # of the photograph's file
     seconds: float | None = None  # the enhancer took, the first time with loading it
     problem: str = ""  # why there is no enhanced picture, if one was requested
+    low: Tensor | None = None  # [h, w, 3] in [0, 1], the photo at the size of training if that is smaller than truth
+    enlarged: Tensor | None = None  # [H, W, 3] in [0, 1], the same, enlarged bicubically to the size of truth
 
     def picture(self, enhanced: bool) -> Tensor:
         """The enhanced picture, which has to be there, or the render: [H, W, 3] in [0, 1]."""

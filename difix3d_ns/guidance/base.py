@@ -44,6 +44,24 @@ class GuidanceConfig(InstantiateConfig):
     announced: ClassVar[dict[str, str]] = {}
     """fields whose CPU-sized value is printed, with a sentence for each"""
 
+    def default_steps(self, usual: int, on_cpu: bool) -> int:
+        """Return the length of a training that is not stated; before ``fit``.
+
+        Args:
+            usual: splatfacto's on this device.
+            on_cpu: whether it runs without CUDA.
+        """
+        return usual
+
+    def own_steps(self, steps: int, on_cpu: bool) -> int:
+        """Return how many steps splatfacto's own schedule spans; before ``fit``.
+
+        Args:
+            steps: of the training.
+            on_cpu: whether it runs without CUDA.
+        """
+        return steps
+
     def fit(self, run: Run) -> None:
         """Fill in what is unset; called before the pipeline is built, and again when the images are known."""
 
@@ -57,6 +75,19 @@ class GuidanceConfig(InstantiateConfig):
     @property
     def fixer_config(self) -> FixerConfig | None:
         """Return the fixer that the enhancer uses as well; None if the guidance has none."""
+        return None
+
+    @property
+    def factor(self) -> float | None:
+        """Return the sides of pictures that the splat is made to be rendered at over those of the photographs.
+
+        None while that is not known: it depends on their sizes.
+        """
+        return 1.0
+
+    @property
+    def start(self) -> Path | None:
+        """Return the splat that training starts from: a .ply, a checkpoint, or a training; None for points."""
         return None
 
 

@@ -21,11 +21,12 @@ from rich.markup import escape
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
+from difix3d_ns.guidance.fix_record import ABOUT_FIXES, fix_group, record_fix
 from difix3d_ns.guidance.fixing import MIN_CONFIDENCE, ViewFixer
 from difix3d_ns.guidance.progressive import interpolate_toward
 from difix3d_ns.guidance.schedule import VIEWS_AT_ONCE, plan_rounds
 from difix3d_ns.guidance.status import Button, ShownView, Status, Visitor
-from difix3d_ns.guidance.tracking import FixTracker
+from difix3d_ns.guidance.tracking import ViewTracker
 from difix3d_ns.guidance.work_queue import WorkQueue
 from difix3d_ns.io.config_fields import check_at_least, check_share, fill_unset
 from difix3d_ns.io.device_memory import return_unused_memory
@@ -35,7 +36,7 @@ from difix3d_ns.views.coverage import coverage, thinness
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool, most_redundant
 from difix3d_ns.views.protocols import References, Renderer, Scene
-from difix3d_ns.views.records import FixRecords, thumbnail, view_key
+from difix3d_ns.views.records import ViewRecords, thumbnail
 from difix3d_ns.views.targets import auto_targets, camera_path_targets
 from difix3d_ns.views.view import TrainView
 
@@ -132,7 +133,7 @@ class Task:
     @property
     def key(self) -> str:
         """Return the key of the view."""
-        return view_key(self.round, self.target)
+        return f"target/{self.target:03d}@{self.round}"
 
     @classmethod
     def of(cls, key: str) -> Task:
@@ -192,7 +193,9 @@ class DifixGuidance(Guidance):
             config.pool_capacity, run.folder / POOL_FOLDER, most_redundant_of_oldest_round, device=renderer.device
         )
         self._fixing = ViewFixer(config.fixer, renderer, references, config.unseen_weight)
-        self._tracking = FixTracker(run.tracker, FixRecords(run.folder / RECORDS_FOLDER), scene.names())
+        self._names = scene.names()
+        records = ViewRecords(run.folder / RECORDS_FOLDER, ABOUT_FIXES)
+        self._tracking = ViewTracker(run.tracker, records, ABOUT_FIXES.short, "fixed")
         for sentence in self._fixing.describe() if self.probability else ():
             run.tracker.log(f"[yellow]{escape(sentence[0].upper() + sentence[1:])}.")
 
@@ -321,6 +324,7 @@ class DifixGuidance(Guidance):
         self._attempt(batch, cameras, step)
         if not self.queue.tasks:
             self._tracking.end(self._label(), step, len(self.pool))
+            self._report_teach_nothing()
             if self._skipped and not self._made:
                 self._give_up()
 
@@ -357,7 +361,7 @@ class DifixGuidance(Guidance):
                 confidence = view.result.depth_confidence
                 made = replace(made, depth=view.result.depth, depth_weight=1.0 if confidence is None else confidence)
             self.pool.put(made)
-            self._tracking.made(task.round, task.target, step, view)
+            self._tracking.made(record_fix(task.key, task.round, task.target, step, view, self._names))
         self._made += len(tasks)
         self._problem = ""
         del self.queue.tasks[: len(tasks)]
@@ -382,6 +386,15 @@ class DifixGuidance(Guidance):
             f"They are made with {_SMALLER}."
         )
         self._run.tracker.log(f"[yellow]{escape(self._problem)}")
+
+    def _report_teach_nothing(self) -> None:
+        """Say how many views of a round a step never learns from."""
+        views = self._tracking.round
+        if count := sum(float(view.numbers["confidence"]) < MIN_CONFIDENCE for view in views):
+            self._run.tracker.log(
+                f"[yellow]{self._label()}: {count} of {len(views)} pseudo-views teach nothing, since the fixer "
+                "has no confidence in them: no reference photo shows what they show."
+            )
 
     def _label(self) -> str:
         return f"Round {self.round}/{self.schedule.rounds}" if self.round else "Requested"
@@ -455,11 +468,13 @@ class DifixGuidance(Guidance):
                 Button("Use this camera path as targets", "The path of the tab Render", self._on_path),
             ),
             waiting=self.queue.requested or any(task.requested for task in self.queue.tasks),
+            plural="pseudo-views",
         )
 
     def _shown_view(self, entry: Entry) -> ShownView:
-        names = self._tracking.references.get(entry.key, ())
-        return ShownView(entry.key, entry.generation, entry.camera, partial(self._picture, entry.key), names)
+        head, picture = self._tracking.heads.get(entry.key), partial(self._picture, entry.key)
+        names, group = () if head is None else head.references, fix_group(Task.of(entry.key).round)
+        return ShownView(entry.key, entry.generation, entry.camera, picture, names, group)
 
     def _picture(self, key: str) -> np.ndarray:
         try:

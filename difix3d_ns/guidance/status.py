@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.views.records import FixRecord
+from difix3d_ns.views.records import ViewRecord
 
 
 class Visitor(Protocol):
@@ -42,11 +42,7 @@ class ShownView:
     camera: Pinhole
     image: Callable[[], np.ndarray]  # [H, W, 3] uint8; called only when the version is new
     references: Sequence[str] = ()  # names of the photographs it leans on
-
-    @property
-    def round(self) -> str:
-        """Return the round it was made in, the end of a key like "target/003@2"; empty without rounds."""
-        return self.key.rpartition("@")[2] if "@" in self.key else ""
+    group: str = ""  # views of one group can be shown alone, "Round 2"; empty: of none
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,7 @@ class Status:
     lines: Sequence[str] = ()  # Markdown
     views: Sequence[ShownView] = ()
     targets: Sequence[Pinhole] = ()
-    records: Sequence[FixRecord] = ()  # the latest ones, oldest first
+    records: Sequence[ViewRecord] = ()  # the latest ones, oldest first
     buttons: Sequence[Button] = ()
     waiting: bool = False  # a request is not carried out yet
+    plural: str = "made views"  # how the labels call the views

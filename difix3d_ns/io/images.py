@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import replacing
 
+Reduction = Literal["bilinear", "bicubic"]
+"""filter of a reduction, antialiased"""
 _ORIENTATION = 0x0112  # EXIF
 _NO_PICTURES = {"MPEG", "BUFR", "GRIB", "HDF5", "WMF", "PDF", "PALM"}
 _WITH_ALPHA = {".png", ".apng", ".webp", ".tif", ".tiff", ".avif", ".avifs", ".tga", ".jp2", ".j2k", ".qoi", ".dds"}
@@ -71,12 +73,13 @@ def open_picture(path: Path | str) -> Iterator[ImageFile.ImageFile]:
         raise UserError(f"{path} cannot be read as a picture: {error}; replace it") from error
 
 
-def read_stored(path: Path | str, size: tuple[int, int] | None = None) -> np.ndarray:
+def read_stored(path: Path | str, size: tuple[int, int] | None = None, reduction: Reduction = "bilinear") -> np.ndarray:
     """Read the pixels of a photograph as they are stored: cameras are calibrated on these, whatever EXIF says.
 
     Args:
         path: palette, grey, CMYK, 16 bits, with alpha or without: whatever Pillow reads.
         size: (width, height) to resize it to; None: as it is.
+        reduction: with which.
 
     Returns:
         [H, W, 3 or 4] uint8, colours or colours with alpha.
@@ -90,7 +93,7 @@ def read_stored(path: Path | str, size: tuple[int, int] | None = None) -> np.nda
         else:
             picture = Image.fromarray(_as_colours(_numbers(file), Path(path)))
         if size is not None and size != picture.size:
-            picture = picture.resize(size, resample=Image.Resampling.BILINEAR)
+            picture = picture.resize(size, resample=Image.Resampling[reduction.upper()])
         return np.array(picture, dtype=np.uint8)
 
 

@@ -30,6 +30,7 @@ class Run:
     steps: int  # of the training itself, without those of a checkpoint of another method it starts from
     device: str = "cpu"  # cpu or cuda
     first_step: int = 0  # above 0 if it starts from a checkpoint of another method
+    own_steps: int | None = None  # of them splatfacto's own schedule spans the first; None: all
     images: int | None = None  # training photographs; None while they are not known
     folder: Path = Path()  # of this training's files
     resumed: bool = False
@@ -39,6 +40,11 @@ class Run:
     def last_step(self) -> int:
         """The step at which training ends."""
         return self.first_step + self.steps
+
+    @property
+    def schedule_steps(self) -> int:
+        """Number of steps that splatfacto's own schedule spans."""
+        return self.steps if self.own_steps is None else self.own_steps
 
     @property
     def on_cpu(self) -> bool:

@@ -12,6 +12,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.images import Reduction
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
 from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.ns.scene_checks import check_precision, check_views
@@ -27,6 +28,8 @@ class SceneDatamanagerConfig(FullImageDatamanagerConfig):
     _target: type = field(default_factory=lambda: SceneDatamanager)
     camera_res_scale_factor: float | None = None  # type: ignore[assignment]
     """factor on the image size (unset: 1 with CUDA; on a CPU such that the long side is about 480 px)"""
+    reduction: Reduction = "bilinear"
+    """filter, antialiased, with which larger photos are brought to that size. bicubic: what upscalers are made for"""
     pose_frame: Literal["all", "train"] = "all"
     """poses by which up, centre and scale are found: all, those of evaluation included, as nerfstudio does; or those
     of training, so that nothing depends on where evaluation cameras are. Checkpoints and camera paths fit one frame"""
@@ -66,10 +69,13 @@ class SceneDatamanager(FullImageDatamanager[PhotoDataset]):
         check_views(outputs, self.get_datapath(), "train", opened=self.test_mode != "inference")
         if self.config.camera_res_scale_factor is None:
             self.config.camera_res_scale_factor = _scale_factor(outputs.cameras, str(self.device))
-        return super().create_train_dataset()
+        dataset = super().create_train_dataset()
+        dataset.reduction = self.config.reduction
+        return dataset
 
     def create_eval_dataset(self) -> PhotoDataset:
         dataset = super().create_eval_dataset()
+        dataset.reduction = self.config.reduction
         opened = self.test_mode != "inference"
         check_views(dataset._dataparser_outputs, self.get_datapath(), "eval", opened)
         return dataset

@@ -96,7 +96,7 @@ class SplatModelConfig(SplatfactoModelConfig):
 
     def fit(self, run: Run) -> None:
         """Fill in splatfacto's own numbers for its 30,000 steps, shrunk with the training where it is shorter."""
-        start, steps = run.first_step, run.steps
+        start, steps = run.first_step, run.schedule_steps
         mcmc = self.strategy == "mcmc"
         fill_unset(
             self,
@@ -366,6 +366,10 @@ class SplatModel(SplatfactoModel):
             if name in state:  # checkpoints of the first splatfacto
                 state[f"gauss_params.{name}"] = state.pop(name)
             saved = state[f"gauss_params.{name}"]
+            if name == "features_rest":  # of a splat with another number of harmonics
+                missing = parameter.shape[1] - saved.shape[1]
+                saved = torch.nn.functional.pad(saved, (0, 0, 0, max(0, missing)))[:, : parameter.shape[1]]
+                state[f"gauss_params.{name}"] = saved
             parameter.data = torch.zeros(saved.shape, dtype=parameter.dtype, device=self.device)
         self.step = max(30000, (self.config.sh_degree_interval or 1000) * self.config.sh_degree)  # all SH degrees on
         return super(SplatfactoModel, self).load_state_dict(state, **kwargs)
@@ -393,6 +397,17 @@ class SplatModel(SplatfactoModel):
         if self.exposures is not None and photograph is not None:
             outputs["rgb"] = self.exposures(outputs["rgb"], photograph)
         return outputs
+
+    def as_photographed(self, rgb: Tensor, photograph: int) -> Tensor:
+        """Change a render as steps on a photograph change theirs: by its exposure or its bilateral grid.
+
+        Args:
+            rgb: [H, W, 3] in [0, 1].
+            photograph: its number in the training set.
+        """
+        if self.config.use_bilateral_grid:
+            rgb = self._apply_bilateral_grid(rgb[None], photograph, *rgb.shape[:2])[0]
+        return rgb if self.exposures is None else self.exposures(rgb, photograph)
 
     def _perspective_outputs(self, camera: Cameras) -> dict[str, Any]:
         on_cpu = camera.camera_to_worlds.device.type == "cpu"

@@ -12,10 +12,13 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.utils.rich_utils import CONSOLE
+from PIL import Image
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.io.images import open_picture, read_mask, read_stored
+from difix3d_ns.geometry.resize import resized
+from difix3d_ns.io.images import Reduction, open_picture, read_mask, read_stored
+from difix3d_ns.ns.dataparsers.picture_files import find_full_size
 from difix3d_ns.ns.undistortion import Undistortion, undistortion_of
 
 
@@ -38,6 +41,8 @@ class PhotoDataset(InputDataset):
         self._undistortions = [self._undistortion(index) for index in range(len(self))]
         self.cameras = self._pinholes()
         self._noted_mask = False
+        self.reduction: Reduction = "bilinear"
+        """with which larger files are brought to the size of training"""
 
     def _scale_crop_radius(self, factor: float) -> None:
         metadata = self.cameras.metadata or {}
@@ -97,14 +102,64 @@ class PhotoDataset(InputDataset):
         with open_picture(path) as picture:
             found = picture.size
         self._check_size(path, found, size, image_idx)
-        pixels = read_stored(path, size)
+        pixels = read_stored(path, size, self.reduction)
         undistortion = self._undistortions[image_idx]
         return pixels if undistortion is None else undistortion.picture(pixels)
 
+    def original_size(self, index: int) -> tuple[int, int] | None:
+        """Width and height of a photograph at the size of its file, undistorted; None if it is trained on at that.
+
+        Where training reads a reduced copy (images_4), the file is that which the copy is of.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        _, found = self._original_file(index)
+        stored, camera = self.stored_size(index), self.cameras[index]
+        if not _is_reduction(found, stored) or min(f - s for f, s in zip(found, stored, strict=True)) < 1:
+            return None
+        width, height = (f / s for f, s in zip(found, stored, strict=True))
+        return round(int(camera.width) * width), round(int(camera.height) * height)
+
+    def original(self, index: int, size: tuple[int, int]) -> Tensor | None:
+        """Read a photograph above the size of training, undistorted, with its mask's and its scene's colour.
+
+        Args:
+            index: which.
+            size: (width, height) to reduce it to, antialiased and bicubic; it is never enlarged.
+
+        Returns:
+            [h, w, 3 or 4] in [0, 1], of ``original_size`` where that is smaller than ``size``; None where no file is larger
+            than the photograph at the size of training.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        own = self.original_size(index)
+        if own is None:
+            return None
+        pixels, undistortion = read_stored(self._original_file(index)[0]), self._undistortions[index]
+        if undistortion is not None:
+            pixels = undistortion.larger_picture(pixels, self.stored_size(index))
+        if size[0] < own[0] and size[1] < own[1]:
+            pixels = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+        image = torch.from_numpy(pixels.astype(np.float32)) / 255
+        behind = self._dataparser_outputs.alpha_color
+        if behind is not None and image.shape[-1] == 4:
+            image = image[..., :3] * image[..., 3:] + behind * (1 - image[..., 3:])
+        used = self._mask(index) if self.mask_color else None
+        if used is not None:
+            used = resized(used.float(), *image.shape[:2], "nearest-exact") > 0
+            image = torch.where(used, image[..., :3], torch.tensor(self.mask_color))
+        return image
+
+    def _original_file(self, index: int) -> tuple[Path, tuple[int, int]]:
+        path = find_full_size(Path(self.image_filenames[index]))
+        with open_picture(path) as picture:
+            return path, picture.size
+
     def _check_size(self, path: Path, found: tuple[int, int], size: tuple[int, int], index: int) -> None:
-        factors = [s / f for s, f in zip(size, found, strict=True)]
-        slack = [1.5 / f for f in found]  # both sides rounded
-        if abs(factors[0] - factors[1]) > sum(slack) or max(factors) > 1 + max(slack):
+        if not _is_reduction(found, size):
             stated = self._dataparser_outputs.cameras[index]
             raise UserError(
                 f"{path} has {found[0]} x {found[1]} pixels where its camera says {int(stated.width)} x "
@@ -150,3 +205,10 @@ class PhotoDataset(InputDataset):
         if undistortion is not None:
             used = undistortion.mask(used, size)
         return None if used is None else torch.from_numpy(used)
+
+
+def _is_reduction(found: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Return whether a picture of one size may have been reduced to another, both sides rounded."""
+    factors = [s / f for s, f in zip(size, found, strict=True)]
+    slack = [1.5 / f for f in found]
+    return abs(factors[0] - factors[1]) <= sum(slack) and max(factors) <= 1 + max(slack)

@@ -43,8 +43,8 @@ class SplatRenderer:
         return self._fit_at(step)
 
     @torch.no_grad()
-    def render(self, camera: Pinhole, depth: bool = False) -> Render:
-        """Render what is seen from a camera, and on demand the median depth [H, W, 1]."""
+    def render(self, camera: Pinhole, depth: bool = False, photo: int | None = None) -> Render:
+        """Render what is seen from a camera, and on demand the median depth [H, W, 1] or a photograph's exposure."""
         model = self._model
         training = model.training
         with self.lock:
@@ -52,6 +52,8 @@ class SplatRenderer:
             try:
                 outputs = model.get_outputs_for_camera(to_cameras(camera))
                 image = outputs["raw"] if "raw" in outputs else outputs["rgb"]
+                if photo is not None:
+                    image = model.as_photographed(image, photo)
                 if not depth:
                     return Render(image, outputs["accumulation"])
                 median, alpha = model.median_depth(camera)

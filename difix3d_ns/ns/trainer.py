@@ -32,6 +32,7 @@ from difix3d_ns.ns.log_tracker import LogTracker
 from difix3d_ns.ns.patches.eval_setup import find_trainings_again
 from difix3d_ns.ns.patches.event_writers import survive_a_full_disk
 from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
+from difix3d_ns.ns.starting_splat import read_start
 
 find_trainings_again()
 
@@ -112,7 +113,7 @@ class GuidedTrainerConfig(TrainerConfig):
         # Adam moves a Gaussian by about the learning rate per step, so with splatfacto's own rate a short training
         # could not move them as far; the square root, since shorter trainings also have less to follow. The decay is
         # gentler, or the geometry would be frozen before the last rounds.
-        shorter = max(1.0, CUDA_ITERATIONS / steps)
+        shorter = max(1.0, CUDA_ITERATIONS / run.schedule_steps)
         means = self.optimizers["means"]
         fill_unset(means["optimizer"], lr=MEANS_RATE * shorter**0.5)
         fill_unset(means["scheduler"], lr_final=means["optimizer"].lr / (100 if shorter == 1 else 20))
@@ -157,9 +158,10 @@ class GuidedTrainerConfig(TrainerConfig):
         Args:
             first_step: 0, or one more than the step of a foreign checkpoint that is trained on.
         """
-        device = self.machine.device_type
-        default = CPU_ITERATIONS if device == "cpu" else CUDA_ITERATIONS
-        return Run(self.max_num_iterations or default, device, first_step)
+        device, guidance = self.machine.device_type, self.pipeline.guidance
+        on_cpu = device == "cpu"
+        steps = self.max_num_iterations or guidance.default_steps(CPU_ITERATIONS if on_cpu else CUDA_ITERATIONS, on_cpu)
+        return Run(steps, device, first_step, guidance.own_steps(steps, on_cpu))
 
     def save_config(self) -> None:
         """Make paths absolute and see that config.yml can be written, without writing it.
@@ -207,7 +209,8 @@ class GuidedTrainer(Trainer):
                 f"{path} was written by an earlier version of difix3d_ns, which this one cannot go on from: train again"
             )
         self._ours = state.get(STATE_KEY, {})
-        if self._ours.get("method") != config.method_name:
+        started = config.pipeline.guidance.start is not None
+        if started or self._ours.get("method") != config.method_name:
             self._ours = {}
         foreign = self._loaded is not None and not self._ours
         first_step = state["step"] + 1 if foreign else self._ours.get("first_step", 0)
@@ -218,17 +221,25 @@ class GuidedTrainer(Trainer):
         self._run = config.run(first_step)
         messages = presets.fit(config, self._run)
         if messages and self._run.on_cpu:
+            if config.pipeline.datamanager.camera_res_scale_factor is None:
+                messages.append("images of about 480 px (--pipeline.datamanager.camera-res-scale-factor)")
             CONSOLE.print(
-                "[bold]No CUDA in use: CPU-sized defaults:[/bold] "
-                + ", ".join(messages)
-                + ", images of about 480 px (--pipeline.datamanager.camera-res-scale-factor); any flag you give wins."
+                f"[bold]No CUDA in use: CPU-sized defaults:[/bold] {', '.join(messages)}; any flag you give wins."
             )
         if foreign:
-            CONSOLE.print(f"{path} comes from another method: training goes on for {config.max_num_iterations} steps.")
+            comes = "is where it starts" if started else "comes from another method"
+            CONSOLE.print(f"{path} {comes}: training goes on for {config.max_num_iterations} steps.")
         super().__init__(config, local_rank, world_size)
 
     @staticmethod
     def _read_checkpoint(config: GuidedTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
+        if (start := config.pipeline.guidance.start) is not None:
+            if config.load_dir is not None or config.load_checkpoint is not None:
+                raise UserError(
+                    f"--pipeline.guidance.start {start}: with --load-dir or --load-checkpoint there is a splat to go on "
+                    "from; leave one of them out"
+                )
+            return read_start(start)
         if config.load_dir is not None:
             if config.load_step is None:
                 return checkpoints.load_newest(config.load_dir)

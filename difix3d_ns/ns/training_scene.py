@@ -92,20 +92,31 @@ class TrainingScene:
 
     def photo(self, index: int) -> PosedImage:
         """A photograph [H, W, 3] with its camera, and a mask [H, W, 1] if it has a mask or alpha."""
-        data = self._datamanager.cached_train[index]
-        image = unit_range(sent(data["image"], self._model.device))
-        image = self._model.composite_with_background(image, sent(self._model.background_color, image.device))
+        image = unit_range(sent(self._datamanager.cached_train[index]["image"], self._model.device))
+        image = self._model.composite_with_background(image, self.background)
         return PosedImage(image, self.camera(index), mask=self.mask(index))
 
     def mask(self, index: int) -> Tensor | None:
-        """Mask of a photograph [H, W, 1] in [0, 1], by its mask and its alpha; None: all of it is used."""
+        """What a photograph shows [H, W, 1] in [0, 1], by its mask and its alpha; None: all of it."""
+        mask, opacity = self.used(index), self.alpha(index)
+        if mask is None or opacity is None:
+            return opacity if mask is None else mask
+        return mask * opacity
+
+    def used(self, index: int) -> Tensor | None:
+        """Pixels of a photograph that are used [H, W, 1] in [0, 1], transparent ones among them; None: all."""
         data = self._datamanager.cached_train[index]
-        image = data["image"]
-        mask = data["mask"].to(self._model.device, torch.float32) if "mask" in data else None
-        if image.shape[-1] != 4:
-            return mask
-        opacity = unit_range(image[..., 3:].to(self._model.device))
-        return opacity if mask is None else mask * opacity
+        return data["mask"].to(self._model.device, torch.float32) if "mask" in data else None
+
+    def alpha(self, index: int) -> Tensor | None:
+        """Silhouette of a cut-out photograph [H, W, 1] in [0, 1]; None if it is not cut out."""
+        image = self._datamanager.cached_train[index]["image"]
+        return unit_range(image[..., 3:].to(self._model.device)) if image.shape[-1] == 4 else None
+
+    @property
+    def background(self) -> Tensor:
+        """Colour [3] that cut-out photographs stand before."""
+        return sent(self._model.background_color, self._model.device)
 
     def depth(self, index: int) -> SensorDepth | None:
         """Return the depth that came with a photograph, undistorted; None if it has none."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras, CameraType
 
 MAX_HALF_ANGLE = math.radians(65)
@@ -40,6 +41,37 @@ class Undistortion:
     def picture(self, pixels: np.ndarray) -> np.ndarray:
         """Undistort a picture [H, W, C], interpolated."""
         return self.bilinear(pixels)
+
+    def larger_picture(self, pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Undistort a larger picture than the lens is for, interpolated, over the same field of view.
+
+        Args:
+            pixels: [H, W, C] uint8, as its own file has them.
+            size: (width, height) of the picture that the lens is for.
+
+        Returns:
+            [h, w, C], larger than the pinhole by as much as the picture is.
+        """
+        import cv2
+
+        factors = [large / small for large, small in zip(pixels.shape[1::-1], size, strict=True)]
+        width, height = round(self.width * factors[0]), round(self.height * factors[1])
+        # linear beyond the rim, for pixels of the larger picture that lie outside of all centres of the smaller one
+        planes = np.pad(np.stack(self.maps), ((0, 0), (2, 2), (2, 2)), "reflect", reflect_type="odd")
+        x, y = (
+            (torch.arange(count, dtype=torch.float32) * 2 + 1 - count) / count * (side / (side + 4))
+            for count, side in ((width, self.width), (height, self.height))
+        )
+        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
+        maps = F.grid_sample(torch.from_numpy(planes)[None], grid, "bicubic", "border", align_corners=False)[0].numpy()
+        columns, rows = ((plane + 0.5) * factor - 0.5 for plane, factor in zip(maps, factors, strict=True))
+        return cv2.remap(
+            pixels,
+            columns.astype(np.float32),
+            rows.astype(np.float32),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
 
     def mask(self, used: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
         """Undistort which pixels [H, W, 1] are used of a picture of ``size`` (width, height).

@@ -2,5 +2,7 @@
 
 POOL_FOLDER = "pseudo_views"
 """the pool"""
-RECORDS_FOLDER = "fixes"
-"""pictures of what each fix did"""
+RECORDS_FOLDER = "made_views"
+"""records of made views, pictures for people"""
+UPSCALED_FOLDER = "upscaled"
+"""photos as they were upscaled last, for people"""

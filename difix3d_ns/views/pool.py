@@ -149,13 +149,19 @@ class Pool:
         """
         while self._entries:
             keys = list(self._entries)
-            key = keys[int(torch.randint(len(keys), (), generator=generator))]
-            try:
-                return self._packed_there(key).unpack()
-            except ValueError as error:
-                self._forget(key)
-                _notice(f"a training view became unreadable and is left out: {error}")
+            view = self.drawn(keys[int(torch.randint(len(keys), (), generator=generator))])
+            if view is not None:
+                return view
         raise LookupError("the pool of training views is empty")
+
+    def drawn(self, key: str) -> TrainView | None:
+        """Return a view, float32 on the pool's device; an unreadable one is dropped with a notice, and None."""
+        try:
+            return self._packed_there(key).unpack()
+        except ValueError as error:
+            self._forget(key)
+            _notice(f"a training view became unreadable and is left out: {error}")
+            return None
 
     def entry(self, key: str) -> Entry:
         """Return the facts of a view. Raises KeyError: no such view."""

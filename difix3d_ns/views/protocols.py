@@ -67,7 +67,20 @@ class Scene(Protocol):
         ...
 
     def mask(self, index: int) -> Tensor | None:
-        """Return the mask of a photograph [H, W, 1] in [0, 1]; None: all of it is used."""
+        """Return what a photograph shows [H, W, 1] in [0, 1], by its mask and its silhouette; None: all of it."""
+        ...
+
+    def used(self, index: int) -> Tensor | None:
+        """Return which pixels of a photograph are used [H, W, 1] in [0, 1], transparent ones among them; None: all."""
+        ...
+
+    def alpha(self, index: int) -> Tensor | None:
+        """Return the silhouette of a cut-out photograph [H, W, 1] in [0, 1]; None if it is not cut out."""
+        ...
+
+    @property
+    def background(self) -> Tensor:
+        """Colour [3] that cut-out photographs stand before."""
         ...
 
     def depth(self, index: int) -> SensorDepth | None:
@@ -100,8 +113,14 @@ class Renderer(Protocol):
         """Return whether the splat is worth rendering: densified once, at full resolution, recovered from a reset."""
         ...
 
-    def render(self, camera: Pinhole, depth: bool = False) -> Render:
-        """Render what is seen from a camera; with the median depth on demand."""
+    def render(self, camera: Pinhole, depth: bool = False, photo: int | None = None) -> Render:
+        """Render what is seen from a camera.
+
+        Args:
+            camera: of any size.
+            depth: whether the median depth is rendered too.
+            photo: the photograph that the render is compared with, whose exposure it gets; None: none.
+        """
         ...
 
     def median_depth(self, camera: Pinhole) -> tuple[Tensor, Tensor]:

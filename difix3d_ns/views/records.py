@@ -1,12 +1,15 @@
-"""Records of fixes, small pictures with numbers beside the training: for the gallery, the report and people."""
+"""Records of made views, small pictures with numbers beside the training: for the gallery, the report and people."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
+import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,79 +19,108 @@ from PIL import Image
 from torch import Tensor
 
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.io.atomic import write_bytes
+from difix3d_ns.io.atomic import write_bytes, write_json
 
 LONG_SIDE = 640
-"""pixels of a recorded picture, at most: enough to judge a fix; 64 views take some 15 MB"""
+"""pixels of a recorded picture, at most: enough to judge a repair; 64 views take some 15 MB"""
 
 LATEST = 12
 """records that the viewer shows, at most"""
 
+_ABOUT = "about.json"
 _QUALITY = 88
 _THUMBNAIL = 100  # pixels on the long side
+_NAME = 40  # letters of a group or key in a file's name, at most
 
 
 @dataclass(frozen=True)
-class FixRecord:
-    """One repaired pseudo-view. All pictures have one size and are uint8."""
+class About:
+    """Words for the report on the views of a guidance, and how many of them it shows."""
 
-    round: int
-    target: int  # position in the list of targets
-    step: int  # of training, at which it was repaired
-    references: tuple[str, ...]  # file names of the photographs shown to the fixer, most useful first
-    change: float  # mean absolute difference of after and before, in [0, 1]
-    mean_confidence: float  # in [0, 1]
-    seconds: float  # of rendering and repairing it
-    before: np.ndarray  # [H, W, 3] the render
-    after: np.ndarray  # [H, W, 3] the fixer's picture
-    reference: np.ndarray  # [H, W, 3] the most useful photograph, fitted in; black without one
-    confidence: np.ndarray  # [H, W, 3] grey
+    title: str  # of their section
+    text: str  # what they are and how pictures and numbers are to be read
+    short: str  # their name in the plural, "Pseudo-views"
+    most: int = 96  # shown, at most; fewer are shown larger, where detail matters
+
+
+UNKNOWN = About("Views made in training", "", "Made views")
+"""words where a training left none"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordHead:
+    """A record without its pictures."""
+
+    key: str  # of the view, "target/003@2"
+    group: str  # a heading, "Round 2"; the same view has a record in each group
+    order: int  # by which groups are sorted
+    title: str  # of the view in its group: "View 3", or a photograph's name
+    step: int  # of training, at which it was made
+    seconds: float  # it took
+    pairs: tuple[tuple[str, str], ...] = ()  # names of panels that are worth comparing, best first
+    numbers: Mapping[str, float | str] = field(default_factory=dict)  # to be printed, "change" and the like
+    references: tuple[str, ...] = ()  # file names of the photographs it leans on, most useful first
+
+    def describe(self) -> str:
+        """Return the numbers in a line: "change 0.0512, confidence 0.75"."""
+        return describe_numbers(self.numbers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewRecord(RecordHead):
+    """One made view with its pictures."""
+
+    panels: Mapping[str, np.ndarray]  # name -> [H, W, 3] uint8, in order, at least one, all of one size
 
     @property
-    def key(self) -> str:
-        """Return the key of the view in the pool."""
-        return view_key(self.round, self.target)
+    def sheet(self) -> np.ndarray:
+        """Return all panels side by side [H, N W, 3]."""
+        return np.concatenate(list(self.panels.values()), axis=1)
 
     @property
-    def panels(self) -> np.ndarray:
-        """Return all pictures side by side [H, 4 W, 3]: before | after | reference | confidence."""
-        return np.concatenate([self.before, self.after, self.reference, self.confidence], axis=1)
+    def head(self) -> RecordHead:
+        """Return it without its pictures."""
+        return RecordHead(**{name: getattr(self, name) for name in _HEAD})
 
 
-def record_fix(
-    round: int,
-    target: int,
-    step: int,
-    references: tuple[str, ...],
-    seconds: float,
-    before: Tensor,  # [H, W, 3] in [0, 1]
-    after: Tensor,  # [H, W, 3] in [0, 1]
-    confidence: Tensor,  # [H, W, 1] in [0, 1]
-    reference: Tensor | None = None,  # [H_k, W_k, 3] in [0, 1]
-) -> FixRecord:
-    """Measure a fix and keep small pictures of it; see ``FixRecord``."""
-    height, width = before.shape[:2]
-    scale = min(1.0, LONG_SIDE / max(height, width))
-    height, width = max(1, int(height * scale)), max(1, int(width * scale))
-    shown = torch.zeros(height, width, 3) if reference is None else _letterboxed(reference, height, width)
-    return FixRecord(
-        round=round,
-        target=target,
-        step=step,
-        references=references,
-        change=float((after - before).abs().mean()),
-        mean_confidence=float(confidence.mean()),
-        seconds=seconds,
-        before=_to_uint8(resized(before, height, width)),
-        after=_to_uint8(resized(after, height, width)),
-        reference=_to_uint8(shown),
-        confidence=_to_uint8(resized(confidence, height, width).expand(-1, -1, 3)),
-    )
+def panels_of(pictures: Mapping[str, Tensor], long_side: int = LONG_SIDE) -> dict[str, np.ndarray]:
+    """Make panels of one size, that of the first picture.
+
+    Args:
+        pictures: name -> [H, W, 3] or grey [H, W, 1], in [0, 1]; one of another size is fitted in, black beside it.
+        long_side: pixels, at most.
+    """
+    first = next(iter(pictures.values()))
+    scale = min(1.0, long_side / max(first.shape[:2]))
+    height, width = max(1, int(first.shape[0] * scale)), max(1, int(first.shape[1] * scale))
+    return {
+        name: _to_uint8(
+            resized(picture, height, width)
+            if picture.shape[:2] == first.shape[:2]
+            else _letterboxed(picture, height, width)
+        )
+        for name, picture in pictures.items()
+    }
 
 
-def view_key(number: int, target: int) -> str:
-    """Return the key of the view that is made at a target in round ``number``."""
-    return f"target/{target:03d}@{number}"
+def describe_numbers(numbers: Mapping[str, float | str]) -> str:
+    """Format numbers for people: "change 0.0512, confidence 0.75"."""
+    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:.3g}'}" for name, value in numbers.items())
+
+
+def mean_numbers(heads: Sequence[RecordHead]) -> dict[str, float]:
+    """Mean of each number over the records that have it; texts are left out."""
+    values: dict[str, list[float]] = {}
+    for head in heads:
+        for name, value in head.numbers.items():
+            if not isinstance(value, str):
+                values.setdefault(name, []).append(value)
+    return {name: sum(each) / len(each) for name, each in values.items()}
+
+
+def newest(heads: Sequence[RecordHead]) -> dict[str, RecordHead]:
+    """Return of each view the record that was made last, by key."""
+    return {head.key: head for head in sorted(heads, key=lambda head: (head.step, head.order))}
 
 
 def thumbnail(image: Tensor) -> np.ndarray:
@@ -97,41 +129,54 @@ def thumbnail(image: Tensor) -> np.ndarray:
     return (image[::step, ::step] * 255).byte().numpy()
 
 
-class FixRecords:
-    """Folder of the records of a training: one JPEG ``round-R_target-T.jpg`` each, the numbers as JSON in its comment.
+class ViewRecords:
+    """Folder of the records of a training: one JPEG each, all panels side by side, the rest as JSON in its comment.
 
-    A view that is repaired again replaces its record. What cannot be written is left out: records are for people,
-    nothing depends on them.
+    A view made again in the same group replaces its record. What cannot be written is left out: records are for
+    people, nothing depends on them. Files that are none, such as those of earlier versions, are ignored.
 
     Args:
         folder: made at the first record.
+        about: written beside the records.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, about: About | None = None) -> None:
         self.folder = Path(folder)
+        self._about = about
 
-    def write(self, record: FixRecord) -> None:
+    @property
+    def about(self) -> About:
+        """Return the words on them, read from the folder if none were given."""
+        if self._about is not None:
+            return self._about
+        try:
+            return About(**json.loads((self.folder / _ABOUT).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return UNKNOWN
+
+    def write(self, record: ViewRecord) -> None:
         """Add or replace a record, whole or not at all."""
-        numbers = {name: getattr(record, name) for name in _NUMBERS}
-        content = io.BytesIO()
-        Image.fromarray(record.panels).save(content, "JPEG", quality=_QUALITY, comment=json.dumps(numbers).encode())
-        path = self.folder / f"round-{record.round:02d}_target-{record.target:03d}.jpg"
+        content, comment = io.BytesIO(), asdict(record.head) | {"panels": list(record.panels)}
+        picture = Image.fromarray(record.sheet)
         with contextlib.suppress(OSError):
-            write_bytes(path, content.getvalue())
+            picture.save(content, "JPEG", quality=_QUALITY, comment=json.dumps(comment).encode())
+            write_bytes(self._path(record), content.getvalue())
+            if self._about is not None and ViewRecords(self.folder).about != self._about:
+                write_json(self.folder / _ABOUT, asdict(self._about))
 
-    def read(self) -> list[FixRecord]:
-        """Read all readable records, by round and target."""
-        found = [_read(path) for path, _ in self._numbers()]
-        return sorted((r for r in found if r is not None), key=lambda record: (record.round, record.target))
+    def heads(self) -> list[RecordHead]:
+        """Read all readable records without their pictures, by group and key."""
+        found = (_head(path) for path in self.folder.glob("*.jpg"))
+        return sorted((h for h in found if h is not None), key=lambda head: (head.order, head.group, head.key))
 
-    def latest(self, count: int) -> list[FixRecord]:
+    def open(self, head: RecordHead) -> ViewRecord | None:
+        """Read a record with its pictures; None if it cannot be read any more."""
+        return _read(self._path(head))
+
+    def latest(self, count: int) -> list[ViewRecord]:
         """Read the records that were made last, in that order; no other picture is decoded."""
-        newest = sorted(self._numbers(), key=lambda found: found[1]["step"])[-count:]
-        return [record for path, _ in newest if (record := _read(path)) is not None]
-
-    def references(self) -> dict[str, tuple[str, ...]]:
-        """Return the names of the photographs that were shown, by key of the view."""
-        return {view_key(n["round"], n["target"]): tuple(n["references"]) for _, n in self._numbers()}
+        last = sorted(self.heads(), key=lambda head: head.step)[-count:]
+        return [record for head in last if (record := self.open(head)) is not None]
 
     def adopt(self, other: Path, step: int) -> None:
         """Take over the records of the training this one goes on from, up to its step.
@@ -140,42 +185,56 @@ class FixRecords:
             other: its folder, perhaps this one.
             step: at which it goes on; what was made from there on belongs to another future.
         """
+        theirs = ViewRecords(other)
         with contextlib.suppress(OSError):
-            for path, numbers in FixRecords(other)._numbers():
-                own = other.resolve() == self.folder.resolve()
-                if numbers["step"] >= step and own:
+            own = other.resolve() == self.folder.resolve()
+            for head in theirs.heads():
+                path = theirs._path(head)
+                if head.step >= step and own:
                     path.unlink()
-                elif numbers["step"] < step and not own:
+                elif head.step < step and not own:
                     self.folder.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(path, self.folder / path.name)
+                    if not (self.folder / _ABOUT).is_file():
+                        write_json(self.folder / _ABOUT, asdict(self._about or theirs.about))
 
-    def _numbers(self) -> list[tuple[Path, dict[str, Any]]]:
-        """Read path and numbers of every readable record, from the heads of the files alone."""
-        found = []
-        for path in sorted(self.folder.glob("round-*_target-*.jpg")):
-            with contextlib.suppress(OSError, ValueError, KeyError), Image.open(path) as picture:
-                numbers = json.loads(picture.info["comment"])
-                if set(_NUMBERS) <= set(numbers):
-                    found.append((path, numbers))
-        return found
+    def _path(self, head: RecordHead) -> Path:
+        unique = hashlib.sha256(json.dumps([head.group, head.key]).encode()).hexdigest()[:10]
+        names = (re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-")[:_NAME] for text in (head.group, head.key))
+        return self.folder / f"{'_'.join(names)}_{unique}.jpg"
 
 
-def _read(path: Path) -> FixRecord | None:
-    try:
-        with Image.open(path) as picture:
-            panels, numbers = np.array(picture.convert("RGB")), json.loads(picture.info["comment"])
-        before, after, reference, confidence = np.split(panels, 4, axis=1)
-        numbers["references"] = tuple(numbers["references"])
-        return FixRecord(**numbers, before=before, after=after, reference=reference, confidence=confidence)
-    except (OSError, ValueError, KeyError, TypeError, SyntaxError):  # half a file, or none of ours
-        return None
+def _head(path: Path) -> RecordHead | None:
+    """Read a record from the head of its file alone; None: half a file, or none of ours."""
+    with contextlib.suppress(*_UNREADABLE), Image.open(path) as picture:
+        return RecordHead(**_comment(picture)[0])
+    return None
 
 
-_NUMBERS = ("round", "target", "step", "references", "change", "mean_confidence", "seconds")
+def _read(path: Path) -> ViewRecord | None:
+    with contextlib.suppress(*_UNREADABLE), Image.open(path) as picture:
+        values, names = _comment(picture)
+        panels = np.split(np.array(picture.convert("RGB")), len(names), axis=1)
+        return ViewRecord(**values, panels=dict(zip(names, panels, strict=True)))
+    return None
+
+
+def _comment(picture: Image.Image) -> tuple[dict[str, Any], list[str]]:
+    """Read what a record says of itself, and the names of its panels."""
+    values = json.loads(picture.info["comment"])
+    names = values.pop("panels")
+    values["pairs"] = tuple((str(left), str(right)) for left, right in values["pairs"])
+    values["references"] = tuple(values["references"])
+    return values, names
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, SyntaxError)
+_HEAD = tuple(entry.name for entry in fields(RecordHead))
 
 
 def _to_uint8(values: Tensor) -> np.ndarray:
-    return (values.detach().float().cpu().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1) * 255).round().byte().numpy()
+    values = values.detach().float().cpu().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1)
+    return (values.expand(-1, -1, 3) * 255).round().byte().numpy()
 
 
 def _letterboxed(picture: Tensor, height: int, width: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,9 +13,13 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from difix3d_ns.evaluation.runs import HeldOutView
+from difix3d_ns.guidance.fix_record import ABOUT_FIXES, record_fix
+from difix3d_ns.guidance.fixing import FixedView
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.methods.sparse import sparse_splatfacto
-from difix3d_ns.views.records import FixRecords, record_fix
+from difix3d_ns.priors.base import FixRequest, FixResult
+from difix3d_ns.views.folders import RECORDS_FOLDER
+from difix3d_ns.views.records import About, ViewRecord, ViewRecords, panels_of
 
 HEIGHT, WIDTH = 48, 64
 RED, GREEN, BLUE = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -62,14 +67,36 @@ def write_curves(folder: Path, steps: int = 100, first: int = 0) -> None:
 
 
 def write_fixes(folder: Path, rounds: int = 2, targets: int = 2) -> None:
-    records = FixRecords(folder / "fixes")
-    trust = torch.full((HEIGHT, WIDTH, 1), 0.75)
-    shown = plain_picture((1.0, 1.0, 0.0))
+    records = ViewRecords(folder / RECORDS_FOLDER, ABOUT_FIXES)
+    photo: Any = SimpleNamespace(image=plain_picture((1.0, 1.0, 0.0)))
+    request = FixRequest(plain_picture(RED), [photo])
+    result = FixResult(plain_picture(GREEN), torch.full((HEIGHT, WIDTH, 1), 0.75))
+    view = FixedView(request, result, (0, 1), 0.25)
     for round in range(1, rounds + 1):
         for target in range(targets):
-            names = ("frame_00001.jpg", "frame_00004.jpg")
-            pictures = plain_picture(RED), plain_picture(GREEN), trust, shown
-            records.write(record_fix(round, target, 10 * round + target, names, 0.25, *pictures))
+            names = ["frame_00001.jpg", "frame_00004.jpg"]
+            records.write(record_fix(f"target/{target:03d}@{round}", round, target, 10 * round + target, view, names))
+
+
+def write_upscaled(folder: Path, rounds: int = 2, photos: int = 2) -> None:
+    """Records of a system that remakes every photo in each round, without references."""
+    about = About("Photos, sharper than they were taken", "Each is made from a photo.", "Upscaled photos", 12)
+    records = ViewRecords(folder / RECORDS_FOLDER, about)
+    pictures = {"Low": plain_picture(RED), "Upscaled": plain_picture(GREEN), "Confidence": torch.ones(HEIGHT, WIDTH, 1)}
+    for number in range(rounds):
+        for photo in range(photos):
+            record = ViewRecord(
+                key=f"photo/{photo:04d}",
+                group=f"Round {number + 1}, level {999 - 333 * number}",
+                order=number,
+                title=f"frame_{photo:05d}.jpg",
+                step=100 * number + photo,
+                seconds=1.0,
+                pairs=(("Low", "Upscaled"), ("Upscaled", "Confidence")),
+                numbers={"agreement": 0.25 + 0.5 * number},
+                panels=panels_of(pictures),
+            )
+            records.write(record)
 
 
 def text_of(html: str) -> str:

@@ -17,6 +17,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from difix3d_ns.io import checkpoints
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.methods.sparse import sparse_splatfacto
+from difix3d_ns.methods.threedsr import threedsr_splatfacto
 from difix3d_ns.ns.trainer import STATE_KEY, GuidedTrainer, GuidedTrainerConfig
 from tests.toys import joint_splatfacto, weighing_splatfacto
 
@@ -45,6 +46,12 @@ def _small_rounds(config: GuidedTrainerConfig) -> None:
     guidance.fixer.name, guidance.fixer.references = "blend", 2
 
 
+def _small_upscaling(config: GuidedTrainerConfig) -> None:
+    guidance = config.pipeline.guidance
+    guidance.upscaler.name, guidance.factor = "tests.unit.tiny_upscaler", 1.5
+    guidance.steps_per_round = 15
+
+
 @dataclass(frozen=True)
 class Case:
     """A method and what its suite needs to know of it."""
@@ -64,6 +71,10 @@ CASES = {
     ),
     "sparse-splatfacto": Case(lambda: sparse_splatfacto),
     "enlarge-splatfacto": Case(example, busy=lambda s: 0 < len(s["pool"]) < PHOTOGRAPHS),
+    # for each photograph a start or a render, and a step; then the depth at eight of them, and what follows from it
+    "3dsr-splatfacto": Case(
+        lambda: threedsr_splatfacto, _small_upscaling, lambda s: s["round"] == 0, 1, boundary=2 * PHOTOGRAPHS + 8 + 1
+    ),
     "weighing-splatfacto": Case(lambda: weighing_splatfacto),
     "joint-splatfacto": Case(lambda: joint_splatfacto, busy=lambda s: 0 < s["part"] < 8, renders=1, boundary=5),
 }

@@ -136,14 +136,14 @@ def test_every_fix_has_a_record(tmp_path: Path) -> None:
     rounds, splat = short_rounds(tmp_path)
     train_through(rounds, splat)
     records = rounds.status(400).records
-    assert [(record.round, record.target) for record in records] == [(1, target) for target in range(4)]
+    assert [(record.group, record.title) for record in records] == [("Round 1", f"View {i}") for i in range(4)]
     names = rounds._scene.names()
     assert all(len(record.references) == 3 and set(record.references) <= set(names) for record in records)
     assert len(set(names)) == len(names) == 20
     shown = rounds.status(400).views
     assert [view.key for view in shown] == [record.key for record in records]
     assert [tuple(view.references) for view in shown] == [record.references for record in records]
-    assert all(view.round == "1" and max(view.image().shape) <= 100 for view in shown)
+    assert all(view.group == "Round 1" and max(view.image().shape) <= 100 for view in shown)
 
 
 def _eight_rounds(folder: Path) -> tuple[DifixGuidance, FlatRenderer]:

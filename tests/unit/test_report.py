@@ -44,6 +44,7 @@ from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.earlier_versions import refuse_earlier
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
+from difix3d_ns.views.folders import RECORDS_FOLDER
 from tests.unit.fabricated_run import plain_picture, text_of, views, write_config, write_curves, write_fixes
 
 
@@ -384,7 +385,7 @@ def test_a_training_that_just_began_says_what_is_not_there_yet(run: Path) -> Non
 
 def test_a_pool_that_holds_nothing_yet_is_told(run: Path) -> None:
     (run / "pseudo_views").mkdir()
-    assert "No view has been repaired yet" in text_of(write_report(run).read_text())
+    assert "No view has been made yet" in text_of(write_report(run).read_text())
 
 
 def test_a_method_without_a_prior_has_no_section_of_made_views(tmp_path: Path) -> None:
@@ -396,7 +397,7 @@ def test_a_method_without_a_prior_has_no_section_of_made_views(tmp_path: Path) -
             writer.add_scalar("Train Metrics Dict/psnr", 20.0, step)
     text = text_of(write_report(run, views=views()).read_text())
     assert "sparse-splatfacto, 91 steps" in text or "sparse-splatfacto, 90 steps" in text
-    for said in ("seudo-view", "rounds", "repaired", "Fixing", "--pipeline.guidance"):
+    for said in ("seudo-view", "rounds", "repaired", "made", "--pipeline.guidance"):
         assert said not in text, said
     assert "2 photos were kept out" in text and "enhanced" in text and "PSNR in training" in text
 
@@ -404,10 +405,10 @@ def test_a_method_without_a_prior_has_no_section_of_made_views(tmp_path: Path) -
 def test_a_training_in_the_middle_shows_what_there_is(run: Path) -> None:
     write_curves(run)
     write_fixes(run, rounds=1, targets=3)
-    (run / "fixes" / "round-01_target-001.jpg").write_bytes(b"half a pict")  # being written
+    sorted((run / RECORDS_FOLDER).glob("*.jpg"))[1].write_bytes(b"half a pict")  # being written
     text = text_of(write_report(run).read_text())
     assert "it is at step 90 of 200" in text
-    assert "Round 1: 2 views" in text and "trusted at 75%" in text
+    assert "Round 1: 2 views" in text and "confidence 0.75 on average" in text
     assert "with frame_00001.jpg, frame_00004.jpg" in text
     assert "Loss photos pseudo-views" in text
     assert "There are no curves" not in text

@@ -171,7 +171,7 @@ def test_views_that_teach_nothing_are_counted_once_a_round(
     assert all(drawn) if taught else not any(drawn)
     said = tracker.matching("teach nothing")
     assert said == [] if taught else len(said) == 1 and "3 of 3 pseudo-views teach nothing" in said[0]
-    assert all((record.mean_confidence >= MIN_CONFIDENCE) is taught for record in guidance._tracking.latest)
+    assert all((record.numbers["confidence"] >= MIN_CONFIDENCE) is taught for record in guidance._tracking.latest)
 
 
 def test_the_default_fixer_says_nothing_new(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import viser
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.viewer.utils import CameraState, get_camera
 from nerfstudio.viewer.viewer import Viewer
+from PIL import Image
 from viser import _messages as messages
 
 from difix3d_ns.enhance.enhancer import EnhancerSettings
@@ -32,7 +35,7 @@ from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
 from difix3d_ns.ns.viewer.viewer_cameras import client_pinhole, pinhole_of, placed
 from difix3d_ns.priors.fixer_config import FixerConfig
-from difix3d_ns.views.records import LATEST, record_fix, thumbnail
+from difix3d_ns.views.records import LATEST, ViewRecord, panels_of, thumbnail
 
 PORT = 7451
 
@@ -85,7 +88,8 @@ def _view(
 ) -> tuple[ShownView, tuple[Pinhole, ...]]:
     image = thumbnail(torch.full((240, 360, 3), 0.8))
     assert image.shape == (60, 90, 3)
-    return ShownView(f"target/{target:03d}@{round}", version, _pinhole(target), lambda: image), references
+    camera, group = _pinhole(target), f"Round {round}"
+    return ShownView(f"target/{target:03d}@{round}", version, camera, lambda: image, (), group), references
 
 
 def test_frusta_come_change_and_go(server: viser.ViserServer) -> None:
@@ -93,28 +97,47 @@ def test_frusta_come_change_and_go(server: viser.ViserServer) -> None:
     frusta.show([_view(1, 0), _view(2, 1, references=(_pinhole(5), _pinhole(6)))])
     assert frusta.versions() == {"target/000@1": 0, "target/001@2": 0}
     sent = _sent(server, messages.CameraFrustumMessage)
-    assert [m.name for m in sent] == ["/difix3d/views/round_1/target_000", "/difix3d/views/round_2/target_001"]
+    assert [m.name for m in sent] == ["/difix3d/views/group_0/target_000_1", "/difix3d/views/group_1/target_001_2"]
     assert all(m.image_binary for m in sent)
     lines = _sent(server, messages.CubicBezierSplineMessage)
-    assert [m.name for m in lines] == ["/difix3d/references/round_2/target_001"]
+    assert [m.name for m in lines] == ["/difix3d/references/group_1/target_001_2"]
     here = placed(_pinhole(1))["position"]
     assert np.allclose(
         lines[0].positions, [here, placed(_pinhole(5))["position"], here, placed(_pinhole(6))["position"], here]
     )
     frusta.show([_view(2, 1, version=1)])  # repaired again, without references
-    assert "/difix3d/references/round_2/target_001" in {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
+    assert "/difix3d/references/group_1/target_001_2" in {
+        m.name for m in _sent(server, messages.RemoveSceneNodeMessage)
+    }
     frusta.show([_view(1, 0, version=3)], gone=["target/001@2"])
     assert frusta.versions() == {"target/000@1": 3}
     removed = {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
-    assert removed >= {"/difix3d/views/round_2/target_001"}
+    assert removed >= {"/difix3d/views/group_1/target_001_2"}
 
 
-def test_rounds_can_be_chosen_where_there_are_any(server: viser.ViserServer) -> None:
+def test_a_view_moves_to_the_group_it_is_made_again_in(server: viser.ViserServer) -> None:
+    frusta = Frusta(server, 0.1, "upscaled photos")
+    labels = {m.props.label for m in _sent(server, messages.GuiCheckboxMessage)}
+    assert frusta._links_on.visible and "Show upscaled photos" in labels
+    for number in (1, 2):
+        view = ShownView("photo/0000", number, _pinhole(), lambda: np.zeros((4, 4, 3), np.uint8), (), f"Round {number}")
+        frusta.show([(view, ())])
+    assert frusta.versions() == {"photo/0000": 2}
+    removed = {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)}
+    assert removed == {"/difix3d/views/group_0/photo_0000"}
+    frusta.show_targets([])
+    assert not frusta._links_on.visible and not frusta._targets_on.visible  # there are none
+
+
+def test_groups_can_be_chosen_where_there_are_any(server: viser.ViserServer) -> None:
     frusta = Frusta(server, 0.1)
     frusta.show([(ShownView("orbit/01", 0, _pinhole(), lambda: np.zeros((4, 4, 3), np.uint8)), ())])
-    assert not frusta._round.visible
+    assert not frusta._group.visible
     frusta.show([_view(10, 0), _view(9, 0)])
-    assert frusta._round.visible and frusta._round.options == ("all", "9", "10")
+    assert frusta._group.visible and frusta._group.options == ("all", "Round 9", "Round 10")
+    frusta._group.value = "Round 9"
+    frusta._switch()
+    assert [frames[0].visible for frames in frusta._groups.values()] == [False, False, True]
 
 
 def test_targets_are_replaced(server: viser.ViserServer) -> None:
@@ -124,19 +147,36 @@ def test_targets_are_replaced(server: viser.ViserServer) -> None:
     assert {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)} >= {"/difix3d/targets/001"}
 
 
-def _record(target: int) -> Any:
-    picture = torch.rand(60, 90, 3)
-    return record_fix(1, target, target, ("odd (name).png",), 0.1, picture, picture, torch.ones(60, 90, 1), picture)
+def _record(target: int, panels: int = 4) -> ViewRecord:
+    return ViewRecord(
+        key=f"target/{target}",
+        group="Round 1",
+        order=1,
+        title=f"View {target}",
+        step=target,
+        seconds=0.1,
+        numbers={"change": 0.0512, "prior": "odd *one*"},
+        references=("odd (name).png",),
+        panels=panels_of({f"Panel {number}": torch.rand(60, 90, 3) for number in range(panels)}),
+    )
 
 
 def test_the_gallery_shows_the_latest(server: viser.ViserServer) -> None:
     gallery = Gallery(server)
     gallery.add(*(_record(i) for i in range(LATEST + 3)))
     shown = [item.content for item in gallery._items if item.visible]
-    assert [content.split("**")[1] for content in shown] == [f"Round 1, view {LATEST + 2 - i}" for i in range(4)]
+    assert [content.split("**")[1] for content in shown] == [f"Round 1: View {LATEST + 2 - i}" for i in range(4)]
     gallery._count.value = 1
     gallery._draw()
     assert sum(item.visible for item in gallery._items) == 1
+
+
+@pytest.mark.parametrize(("panels", "size"), [(1, (90, 60)), (2, (180, 60)), (3, (180, 120)), (4, (180, 120))])
+def test_any_number_of_panels_is_shown(panels: int, size: tuple[int, int]) -> None:
+    text = describe(_record(0, panels))
+    assert text.startswith("**Round 1: View 0** at step 0: change 0.0512, prior odd &#42;one&#42;, 0.10 s, from odd")
+    picture = Image.open(io.BytesIO(base64.b64decode(text.rpartition("base64,")[2].rstrip(")"))))
+    assert picture.size == size
 
 
 def test_a_picture_survives_visers_markdown(server: viser.ViserServer) -> None:

@@ -98,7 +98,7 @@ def test_buttons_add_views(training: LiveTraining, tab: Tab) -> None:
     assert status["round"] == 1
     _until(lambda: "Round 1 of 2, pool 5" in _text(tab, "Round 1 of"), "the panel does not tell of the round")
     tab.page.get_by_text("Gallery", exact=True).click()
-    pictures = tab.page.get_by_alt_text("pseudo-view")
+    pictures = tab.page.get_by_alt_text("made view")
     _until(lambda: pictures.count() >= 4, "the gallery stays empty")
     widths = pictures.evaluate_all("images => images.map(image => image.naturalWidth)")
     assert all(width > 100 for width in widths), widths

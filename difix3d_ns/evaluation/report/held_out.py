@@ -21,10 +21,12 @@ from difix3d_ns.metrics.perceptual import LazyLPIPS
 from difix3d_ns.ns.held_out_photos import HOLD_SOME_OUT
 
 PLAIN, RENDER, ENHANCED, TRUTH = "Plain", "Render", "Enhanced", "Truth"
+LOW, ENLARGED = "Small photo", "Bicubic"
 RENDER_ERROR, ENHANCED_ERROR = "Error of render", "Error of enhanced"
 
 _BUDGET = 3.5e6  # bytes of all pictures here
 _MAX_VIEWS = 60  # of the gallery; the table has all
+_MAX_LARGE = 12  # the same, of views at a size above training, where detail matters
 _MIN_SIDE = 12  # pixels, for SSIM's window
 
 
@@ -37,6 +39,7 @@ class HeldOut:
     render: list[dict[str, float]] = field(default_factory=list)  # metrics of each view
     enhanced: list[dict[str, float] | None] = field(default_factory=list)  # None: no enhanced picture
     before: list[dict[str, float]] = field(default_factory=list)  # of plain
+    enlarged: list[dict[str, float] | None] = field(default_factory=list)  # of photos, bicubically; None: there is none
 
     def figures(self) -> list[Figure]:
         """The numbers at the top: enhanced where all views are, with what the render has."""
@@ -77,57 +80,79 @@ class HeldOut:
         return parts
 
     def _mean_enhanced(self) -> dict[str, float] | None:
-        all_of_them = [metrics for metrics in self.enhanced if metrics is not None]
-        return mean_metrics(all_of_them) if all_of_them and len(all_of_them) == len(self.enhanced) else None
+        return _mean_of_all(self.enhanced)
+
+    @property
+    def _large(self) -> bool:
+        """Return whether views are rendered at a size above that of training."""
+        return any(view.low is not None for view in self.views)
+
+    @property
+    def _most(self) -> int:
+        """Return how many views the gallery shows, at most."""
+        return _MAX_LARGE if self._large else _MAX_VIEWS
 
     def _intro(self) -> str:
         count = len(self.views)
-        shown = f" {_MAX_VIEWS} of them are shown, evenly spaced; the table has all." if count > _MAX_VIEWS else ""
+        shown = f" {self._most} of them are shown, evenly spaced; the table has all." if count > self._most else ""
+        large, truth = "", self.views[0].truth.shape
+        if (low := self.views[0].low) is not None:
+            large = (
+                f" Training had photos of {low.shape[1]} x {low.shape[0]} pixels; render and truth have "
+                f"{truth[1]} x {truth[0]}, and so has the photo enlarged bicubically."
+            )
         return (
             f"{count} photos were kept out of training. The splat is rendered from where they were taken, and the "
-            f"render is enhanced.{shown} Drag the bar, or move it with the arrow keys."
+            f"render is enhanced.{large}{shown} Drag the bar, or move it with the arrow keys; a double click, or + and "
+            "-, magnifies."
         )
 
     def _gallery(self) -> Markup:
-        step = max(1.0, len(self.views) / _MAX_VIEWS)
-        chosen = [int(i * step) for i in range(min(_MAX_VIEWS, len(self.views)))]
+        step = max(1.0, len(self.views) / self._most)
+        chosen = [int(i * step) for i in range(min(self._most, len(self.views)))]
         height, width = self.views[0].render.shape[:2]
-        each = 6 if self.plain else 5
+        each = (6 if self.plain else 5) + self._large
         side = long_side_for(each * len(chosen), width, height, _BUDGET)
         pairs = [(RENDER, ENHANCED), (RENDER, TRUTH), (ENHANCED, TRUTH), (RENDER_ERROR, ENHANCED_ERROR)]
         if not any(view.enhanced is not None for view in self.views):
             pairs = [(RENDER, TRUTH), (TRUTH, RENDER_ERROR)]
+        large = (ENLARGED, LOW) if any(view.enlarged is not None for view in self.views) else (LOW,)
+        if self._large:
+            pairs = [*((name, RENDER) for name in large), *pairs]
         if self.plain:
-            pairs = [(PLAIN, pairs[0][1]), *pairs]
+            pairs = [(PLAIN, RENDER if self._large else pairs[0][1]), *pairs]
         legend = Markup(
             "FLIP: what people notice when they flip between picture and truth. "
             '<span class="scale-with-ends">0 <span class="scale"></span> 1</span>'
         )
         return gallery(
-            [self._slider(i, side) for i in chosen],
+            [self._slider(i, side, pairs) for i in chosen],
             pairs,
             columns=2 if width >= height else 4,
             legends={pair: legend for pair in pairs if RENDER_ERROR in pair},
         )
 
-    def _slider(self, index: int, side: int) -> Markup:
+    def _slider(self, index: int, side: int, pairs: Sequence[tuple[str, str]]) -> Markup:
         view = self.views[index]
         pictures: dict[str, Any] = {RENDER: view.render, ENHANCED: view.enhanced, TRUTH: view.truth}
         pictures[RENDER_ERROR] = error_map(view.render, view.truth)
         if view.enhanced is not None:
             pictures[ENHANCED_ERROR] = error_map(view.enhanced, view.truth)
+        pictures = {ENLARGED: view.enlarged, LOW: view.low, **pictures}
         if self.plain:
             pictures = {PLAIN: self.plain[index].render, **pictures}
         shown = {name: picture(values, side) for name, values in pictures.items() if values is not None}
-        if PLAIN in shown and ENHANCED in shown:  # the first two are shown first
-            shown = {PLAIN: shown[PLAIN], ENHANCED: shown[ENHANCED], **shown}
-        return slider(shown, view.name, self._numbers(index))
+        # the first two are shown first
+        names = [name for name in dict.fromkeys((*pairs[0], *shown)) if name in shown]
+        return slider({name: shown[name] for name in names}, view.name, self._numbers(index))
 
     def _numbers(self, index: int) -> str:
         if not self.render:
             return ""
         render, enhanced = self.render[index], self.enhanced[index]
         before = f"plain {self.before[index]['psnr']:.2f}; " if self.before else ""
+        if (enlarged := self.enlarged[index]) is not None:
+            before += f"bicubic {enlarged['psnr']:.2f}; "
         return f"{before}{render['psnr']:.2f}" + (f" → {enhanced['psnr']:.2f} dB" if enhanced else " dB")
 
     def _table(self) -> str:
@@ -136,22 +161,35 @@ class HeldOut:
         rows: list[list[str | Cell]] = [
             [
                 view.name or str(number),
-                *self._cells(self.render[number], self.enhanced[number]),
+                *self._cells(self.enlarged[number], self.render[number], self.enhanced[number]),
                 "-" if view.seconds is None else f"{view.seconds:.2f}",
             ]
             for number, view in enumerate(self.views)
         ]
         times = [view.seconds for view in self.views if view.seconds is not None]
         mean_time = f"{statistics.fmean(times):.2f}" if times else "-"
-        mean: list[str | Cell] = ["mean", *self._cells(mean_metrics(self.render), self._mean_enhanced()), mean_time]
-        headings = ["view"] + ["render", "enhanced"] * len(self.render[0]) + ["seconds"]
-        groups = [("", 1), *((METRICS[key].heading, 2) for key in self.render[0]), ("enhancer", 1)]
+        means = _mean_of_all(self.enlarged), mean_metrics(self.render), self._mean_enhanced()
+        mean: list[str | Cell] = ["mean", *self._cells(*means), mean_time]
+        columns = self._columns()
+        headings = ["view"] + columns * len(self.render[0]) + ["seconds"]
+        groups = [("", 1), *((METRICS[key].heading, len(columns)) for key in self.render[0]), ("enhancer", 1)]
         return table(headings, rows, groups, [mean])
 
-    @staticmethod
-    def _cells(render: dict[str, float], enhanced: dict[str, float] | None) -> list[Cell]:
-        rows = metric_table({"render": render, "enhanced": enhanced or {}}).rows
-        return [cell for pair in zip(rows[0][1:], rows[1][1:], strict=True) for cell in pair]
+    def _columns(self) -> list[str]:
+        """Return what each metric is of."""
+        return [*(["bicubic"] if any(metrics is not None for metrics in self.enlarged) else []), "render", "enhanced"]
+
+    def _cells(self, *metrics: dict[str, float] | None) -> list[Cell]:
+        """Return a row's cells, of the enlarged photo, the render and the enhanced picture."""
+        columns = self._columns()
+        rows = metric_table({name: m or {} for name, m in zip(columns, metrics[-len(columns) :], strict=True)}).rows
+        return [cell for together in zip(*(row[1:] for row in rows), strict=True) for cell in together]
+
+
+def _mean_of_all(metrics: Sequence[dict[str, float] | None]) -> dict[str, float] | None:
+    """Return the mean; None where some are missing."""
+    there = [each for each in metrics if each is not None]
+    return mean_metrics(there) if there and len(there) == len(metrics) else None
 
 
 def measure(
@@ -180,4 +218,5 @@ def measure(
         [metrics(view.render, view.truth) for view in views],
         [None if view.enhanced is None else metrics(view.enhanced, view.truth) for view in views],
         [metrics(view.render, view.truth) for view in plain or ()],
+        [None if view.enlarged is None else metrics(view.enlarged, view.truth) for view in views],
     )

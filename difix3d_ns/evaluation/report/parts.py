@@ -74,10 +74,10 @@ def page(
 def slider(pictures: Mapping[str, Picture], caption: Text = "", numbers: Text = "", detail: Text = "") -> Markup:
     """Pictures of one view that can be compared by a bar that is dragged or moved by the arrow keys.
 
-    The first two are shown; ``gallery`` lets people choose others.
+    The first two are shown; ``gallery`` lets people choose others. A double click, or + and -, magnifies.
 
     Args:
-        pictures: name -> picture, at least two, all of one shape.
+        pictures: name -> picture, at least two, all of one shape; one with fewer pixels than the widest shows them.
         caption: below, on the left.
         numbers: below, on the right.
         detail: a smaller line below both.
@@ -87,7 +87,7 @@ def slider(pictures: Mapping[str, Picture], caption: Text = "", numbers: Text = 
     """
     if len(pictures) < 2:
         raise ValueError(f"a slider compares at least two pictures, got {len(pictures)}")
-    first = next(iter(pictures.values()))
+    first = max(pictures.values(), key=lambda picture: picture.width)
     left, right = list(pictures)[:2]
     return render(
         "slider.html",

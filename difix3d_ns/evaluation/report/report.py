@@ -16,8 +16,8 @@ import difix3d_ns
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.flags import settings
 from difix3d_ns.evaluation.report.held_out import HeldOut, measure
+from difix3d_ns.evaluation.report.made_views import made_views_section
 from difix3d_ns.evaluation.report.parts import Figure, Section, facts, fold, page, results_table
-from difix3d_ns.evaluation.report.pseudo_views import fixes_section
 from difix3d_ns.evaluation.report.training import Training, duration, read_training
 from difix3d_ns.evaluation.report.training_curves import curves_section
 from difix3d_ns.evaluation.runs import HeldOutView, evaluate
@@ -26,6 +26,7 @@ from difix3d_ns.io.atomic import write_text
 from difix3d_ns.metrics.perceptual import NETS, LazyLPIPS, PerceptualWeights
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
+from difix3d_ns.views.records import describe_numbers, mean_numbers, newest
 
 
 def write_report(
@@ -71,7 +72,7 @@ def write_report(
         title or read.scene,
         [
             Section("Views kept out of training", held_out.parts(problem, methods), "Held-out views"),
-            fixes_section(read),
+            made_views_section(read),
             curves_section(read),
             Section("Time", [facts(_times(read, held_out))]),
             Section("Settings", _settings(read)),
@@ -152,9 +153,10 @@ def _notices(training: Training, weights: str | None) -> list[str]:
 
 def _figures(training: Training) -> list[Figure]:
     figures = []
-    if training.fixes:
-        confidence = statistics.fmean(fix.mean_confidence for fix in training.fixes)
-        figures.append(Figure(str(len(training.fixes)), "pseudo-views", f"trusted at {confidence:.0%}"))
+    if training.made:
+        latest = list(newest(training.made).values())
+        numbers = describe_numbers(mean_numbers(latest))
+        figures.append(Figure(str(len(latest)), training.records.about.short.lower(), numbers))
     if training.seconds:
         figures.append(Figure(duration(training.seconds), "of training", f"{training.steps:,} steps"))
     return figures
@@ -168,11 +170,13 @@ def _times(training: Training, held_out: HeldOut) -> list[tuple[str, str]]:
         rows.append((f"Training, first to last step{since}", duration(training.seconds)))
     if "Train Iter (time)" in training.curves:
         rows.append(("A step, median", duration(float(statistics.median(training.curves["Train Iter (time)"].values)))))
-    for number in sorted({fix.round for fix in training.fixes}):
-        seconds = [fix.seconds for fix in training.fixes if fix.round == number]
-        rows.append((f"Fixing the {len(seconds)} views of round {number} once", duration(sum(seconds))))
-    if training.fixes:
-        rows.append(("A fixed view, median", duration(statistics.median(fix.seconds for fix in training.fixes))))
+    groups: dict[str, list[float]] = {}
+    for head in training.made:
+        groups.setdefault(head.group, []).append(head.seconds)
+    for group, seconds in groups.items():
+        rows.append((f"{group}: making its {len(seconds)} views once", duration(sum(seconds))))
+    if training.made:
+        rows.append(("Making a view, median", duration(statistics.median(head.seconds for head in training.made))))
     return [*rows, *held_out.times()]
 
 

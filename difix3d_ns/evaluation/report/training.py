@@ -22,7 +22,7 @@ from difix3d_ns.ns.earlier_versions import refuse_earlier
 from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from difix3d_ns.views.folders import RECORDS_FOLDER
-from difix3d_ns.views.records import FixRecord, FixRecords
+from difix3d_ns.views.records import RecordHead, ViewRecords
 
 EVENT_FILES = "events.out.tfevents.*"
 _DEPTH = 4
@@ -37,7 +37,8 @@ class Training:
     config: GuidedTrainerConfig
     curves: Mapping[str, Curve]  # TensorBoard's name -> curve; empty without event files
     seconds: float | None  # of wall clock while it ran; None without event files
-    fixes: list[FixRecord]
+    records: ViewRecords
+    made: list[RecordHead]  # of all made views, without pictures
     checkpoints: list[int]  # their steps, newest first
 
     @property
@@ -60,7 +61,9 @@ class Training:
             take_over(parser, manager.pose_frame)
             with CONSOLE.capture():
                 outputs = parser.setup().get_dataparser_outputs("train")
-                return PhotoDataset(outputs, manager.camera_res_scale_factor or 1.0)
+                dataset = PhotoDataset(outputs, manager.camera_res_scale_factor or 1.0)
+                dataset.reduction = manager.reduction
+                return dataset
         except (Exception, SystemExit):  # a scene that was moved or damaged: the rest is worth having
             return None
 
@@ -73,7 +76,7 @@ class Training:
     def steps(self) -> int:
         """Steps trained so far, as far as can be seen."""
         seen = [int(curve.steps[-1]) for curve in self.curves.values() if len(curve.steps)]
-        return max([0, *(step + 1 for step in self.checkpoints), *seen, *(fix.step for fix in self.fixes)])
+        return max([0, *(step + 1 for step in self.checkpoints), *seen, *(head.step for head in self.made)])
 
     @property
     def planned(self) -> int | None:
@@ -101,12 +104,14 @@ def read_training(path: Path) -> Training:
     """
     config = _find(Path(path))
     curves, seconds = read_curves(config.parent)
+    records = ViewRecords(config.parent / RECORDS_FOLDER)
     return Training(
         config,
         _load(config),
         curves,
         seconds,
-        FixRecords(config.parent / RECORDS_FOLDER).read(),
+        records,
+        records.heads(),
         checkpoint_steps(config.parent / "nerfstudio_models"),
     )
 

@@ -9,7 +9,7 @@ from difix3d_ns.evaluation.report.chart import Curve, chart
 from difix3d_ns.evaluation.report.parts import Section, grid
 from difix3d_ns.evaluation.report.training import EVENT_FILES, Training, loss_by_kind
 
-_POOL = "Pseudo-views/pool"
+_POOL, _MEAN = "/pool", "/mean "  # how the names of curves of made views end and go on
 _ONE, _ALL = "Eval Images Metrics", "Eval Images Metrics Dict (all images)"
 _HELD_OUT = {"psnr": "Held-out PSNR, dB", "ssim": "Held-out SSIM", "flip": "Held-out FLIP"}
 
@@ -22,7 +22,9 @@ def curves_section(training: Training) -> Section:
         none += "--vis viewer+tensorboard, the default, and with --vis tensorboard."
         return Section("While it trained", ["No curve has been written yet." if begun else none], "Curves")
     curves = training.curves
-    marks = [int(step) for step in curves[_POOL].steps] if _POOL in curves else []
+    pools = {name: tag for tag in curves if (name := tag.removesuffix(_POOL)) != tag}
+    means = [(*tag.split(_MEAN, 1), tag) for tag in curves if tag.partition(_MEAN)[0] in pools]
+    marks = sorted({int(step) for tag in pools.values() for step in curves[tag].steps})
     steps = [step for curve in curves.values() for step in curve.steps[[0, -1]]]
     draw = functools.partial(chart, marks=marks, span=(int(min(steps)), int(max(steps))))
     training_psnr = {"photos": "Train Metrics Dict/psnr", "pseudo-views": "Train Metrics Dict/pseudo_psnr"}
@@ -38,13 +40,13 @@ def curves_section(training: Training) -> Section:
             )
             for key, title in _HELD_OUT.items()
         ),
-        draw("Pool, pseudo-views", _named(curves, {"pool": _POOL})),
-        draw("Mean change by the fixer", _named(curves, {"change": "Pseudo-views/mean change"})),
+        *(draw(f"Pool, {kind.lower()}", _named(curves, {"pool": tag})) for kind, tag in pools.items()),
+        *(draw(f"Mean {name} of {kind.lower()}", _named(curves, {name: tag})) for kind, name, tag in means),
         draw("Gaussians", _named(curves, {"Gaussians": "Train Metrics Dict/gaussian_count"}), digits=6),
     ]
     note = "Over steps; faint lines are single values, strong ones their running mean."
     if marks:
-        note += " Dashed lines: a round of repairs has ended."
+        note += " Dashed lines: a round has ended."
     return Section("While it trained", [note, grid(charts)], "Curves")
 
 

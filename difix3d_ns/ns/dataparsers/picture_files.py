@@ -102,6 +102,29 @@ def find_copy(original: Path, factor: int, scene: Path, prefix: str = "images") 
     return _in_folder(top / f"{prefix}_{factor}", Path(original.name), True)
 
 
+def find_full_size(picture: Path) -> Path:
+    """Find the picture that a reduced copy was made of; ``picture`` itself if it is no copy, or its original is gone.
+
+    Args:
+        picture: a file, as images_4/a.jpg or left/images_2/a.jpg, whose original is images/a.jpg or left/images/a.jpg.
+
+    Raises:
+        UserError: one of them is no picture.
+    """
+    for level in list(picture.parents)[:_DEPTH]:
+        name, _, number = level.name.rpartition("_")
+        if not (name and number.isdecimal() and int(number) > 1):
+            continue
+        found = _in_folder(level.with_name(name), picture.relative_to(level), True)
+        if found is None:
+            continue
+        sizes = zip(read_header(found).size, read_header(picture).size, strict=True)
+        # camera_2 beside camera is no copy of it
+        if all(abs(whole - int(number) * part) <= int(number) + 0.02 * whole for whole, part in sizes):
+            return found
+    return picture
+
+
 def _in_folder(folder: Path, name: Path, any_ending: bool) -> Path | None:
     """Find a file by name; beside photos a mask or depth of another ending is another file."""
     if not folder.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.status import ShownView
 from difix3d_ns.ns.viewer.viewer_cameras import placed
 
-PSEUDO_VIEW = (255, 140, 0)
+MADE_VIEW = (255, 140, 0)
 TARGET = (70, 200, 120)
 LINK = (255, 190, 110)
 _ROOT = "/difix3d"
@@ -19,31 +20,32 @@ _ALL = "all"
 
 
 class Frusta:
-    """Frusta with the repaired picture inside, by round; links to their reference views; targets.
+    """Frusta with the made picture inside, by group; links to their reference views; targets.
 
     Args:
         server: in whose current container the switches are made.
         scale: of a frustum, in viser's scene.
+        plural: how labels call the views.
     """
 
-    def __init__(self, server: viser.ViserServer, scale: float) -> None:
+    def __init__(self, server: viser.ViserServer, scale: float, plural: str = "made views") -> None:
         self._server = server
         self._scale = scale
-        self._shown: dict[str, tuple[int, list[viser.SceneNodeHandle]]] = {}
+        self._shown: dict[str, tuple[int, dict[str, viser.SceneNodeHandle]]] = {}  # handles by their names
         self._targets: list[Pinhole] = []
         gui, scene = server.gui, server.scene
-        self._views_on = gui.add_checkbox("Show pseudo-views", True, hint="Frusta with the repaired picture inside")
-        self._round = gui.add_dropdown("Round", (_ALL,), hint="Views of one round alone", visible=False)
+        self._views_on = gui.add_checkbox(f"Show {plural}", True, hint="Frusta with the picture inside")
+        self._group = gui.add_dropdown("Group", (_ALL,), hint="Views of one group alone", visible=False)
         self._links_on = gui.add_checkbox("Show references", False, hint="Lines to the photos each leans on")
-        self._targets_on = gui.add_checkbox("Show targets", False, hint="Poses the rounds lead to")
+        self._targets_on = gui.add_checkbox("Show targets", False, hint="Poses at which views are wanted")
         self._views = scene.add_frame(f"{_ROOT}/views", show_axes=False)
         self._links = scene.add_frame(f"{_ROOT}/references", show_axes=False, visible=False)
         self._target_root = scene.add_frame(f"{_ROOT}/targets", show_axes=False, visible=False)
-        self._rounds: dict[str, tuple[viser.FrameHandle, viser.FrameHandle]] = {}
+        self._groups: dict[str, tuple[viser.FrameHandle, viser.FrameHandle]] = {}
         self._target_handles: list[viser.CameraFrustumHandle] = []
         for switch in (self._views_on, self._links_on, self._targets_on):
             switch.on_update(lambda _: self._switch())
-        self._round.on_update(lambda _: self._switch())
+        self._group.on_update(lambda _: self._switch())
 
     def versions(self) -> Mapping[str, int]:
         """Version of what is shown, by key of the view."""
@@ -52,17 +54,20 @@ class Frusta:
     def show(self, views: Iterable[tuple[ShownView, Sequence[Pinhole]]], gone: Iterable[str] = ()) -> None:
         """Add or replace views, each with the cameras of its references, and take away those of the keys ``gone``."""
         for key in gone:
-            for handle in self._shown.pop(key, (0, []))[1]:
+            for handle in self._shown.pop(key, (0, {}))[1].values():
                 handle.remove()
         for view, references in views:
-            self._add_round(view.round)
+            self._add_group(view.group)
             self._add(view, references)
+        # what a system never has needs no switch
+        self._links_on.visible = not self._shown or any(len(handles) > 1 for _, handles in self._shown.values())
 
     def show_targets(self, targets: Sequence[Pinhole]) -> None:
         """Show these poses in the place of earlier ones."""
         if len(targets) == len(self._targets) and all(a is b for a, b in zip(targets, self._targets, strict=True)):
             return
         self._targets = list(targets)
+        self._targets_on.visible = bool(self._targets)
         for handle in self._target_handles:
             handle.remove()
         add = self._server.scene.add_camera_frustum
@@ -71,24 +76,24 @@ class Frusta:
             for i, camera in enumerate(targets)
         ]
 
-    def _add_round(self, number: str) -> None:
-        if number in self._rounds:
+    def _add_group(self, group: str) -> None:
+        if group in self._groups:
             return
-        scene = self._server.scene
-        self._rounds[number] = (
-            scene.add_frame(f"{_ROOT}/views/round_{number}", show_axes=False),
-            scene.add_frame(f"{_ROOT}/references/round_{number}", show_axes=False),
+        add, number = self._server.scene.add_frame, len(self._groups)
+        self._groups[group] = (
+            add(f"{_ROOT}/views/group_{number}", show_axes=False),
+            add(f"{_ROOT}/references/group_{number}", show_axes=False),
         )
-        self._round.options = (_ALL, *sorted(filter(None, self._rounds), key=lambda text: (len(text), text)))
-        self._round.visible = len(self._round.options) > 1
+        self._group.options = (_ALL, *sorted(filter(None, self._groups), key=natural))
+        self._group.visible = len(self._group.options) > 1
         self._switch()
 
     def _add(self, view: ShownView, references: Sequence[Pinhole]) -> None:
-        name = f"round_{view.round}/{view.key.partition('@')[0].replace('/', '_')}"
+        name = f"group_{list(self._groups).index(view.group)}/{re.sub('[^A-Za-z0-9]', '_', view.key)}"
         frustum = self._server.scene.add_camera_frustum(
             f"{_ROOT}/views/{name}",
             scale=self._scale,
-            color=PSEUDO_VIEW,
+            color=MADE_VIEW,
             image=view.image(),
             **placed(view.camera),
         )
@@ -99,11 +104,13 @@ class Frusta:
                 event.client.camera.position = event.target.position
                 event.client.camera.wxyz = event.target.wxyz
 
-        handles: list[viser.SceneNodeHandle] = [frustum]
+        handles: dict[str, viser.SceneNodeHandle] = {f"{_ROOT}/views/{name}": frustum}
         if references:
-            handles.append(self._link(f"{_ROOT}/references/{name}", view, references))
-        for handle in self._shown.get(view.key, (0, []))[1][len(handles) :]:
-            handle.remove()  # a line; what has a successor of the same name is gone already
+            line = f"{_ROOT}/references/{name}"
+            handles[line] = self._link(line, view, references)
+        for old, handle in self._shown.get(view.key, (0, {}))[1].items():
+            if old not in handles:  # what has a successor of the same name is gone already
+                handle.remove()
         self._shown[view.key] = view.version, handles
 
     def _link(self, name: str, view: ShownView, references: Sequence[Pinhole]) -> viser.SceneNodeHandle:
@@ -121,6 +128,11 @@ class Frusta:
         self._views.visible = bool(self._views_on.value)
         self._links.visible = bool(self._views_on.value and self._links_on.value)
         self._target_root.visible = bool(self._targets_on.value)
-        for number, frames in list(self._rounds.items()):  # viser calls back in threads of its own
+        for group, frames in list(self._groups.items()):  # viser calls back in threads of its own
             for frame in frames:
-                frame.visible = self._round.value in (_ALL, number)
+                frame.visible = self._group.value in (_ALL, group)
+
+
+def natural(text: str) -> list[int | str]:
+    """Order of "Round 9" before "Round 10"."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]

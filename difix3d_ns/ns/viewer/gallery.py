@@ -1,4 +1,4 @@
-"""The latest pseudo-views as pictures in the control panel."""
+"""The latest made views as pictures in the control panel."""
 
 from __future__ import annotations
 
@@ -13,33 +13,36 @@ import viser
 from PIL import Image
 
 from difix3d_ns.ns.viewer.markdown import plain
-from difix3d_ns.views.records import LATEST, FixRecord
+from difix3d_ns.views.records import LATEST, ViewRecord
 
 _WIDTH = 300  # pixels of the panel
 _QUALITY = 80
 
 
 class Gallery:
-    """A folder with the latest records: before, after, reference, confidence, and the change in numbers.
+    """A folder with the latest records: their panels, and what they are in numbers.
 
     Args:
         server: in whose current container the folder is made.
+        plural: how labels call the views.
     """
 
-    def __init__(self, server: viser.ViserServer) -> None:
+    def __init__(self, server: viser.ViserServer, plural: str = "made views") -> None:
         self._texts: deque[str] = deque(maxlen=LATEST)
         self._lock = threading.Lock()  # viser calls back in threads of its own
         with server.gui.add_folder("Gallery", expand_by_default=False):
-            server.gui.add_markdown("Before, after; the photo that helped most, confidence.")
-            self._count = server.gui.add_slider("Shown", 1, LATEST, 1, 4, hint="How many of the latest pseudo-views")
+            self._legend = server.gui.add_markdown("Nothing yet.")
+            self._count = server.gui.add_slider("Shown", 1, LATEST, 1, 4, hint=f"How many of the latest {plural}")
             self._items = [server.gui.add_markdown("", image_root=Path(), visible=False) for _ in range(LATEST)]
         self._count.on_update(lambda _: self._draw())
 
-    def add(self, *records: FixRecord) -> None:
+    def add(self, *records: ViewRecord) -> None:
         """Show these first, the last one on top."""
         texts = [describe(record) for record in records[-LATEST:]]
         with self._lock:
             self._texts.extendleft(texts)
+            if records:
+                self._legend.content = plain(", ".join(records[-1].panels)) + ": row by row."
         self._draw()
 
     def _draw(self) -> None:
@@ -51,18 +54,23 @@ class Gallery:
                     item.content = texts[index]
 
 
-def describe(record: FixRecord) -> str:
+def describe(record: ViewRecord) -> str:
     """Describe one record in Markdown, its pictures inside."""
-    shown = plain(", ".join(record.references)) or "no photo"
+    parts = [record.describe(), f"{record.seconds:.2f} s"]
+    if record.references:
+        parts.append(f"from {', '.join(record.references)}")
+    told = plain(", ".join(filter(None, parts)))
     return (
-        f"**Round {record.round}, view {record.target}** at step {record.step}: change {record.change:.4f}, "
-        f"confidence {record.mean_confidence:.2f}, {record.seconds:.2f} s, from {shown}\n\n"
-        f"![pseudo-view]({_data_url(record)})"
+        f"**{plain(record.group)}: {plain(record.title)}** at step {record.step}: {told}\n\n"
+        f"![made view]({_data_url(record)})"
     )
 
 
-def _data_url(record: FixRecord) -> str:
-    rows = [record.before, record.after], [record.reference, record.confidence]
+def _data_url(record: ViewRecord) -> str:
+    panels = list(record.panels.values())
+    if len(panels) % 2 and len(panels) > 1:
+        panels.append(np.zeros_like(panels[0]))
+    rows = [panels[start : start + 2] for start in range(0, len(panels), 2)]
     sheet = Image.fromarray(np.concatenate([np.concatenate(row, axis=1) for row in rows]))
     sheet.thumbnail((_WIDTH, 4 * _WIDTH))
     content = io.BytesIO()

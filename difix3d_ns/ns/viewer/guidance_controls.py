@@ -18,7 +18,7 @@ from difix3d_ns.ns.viewer.frusta import Frusta
 from difix3d_ns.ns.viewer.gallery import Gallery
 from difix3d_ns.ns.viewer.markdown import plain
 from difix3d_ns.ns.viewer.viewer_cameras import client_pinhole
-from difix3d_ns.views.records import FixRecord
+from difix3d_ns.views.records import ViewRecord
 
 _EVERY = 0.5
 """seconds between updates: more often nobody can read"""
@@ -65,15 +65,15 @@ class GuidanceControls:
         self._server = server
         self._references = references
         self._long_side = long_side
-        self._seen: list[FixRecord] = []
+        self._seen: list[ViewRecord] = []
         self._updated = float("-inf")
         self._waiting = False
         with server.gui.add_folder(status.title):
             self._status = server.gui.add_markdown("Nothing yet.")
             self._note = server.gui.add_markdown("", visible=False)
             self._buttons = [self._button(button) for button in status.buttons]
-            self._frusta = Frusta(server, scale)
-            self._gallery = Gallery(server)
+            self._frusta = Frusta(server, scale, status.plural)
+            self._gallery = Gallery(server, status.plural)
         self._show(status, {})
 
     def update(self, guidance: Guidance, step: int, losses: Callable[[], Mapping[str, float]], force: bool) -> None:
@@ -111,7 +111,7 @@ class GuidanceControls:
     def _links(self, view: ShownView) -> list[Pinhole]:
         return [self._references[name] for name in view.references if name in self._references]
 
-    def _show_records(self, records: Sequence[FixRecord]) -> None:
+    def _show_records(self, records: Sequence[ViewRecord]) -> None:
         known = {id(record) for record in self._seen}
         if fresh := [record for record in records if id(record) not in known]:
             self._gallery.add(*fresh)

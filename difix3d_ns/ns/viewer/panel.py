@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -25,10 +26,12 @@ from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
 from difix3d_ns.ns.rendering import SplatRenderer
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
+from difix3d_ns.ns.viewer.frusta import natural
 from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
 from difix3d_ns.ns.viewer.live import LiveEnhancer
+from difix3d_ns.ns.viewer.markdown import plain
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
-from difix3d_ns.views.records import LATEST, FixRecords, thumbnail
+from difix3d_ns.views.records import LATEST, ViewRecords, newest, thumbnail
 from difix3d_ns.views.store import Store
 from difix3d_ns.views.view import PackedView
 
@@ -129,19 +132,22 @@ class Panel(ViewerControl):
 
     def _show_saved(self, viewer: Viewer) -> None:
         folder = viewer.log_filename.parent
-        store, records = Store(folder / POOL_FOLDER), FixRecords(folder / RECORDS_FOLDER)
-        names = records.references()
+        store, records = Store(folder / POOL_FOLDER), ViewRecords(folder / RECORDS_FOLDER)
+        heads = newest(records.heads())
         views = []
         kept = store.kept()  # nothing of a training without made views, or whose pool was deleted
         for key, generation in kept[max(kept)] if kept else []:
             with suppress(ValueError):  # a damaged file
                 view = store.read_view(key, generation)
-                views.append(ShownView(key, generation, view.camera, partial(_picture, view), names.get(key, ())))
-        if views or names:
-            rounds = len({view.round for view in views})
-            line = f"{len(views)} pseudo-views in the pool, at {rounds} distances from the photos."
-            latest = records.latest(LATEST)
-            self._make_controls(Status("Pseudo-views", [line], views, records=latest))
+                head = heads.get(key)
+                about = ((), "") if head is None else (head.references, head.group)
+                views.append(ShownView(key, generation, view.camera, partial(_picture, view), *about))
+        if views or heads:
+            groups = Counter(view.group for view in views if view.group)
+            each = (f"{group}: {count}" for group, count in sorted(groups.items(), key=lambda item: natural(item[0])))
+            lines = [f"{len(views)} views in the pool", plain(", ".join(each))]
+            short, latest = records.about.short, records.latest(LATEST)
+            self._make_controls(Status(short, list(filter(None, lines)), views, records=latest, plural=short.lower()))
 
 
 def _method_name(viewer: Viewer) -> str:

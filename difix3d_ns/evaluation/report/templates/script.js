@@ -37,6 +37,18 @@ for (const slider of document.querySelectorAll(".slider")) {
     });
   }
   input.addEventListener("input", () => place(slider, input.value));
+  // Magnified around a point: the middle, or where a double click was.
+  const zoom = (factor) => slider.style.setProperty("--zoom", Math.min(8, Math.max(1, factor)));
+  const zoomed = () => Number(slider.style.getPropertyValue("--zoom")) || 1;
+  frames.addEventListener("dblclick", (event) => {
+    const box = frames.getBoundingClientRect();
+    slider.style.setProperty("--x", 100 * (event.clientX - box.left) / box.width + "%");
+    slider.style.setProperty("--y", 100 * (event.clientY - box.top) / box.height + "%");
+    zoom(zoomed() > 1 ? 1 : 4);
+  });
+  input.addEventListener("keydown", (event) => {
+    if (event.key === "+" || event.key === "-") zoom(zoomed() * (event.key === "+" ? 2 : 0.5));
+  });
 }
 for (const gallery of document.querySelectorAll(".gallery")) {
   gallery.addEventListener("change", (event) => {

@@ -1,0 +1,91 @@
+"""Gallery of the views that training made, with what they were made of."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from difix3d_ns.evaluation.report.page_pictures import long_side_for, picture
+from difix3d_ns.evaluation.report.parts import Section, fold, gallery, slider
+from difix3d_ns.evaluation.report.training import Training, duration
+from difix3d_ns.views.folders import POOL_FOLDER
+from difix3d_ns.views.records import RecordHead, ViewRecord, describe_numbers, mean_numbers
+
+_BUDGET = 3.5e6  # bytes of all pictures here
+_EACH = 0.625  # of a detailed picture: of four panels of a repair, two are coarse or smooth
+_QUALITY = 76
+
+
+def made_views_section(training: Training) -> Section:
+    """Section of made views, their panels behind sliders; groups one below the other, the latest open."""
+    about = training.records.about
+    heads = training.made
+    if not heads:
+        return Section(about.title, [_why_none(training)], about.short)
+    records = [record for head in _chosen(heads, about.most) if (record := training.records.open(head)) is not None]
+    groups: dict[str, list[RecordHead]] = {}
+    for head in reversed(sorted(heads, key=lambda head: head.order)):
+        groups.setdefault(head.group, []).insert(0, head)
+    panels = sum(len(record.panels) for record in records)
+    height, width = next(iter(records[0].panels.values())).shape[:2] if records else (1, 1)
+    side = long_side_for(round(_EACH * panels), width, height, _BUDGET)
+    some = f"{len(records)} of {len(heads)} are shown, evenly spaced." if len(records) < len(heads) else ""
+    return Section(
+        about.title,
+        [
+            " ".join(filter(None, (about.text, some, "A double click, or + and -, magnifies."))),
+            *(
+                fold(
+                    _summary(group, members),
+                    [_gallery([record for record in records if record.group == group], side)],
+                    place == 0,
+                )
+                for place, (group, members) in enumerate(groups.items())
+            ),
+        ],
+        about.short,
+    )
+
+
+def _chosen(heads: Sequence[RecordHead], most: int) -> list[RecordHead]:
+    """Choose views evenly, the same ones in each group, so that groups can be compared."""
+    keys = list(dict.fromkeys(head.key for head in heads))
+    count = max(1, min(len(keys), most * len(keys) // len(heads)))
+    step = len(keys) / count
+    chosen = {keys[int(place * step)] for place in range(count)}
+    return [head for head in heads if head.key in chosen]
+
+
+def _why_none(training: Training) -> str:
+    """A sentence; empty where nothing on disk says that there could be any."""
+    if any(name.endswith("/pool") for name in training.curves):
+        return "No pictures of made views were kept."
+    return "No view has been made yet." if (training.folder / POOL_FOLDER).is_dir() else ""
+
+
+def _summary(group: str, heads: Sequence[RecordHead]) -> str:
+    seconds = statistics.fmean(head.seconds for head in heads)
+    count, numbers = f"{len(heads)} {'view' if len(heads) == 1 else 'views'}", describe_numbers(mean_numbers(heads))
+    return f"{group}: {count}, " + (f"{numbers} on average, " if numbers else "") + f"{duration(seconds)} each"
+
+
+def _gallery(records: Sequence[ViewRecord], side: int) -> Markup:
+    comparable = [record for record in records if len(record.panels) > 1]
+    if not comparable:
+        return Markup("")
+    height, width = next(iter(comparable[0].panels.values())).shape[:2]
+    pairs = list(dict.fromkeys(pair for record in comparable for pair in record.pairs))
+    return gallery([_slider(record, side) for record in comparable], pairs, columns=3 if width >= height else 5)
+
+
+def _slider(record: ViewRecord, side: int) -> Markup:
+    first = record.pairs[0] if record.pairs else ()  # the first two are shown first
+    names = [name for name in dict.fromkeys((*first, *record.panels)) if name in record.panels]
+    return slider(
+        {name: picture(record.panels[name], side, _QUALITY) for name in names},
+        f"{record.title}, step {record.step:,}",
+        record.describe(),
+        f"with {', '.join(record.references)}" if record.references else "",
+    )

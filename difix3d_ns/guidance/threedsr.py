@@ -1,0 +1,526 @@
+"""3DSR as a guidance: photographs upscaled by a diffusion model, whose estimates a splat makes agree, in rounds.
+
+Chen et al., "Bridging Diffusion Models and 3D Representations: A 3D Consistent Super-Resolution Framework", ICCV 2025,
+algorithm 1. A splat is trained on the photographs; then in each round every photograph is upscaled, the splat learns
+from the results for a window of steps, and its render takes the place of the estimate that the next round begins with.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs, Window
+from difix3d_ns.guidance.status import ShownView, Status
+from difix3d_ns.guidance.tracking import ViewTracker
+from difix3d_ns.guidance.upscaled_photos import (
+    ABOUT_UPSCALED,
+    PARTS,
+    EnlargedPhotos,
+    choose_factor,
+    estimate_cost,
+    file_names,
+    path_order,
+    record_upscaled,
+    view_key,
+)
+from difix3d_ns.io.config_fields import check_at_least, fill_unset
+from difix3d_ns.io.device_memory import return_unused_memory
+from difix3d_ns.io.images import write_picture
+from difix3d_ns.io.run import Run
+from difix3d_ns.priors.base import State, Upscaler
+from difix3d_ns.priors.upscaler_config import UpscalerConfig
+from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER, UPSCALED_FOLDER
+from difix3d_ns.views.pool import Entry, Pool
+from difix3d_ns.views.protocols import References, Renderer, Scene
+from difix3d_ns.views.records import ViewRecords, thumbnail
+from difix3d_ns.views.view import TrainView
+
+ROUNDS = 4
+"""of the paper"""
+STEPS_PER_ROUND = {"cpu": 500, "cuda": 5000}
+"""with the paper's four rounds: 5,000 are the paper's"""
+D_SSIM = 0.2
+"""share of 1 - SSIM in the losses of both sizes; the paper's"""
+MEASURED = 8
+"""photographs whose agreement is measured after each round"""
+MIN_PSNR = 15.0
+"""dB between photographs and renders of a splat to start from; below, it is of another scene or in another frame"""
+_SEED = 1_000_003  # between the noise of two photographs lie the draws of all rounds
+_STATE = "state"
+
+
+@dataclass
+class ThreeDSRConfig(GuidanceConfig):
+    """Settings of upscaled photographs: how large, by which upscaler, in how many rounds, and how they weigh."""
+
+    _target: type = field(default_factory=lambda: ThreeDSRGuidance)
+    kept: ClassVar[tuple[str, ...]] = ("factor", "rounds", "steps_per_round", "subpixel_steps", "low_stage")
+    upscaler: UpscalerConfig = field(default_factory=UpscalerConfig)
+    """what enlarges the photos"""
+    factor: float | None = None  # type: ignore[assignment]
+    """sides of upscaled photos over those of the photos, above 1 and up to 4 in steps of 0.25 (unset: the largest of
+    4, 3, 2 and 1.5 that fits; see long-side)"""
+    long_side: int | None = None
+    """most pixels on the long side of an upscaled photo (unset: 1600 on a CPU; with CUDA by free memory)"""
+    rounds: int | None = None
+    """how often photos are upscaled; beyond the upscaler's own number their last results are learnt from on (unset: that
+    number, 4 for diffusion)"""
+    steps_per_round: int | None = None
+    """training steps on the results of a round (unset: with four rounds 5000 with CUDA and 500 on a CPU, with others as
+    many in all; at most half of the training)"""
+    subpixel_steps: int | None = None
+    """steps at the large size before the first round, with the photos alone; upscaling then begins from renders instead
+    of noise (unset: 0)"""
+    low_stage: bool | None = None
+    """train on the photos as they are before the rounds (unset: yes, except with start)"""
+    start: Path | None = None  # type: ignore[assignment]
+    """a splat to begin the rounds with: a .ply, a checkpoint, or the folder or config.yml of a training on these photos
+    (unset: it is trained first)"""
+    feedback: bool = True
+    """go on from the splat's renders after each round; False goes on from the upscaler's own results: upscaling that is
+    independent of the other photos"""
+    low_weight: float = 1.0
+    """loss weight of the difference between the reduced render and the photo"""
+    high_weight: float = 1.0
+    """loss weight of the difference between the render and the upscaled photo"""
+
+    def default_steps(self, usual: int, on_cpu: bool) -> int:
+        rounds, window = self.rounds or ROUNDS, self.steps_per_round
+        high = ROUNDS * _usual(on_cpu) if window is None else rounds * window
+        return (usual if self._has_low_stage else 0) + (self.subpixel_steps or 0) + high
+
+    def own_steps(self, steps: int, on_cpu: bool) -> int:
+        if not self._has_low_stage:
+            return steps
+        return max(1, steps - (self.subpixel_steps or 0) - self.high_steps(steps, on_cpu, self.rounds or ROUNDS))
+
+    def high_steps(self, steps: int, on_cpu: bool, rounds: int) -> int:
+        """Return how many steps of a training belong to all rounds together."""
+        if self.steps_per_round is not None:
+            return rounds * self.steps_per_round
+        left = steps - (self.subpixel_steps or 0)
+        return min(ROUNDS * _usual(on_cpu), left // 2) if self._has_low_stage else left
+
+    @property
+    def _has_low_stage(self) -> bool:
+        return self.start is None if self.low_stage is None else self.low_stage
+
+    def fit(self, run: Run) -> None:
+        fill_unset(self, low_stage=self.start is None)
+
+    def check(self, flag: str) -> None:
+        at_least_1 = ("rounds", "steps_per_round", "long_side")
+        at_least_0 = ("subpixel_steps", "low_weight", "high_weight")
+        check_at_least(self, flag, dict.fromkeys(at_least_1, 1) | dict.fromkeys(at_least_0, 0))
+        if self.factor is not None and not (1 < self.factor <= 4 and (self.factor * PARTS).is_integer()):
+            raise UserError(f"{flag}.factor {self.factor}: above 1 and up to 4 in steps of 0.25 is needed")
+        if not self.low_weight and not self.high_weight:
+            raise UserError(f"{flag}.low-weight 0 and {flag}.high-weight 0 leave nothing to learn from: raise one")
+
+
+def _usual(on_cpu: bool) -> int:
+    return STEPS_PER_ROUND["cpu" if on_cpu else "cuda"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps at which rounds begin."""
+
+    first: int  # step of the first round
+    window: int  # steps of each
+    rounds: int
+    last: int  # step at which training ends
+    subpixel: int  # steps before the first round at the large size
+
+    def start(self, round: int) -> int:
+        """Step at which a round begins, from 0."""
+        return self.first + round * self.window
+
+    def round_at(self, step: int) -> int:
+        """Round that is due at a step; -1 before the first."""
+        return min(self.rounds, max(0, step - self.first + self.window) // self.window) - 1
+
+    def windows(self) -> list[Window]:
+        """Windows of densification: in each a tenth of it to a half, as in the official training."""
+        starts = [self.start(round) for round in range(self.rounds)]
+        if self.subpixel:
+            starts.insert(0, self.first - self.subpixel)
+        ends = [*starts[1:], self.last]
+        return [
+            Window(a, a + max(1, (b - a) // 10), a + max(2, (b - a) // 2), restart_rate=True, reset=False)
+            for a, b in zip(starts, ends, strict=True)
+        ]
+
+
+class ThreeDSRGuidance(Guidance):
+    """Upscaler of all photographs at the beginning of each round; steps then learn from the results alone."""
+
+    config: ThreeDSRConfig
+
+    # ------------------------------------------------------------------ when
+
+    def windows(self, run: Run) -> Sequence[Window]:
+        return self._planned(run).windows()
+
+    def _planned(self, run: Run) -> Plan:
+        config, upscaler = self.config, self._upscaler(run)
+        subpixel = config.subpixel_steps or 0
+        rounds = config.rounds or max(1, upscaler.rounds - bool(subpixel))
+        window = config.high_steps(run.steps, run.on_cpu, rounds) // rounds
+        first = run.last_step - rounds * window if config.low_stage else run.first_step + subpixel
+        least = run.first_step + subpixel + bool(config.low_stage)
+        if window < 1 or first < least:
+            raise UserError(
+                f"--max-num-iterations {run.steps} has no room for {rounds} rounds of {max(1, window)} steps"
+                + (" after training on the photos" if config.low_stage else "")
+                + ": raise it, or lower --pipeline.guidance.rounds or --pipeline.guidance.steps-per-round"
+            )
+        return Plan(first, window, rounds, run.last_step, subpixel)
+
+    def _upscaler(self, run: Run) -> Upscaler:
+        return self.config.upscaler.load(torch.device(run.device))
+
+    # ------------------------------------------------------------------ before training
+
+    def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
+        from difix3d_ns.splats.losses.ssim import FusedSSIM  # not for every ns-command
+
+        self._scene, self._renderer, self._run = scene, renderer, run
+        self.plan, self.upscaler = self._planned(run), self._upscaler(run)
+        self._ssim = FusedSSIM()
+        self.config.factor = self._chosen_factor()
+        self.photos = EnlargedPhotos(scene, self.config.factor)
+        self._names = scene.names()
+        self._files = file_names(self._names)
+        order = path_order([scene.unoptimized_camera(index) for index in range(len(scene))])
+        self._units = [order] if self.upscaler.joint else [[index] for index in order]  # what has one state
+        self._measured = sorted(order[: len(order) // 2 + MEASURED // 2][-MEASURED:])
+        self._seed = torch.initial_seed() % 2**31
+        self.round = -1
+        self._waiting: list[int] = []  # units that are not upscaled yet in this round
+        self._state: State | None = None  # of the first of them
+        self._renders: list[Tensor] = []  # that its state is made with
+        self._seconds = 0.0
+        self._depths: dict[int, Tensor] = {}
+        self._measuring = False
+        self._unseen: list[int] = []  # of this pass through the photographs
+        self.agreement: list[float] = []  # of each round
+        self._wrote = True
+        self.pool = Pool(None, run.folder / POOL_FOLDER, device=renderer.device)
+        self._tracking = ViewTracker(
+            run.tracker, ViewRecords(run.folder / RECORDS_FOLDER, ABOUT_UPSCALED), ABOUT_UPSCALED.short, "upscaled"
+        )
+        if not run.resumed:
+            self._check_start()
+            self._announce()
+
+    def _chosen_factor(self) -> float:
+        cameras = [self._scene.unoptimized_camera(index) for index in range(len(self._scene))]
+        longest = max(cameras, key=lambda camera: max(camera.width, camera.height))
+        sides = sorted((longest.width, longest.height))
+        given, device = self.config.factor, self._renderer.device
+        return choose_factor(sides[1], self.config.long_side, device, given, sides[1] / sides[0])
+
+    def _check_start(self) -> None:
+        """Refuse a splat that does not show the photographs."""
+        if (start := self.config.start) is None:
+            return
+        count = len(self._scene)
+        for index in sorted({0, count // 2, count - 1}):
+            photo, used = self._scene.photo(index), self._scene.mask(index)
+            error = (self._renderer.render(photo.pose, photo=index).image - photo.image).square()
+            mean = error.mean() if used is None else (error * used).sum() / (3 * used.sum()).clamp_min(1)
+            psnr = float(-10 * mean.clamp_min(1e-10).log10())
+            self._run.tracker.log(f"{start} shows {self._names[index]} with a PSNR of {psnr:.1f} dB.")
+            if psnr < MIN_PSNR:
+                raise UserError(
+                    f"--pipeline.guidance.start {start} does not show {self._names[index]} ({psnr:.1f} dB): it is of "
+                    "another scene, or in other coordinates than this training's; leave it out to train one"
+                )
+
+    def _announce(self) -> None:
+        plan, count, results = self.plan, len(self._scene), self._results
+        cost = estimate_cost(
+            self.photos, count, self.upscaler, results, plan.last - plan.first + plan.subpixel, self._run.device
+        )
+        low, high = self.photos.size(0), self.photos.high_size(0)
+        self._run.tracker.log(
+            f"{count} photos of {low[1]} x {low[0]} px are upscaled by {float(self.photos.factor):g} to {high[1]} x "
+            f"{high[0]} (--pipeline.guidance.factor, --pipeline.guidance.long-side), from step {plan.first} on in "
+            f"{plan.rounds} round{'s' * (plan.rounds > 1)} of {plan.window} steps: {cost.describe()} for it."
+        )
+        usual = ROUNDS * _usual(self._run.on_cpu) // plan.rounds
+        if self.config.steps_per_round is None and plan.window < usual:
+            self._run.tracker.log(
+                f"[yellow]Rounds are shorter than the {usual} steps they usually have: --max-num-iterations leaves room "
+                f"for {plan.window} (--pipeline.guidance.steps-per-round)."
+            )
+        if results < plan.rounds:
+            self._run.tracker.log(
+                f"The upscaler {self.config.upscaler.name} makes {results} result{'s' * (results > 1)} of a photo: the "
+                f"last {plan.rounds - results} rounds learn from the same."
+            )
+
+    @property
+    def _results(self) -> int:
+        """Return how often each photograph is upscaled."""
+        return min(self.plan.rounds, max(1, self.upscaler.rounds - bool(self.plan.subpixel)))
+
+    # ------------------------------------------------------------------ upscaling
+
+    def before_step(self, step: int) -> bool:
+        """Do one piece of a round: a step of the upscaler, or a render of the splat and what follows from it."""
+        if not self._waiting and not self._measuring and self.round < self.plan.round_at(step):
+            self._begin()
+        if self._waiting:
+            self._spare_memory(partial(self._work_on, step))
+        elif self._measuring:
+            self._measure(step)
+        return bool(self._waiting) or self._measuring
+
+    def _begin(self) -> None:
+        self.round += 1
+        if self.round < self._results:
+            self._waiting = list(range(len(self._units)))
+            self._tracking.begin(f"{self._label()}: upscaling {len(self._scene)} photos")
+
+    def _spare_memory(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+            return
+        except torch.cuda.OutOfMemoryError:
+            pass
+        self.pool.leave_device()
+        return_unused_memory()  # outside of that clause the failed attempt's tensors are gone
+        try:
+            work()
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError(
+                "the device has no memory to upscale the photos: train with a smaller --pipeline.guidance.factor or "
+                f"--pipeline.guidance.long-side ({str(error).splitlines()[0]})"
+            ) from error
+
+    def _work_on(self, step: int) -> None:
+        """Do a piece of the first unit that waits."""
+        started = time.perf_counter()
+        unit, state = self._waiting[0], self._state
+        if state is None:
+            if (state := self._new_state(unit)) is None:
+                self._seconds += time.perf_counter() - started
+                return  # another render is needed first
+        elif self.upscaler.steps_left(state):
+            state = self.upscaler.step(state)
+        self._state = state
+        if not self.upscaler.steps_left(state):
+            self._finish(unit, state, step, started)
+        else:
+            self._seconds += time.perf_counter() - started
+
+    def _new_state(self, unit: int) -> State | None:
+        """Return the state that this round begins with; None as long as renders are missing."""
+        indices, before = self._units[unit], self._stored(unit) if self.round else None
+        if before is not None and not self.config.feedback:
+            return self.upscaler.advance(before, self.upscaler.result(before))
+        from_renders = self.upscaler.rounds > 1 and (self.round > 0 or self.plan.subpixel > 0)
+        if from_renders and len(self._renders) < len(indices):
+            index = indices[len(self._renders)]
+            render = self._renderer.render(self.photos.camera(index, optimised=True), photo=index).image
+            self._renders.append(render if len(indices) == 1 else render.cpu())
+            if len(self._renders) < len(indices):
+                return None
+        if before is not None:
+            return self.upscaler.advance(before, self._renders)
+        return self.upscaler.start(
+            [self.photos.low(index) for index in indices],
+            [self.photos.high_size(index) for index in indices],
+            [self._seed * _SEED + index for index in indices],
+            self._renders if from_renders else None,  # after the first round: its state was lost with its file
+        )
+
+    def _finish(self, unit: int, state: State, step: int, started: float) -> None:
+        indices = self._units[unit]
+        renders: Sequence[Tensor | None] = self._renders or [None] * len(indices)
+        pictures = self.upscaler.result(state)
+        self._store(unit, state if self.round + 1 < self._results else {})
+        for index, picture, render in zip(indices, pictures, renders, strict=True):
+            self.pool.put(self.photos.view(index, picture))
+            self._write(index, picture)
+            seconds = (self._seconds + time.perf_counter() - started) / len(indices)
+            self._tracking.made(
+                record_upscaled(
+                    *(index, self._names[index], self._group(), self.round + 1, step, seconds),
+                    *(self.photos.enlarged(index), picture, render),
+                )
+            )
+        del self._waiting[0]
+        self._state, self._renders, self._seconds = None, [], 0.0
+        self._tracking.progress(self._label(), sum(len(self._units[unit]) for unit in self._waiting))
+        self._measuring = not self._waiting
+
+    def _state_key(self, unit: int) -> str:
+        return f"{_STATE}/{self._units[unit][0]:04d}"
+
+    def _store(self, unit: int, state: State) -> None:
+        """Keep a state in the pool, as a view of one pixel: then it is written, listed and found as views are."""
+        camera = Pinhole(torch.eye(4), torch.eye(3), 1, 1)
+        self.pool.put(TrainView(self._state_key(unit), camera, torch.zeros(1, 1, 3), extra=state))
+
+    def _stored(self, unit: int) -> State | None:
+        key = self._state_key(unit)
+        view = self.pool.drawn(key) if key in self.pool else None
+        return None if view is None else dict(view.extra)
+
+    def _write(self, index: int, picture: Tensor) -> None:
+        """Write an upscaled photograph for people; nothing depends on it."""
+        try:
+            write_picture(self._run.folder / UPSCALED_FOLDER / self._files[index], picture)
+        except OSError as error:
+            if self._wrote:
+                self._run.tracker.log(f"[yellow]Upscaled photos cannot be written ({error}); training goes on.")
+            self._wrote = False
+
+    def _measure(self, step: int) -> None:
+        """Render a depth that the agreement needs or, with all of them, measure it; a round ends with that."""
+        from difix3d_ns.metrics.agreement import agreement
+
+        made = [index for index in self._measured if view_key(index) in self.pool]
+        if missing := [index for index in made if index not in self._depths] if len(made) > 1 else []:
+            index = missing[0]
+            self._depths[index] = self._renderer.median_depth(self.photos.camera(index, optimised=True))[0]
+            return
+        if len(made) > 1:
+            pictures = [self.pool.get(view_key(index)).image for index in made]
+            cameras = [self.photos.camera(index, optimised=True) for index in made]
+            depths = [self._depths[index].cpu() for index in made]
+            self.agreement.append(agreement(pictures, cameras, depths, float(self.photos.factor)))
+            self._run.tracker.scalar(f"{ABOUT_UPSCALED.short}/agreement", self.agreement[-1], step)
+            self._run.tracker.log(f"{self._label()}: agreement of {len(made)} photos {self.agreement[-1]:.3f}")
+        self._measuring, self._depths = False, {}
+        self._tracking.end(self._label(), step, len(self._scene))
+
+    def _label(self) -> str:
+        return f"Round {self.round + 1}/{self.plan.rounds}"
+
+    def _level(self) -> str:
+        place = min(self.round, self._results - 1) + (self.plan.subpixel > 0 and self.upscaler.rounds > 1)
+        return self.upscaler.level(place)
+
+    def _group(self) -> str:
+        level = self._level()
+        return f"Round {self.round + 1}" + (f", level {level}" if level else "")
+
+    # ------------------------------------------------------------------ learning
+
+    def next_view(self, step: int, generator: torch.Generator) -> TrainView | None:
+        if step < self.plan.first - self.plan.subpixel:
+            return None
+        if not self._unseen:
+            self._unseen = list(range(len(self._scene)))
+        index = self._unseen.pop(int(torch.randint(len(self._unseen), (), generator=generator)))
+        if self.round < 0:
+            view = replace(self.photos.view(index, self.photos.enlarged(index)), weight=0.0)
+        else:
+            key = view_key(index)
+            drawn = self.pool.drawn(key) if key in self.pool else None
+            if drawn is None:
+                return None
+            view = replace(drawn, weight=self.config.high_weight)
+        return replace(view, extra=self.photos.low_maps(index))
+
+    def losses(self, outputs: Outputs, view: TrainView, base: Losses) -> Losses:
+        losses = super().losses(outputs, view, base)
+        if "low" in view.extra and self.config.low_weight:
+            losses["low_loss"] = self._low_loss(outputs, view) * self.config.low_weight
+        return losses
+
+    def _low_loss(self, outputs: Outputs, view: TrainView) -> Tensor:
+        """Compute the difference between the reduced render and the photograph."""
+        picture, low = (maps.permute(2, 0, 1)[None] for maps in (outputs["rgb"], view.extra["low"]))
+        if (alpha := view.extra.get("alpha")) is not None:  # before the background of this step
+            change = outputs["background"] - self._scene.background.to(low)
+            low = low + (1 - alpha.permute(2, 0, 1)[None]) * change[:, None, None]
+        size = [min(sides) for sides in zip(picture.shape[-2:], low.shape[-2:], strict=True)]  # early renders are small
+        picture, low = resample(picture, *size), resample(low, *size)
+        if (used := view.extra.get("used")) is not None:
+            used = resample(used.permute(2, 0, 1)[None], *size).clamp(0, 1)
+            picture, low = picture * used, low * used
+        similarity: Tensor = self._ssim(low, picture)
+        return (1 - D_SSIM) * (picture - low).abs().mean() + D_SSIM * (1 - similarity)
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        if self._state is not None:
+            self._store(self._waiting[0], self._state)
+        return {
+            "upscaler": self.config.upscaler.name,
+            "seed": self._seed,
+            "round": self.round,
+            "waiting": list(self._waiting),
+            "begun": self._state is not None,  # what the pool has of the first that waits is of this round
+            "measuring": self._measuring,
+            "agreement": list(self.agreement),
+            "unseen": list(self._unseen),
+            "pool": self.pool.state(checkpoint=step),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], folder: Path, step: int) -> None:
+        if (name := state["upscaler"]) != self.config.upscaler.name and state["round"] >= 0:
+            raise UserError(
+                f"this training was begun with the upscaler {name}: give --pipeline.guidance.upscaler.name {name}"
+            )
+        self.pool.restore(folder / POOL_FOLDER, state["pool"])
+        self._seed, self.round = state["seed"], state["round"]
+        self._waiting, self._unseen = list(state["waiting"]), list(state["unseen"])
+        self._measuring, self.agreement = state["measuring"], list(state["agreement"])
+        self._state = self._stored(self._waiting[0]) if state["begun"] else None
+        self._tracking.recall(folder / RECORDS_FOLDER, step)
+
+    def keep(self, steps: Sequence[int]) -> None:
+        self.pool.prune(steps)
+
+    # ------------------------------------------------------------------ what people see
+
+    def status(self, step: int) -> Status:
+        plan, rounds = self.plan, self.plan.rounds
+        lines = [f"Photos x {float(self.photos.factor):g}"]
+        if self.round >= 0:
+            level = self._level()
+            lines.append(f"Round **{self.round + 1} of {rounds}**" + (f", level {level}" if level else ""))
+        if self._waiting:
+            lines.append(f"{sum(len(self._units[unit]) for unit in self._waiting)} photos to upscale")
+        elif self.round + 1 < rounds:
+            lines.append(f"Next round at step {plan.start(self.round + 1)}, now {step}")
+        if self.agreement:
+            lines.append("Agreement of upscaled photos: " + ", ".join(f"{value:.2f}" for value in self.agreement))
+        views = [entry for entry in self.pool.entries() if not entry.key.startswith(_STATE)]
+        return Status(
+            title=ABOUT_UPSCALED.short,
+            lines=lines,
+            views=[self._shown_view(entry) for entry in views],
+            records=list(self._tracking.latest),
+            plural="upscaled photos",
+        )
+
+    def _shown_view(self, entry: Entry) -> ShownView:
+        head = self._tracking.heads.get(entry.key)
+        group = "" if head is None else head.group
+        return ShownView(entry.key, entry.generation, entry.camera, partial(self._picture, entry.key), (), group)
+
+    def _picture(self, key: str) -> np.ndarray:
+        try:
+            return thumbnail(self.pool.get(key).image)
+        except ValueError:  # unreadable; the pool drops it when it is drawn
+            return np.zeros((1, 1, 3), np.uint8)
