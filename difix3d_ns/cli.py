@@ -30,17 +30,20 @@ def demo(output: Path = Path("demo"), seed: int = 0, steps: int | None = None) -
     run_demo(output, seed, steps)
 
 
-def demo_3dsr(output: Path = Path("demo-3dsr"), seed: int = 0, steps: int | None = None) -> None:
+def demo_3dsr(
+    output: Path = Path("demo-3dsr"), seed: int = 0, steps: int | None = None, upscaler: str | None = None
+) -> None:
     """Make a procedural scene, train on photos of 120 px with and without 3DSR, and compare at 480 px.
 
     Args:
         output: folder for scene, trainings, results.json, comparison.png and report.html.
         seed: of the scene.
         steps: training steps of either (unset: those of 3dsr-splatfacto on the device).
+        upscaler: of 3DSR, as of difix3d upscale (unset: the embedded one).
     """
     from difix3d_ns.apps.demo_3dsr import run_demo_3dsr
 
-    run_demo_3dsr(output, seed, steps)
+    run_demo_3dsr(output, seed, steps, upscaler)
 
 
 def demo_scene(output: Path, seed: int = 0) -> None:

@@ -25,7 +25,7 @@ _TRAIN_VIEWS, _TEST_VIEWS = 16, 8
 
 
 def run_demo_3dsr(
-    output: Path, seed: int = 0, steps: int | None = None, pictures: int = 3
+    output: Path, seed: int = 0, steps: int | None = None, upscaler: str | None = None, pictures: int = 3
 ) -> dict[str, dict[str, float]]:
     """Make a scene of 480 px, train on its photos at 120 px with and without 3DSR, and compare at 480 px.
 
@@ -37,6 +37,7 @@ def run_demo_3dsr(
         output: folder, made if needed.
         seed: of scene and cameras.
         steps: training steps of either; None for the default of 3DSR.
+        upscaler: its name; None for the default of 3DSR.
         pictures: held-out views in the comparison.
 
     Returns:
@@ -51,8 +52,9 @@ def run_demo_3dsr(
     demo_scene(scene, seed=seed, train_views=_TRAIN_VIEWS, test_views=_TEST_VIEWS)
     small = ["--pipeline.datamanager.camera-res-scale-factor", str(SMALL)]
     console.rule("2/3  3dsr-splatfacto, then splatfacto, on photos of 120 px")
-    limit = [] if steps is None else ["--max-num-iterations", str(steps)]
-    sharp = train(scene, output / "outputs", "3dsr", [*small, *limit], method=METHOD)
+    chosen = [] if steps is None else ["--max-num-iterations", str(steps)]
+    chosen += [] if upscaler is None else ["--pipeline.guidance.upscaler.name", upscaler]
+    sharp = train(scene, output / "outputs", "3dsr", [*small, *chosen], method=METHOD)
     same = str(read_training(sharp.config).config.max_num_iterations)
     plainly = ["--pipeline.model.rasterize-mode", "antialiased", "--max-num-iterations", same]
     plain = train(scene, output / "outputs", "splatfacto", [*small, *plainly], method=BASELINE)
