@@ -53,6 +53,7 @@ class LatentUpscaler(AlternatingUpscaler):
         super().__init__(signals, device, levels, transition, eta, samples, back_projection)
         self._signal_at = {level: float(signals[level]) for level in levels}
         self._prediction: str = parts.scheduler.get("prediction_type", "epsilon")
+        self._limit = float(parts.scheduler.get("clip_sample_range", 1.0)) if parts.scheduler.get("clip_sample") else None
         self._unet = parts.unet.eval().requires_grad_(False)
         network = parts.autoencoder.eval().requires_grad_(False)
         self._autoencoder = LatentAutoencoder(network, *(() if max_pixels is None else (max_pixels,)))
@@ -74,7 +75,8 @@ class LatentUpscaler(AlternatingUpscaler):
         return self._autoencoder.encode(_pad(picture, self._autoencoder.factor * self._multiple) * 2 - 1)
 
     def decode(self, latent: Tensor, low: Tensor, size: tuple[int, int]) -> Tensor:
-        return self._autoencoder.decode(latent)[..., : size[0], : size[1]] / 2 + 0.5
+        """The picture, clamped as the published pipelines do before anything else."""
+        return (self._autoencoder.decode(latent)[..., : size[0], : size[1]] / 2 + 0.5).clamp(0, 1)
 
     def condition(self, low: Tensor, seed: int, sample: int) -> Tensor:
         """The photograph in [-1, 1], padded as the latent is, with noise if the model was trained with some."""
@@ -91,7 +93,8 @@ class LatentUpscaler(AlternatingUpscaler):
             return output
 
         output = average_tiles(predict, torch.cat([noisy, low], 1), TILE, OVERLAP)
-        return clean_estimate(noisy, output, self._signal_at[level], self._prediction)
+        clean = clean_estimate(noisy, output, self._signal_at[level], self._prediction)
+        return clean if self._limit is None else clean.clamp(-self._limit, self._limit)
 
 
 def load(
