@@ -61,10 +61,10 @@ def ldm(seed: int = 0, prediction: str = "epsilon") -> LDMSuperResolutionPipelin
             "down_block_types": ["DownBlock2D", "DownBlock2D", "AttnDownBlock2D"],
             "up_block_types": ["AttnUpBlock2D", "UpBlock2D", "UpBlock2D"],
         }
-        unet = UNet2DModel(in_channels=6, out_channels=3, attention_head_dim=4, **UNET, **blocks)
-        vqvae = VQModel(latent_channels=3, num_vq_embeddings=32, **AUTOENCODER)
+        unet = lively(UNet2DModel(in_channels=6, out_channels=3, attention_head_dim=4, **UNET, **blocks))
+        vqvae = lively(VQModel(latent_channels=3, num_vq_embeddings=32, **AUTOENCODER))
     scheduler = OneStep(clip_sample=False, prediction_type=prediction, **LDM_BETAS)
-    return LDMSuperResolutionPipeline(lively(vqvae), lively(unet), scheduler)
+    return LDMSuperResolutionPipeline(vqvae, unet, scheduler)
 
 
 def stable(place: Path, seed: int = 0, prediction: str = "v_prediction") -> StableDiffusionUpscalePipeline:
@@ -85,11 +85,12 @@ def stable(place: Path, seed: int = 0, prediction: str = "v_prediction") -> Stab
             **UNET,
         )
         vae = AutoencoderKL(latent_channels=4, scaling_factor=0.08333, **AUTOENCODER)
+        vae, unet = lively(vae), lively(unet)
     return StableDiffusionUpscalePipeline(
-        lively(vae),
+        vae,
         CLIPTextModel.from_pretrained(place / "text_encoder"),
         CLIPTokenizer.from_pretrained(place / "tokenizer"),
-        lively(unet),
+        unet,
         DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
         OneStep(clip_sample=False, prediction_type=prediction, **SD_BETAS),
     )
@@ -102,9 +103,22 @@ def write(pipeline: Any, folder: Path) -> Path:
     return folder
 
 
+def autoencoder_of(pipeline: Any) -> Any:
+    return pipeline.vqvae if isinstance(pipeline, LDMSuperResolutionPipeline) else pipeline.vae
+
+
 @torch.no_grad()
-def decoded_estimate(pipeline: Any, latent: Tensor, level: int, low: Tensor, seed: int) -> Tensor:
-    """Run the whole pipeline for one step from ``latent`` at a timestep; its picture [1, 3, 4h, 4w], clamped.
+def decoded(pipeline: Any, latent: Tensor) -> Tensor:
+    """Picture [1, 3, 4h, 4w] in [0, 1] of a latent, as the pipeline decodes it."""
+    vae = autoencoder_of(pipeline)
+    scale = 1.0 if isinstance(pipeline, LDMSuperResolutionPipeline) else vae.config.scaling_factor
+    picture: Tensor = vae.decode(latent / scale).sample
+    return (picture / 2 + 0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def estimates(pipeline: Any, latent: Tensor, level: int, low: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Run the whole pipeline for one step from ``latent`` at a timestep: the clean latent, and its picture in [0, 1].
 
     Args:
         low: [1, 3, h, w] in [0, 1], of the latent's size.
@@ -112,30 +126,37 @@ def decoded_estimate(pipeline: Any, latent: Tensor, level: int, low: Tensor, see
     """
     pipeline.scheduler.timestep = level
     pipeline.set_progress_bar_config(disable=True)
-    if isinstance(pipeline, LDMSuperResolutionPipeline):
-        return _of_ldm(pipeline, latent, low)
-    picture: Tensor = pipeline(
-        prompt="",
-        image=low,
-        num_inference_steps=1,
-        guidance_scale=1.0,
-        latents=latent,
-        generator=torch.Generator().manual_seed(-1 - seed),
-        output_type="pt",
-    ).images
-    return picture
+    vae, caught = autoencoder_of(pipeline), []
+    decode = vae.decode
+    vae.decode = lambda latent, **rest: (caught.append(latent), decode(latent, **rest))[1]
+    try:
+        if isinstance(pipeline, LDMSuperResolutionPipeline):
+            picture = _of_ldm(pipeline, latent, low)
+            return caught[0], picture
+        picture = pipeline(
+            prompt="",
+            image=low,
+            num_inference_steps=1,
+            guidance_scale=1.0,
+            latents=latent,
+            generator=torch.Generator().manual_seed(-1 - seed),
+            output_type="pt",
+        ).images
+        return caught[0] * vae.config.scaling_factor, picture
+    finally:
+        del vae.decode
 
 
 def _of_ldm(pipeline: LDMSuperResolutionPipeline, latent: Tensor, low: Tensor) -> Tensor:
-    """It draws its latent itself; here it is handed one through the noise's scale."""
-    pipeline.scheduler.init_noise_sigma = 0.0
+    """It draws its latent itself; here it is handed one instead."""
     hook = pipeline.unet.register_forward_pre_hook(
         lambda _, inputs: (torch.cat([latent, inputs[0][:, 3:]], 1), *inputs[1:])
     )
     step = pipeline.scheduler.step
     pipeline.scheduler.step = lambda output, t, sample, **rest: step(output, t, latent, **rest)
     try:
-        return pipeline(low * 2 - 1, num_inference_steps=1, output_type="pt").images
+        picture: Tensor = pipeline(low * 2 - 1, num_inference_steps=1, output_type="pt").images
+        return picture
     finally:
         hook.remove()
         del pipeline.scheduler.step
