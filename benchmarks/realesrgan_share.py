@@ -3,8 +3,8 @@
     python benchmarks/realesrgan_share.py --weights FOLDER
 
 Pictures of generated scenes are reduced four times by the antialiased bicubic filter and enlarged again. Printed are
-PSNR, FLIP and the energy of gradients relative to the true picture's, as means, and for each share the gain in PSNR over
-back-projection alone (share 0): mean, least, greatest, and the number of pictures that gained.
+PSNR, FLIP and the energy of gradients relative to the true picture's, as means, and for each share the gain in PSNR
+over back-projection alone (share 0): mean, least, greatest, and the number of pictures that gained.
 """
 
 from __future__ import annotations

@@ -157,8 +157,9 @@ def convert(
 ) -> None:
     """Turn pickles into a folder of weights that is safe to load.
 
-    They are a training checkpoint of the official Difix code, or a folder whose parts are .bin files, such as a published
-    upscaler. Nothing in them is run. The folder written holds JSON and safetensors and is what --weights takes.
+    They are a training checkpoint of the official Difix code, or a folder whose parts are .bin files, such as a
+    published upscaler. Nothing in them is run. The folder written holds JSON and safetensors and is what --weights
+    takes.
 
     Args:
         checkpoint: model_N.pkl; or a folder with .bin files, or its hub id, which downloads, for example

@@ -53,7 +53,9 @@ class LatentUpscaler(AlternatingUpscaler):
         super().__init__(signals, device, levels, transition, eta, samples, back_projection)
         self._signal_at = {level: float(signals[level]) for level in levels}
         self._prediction: str = parts.scheduler.get("prediction_type", "epsilon")
-        self._limit = float(parts.scheduler.get("clip_sample_range", 1.0)) if parts.scheduler.get("clip_sample") else None
+        self._limit = (
+            float(parts.scheduler.get("clip_sample_range", 1.0)) if parts.scheduler.get("clip_sample") else None
+        )
         self._unet = parts.unet.eval().requires_grad_(False)
         network = parts.autoencoder.eval().requires_grad_(False)
         self._autoencoder = LatentAutoencoder(network, *(() if max_pixels is None else (max_pixels,)))

@@ -207,7 +207,9 @@ def test_autoencoder_in_tiles_is_the_whole(originals: dict[str, Path], name: str
     torch.testing.assert_close(tiled.encode(picture), latent, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(tiled.decode(latent), whole.decode(latent), atol=1e-5, rtol=1e-4)
     expected = (
-        network.decode(latent).sample if name == "ldm" else network.decode(latent / network.config.scaling_factor).sample
+        network.decode(latent).sample
+        if name == "ldm"
+        else network.decode(latent / network.config.scaling_factor).sample
     )
     torch.testing.assert_close(whole.decode(latent), expected, atol=1e-5, rtol=1e-4)
 
@@ -263,7 +265,9 @@ def test_pickles_are_converted_on_demand_only(
     expected = of(folders["ldm"])
     folder, output = pickled(folders["ldm"]), tmp_path / "converted"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(FileNotFoundError, match=rf"model\.bin there is a pickle.*difix3d convert {folder} --output DIR"):
+    with pytest.raises(
+        FileNotFoundError, match=rf"model\.bin there is a pickle.*difix3d convert {folder} --output DIR"
+    ):
         of(folder)
     monkeypatch.setattr("sys.argv", ["difix3d", "convert", str(folder), "--output", str(output)])
     cli.main()

@@ -19,9 +19,9 @@ from difix3d_ns.priors.published.folder import (
     WEIGHTS,
     UnfitWeightsError,
     check_folder,
-    read_part,
     read_json,
     read_network,
+    read_part,
 )
 from difix3d_ns.priors.published.lora import ADAPTER, merge_lora, missing_halves
 from difix3d_ns.priors.published.prompt import prompt_embedding, write_prompt

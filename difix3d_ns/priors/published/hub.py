@@ -21,7 +21,11 @@ BASE = tuple(name for name in NETWORKS if name != "unet/diffusion_pytorch_model*
 """of a folder whose UNet is not wanted"""
 UPSCALER = (
     *("model_index.json", "scheduler/*.json", "low_res_scheduler/*.json", EMPTY_CACHE, FACTS),
-    *(f"{part}/{name}" for part in ("unet", "vae", "vqvae") for name in ("config.json", "diffusion_pytorch_model*.safetensors")),
+    *(
+        f"{part}/{name}"
+        for part in ("unet", "vae", "vqvae")
+        for name in ("config.json", "diffusion_pytorch_model*.safetensors")
+    ),
 )
 """of a folder of an upscaler"""
 PICKLED = (
