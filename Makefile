@@ -1,4 +1,4 @@
-# make setup | demo | check | test | docs | screenshots | lint | bench | weights: each makes or reuses .venv
+# make setup | demo | demo-3dsr | check | test | docs | screenshots | lint | bench | weights: each makes or reuses .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
@@ -6,7 +6,7 @@ VENV := .venv
 export OMP_WAIT_POLICY ?= passive
 BIN := $(VENV)/bin
 
-.PHONY: setup system-check demo check test lint docs screenshots bench weights clean
+.PHONY: setup system-check demo demo-3dsr check test lint docs screenshots bench weights clean
 
 setup: $(VENV)/.installed system-check
 
@@ -22,6 +22,9 @@ system-check: $(VENV)/.installed
 
 demo: setup
 	$(BIN)/difix3d demo --output demo
+
+demo-3dsr: setup
+	$(BIN)/difix3d demo-3dsr --output demo-3dsr
 
 # a file's tests stay in one process; what takes longest comes first
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
@@ -55,4 +58,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/rasterizer.py
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) demo demo-3dsr site

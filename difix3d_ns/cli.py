@@ -30,6 +30,22 @@ def demo(output: Path = Path("demo"), seed: int = 0, steps: int | None = None) -
     run_demo(output, seed, steps)
 
 
+def demo_3dsr(
+    output: Path = Path("demo-3dsr"), seed: int = 0, steps: int | None = None, upscaler: str | None = None
+) -> None:
+    """Make a procedural scene, train on photos of 120 px with and without 3DSR, and compare at 480 px.
+
+    Args:
+        output: folder for scene, trainings, results.json, comparison.png and report.html.
+        seed: of the scene.
+        steps: training steps of either (unset: those of 3dsr-splatfacto on the device).
+        upscaler: of 3DSR, as of difix3d upscale (unset: the embedded one).
+    """
+    from difix3d_ns.apps.demo_3dsr import run_demo_3dsr
+
+    run_demo_3dsr(output, seed, steps, upscaler)
+
+
 def demo_scene(output: Path, seed: int = 0) -> None:
     """Write a small procedural scene with known truth, ready for ns-train.
 
@@ -94,21 +110,63 @@ def fix(
     fix_pictures(inputs, output, reference, weights, device, precision, force, nearest, compile)
 
 
+def upscale(
+    inputs: Annotated[list[Path], tyro.conf.Positional],
+    output: Path,
+    factor: Literal["4", "3", "2", "1.5"] = "4",
+    upscaler: str = "residual",
+    weights: str | None = None,
+    device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    force: bool = False,
+    seed: int = 0,
+) -> None:
+    """Enlarge pictures outside of any training.
+
+    Started again, an interrupted folder goes on where it stopped. Each picture is enlarged by itself: in 3DSR a splat
+    makes the results of several photos agree between the rounds of a diffusion model; here each round goes on from its
+    own result, through all rounds. Alpha is enlarged with the picture. At a factor of 1.5 an odd last row or column is
+    cut off. Nothing is ever squashed.
+
+    Args:
+        inputs: pictures or folders of pictures.
+        output: a picture for one picture, else a folder; names are kept.
+        factor: sides of the results over those of the pictures.
+        upscaler: residual (embedded), latent (published weights), realesrgan, backprojection, bicubic, or
+            package.module of an upscaler of yours.
+        weights: a file or folder of weights, or for latent a hub id, which downloads (unset: the upscaler's own).
+        device: cpu or cuda (unset: cuda if there is one).
+        dtype: float32, bfloat16 or float16 (unset: the fastest the device handles well).
+        force: overwrite pictures that are there.
+        seed: of what a diffusion model draws.
+    """
+    import torch
+
+    from difix3d_ns.apps.upscale_images import upscale_pictures
+
+    precision = getattr(torch, dtype) if dtype else None
+    upscale_pictures(inputs, output, float(factor), upscaler, weights, device, precision, force, seed)
+
+
 def convert(
     checkpoint: Annotated[Path, tyro.conf.Positional],
-    base: str,
     output: Path,
+    base: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     references: int = 1,
 ) -> None:
-    """Turn a training checkpoint of the official Difix code into a folder of weights that is safe to load.
+    """Turn pickles into a folder of weights that is safe to load.
 
-    Nothing in the checkpoint is run. The folder holds JSON and safetensors and is what --weights takes.
+    They are a training checkpoint of the official Difix code, or a folder whose parts are .bin files, such as a
+    published upscaler. Nothing in them is run. The folder written holds JSON and safetensors and is what --weights
+    takes.
 
     Args:
-        checkpoint: model_N.pkl.
-        base: what was trained from, as a folder or a hub id (which downloads): stabilityai/sd-turbo, or Difix weights.
+        checkpoint: model_N.pkl; or a folder with .bin files, or its hub id, which downloads, for example
+            CompVis/ldm-super-resolution-4x-openimages.
         output: folder to write.
+        base: what model_N.pkl was trained from, as a folder or a hub id (which downloads): stabilityai/sd-turbo, or
+            Difix weights.
         dtype: precision of the weights written: float32, bfloat16 or float16 (unset: as they are).
         references: photos the model was shown beside each picture in training, which no checkpoint says: 0 if it was
             trained without, as nvidia/difix was; references are ignored then.
@@ -116,8 +174,17 @@ def convert(
     import torch
 
     from difix3d_ns.priors.published.checkpoint import convert as write
+    from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
+    from difix3d_ns.priors.published.pickled_folder import convert_folder
 
-    write(checkpoint, base, output, getattr(torch, dtype) if dtype else None, references)
+    precision = getattr(torch, dtype) if dtype else None
+    if checkpoint.is_dir() or (is_hub_id(str(checkpoint)) and checkpoint.suffix not in PICKLES):
+        convert_folder(str(checkpoint), output, precision)
+        print(f"Use it: --weights {output}, or in a training as the weights of an upscaler or a fixer")
+        return
+    if base is None:
+        raise UserError(f"{checkpoint}: give --base, what it was trained from; stabilityai/sd-turbo for official ones")
+    write(checkpoint, base, output, precision, references)
     print(f"Use it: difix3d fix PICTURES --output FOLDER --weights {output}")
 
 
@@ -255,9 +322,11 @@ def doctor(data: Path | None = None, output: Path = Path("outputs"), weights: st
 COMMANDS: dict[str, Callable[..., Any]] = {
     "doctor": doctor,
     "demo": demo,
+    "demo-3dsr": demo_3dsr,
     "demo-scene": demo_scene,
     "photos": photos,
     "fix": fix,
+    "upscale": upscale,
     "convert": convert,
     "curate": curate,
     "export-pairs": export_pairs,

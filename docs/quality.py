@@ -1,10 +1,11 @@
-"""Writes the benchmark's figures into README.md and docs/quality.md, from what is on record in benchmarks/results.
+"""Writes the benchmark's figures into README.md and pages of docs, from what is on record in benchmarks/results.
 
 python docs/quality.py [--check]
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -102,10 +103,20 @@ def headline() -> str:
 
 def table() -> str:
     """All scenes and differences."""
-    recipe, rows, scores = known("default")
+    return _all_figures("default", "difix3d bench captures/* --output DIR")
+
+
+def enlarged(name: str) -> str:
+    """All figures of a recipe whose truth is larger than the photos."""
+    if not (RECORD / f"bench-{name}.jsonl").is_file():
+        return "Not measured yet."
+    return _all_figures(name, f"difix3d bench enlarged/* --output DIR --recipe {name}")
+
+
+def _all_figures(name: str, command: str) -> str:
+    recipe, rows, scores = known(name)
     if not rows:
         return "Not measured yet."
-    command = "difix3d bench captures/* --output DIR"
     found = sections(scores, list(_entries(recipe, scores).values()))
     return "\n\n".join(["### All figures", introduction(scores, rows, command), markdown(found, level=3)])
 
@@ -181,6 +192,7 @@ def harm() -> str:
 BLOCKS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"headline": headline},
     ROOT / "docs" / "quality.md": {"table": table, "ablation": ablation, "hard": hard, "harm": harm},
+    ROOT / "docs" / "3dsr.md": {name: functools.partial(enlarged, name) for name in ("3dsr", "3dsr-ablation")},
 }
 """Page -> name of a block -> what belongs there, between <!-- bench:NAME --> and <!-- /bench -->."""
 

@@ -7,12 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from difix3d_ns.evaluation.comparison import write_comparison
-from difix3d_ns.evaluation.report import write_report
-from difix3d_ns.evaluation.runs import HeldOutView, Run, evaluate, train
-from difix3d_ns.evaluation.table import metric_table
-from difix3d_ns.io.atomic import write_json
-from difix3d_ns.metrics.image import image_metrics, mean_metrics
+from difix3d_ns.apps.demo_results import mean_over, spread_out, write_results
+from difix3d_ns.evaluation.comparison import CAPTIONS
+from difix3d_ns.evaluation.runs import evaluate, train
 
 
 def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: int = 3) -> dict[str, dict[str, float]]:
@@ -47,34 +44,14 @@ def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: in
     enhancing = time.perf_counter() - started
     plain_views = evaluate(plain.config, enhance=False).views
     results = {
-        "plain": _mean(plain_views, enhanced=False) | {"seconds": plain.seconds},
-        "difix3d": _mean(fixed_views, enhanced=False) | {"seconds": fixed.seconds},
-        "difix3d+": _mean(fixed_views, enhanced=True) | {"seconds": fixed.seconds + enhancing},
+        "plain": mean_over(plain_views) | {"seconds": plain.seconds},
+        "difix3d": mean_over(fixed_views) | {"seconds": fixed.seconds},
+        "difix3d+": mean_over(fixed_views, enhanced=True) | {"seconds": fixed.seconds + enhancing},
     }
-    write_json(output / "results.json", results)
-    step = max(1, len(plain_views) // pictures)
     rows = [
         [p.render, f.render, f.picture(enhanced=True), p.truth]
-        for p, f in list(zip(plain_views, fixed_views, strict=True))[step // 2 :: step][:pictures]
+        for p, f in spread_out(list(zip(plain_views, fixed_views, strict=True)), pictures)
     ]
-    write_comparison(output / "comparison.png", rows)
-    console.print(metric_table(results).terminal())
-    page = output / "report.html"
-    write_report(fixed.config, page, fixed_views, plain_views, results, title="Demo scene", console=console)
-    _print_summary(console, output, fixed)
+    look = " and choose the output type [bold]enhanced[/bold]"
+    write_results(output, results, rows, CAPTIONS, fixed, fixed_views, plain_views, "Demo scene", look, console)
     return results
-
-
-def _mean(views: list[HeldOutView], enhanced: bool) -> dict[str, float]:
-    return mean_metrics([image_metrics(view.picture(enhanced), view.truth) for view in views])
-
-
-def _print_summary(console: Console, output: Path, run: Run) -> None:
-    console.print(f"Numbers: {output / 'results.json'}   pictures: {output / 'comparison.png'}", highlight=False)
-    console.print(f"Open in a browser: [bold]{output / 'report.html'}[/bold]", highlight=False, soft_wrap=True)
-    console.print(
-        f"Look around in it: [bold]ns-viewer --load-config {run.config}[/bold], open the printed address and choose "
-        "the output type [bold]enhanced[/bold].",
-        highlight=False,
-        soft_wrap=True,
-    )

@@ -186,6 +186,10 @@ def compare(scores: Scores, comparison: Comparison) -> Compared | None:
     first, second = (scores.rows(name) for name in comparison.needs)
     shared = sorted(first.keys() & second.keys())
     considered = [scene for scene in scores.counted if _matches(scene, comparison.scenes)]
+    rows = {name: scores.rows(name) for name in comparison.names}
+    shares = gap_shares(rows, comparison, considered, scores.recipe.undecided_gap)
+    if shares is not None:
+        considered = [scene for scene in considered if scene not in shares.undecided]
     scenes: dict[str, dict[str, Gain]] = {}
     ratios: list[float] = []
     for scene in scores.scenes:
@@ -205,10 +209,7 @@ def compare(scores: Scores, comparison: Comparison) -> Compared | None:
         if of_scenes:
             mean[metric] = Gain.of([gain.mean for gain in of_scenes]) if len(of_scenes) > 1 else of_scenes[0]
     ratio = Gain.of(ratios) if ratios else None
-    rows = {name: scores.rows(name) for name in comparison.names}
-    shares = gap_shares(rows, comparison, list(counted), scores.recipe.undecided_gap)
-    verdicts = share_verdicts(shares, comparison.bars) if comparison.share_of else []
-    verdicts += _verdicts(comparison, counted, mean, ratio)
+    verdicts = _verdicts(comparison, counted, mean, ratio) + share_verdicts(shares, comparison.shares)
     return Compared(*comparison.needs, scenes, mean, ratio, verdicts, list(counted), shares)
 
 
@@ -221,7 +222,7 @@ def _verdicts(
 ) -> list[str]:
     verdicts = []
     seeds = min(gains["psnr"].count for gains in scenes.values())
-    for metric, bar in ({} if comparison.share_of else comparison.bars).items():
+    for metric, bar in comparison.bars.items():
         if metric not in whole:
             verdicts.append(f"{metric} {bar:+g}: not measured")
             continue
