@@ -1,8 +1,8 @@
 """Folders of upscalers in diffusers' layouts ``LDMSuperResolutionPipeline`` and ``StableDiffusionUpscalePipeline``.
 
 The first has an autoencoder with a codebook in ``vqvae/`` and no text; the second ``vae/``, a text encoder, of which
-the empty prompt's embedding is all that is needed, and ``low_res_scheduler/`` for noise on the photograph. Read are JSON
-and safetensors; what a folder is follows from its parts, not from names of classes.
+the empty prompt's embedding is all that is needed, and ``low_res_scheduler/`` for noise on the photograph. Read are
+JSON and safetensors; what a folder is follows from its parts, not from names of classes.
 """
 
 from __future__ import annotations
