@@ -149,7 +149,7 @@ def _read_layer(line: str) -> _Layer:
 
 
 def _is_plain(layer: _Layer) -> bool:
-    """Whether the numbers of a layer say what ``NcnnNet`` computes."""
+    """Return whether the numbers of a layer say what ``NcnnNet`` computes."""
     if layer.kind == "Convolution":
         same = layer.number(1, 1) == 2 * layer.number(4, 0) + 1
         return same and layer.number(5, 0) == 1 and layer.number(9, 0) in (0, _LEAKY)

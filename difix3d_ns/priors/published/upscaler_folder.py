@@ -27,7 +27,7 @@ FACTOR = 4
 
 @dataclass(frozen=True)
 class UpscalerParts:
-    """What a folder holds, on the CPU and in the precision of its files."""
+    """Networks and settings of a folder, on the CPU and in the precision of its files."""
 
     unet: Any  # UNet2DModel, or UNet2DConditionModel where there is a prompt
     autoencoder: Any  # VQModel, or AutoencoderKL where there is a prompt
