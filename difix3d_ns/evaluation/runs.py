@@ -14,8 +14,11 @@ from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation import process
+from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.io.file_names import distinct_names
+from difix3d_ns.ns.cameras import to_cameras, to_pinhole
 from difix3d_ns.ns.config_paths import find_again
+from difix3d_ns.ns.larger_views import reduced_outputs
 
 DEFAULT_METHOD = "difix3d-splatfacto"
 
@@ -57,6 +60,7 @@ class Evaluation:
     views: list[HeldOutView]
     gaussians: int
     seconds: float  # the enhancer's, over all views
+    trained_size: tuple[int, int]  # width and height of the largest photo at the size of training
 
 
 def config_of(output: Path, name: str, method: str = DEFAULT_METHOD) -> Path:
@@ -109,10 +113,12 @@ def evaluate(
     strength: float | None = None,
     step: int | None = None,
     weights: str | None = None,
+    long_side: int | None = None,
 ) -> Evaluation:
     """Render all evaluation views of a finished training, and measure the enhancer's time.
 
-    Environment variables change nothing here.
+    A splat that is meant to be rendered larger than its photos is: compared with their originals, or reduced with the
+    photos. Environment variables change nothing here.
 
     Args:
         config: its config.yml.
@@ -120,6 +126,10 @@ def evaluate(
         strength: of the enhancer, from 0 to 1; None: as in the training.
         step: of the checkpoint; None: the last.
         weights: of the enhancer; None: as in the training.
+        long_side: of truth and render in pixels, whatever size the training had; None: see above.
+
+    Raises:
+        UserError: a photo's file is smaller than ``long_side``.
     """
     from nerfstudio.utils.eval_utils import eval_setup
 
@@ -134,25 +144,71 @@ def evaluate(
     _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=with_settings)
     views, whole = [], 0.0
     datamanager: Any = pipeline.datamanager
-    names = _names(datamanager)
-    for name, (camera, batch) in zip(names, datamanager.fixed_indices_eval_dataloader, strict=True):
-        outputs = pipeline.model.get_outputs_for_camera(camera)
-        truth = pipeline.model.composite_with_background(
-            pipeline.model.get_gt_img(batch["image"]), outputs["background"]
+    model: Any = pipeline.model
+    for name, (camera, batch) in zip(_names(datamanager), datamanager.fixed_indices_eval_dataloader, strict=True):
+        photo = model.get_gt_img(batch["image"])
+        truth = _truth(pipeline, photo, int(batch["image_idx"]), long_side)
+        height, width = truth.shape[:2]
+        outputs = model.get_outputs_for_camera(
+            _rendered_camera(pipeline, camera, int(batch["image_idx"]), truth, long_side)
         )
         enhanced, problem = None, ""
         started = time.perf_counter()
         if enhance:
             try:
-                enhanced = outputs["enhanced"].cpu()
+                enhanced = resampled(outputs["enhanced"], height, width).cpu()
             except Exception as error:  # whatever a fixer does, the render can be shown all the same
                 problem = str(error) or type(error).__name__
         seconds = time.perf_counter() - started
         whole += seconds
         took = seconds if enhanced is not None else None
-        views.append(HeldOutView(truth.cpu(), outputs["rgb"].cpu(), enhanced, name, took, problem))
-    model: Any = pipeline.model
-    return Evaluation(views, len(model.means), whole if enhance else 0.0)
+        laid = [_laid(model, picture, outputs) for picture in (truth, photo)]
+        low = laid[1] if photo.shape[0] < height and photo.shape[1] < width else None
+        render = resampled(outputs["rgb"], height, width).cpu()
+        enlarged = None if low is None else resampled(low, height, width)
+        views.append(HeldOutView(laid[0], render, enhanced, name, took, problem, low, enlarged))
+    cameras = datamanager.train_dataset.cameras
+    size = int(cameras.width.max()), int(cameras.height.max())
+    return Evaluation(views, len(model.means), whole if enhance else 0.0, size)
+
+
+def _truth(pipeline: Any, photo: Tensor, index: int, long_side: int | None) -> Tensor:
+    """Return what a held-out view is compared with [H, W, 3 or 4]: the photo, or larger or smaller than that."""
+    dataset, larger = pipeline.datamanager.eval_dataset, pipeline.model.larger
+    if long_side is None:
+        original = None if larger is None else larger.original(index)
+        return photo if original is None else original.to(photo)
+    height, width = photo.shape[:2]
+    factor = long_side / max(height, width)
+    size = round(width * factor), round(height * factor)
+    if factor <= 1:
+        return resampled(photo, size[1], size[0])
+    original = dataset.original(index, size)
+    found = max(height, width) if original is None else max(original.shape[:2])
+    if original is None or found < long_side - 1:
+        raise UserError(
+            f"{dataset.image_filenames[index]} has a long side of {found} pixels where the recipe's long_side is "
+            f"{long_side}: give larger photos, or a recipe with a smaller long_side"
+        )
+    return original.to(photo)
+
+
+def _rendered_camera(pipeline: Any, camera: Any, index: int, truth: Tensor, long_side: int | None) -> Any:
+    """Return a held-out view's camera at the size that it is rendered at."""
+    height, width = truth.shape[:2]
+    if long_side is None:
+        larger = pipeline.model.larger
+        return camera if larger is None else to_cameras(larger.camera(index))
+    if (int(camera.width), int(camera.height)) == (width, height):
+        return camera
+    return to_cameras(to_pinhole(camera).resized(width, height))
+
+
+def _laid(model: Any, picture: Tensor, outputs: Any) -> Tensor:
+    """Return a picture [H, W, 3 or 4] before the background of a render."""
+    behind = reduced_outputs(outputs, picture.shape[0], picture.shape[1], ["background"])["background"]
+    laid: Tensor = model.composite_with_background(picture, behind)
+    return laid.cpu()
 
 
 def _names(datamanager: Any) -> list[str]:

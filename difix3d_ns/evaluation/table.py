@@ -17,6 +17,7 @@ class Metric:
     digits: int = 3
     lower_is_better: bool = False
     contest: bool = True  # whether the best value is marked; less memory is nicer, but nobody wins by it
+    everywhere: bool = True  # whether all benchmarks have it
 
     def text(self, value: float | None) -> str:
         """The value as printed; a dash where there is none."""
@@ -29,6 +30,8 @@ METRICS = {
     "flip": Metric("FLIP ↓", lower_is_better=True),
     "lpips_alex": Metric("LPIPS (AlexNet) ↓", lower_is_better=True),
     "lpips_vgg": Metric("LPIPS (VGG) ↓", lower_is_better=True),
+    "high_pass": Metric("detail, correlation ↑", everywhere=False),
+    "low_psnr": Metric("PSNR to the small photo ↑", 2, everywhere=False),
     "fid": Metric("FID ↓", 1, lower_is_better=True),
     "seconds": Metric("seconds ↓", 0, lower_is_better=True, contest=False),
     "gaussians": Metric("Gaussians", 0, lower_is_better=True, contest=False),

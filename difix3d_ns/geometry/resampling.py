@@ -24,6 +24,13 @@ def resample(pictures: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(pictures, (height, width), mode="bicubic", align_corners=False, antialias=True)
 
 
+def resampled(picture: Tensor, height: int, width: int) -> Tensor:
+    """Resample a picture [H, W, C] in [0, 1] to [height, width, C], as ``resample`` does, clamped to that range."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    return resample(picture.permute(2, 0, 1)[None], height, width)[0].permute(1, 2, 0).clamp(0, 1)
+
+
 def back_project(high: Tensor, low: Tensor, times: int = BACK_PROJECTIONS) -> Tensor:
     """Add to large pictures what their reduction lacks of the small ones (Irani and Peleg, 1991), some times over.
 

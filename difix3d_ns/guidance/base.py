@@ -86,7 +86,7 @@ class GuidanceConfig(InstantiateConfig):
         return 1.0
 
     @property
-    def start(self) -> Path | None:
+    def starting_splat(self) -> Path | None:
         """Return the splat that training starts from: a .ply, a checkpoint, or a training; None for points."""
         return None
 

@@ -12,9 +12,9 @@ _PAIRS = ((BEFORE, AFTER), (AFTER, REFERENCE), (BEFORE, CONFIDENCE), (AFTER, CON
 
 ABOUT_FIXES = About(
     "Views nobody photographed, repaired",
-    "The splat is rendered from poses between and beyond the photos. The fixer repairs each render with the photos that "
-    "see the same surfaces, and says per pixel how far to trust it (white: fully, black: nothing is taught). Training "
-    "learns from the result.",
+    "The splat is rendered from poses between and beyond the photos. The fixer repairs each render with the photos "
+    "that see the same surfaces, and says per pixel how far to trust it (white: fully, black: nothing is taught). "
+    "Training learns from the result.",
     "Pseudo-views",
 )
 

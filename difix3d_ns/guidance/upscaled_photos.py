@@ -32,7 +32,7 @@ _STEP_BYTES = 900
 """of a step for each pixel, an estimate: maps and losses of two sizes, forward and backward (280 measured for one)"""
 _CUDA_SHARE = 0.4
 """of the free memory, for a step; the splat grows, and upscalers want their own"""
-_STEP_SECONDS = {"cpu": 4e-7, "cuda": 5e-9}
+_STEP_SECONDS = {"cpu": 6e-7, "cuda": 5e-9}
 """of a step for each pixel, an estimate"""
 _TRIED = 96
 """pixels of a side of the picture that an upscaler is timed on"""
@@ -41,9 +41,9 @@ LOW, HIGH, RENDER = "Enlarged", "Upscaled", "Render"
 
 ABOUT_UPSCALED = About(
     "Photos, upscaled",
-    "Each photo as it is (enlarged bicubically), and as the upscaler made it in each round. From the second round on the "
-    "upscaler is shown the splat's render at the photo's camera, which has learnt from all photos; training learns from "
-    "the result.",
+    "Each photo as it is (enlarged bicubically), and as the upscaler made it in each round. From the second round on "
+    "the upscaler is shown the splat's render at the photo's camera, which has learnt from all photos. Training learns "
+    "from the result.",
     "Upscaled photos",
     24,
 )
@@ -79,8 +79,8 @@ def choose_factor(
     raise UserError(
         f"photos of {longest} px cannot be upscaled by {smallest:g}: that is {longest * smallest:.0f} px, and at most "
         f"{bound} fit. Allow more with --pipeline.guidance.long-side {longest * smallest:.0f}, train on smaller photos "
-        f"with --pipeline.datamanager.camera-res-scale-factor {bound / smallest / longest:.3f}, or use sparse-splatfacto, "
-        "which trains at the photos' own size"
+        f"with --pipeline.datamanager.camera-res-scale-factor {bound / smallest / longest:.3f}, or use "
+        "sparse-splatfacto, which trains at the photos' own size"
     )
 
 

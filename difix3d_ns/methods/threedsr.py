@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from difix3d_ns.guidance.threedsr import ThreeDSRConfig
+from difix3d_ns.guidance.super_resolution import ThreeDSRConfig
 from difix3d_ns.methods.base import splatfacto_with
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 

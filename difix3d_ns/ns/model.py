@@ -29,6 +29,7 @@ from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.io.transfers import sent
 from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights, check_files, column
 from difix3d_ns.ns.cameras import to_cameras
+from difix3d_ns.ns.larger_views import LargerViews, reduced_outputs
 from difix3d_ns.ns.panoramas import blend_outputs, panorama_of
 from difix3d_ns.ns.patches.splatfacto_cpu import keep_on_cpu, near_plane, near_sphere
 from difix3d_ns.ns.patches.splatfacto_metrics import light_metrics
@@ -214,6 +215,8 @@ class SplatModel(SplatfactoModel):
     """how it is shown; set by the pipeline"""
     near_plane: float = 0.01
     """nothing nearer to a camera is drawn, scene units; splatfacto's, until the pipeline knows the scene"""
+    larger: LargerViews | None = None
+    """held-out photos at the size the splat is meant to be rendered at, if that is larger; set by the pipeline"""
     _windows: Sequence[Window] = ()
     exposures: Exposures | None
     lpips: LazyLPIPS  # type: ignore[assignment]
@@ -465,7 +468,38 @@ class SplatModel(SplatfactoModel):
 
         LPIPS names its network, ``lpips_alex`` and ``lpips_vgg``, and is left out where the weights are missing. VGG
         and the enhancer take too long for evaluation in the middle of a training and are left out there.
+
+        A splat that is meant to be rendered larger than its photos is; that reduced is compared with the photo, and
+        where all photos have larger originals and the training is over, it is compared with these as ``full_*``.
         """
+        if self.larger is None:
+            return self._metrics_and_images(outputs, batch)
+        index = int(batch["image_idx"])
+        large = self.get_outputs_for_camera(to_cameras(self.larger.camera(index)))
+        keys = ["background", "rgb"] if self.is_being_trained else ["background", "rgb", "enhanced"]
+        height, width = batch["image"].shape[:2]
+        small = reduced_outputs(large, height, width, keys)
+        metrics, images = self._metrics_and_images(small, batch)
+        original = None if self.is_being_trained else self.larger.original(index)
+        if original is not None:
+            height, width = original.shape[:2]
+            whole = reduced_outputs(large, height, width, keys[:2])
+            truth = self.composite_with_background(original.to(self.device), whole["background"])
+            metrics |= {f"full_{key}": value for key, value in self._distances(whole["rgb"], truth).items()}
+            images["full"] = torch.cat([truth, whole["rgb"]], dim=1)
+        return metrics, images
+
+    def _distances(self, picture: Tensor, truth: Tensor) -> dict[str, float]:
+        """PSNR, SSIM, FLIP, and LPIPS where weights are there."""
+        from difix3d_ns.metrics.image import image_metrics
+
+        lpips = {each.column: each.measure(picture, truth) for each in (self.lpips, self.lpips_vgg)}
+        return image_metrics(picture, truth) | {key: value for key, value in lpips.items() if not math.isnan(value)}
+
+    def _metrics_and_images(
+        self, outputs: dict[str, Any], batch: dict[str, Any]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Metrics of pictures at the photo's size."""
         from difix3d_ns.metrics.image import image_metrics
 
         metrics, images = super().get_image_metrics_and_images(outputs, batch)

@@ -129,8 +129,8 @@ class PhotoDataset(InputDataset):
             size: (width, height) to reduce it to, antialiased and bicubic; it is never enlarged.
 
         Returns:
-            [h, w, 3 or 4] in [0, 1], of ``original_size`` where that is smaller than ``size``; None where no file is larger
-            than the photograph at the size of training.
+            [h, w, 3 or 4] in [0, 1], of ``original_size`` where that is smaller than ``size``; None where no file is
+            larger than the photograph at the size of training.
 
         Raises:
             UserError: it cannot be read.
@@ -149,7 +149,7 @@ class PhotoDataset(InputDataset):
             image = image[..., :3] * image[..., 3:] + behind * (1 - image[..., 3:])
         used = self._mask(index) if self.mask_color else None
         if used is not None:
-            used = resized(used.float(), *image.shape[:2], "nearest-exact") > 0
+            used = resized(used.float(), image.shape[0], image.shape[1], "nearest-exact") > 0
             image = torch.where(used, image[..., :3], torch.tensor(self.mask_color))
         return image
 

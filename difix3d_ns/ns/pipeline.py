@@ -30,6 +30,7 @@ from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 from difix3d_ns.ns.earlier_versions import earlier_version
 from difix3d_ns.ns.environment import apply_environment, ignored_in_training
 from difix3d_ns.ns.held_out_photos import none_held_out
+from difix3d_ns.ns.larger_views import LargerViews
 from difix3d_ns.ns.loss_means import LossMeans
 from difix3d_ns.ns.model import SplatModel, SplatModelConfig
 from difix3d_ns.ns.patches.camera_paths import expect_splats
@@ -136,6 +137,7 @@ class GuidedPipeline(VanillaPipeline):
         self.enhancer = Enhancer(EnhancerSettings(fixer, config.enhancer.strength), self.renderer, references)
         self._sequences: dict[int, _Sequence] = {}
         self.model.enhancer, self.model.enhance = self._enhance, config.enhancer.mode
+        self._size_evaluation()
         self.panel = Panel(self.scene, self.renderer, self.enhancer, config.enhancer.mode)
         if not trains:  # else once all settings are fitted
             self._find_free_space()
@@ -190,6 +192,12 @@ class GuidedPipeline(VanillaPipeline):
         fitness = self.config.model.fitness(run.last_step, self.guidance.windows(run))
         renderer = SplatRenderer(self.model, fitness.at)
         self.guidance.setup(self.scene, renderer, ReferenceViews(self.scene, renderer), run)
+        self._size_evaluation()  # some factors are known only now
+
+    def _size_evaluation(self) -> None:
+        """Have held-out photos rendered at the size that the guidance makes the splat for."""
+        factor, photos = self.config.guidance.factor or 1.0, self.datamanager.eval_dataset
+        self.model.larger = LargerViews(photos, factor) if factor > 1 else None
 
     def _check_enhancer(self) -> None:
         """Try a fixer of the enhancer's own before training, not after it."""

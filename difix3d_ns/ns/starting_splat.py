@@ -14,7 +14,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
 
 _TRAINED = 30_000
-"""steps that an exported splat is taken to have been trained for: all its harmonics are used, and no picture is halved"""
+"""steps that an exported splat is taken to be trained for: all its harmonics are used, and no picture is halved"""
 _FLAG = "--pipeline.guidance.start"
 
 

@@ -209,7 +209,7 @@ class GuidedTrainer(Trainer):
                 f"{path} was written by an earlier version of difix3d_ns, which this one cannot go on from: train again"
             )
         self._ours = state.get(STATE_KEY, {})
-        started = config.pipeline.guidance.start is not None
+        started = config.pipeline.guidance.starting_splat is not None
         if started or self._ours.get("method") != config.method_name:
             self._ours = {}
         foreign = self._loaded is not None and not self._ours
@@ -233,11 +233,11 @@ class GuidedTrainer(Trainer):
 
     @staticmethod
     def _read_checkpoint(config: GuidedTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
-        if (start := config.pipeline.guidance.start) is not None:
+        if (start := config.pipeline.guidance.starting_splat) is not None:
             if config.load_dir is not None or config.load_checkpoint is not None:
                 raise UserError(
-                    f"--pipeline.guidance.start {start}: with --load-dir or --load-checkpoint there is a splat to go on "
-                    "from; leave one of them out"
+                    f"--pipeline.guidance.start {start}: with --load-dir or --load-checkpoint there is a splat to go "
+                    "on from; leave one of them out"
                 )
             return read_start(start)
         if config.load_dir is not None:

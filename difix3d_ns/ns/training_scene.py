@@ -97,7 +97,7 @@ class TrainingScene:
         return PosedImage(image, self.camera(index), mask=self.mask(index))
 
     def mask(self, index: int) -> Tensor | None:
-        """What a photograph shows [H, W, 1] in [0, 1], by its mask and its alpha; None: all of it."""
+        """Mask of what a photograph shows [H, W, 1] in [0, 1], by its mask and its alpha; None: all of it."""
         mask, opacity = self.used(index), self.alpha(index)
         if mask is None or opacity is None:
             return opacity if mask is None else mask

@@ -64,14 +64,10 @@ class Undistortion:
         )
         grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
         maps = F.grid_sample(torch.from_numpy(planes)[None], grid, "bicubic", "border", align_corners=False)[0].numpy()
-        columns, rows = ((plane + 0.5) * factor - 0.5 for plane, factor in zip(maps, factors, strict=True))
-        return cv2.remap(
-            pixels,
-            columns.astype(np.float32),
-            rows.astype(np.float32),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
+        columns, rows = (
+            ((plane + 0.5) * factor - 0.5).astype(np.float32) for plane, factor in zip(maps, factors, strict=True)
         )
+        return cv2.remap(pixels, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
     def mask(self, used: np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
         """Undistort which pixels [H, W, 1] are used of a picture of ``size`` (width, height).

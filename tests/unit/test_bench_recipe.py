@@ -148,6 +148,17 @@ PLAIN = {"plain": {"flags": {}}}
         ({"methods": {"a": {"flags": {"max-num-iterations": 9}}}}, "a has --max-num-iterations: .* same for all"),
         ({"methods": {"a": {"flags": {"machine.seed": 9}}}}, "a has --machine.seed"),
         ({"methods": {"a": {"flags": {"pipeline.datamanager.camera-res-scale-factor": 0.1}}}}, "image size"),
+        ({"long_side": 480, "methods": {"a": {"flags": {"pipeline.datamanager.pose-frame": "all"}}}}, "image size"),
+        ({"long_side": 480, "factor": 1, "methods": PLAIN}, "factor above 1"),
+        (
+            {
+                "methods": PLAIN,
+                "compare": [
+                    {"method": "plain", "against": "plain", "share_of": {"method": "z", "against": "plain"}},
+                ],
+            },
+            "compare names z",
+        ),
         ({"methods": {**PLAIN, "x": {"of": "plain", "ns_method": "sparse-splatfacto"}}}, "no training of its own"),
         ({"methods": {**PLAIN, "x": {"of": "y"}}}, "x is of y, which is not trained"),
         ({"methods": {**PLAIN, "x": {"of": "plain", "earlier": True}}}, "checkpoints of 2 or more"),
@@ -166,6 +177,22 @@ def test_recipes_that_make_no_sense(content: dict[str, Any], message: str, tmp_p
     with pytest.raises(UserError, match=message) as caught:
         load_recipe(path)
     assert str(path) in str(caught.value)
+
+
+def test_methods_scored_at_one_size_may_be_trained_at_several(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    size = "pipeline.datamanager.camera-res-scale-factor"
+    methods: dict[str, Any] = {"small": {"flags": {}}, "full": {"flags": {size: 1.0}}, "best": {"best_of": ["small"]}}
+    content = {"long_side": 480, "factor": 2, "steps": 10, "flags": {size: 0.5}, "methods": methods}
+    path.write_text(yaml.safe_dump(content))
+    recipe = load_recipe(path)
+    flags = [recipe.training_flags(name, 0) for name in ("small", "full")]
+    assert [each[each.index(f"--{size}") + 1] for each in flags] == ["0.5", "1.0"]
+    assert recipe.methods["small"].evaluation["long_side"] == 480
+    assert recipe.methods["small"].evaluation["factor"] == 2
+    path.write_text(yaml.safe_dump(content | {"long_side": 960}))
+    assert load_recipe(path).methods["small"].evaluation != recipe.methods["small"].evaluation  # scored again
+    assert "long_side" not in load_recipe("default").methods["plain"].evaluation  # rows on record stay valid
 
 
 def test_no_such_recipe() -> None:

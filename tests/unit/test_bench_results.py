@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from difix3d_ns.evaluation.bench.bench_page import markdown_page, show_pictures
-from difix3d_ns.evaluation.bench.bench_recipe import Comparison, Method, Recipe
+from difix3d_ns.evaluation.bench.bench_recipe import Comparison, Gap, Method, Recipe
 from difix3d_ns.evaluation.bench.job import Job, Scene
+from difix3d_ns.evaluation.bench.paired_gains import Gain
 from difix3d_ns.evaluation.bench.results import (
-    Gain,
     Scores,
     compare,
     gather,
@@ -186,6 +186,58 @@ def test_less_flip_is_a_gain_and_the_worst_scene_is_named(tmp_path: Path) -> Non
     assert found.verdicts[1] == "no scene below -0.1 dB beyond its standard error: missed on fern"
     assert found.seconds_ratio == Gain(1.5, 0.5, 2)  # 1 and 2
     assert found.verdicts[2] == "at most 1.25x the time: missed, within its standard error"
+
+
+SHARED = {
+    "box-0": {"plain": (20, 20), "dropout": (24, 24), "ours": (21, 22), "ours+": (0, 0)},
+    "box-1": {"plain": (20, 20), "dropout": (22, 22), "ours": (21, 21), "ours+": (0, 0)},
+    "castle": {"plain": (20, 20), "dropout": (20.1, 20.1), "ours": (21, 21), "ours+": (0, 0)},
+    "fox": {"plain": (20, 20), "dropout": (21, 21), "ours": (20, 20), "ours+": (0, 0)},
+}
+GAP = Gap("dropout", "plain")
+
+
+def test_gains_as_shares_of_a_gap(tmp_path: Path) -> None:
+    scores = _scores(tmp_path, SHARED)
+    found = compare(scores, Comparison("ours", "plain", {"psnr": 0.3, "flip": 0.3}, share_of=GAP))
+    assert found is not None and found.shares is not None
+    shares = found.shares
+    assert {scene: each["psnr"] for scene, each in shares.scenes.items()} == pytest.approx(
+        {"box-0": 1.5 / 4, "box-1": 0.5, "castle": 10, "fox": 0}
+    )
+    assert shares.undecided == ["castle"] and shares.gaps["castle"] == pytest.approx(0.1)
+    assert shares.mean["psnr"].mean == pytest.approx((0.375 + 0.5 + 0) / 3)
+    assert shares.mean["psnr"].error == pytest.approx(0.1502, abs=1e-4)
+    assert "flip" not in shares.mean  # the gap is nothing there: no share of it
+    assert found.verdicts == [
+        "psnr 30% of the gap: missed, within its standard error",
+        "flip 30% of the gap: not measured",
+    ]
+    text = markdown_page(scores, [found], [], "difix3d bench")
+    assert "As shares of what dropout gains over plain: Not counted, the gap is too small: castle." in text
+    assert "| scene | gap, dB | PSNR |" in text and "| box-0 | +4.00 | 38% |" in text
+    assert "| castle (not counted) | +0.10 | 1000% |" in text and "| **mean** |  | **29% ± 15%** |" in text
+
+
+def test_a_bar_may_be_for_some_scenes(tmp_path: Path) -> None:
+    scores = _scores(tmp_path, SHARED)
+    comparison = Comparison("ours", "plain", {"psnr": 0.3}, share_of=GAP, scenes=("box-*",))
+    found = compare(scores, comparison)
+    assert found is not None and found.shares is not None and found.counted == ["box-0", "box-1"]
+    assert found.verdicts == ["psnr 30% of the gap: met"] and found.mean["psnr"].mean == pytest.approx(1.25)
+    assert found.shares.mean["psnr"] == Gain(0.4375, pytest.approx(0.0625), 2)
+    assert compare(scores, Comparison("ours", "plain", scenes=("sphere",))) is None
+
+
+def test_detail_has_columns_where_it_was_measured(tmp_path: Path) -> None:
+    rows = _rows(tmp_path, high_pass=0.5, low_psnr=41.0)
+    rows = [row | {"metrics": row["metrics"] | {"high_pass": 0.7}} if row["method"] == "ours" else row for row in rows]
+    scores = gather(RECIPE, rows)
+    assert results(scores)["fox"]["ours"]["high_pass"] == pytest.approx(0.7)
+    found = compare(scores, Comparison("ours", "plain", {"high_pass": 0.1}))
+    assert found is not None and found.verdicts == ["high_pass +0.1: met"]
+    assert found.mean["high_pass"].mean == pytest.approx(0.2) and found.mean["low_psnr"].mean == 0
+    assert "| detail, correlation ↑ | PSNR to the small photo ↑ |" in _text(scores, rows)
 
 
 def test_nothing_to_compare(tmp_path: Path) -> None:

@@ -27,12 +27,14 @@ from torch.nn import functional
 
 from difix3d_ns.cli import main
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation import runs
 from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_recipe import Method, Recipe, load_recipe
 from difix3d_ns.evaluation.bench.bench_run import bench
 from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.kept_pictures import keep_pictures
 from difix3d_ns.evaluation.bench.rows import Row, add_rows, current_rows, read_rows
+from difix3d_ns.evaluation.runs import Evaluation, HeldOutView
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.metrics.perceptual import FID
 from tests.unit.bench_states import finish
@@ -452,3 +454,28 @@ def test_files_written_by_several_at_once_are_whole(tmp_path: Path) -> None:
         list(pool.map(lambda number: write_text(tmp_path / "file", str(number) * 1000), range(10)))
     (path,) = tmp_path.iterdir()
     assert len(set(path.read_text())) == 1 and len(path.read_text()) == 1000
+
+
+def test_rows_scored_at_one_size_hold_detail_and_the_size_of_training(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {**CONTENT, "long_side": 48, "factor": 2}
+    (finished / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    truth = torch.rand(32, 48, 3, generator=torch.Generator().manual_seed(0))
+    requested = []
+
+    def evaluate(config: Path, **options: Any) -> Evaluation:
+        requested.append(options)
+        render = truth if "dropout" in str(config) else truth.mean((0, 1)).expand_as(truth)
+        return Evaluation([HeldOutView(truth, render, None, "a.png")], 100, 0.0, (24, 16))
+
+    monkeypatch.setattr(runs, "evaluate", evaluate)
+    table = _bench(finished)["scene"]
+    assert {options["long_side"] for options in requested} == {48} and len(requested) == 2  # what was scored otherwise
+    assert table["plain-dropout"]["high_pass"] == pytest.approx(1) and table["plain"]["high_pass"] == 0
+    assert table["plain-dropout"]["low_psnr"] == 100 > table["plain"]["low_psnr"] > 0
+    (row,) = [row for row in _on_record(finished) if row["method"] == "plain"]
+    assert row["size"] == [48, 32] and row["trained_size"] == [24, 16]
+    assert row["evaluation"]["long_side"] == 48 and row["evaluation"]["factor"] == 2
+    text = (finished / "out" / "table.md").read_text()
+    assert "| detail, correlation ↑ |" in text and "trained on at 24x16" in text

@@ -39,13 +39,25 @@ from difix3d_ns.evaluation.report import (
 )
 from difix3d_ns.evaluation.report.flags import settings
 from difix3d_ns.evaluation.report.training import duration, loss_by_kind, read_curves, read_training
+from difix3d_ns.evaluation.runs import HeldOutView
+from difix3d_ns.geometry.resize import resized
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.earlier_versions import refuse_earlier
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from difix3d_ns.views.folders import RECORDS_FOLDER
-from tests.unit.fabricated_run import plain_picture, text_of, views, write_config, write_curves, write_fixes
+from tests.unit.fabricated_run import (
+    HEIGHT,
+    WIDTH,
+    plain_picture,
+    text_of,
+    views,
+    write_config,
+    write_curves,
+    write_fixes,
+    write_upscaled,
+)
 
 
 def decoded(address: str) -> np.ndarray:
@@ -414,6 +426,35 @@ def test_a_training_in_the_middle_shows_what_there_is(run: Path) -> None:
     assert "There are no curves" not in text
 
 
+def test_records_of_another_system_are_shown_in_its_own_words(run: Path) -> None:
+    write_upscaled(run, rounds=3, photos=10)  # 12 pictures at most: the same 4 photos in every round
+    html = write_report(run).read_text()
+    text = text_of(html)
+    assert "Photos, sharper than they were taken" in text and "Each is made from a photo." in text
+    assert "12 of 30 are shown" in text
+    groups = [
+        f"Round {3 - i}, level {333 + 333 * i}: 10 views, agreement {1.25 - 0.5 * i:g} on average" for i in range(3)
+    ]
+    places = [text.index(group) for group in groups]
+    assert places == sorted(places)  # the last one first
+    captions = re.findall(r"<figcaption><span>(frame_\d+\.jpg), step", html)
+    assert len(captions) == 12 and captions[:4] == captions[4:8] == captions[8:] and len(set(captions)) == 4
+    assert re.findall(r'data-left="([^"]+)" data-right="([^"]+)" checked', html)[:3] == [("Low", "Upscaled")] * 3
+    assert "10 agreement 1.25" in text  # of the last round alone
+    assert "Round 1, level 999: making its 10 views once 10 s" in text
+    for said in ("seudo-view", "repaired", "Reference", "Fixed"):
+        assert said not in text.partition("Settings")[0], said
+
+
+def test_curves_of_made_views_are_drawn_whatever_they_are_called(run: Path) -> None:
+    with SummaryWriter(str(run)) as writer:
+        for name, step, value in (("pool", 40, 4), ("mean agreement", 40, 0.5), ("mean agreement", 80, 0.75)):
+            writer.add_scalar(f"Upscaled photos/{name}", value, step)
+    text = text_of(write_report(run).read_text())
+    assert "Pool, upscaled photos" in text and "Mean agreement of upscaled photos" in text
+    assert "Dashed lines: a round has ended." in text
+
+
 def test_only_the_page_is_written(run: Path, tmp_path: Path) -> None:
     write_curves(run)
     write_fixes(run)
@@ -468,6 +509,37 @@ def test_views_without_the_enhancer_are_shown_with_the_reason(run: Path) -> None
     assert "raw render" in text
 
 
+def _large(seed: int = 0) -> HeldOutView:
+    """A view at twice the size of training, whose render is closer to the truth than its photo enlarged."""
+    truth = torch.rand(HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(seed))
+    low = resized(truth, HEIGHT // 2, WIDTH // 2)
+    enlarged = resized(low, HEIGHT, WIDTH, "bicubic").clamp(0, 1)
+    return HeldOutView(truth, (truth + enlarged) / 2, None, f"{seed}.jpg", low=low, enlarged=enlarged)
+
+
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_views_above_the_size_of_training_are_shown_beside_their_photos(run: Path, enhanced: bool) -> None:
+    shown = [replace(view, enhanced=view.render if enhanced else None) for view in (_large(0), _large(1))]
+    html = write_report(run, views=shown).read_text()
+    text = text_of(html)
+    assert "Training had photos of 32 x 24 pixels; render and truth have 64 x 48" in text
+    pairs = re.findall(r'data-left="([^"]+)" data-right="([^"]+)"( checked)?', html)
+    assert pairs[:2] == [("Bicubic", "Render", " checked"), ("Small photo", "Render", "")]
+    for name in ("Small photo", "Bicubic", "Render", "Truth", *(["Enhanced"] if enhanced else [])):
+        assert html.count(f'data-name="{name}"') == 2, name
+    assert html.count('pixelated" data-name="Small photo"') == html.count("image-rendering: pixelated") == 2
+    metrics = [image_metrics(view.enlarged, view.truth)["psnr"] for view in shown]
+    assert f"bicubic {metrics[0]:.2f}; " in text
+    assert "bicubic render enhanced bicubic render enhanced" in text
+    assert f"mean {sum(metrics) / 2:.2f} " in text
+
+
+def test_of_many_large_views_a_few_are_shown_well(run: Path) -> None:
+    html = write_report(run, views=[_large(seed) for seed in range(14)]).read_text()
+    assert html.count('data-name="Small photo"') == 12 and "12 of them are shown" in html
+    assert len(re.findall(r'<th scope="row">\d+\.jpg', html)) == 14
+
+
 def test_plain_training_is_set_beside(run: Path) -> None:
     results = {"plain": {"psnr": 1.0}, "difix3d": {"psnr": 2.0}}
     html = write_report(run, None, views(), views(), results, "Demo").read_text()
@@ -478,8 +550,6 @@ def test_plain_training_is_set_beside(run: Path) -> None:
 
 def test_scenes_without_held_out_views_and_tiny_pictures_have_a_page(run: Path) -> None:
     assert "No photo was held out" in text_of(write_report(run, views=[]).read_text())
-    from difix3d_ns.evaluation.runs import HeldOutView
-
     tiny = [HeldOutView(*(plain_picture(c, 8, 8) for c in ((1, 0, 0), (0, 1, 0), (0, 0, 1))), "a.jpg")]
     assert "too small for metrics" in text_of(write_report(run, views=tiny).read_text())
 
@@ -502,8 +572,6 @@ def test_the_page_names_no_address_outside(run: Path) -> None:
 
 
 def test_portraits_stand_in_more_columns(run: Path) -> None:
-    from difix3d_ns.evaluation.runs import HeldOutView
-
     columns = {}
     for name, size in {"landscape": (48, 64), "portrait": (64, 48)}.items():
         view = HeldOutView(*(plain_picture(c, *size) for c in ((1, 0, 0), (0, 1, 0), (0, 0, 1))), "a.jpg")

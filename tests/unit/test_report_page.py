@@ -97,6 +97,32 @@ def test_the_bar_is_moved_with_the_keys(tab: Tab) -> None:
     assert _shares(tab)["g"] > 0.97
 
 
+@pytest.mark.parametrize("way", ["mouse", "keys"])
+def test_a_view_is_magnified_and_the_bar_stays_where_it_is(tab: Tab, way: str) -> None:
+    frames, scale = tab.page.locator(".frames").first, "image => new DOMMatrix(getComputedStyle(image).transform).a"
+    frames.scroll_into_view_if_needed()
+    box = frames.bounding_box()
+    place = {"x": box["width"] * 0.3, "y": box["height"] * 0.6}
+    (frames.dblclick if way == "mouse" else frames.click)(position=place)
+    if way == "keys":
+        tab.page.keyboard.press("+")
+        tab.page.keyboard.press("+")
+    assert {image.evaluate(scale) for image in frames.locator("img:not([hidden])").all()} == {4}
+    for share in (0.3, 0.7):
+        tab.page.mouse.click(box["x"] + box["width"] * share, box["y"] + 5)
+        shares = _shares(tab)
+        assert shares["r"] == pytest.approx(share, abs=0.04) and shares["g"] == pytest.approx(1 - share, abs=0.04)
+    tab.page.wait_for_timeout(600)  # or it is the second half of a double click
+    if way == "mouse":
+        frames.dblclick(position=place)
+    else:
+        tab.page.keyboard.press("-")
+        tab.page.keyboard.press("-")
+        tab.page.keyboard.press("-")
+    assert {image.evaluate(scale) for image in frames.locator("img:not([hidden])").all()} == {1}
+    assert tab.errors == []
+
+
 def test_the_keyboard_reaches_every_slider_and_shows_where_it_is(tab: Tab) -> None:
     tab.page.locator("nav a").last.focus()
     reached, outlined = 0, 0

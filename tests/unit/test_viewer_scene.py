@@ -117,7 +117,7 @@ def test_frusta_come_change_and_go(server: viser.ViserServer) -> None:
 
 def test_a_view_moves_to_the_group_it_is_made_again_in(server: viser.ViserServer) -> None:
     frusta = Frusta(server, 0.1, "upscaled photos")
-    labels = {m.props.label for m in _sent(server, messages.GuiCheckboxMessage)}
+    labels = {m.label for m in _sent(server, messages.GuiAddCheckboxMessage)}
     assert frusta._links_on.visible and "Show upscaled photos" in labels
     for number in (1, 2):
         view = ShownView("photo/0000", number, _pinhole(), lambda: np.zeros((4, 4, 3), np.uint8), (), f"Round {number}")

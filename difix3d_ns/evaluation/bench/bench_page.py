@@ -7,8 +7,10 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from difix3d_ns.evaluation.bench.gap_shares import Shares
 from difix3d_ns.evaluation.bench.kept_pictures import TRUTH, kept_views, read_pictures
-from difix3d_ns.evaluation.bench.results import COMPARED, Compared, Gain, Scores, mean_over_scenes, results
+from difix3d_ns.evaluation.bench.paired_gains import COMPARED, Gain
+from difix3d_ns.evaluation.bench.results import Compared, Scores, mean_over_scenes, results
 from difix3d_ns.evaluation.bench.rows import Row
 from difix3d_ns.evaluation.comparison import write_comparison
 from difix3d_ns.evaluation.report import Figure, Section, gallery, long_side_for, page, picture, slider
@@ -40,7 +42,7 @@ def html_page(
     """
     figures = []
     for entry in compared[:HEADLINES]:
-        count = len([scene for scene in scores.counted if scene in entry.scenes])
+        count = len(entry.counted)
         gain, name = entry.mean["psnr"], " over ".join(entry.methods)
         note = f"PSNR{'' if gain.error is None else f' ± {gain.error:.2f}'}, {count} scene{'s' if count > 1 else ''}"
         figures.append(Figure(f"{gain.mean:+.2f} dB", name, note))
@@ -166,6 +168,9 @@ def _origin(scores: Scores, rows: Iterable[Row]) -> str:
     hardware, commits = (distinct(row[key] for row in rows) for key in ("hardware", "commit"))
     seeds = distinct(sorted({row["seed"] for row in rows}))
     sizes = distinct("x".join(map(str, row["size"])) for row in rows)
+    trained = distinct("x".join(map(str, row["trained_size"])) for row in rows if "trained_size" in row)
+    if any("trained_size" in row for row in rows):
+        sizes += f", trained on at {trained}"
     fid = " FID is of all held-out pictures that the means are of: the few of one scene say nothing."
     return (
         f"{dates(rows)}, {hardware}, commit {commits}; {steps} steps, seeds {seeds}, pictures {sizes}. "
@@ -214,8 +219,7 @@ def _differences(entry: Compared, scores: Scores) -> Section:
         for scene, gains in entry.scenes.items()
     ]
     if len(entry.scenes) > 1:
-        counted = len([scene for scene in scores.counted if scene in entry.scenes])
-        mean = [f"mean over {counted}", *(gain_text(metric, entry.mean[metric]) for metric in columns)]
+        mean = [f"mean over {len(entry.counted)}", *(gain_text(metric, entry.mean[metric]) for metric in columns)]
         rows.append([Cell(text, good=True) for text in mean])
     verdicts = list(entry.verdicts)
     if abs(entry.mean["psnr"].mean) < scores.recipe.undecided:
@@ -224,7 +228,32 @@ def _differences(entry: Compared, scores: Scores) -> Section:
         verdicts.append(f"{ratio_text(entry.seconds_ratio)} times the seconds")
     title = " over ".join(name if part == name else f"{name} ({part})" for name, part in parts)
     table = Table(["scene", *(METRICS[metric].heading.rpartition(" ")[0] for metric in columns)], rows)
-    return Section(title, [table, "; ".join(verdicts) + "." if verdicts else ""])
+    shares = [] if entry.shares is None else _shares(entry.shares, columns)
+    return Section(title, [table, *shares, "; ".join(verdicts) + "." if verdicts else ""])
+
+
+def _shares(shares: Shares, columns: Sequence[str]) -> list[Table | str]:
+    """A sentence on a gap, and a table of the shares of it."""
+    better, base = shares.gap
+    rows = []
+    for scene, found in shares.scenes.items():
+        name = f"{scene} (not counted)" if scene in shares.undecided else scene
+        values = [f"{found[metric]:.0%}" if metric in found else "-" for metric in columns]
+        rows.append([Cell(text) for text in (name, f"{shares.gaps[scene]:+.2f}", *values)])
+    if shares.mean:
+        mean = ["mean", "", *(_percent(shares.mean.get(metric)) for metric in columns)]
+        rows.append([Cell(text, good=bool(text)) for text in mean])
+    headings = ["scene", "gap, dB", *(METRICS[metric].heading.rpartition(" ")[0] for metric in columns)]
+    small = ", ".join(shares.undecided)
+    note = f" Not counted, the gap is too small: {small}." if small else ""
+    return [f"As shares of what {better} gains over {base}:{note}", Table(headings, rows)]
+
+
+def _percent(share: Gain | None) -> str:
+    """A mean share with its standard error; a dash where there is none."""
+    if share is None:
+        return "-"
+    return f"{share.mean:.0%}" + ("" if share.error is None else f" ± {share.error:.0%}")
 
 
 def ratio_text(ratio: Gain) -> str:

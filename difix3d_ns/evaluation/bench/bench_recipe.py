@@ -28,6 +28,8 @@ _SET_BY_BENCH = (
 """Flags that follow from scene, seed and recipe."""
 _COMMON = (*_SET_BY_BENCH, "machine.", "load-", "pipeline.datamanager.")
 """Beginnings of flags that no method may have: all share scene, image size, seed and number of steps."""
+_SIZE = "pipeline.datamanager.camera-res-scale-factor"
+"""Flag that methods may have where all are scored at one size, whatever they are trained at."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Method:
     """Evaluate the checkpoints before the last; the one of the best held-out mean over all scenes counts."""
     best_of: tuple[str, ...] = ()
     """Methods of which the one with the best held-out mean over all scenes counts."""
+    scored_at: tuple[int, float] | None = None
+    """The recipe's ``long_side`` and ``factor``, which come from there."""
 
     @property
     def training(self) -> str:
@@ -62,7 +66,16 @@ class Method:
     def evaluation(self) -> dict[str, Any]:
         """Settings that the numbers depend on, beside the training's."""
         names = ("enhanced", "strength", "earlier")
-        return {"method": self.name, **{name: getattr(self, name) for name in names}}
+        size = {} if self.scored_at is None else dict(zip(("long_side", "factor"), self.scored_at, strict=True))
+        return {"method": self.name, **{name: getattr(self, name) for name in names}, **size}
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What one method gains over another, as the whole of which others gain a share."""
+
+    method: str
+    against: str
 
 
 @dataclass(frozen=True)
@@ -72,16 +85,26 @@ class Comparison:
     method: str
     against: str
     bars: Mapping[str, float] = field(default_factory=dict)
-    """Metric -> smallest mean gain, in the metric's units; of FLIP and LPIPS less is a gain."""
+    """Metric -> smallest mean gain, in the metric's units; of FLIP and LPIPS less is a gain. With ``share_of``:
+    smallest mean share, 0.3 for 30 %."""
     worst: float | None = None
     """Smallest gain of any scene in dB, its standard error allowed for."""
     time: float | None = None
     """Largest ratio of the training's seconds to the other's."""
+    share_of: Gap | None = None
+    """The gap that gains are also given as shares of."""
+    scenes: tuple[str, ...] = ()
+    """Scenes that count, by name or pattern (``procedural-*``); none: all that the recipe counts."""
 
     @property
     def needs(self) -> tuple[str, str]:
         """Names of both methods."""
         return self.method, self.against
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of both methods, and of those of the gap."""
+        return self.needs if self.share_of is None else (*self.needs, self.share_of.method, self.share_of.against)
 
 
 @dataclass(frozen=True)
@@ -101,6 +124,13 @@ class Recipe:
     """Number of held-out views on the page, of the lowest seed."""
     undecided: float = 0.15
     """dB below which a difference is called undecided."""
+    undecided_gap: float = 0.3
+    """dB of a gap below which no share of it is counted."""
+    long_side: int | None = None
+    """Pixels of the long side of the truth, from the photos' files, at which all methods are rendered and scored,
+    whatever they are trained at; None: at the size of training."""
+    factor: float = 4.0
+    """Sides of that truth over those of the small photos that methods learn from; with ``long_side``."""
     trained_on: tuple[str, ...] = ()
     """Scenes that weights were trained on: listed, but not counted in means and verdicts."""
     compare: tuple[Comparison, ...] = ()
@@ -108,7 +138,10 @@ class Recipe:
     """True if rows are to be kept in ``benchmarks/results``."""
 
     def __post_init__(self) -> None:
-        named = {name: dataclasses.replace(method, name=name) for name, method in self.methods.items()}
+        scored = None if self.long_side is None else (self.long_side, self.factor)
+        named = {
+            name: dataclasses.replace(method, name=name, scored_at=scored) for name, method in self.methods.items()
+        }
         object.__setattr__(self, "methods", named)
         _check(self)
 
@@ -124,7 +157,7 @@ class Recipe:
         wanted |= {member for name in wanted for member in self.methods[name].best_of}
         wanted |= {self.methods[name].of for name in wanted}
         kept = {name: method for name, method in self.methods.items() if name in wanted}
-        compare = tuple(entry for entry in self.compare if wanted.issuperset(entry.needs))
+        compare = tuple(entry for entry in self.compare if wanted.issuperset(entry.names))
         return dataclasses.replace(self, methods=kept, compare=compare)
 
     def trainings(self) -> Iterator[str]:
@@ -176,7 +209,8 @@ def _check(recipe: Recipe) -> None:
         if method.ns_method != DEFAULT_METHOD and method.flags is None:
             raise ValueError(f"{name} has ns_method, but no training of its own")
         for flag in method.flags or ():
-            if flag.replace("_", "-").startswith(_COMMON):
+            dashed = flag.replace("_", "-")
+            if dashed.startswith(_COMMON) and not (dashed == _SIZE and recipe.long_side is not None):
                 raise ValueError(f"{name} has --{flag}: scene, image size, seed and steps are the same for all methods")
         if method.of and (method.of not in methods or methods[method.of].flags is None):
             raise ValueError(f"{name} is of {method.of}, which is not trained")
@@ -186,12 +220,14 @@ def _check(recipe: Recipe) -> None:
             raise ValueError(f"{name} cannot be the best of {', '.join(missing)}")
         if method.strength is not None and not 0 <= method.strength <= 1:
             raise ValueError(f"{name}: strength is from 0 to 1")
-    if missing := [name for entry in recipe.compare for name in entry.needs if name not in methods]:
+    if missing := [name for entry in recipe.compare for name in entry.names if name not in methods]:
         raise ValueError(f"compare names {', '.join(missing)}, which is no method")
     if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds):
         raise ValueError("seeds are one or more different numbers")
     if recipe.steps is not None and recipe.steps < 1:
         raise ValueError("steps are at least 1")
+    if recipe.long_side is not None and (recipe.long_side < 1 or recipe.factor <= 1):
+        raise ValueError("long_side is in pixels, and factor above 1")
     for flag in recipe.flags:
         if flag.replace("_", "-") in _SET_BY_BENCH:
             raise ValueError(f"flags may not have {flag}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
+from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation import runs
@@ -23,8 +24,10 @@ from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_recipe import Method, Recipe, flag_words
 from difix3d_ns.evaluation.bench.kept_pictures import keep_pictures
 from difix3d_ns.evaluation.bench.rows import Row, add_rows, flags_by_name, read_rows
+from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.checkpoints import checkpoint_steps
+from difix3d_ns.metrics.high_pass import high_pass_correlation, low_consistency
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 from difix3d_ns.metrics.perceptual import NETS, column
 
@@ -219,7 +222,7 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
     config = runs.config_of(job.folder(output), "training", trained["ns_method"])
     earlier_steps = sorted(checkpoint_steps(config.parent / "nerfstudio_models")[1:])
     enhanced = next((method for method in methods if method.enhanced), None)
-    evaluate = functools.cache(functools.partial(runs.evaluate, config))
+    evaluate = functools.cache(functools.partial(runs.evaluate, config, long_side=recipe.long_side))
     for method in methods:
         rows = []
         for step in earlier_steps if method.earlier else [None]:
@@ -231,16 +234,31 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
             seconds = trained["seconds"] + (found.seconds if method.enhanced else 0.0)
             pictures = [view.picture(method.enhanced) for view in found.views]
             truths = [view.truth for view in found.views]
-            metrics = {
+            metrics: dict[str, Any] = {
                 **mean_metrics([image_metrics(p, t) for p, t in zip(pictures, truths, strict=True)]),
                 **{column(net): None for net in NETS},  # filled in from the pictures
                 "seconds": seconds if step is None else None,  # stopping at an earlier checkpoint was not measured
                 "gaussians": found.gaussians,
             }
+            if recipe.long_side is not None:
+                each = [_detail(p, t, recipe.factor) for p, t in zip(pictures, truths, strict=True)]
+                metrics |= mean_metrics(each)
             row = row_of(trained, recipe, method, metrics, step)
-            rows.append(row | {"size": [truths[0].shape[1], truths[0].shape[0]]})
+            sizes = {"size": [truths[0].shape[1], truths[0].shape[0]]}
+            if recipe.long_side is not None:
+                sizes["trained_size"] = list(found.trained_size)
+            rows.append(row | sizes)
             keep_pictures(output, row, pictures, truths)
         add_rows(job.rows(output), rows)  # all checkpoints of a method, or none
+
+
+def _detail(picture: Tensor, truth: Tensor, factor: float) -> dict[str, float]:
+    """Metrics of what a picture shows beyond the small photos, and of how it reduces to them."""
+    low = resampled(truth, round(truth.shape[0] / factor), round(truth.shape[1] / factor))
+    return {
+        "high_pass": high_pass_correlation(picture, truth, factor),
+        "low_psnr": low_consistency(picture, low),
+    }
 
 
 def _last_error(log: Path) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from statistics import fmean, stdev
-from typing import Any
 
 from difix3d_ns.evaluation.bench.bench_recipe import Comparison, Method, Recipe
+from difix3d_ns.evaluation.bench.gap_shares import Shares, gap_shares, share_verdicts
+from difix3d_ns.evaluation.bench.paired_gains import COMPARED, Gain, differences
 from difix3d_ns.evaluation.bench.rows import Row
 from difix3d_ns.evaluation.table import METRICS
 
-COMPARED = ("psnr", "ssim", "flip", "lpips_alex", "lpips_vgg")
 NEAR_BAR = 0.3
 """dB from a bar within which two seeds decide nothing"""
 SEEDS_NEAR_BAR = 3
@@ -117,13 +117,15 @@ def results(scores: Scores) -> dict[str, dict[str, dict[str, float | None]]]:
     The spread is the standard deviation of the sample of seeds; None of a single seed. A metric is None where one of
     the seeds has none, and FID where the scene is not the only one counted: it is of all pictures.
     """
+    rows_of = [row for part in scores.parts.values() for row in part.values()]
+    metrics = [name for name, metric in METRICS.items() if metric.everywhere or any(_values(rows_of, name))]
     table: dict[str, dict[str, dict[str, float | None]]] = {}
     for scene in scores.scenes:
         table[scene] = {}
         for method in scores.recipe.methods:
             if rows := scores.of_scene(method, scene):
                 entry: dict[str, float | None] = {}
-                for metric in METRICS:
+                for metric in metrics:
                     entry[metric], entry[f"{metric}_std"] = mean_and_spread(_values(rows, metric))
                 entry["fid"] = scores.fid.get(method) if scores.counted == [scene] else None
                 table[scene][method] = entry
@@ -157,25 +159,6 @@ def _values(rows: Iterable[Row], metric: str) -> list[float | None]:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """A paired difference, counted so that more is better."""
-
-    mean: float
-    error: float | None  # standard error of the mean; None of a single value
-    count: int  # of values it is the mean of
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Gain:
-        """Mean and standard error of differences that are independent of each other."""
-        spread = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        return cls(fmean(values), spread, len(values))
-
-    def is_near(self, bar: float) -> bool:
-        """True if a bar lies within the standard error."""
-        return self.error is not None and abs(self.mean - bar) < self.error
-
-
-@dataclass(frozen=True)
 class Compared:
     """One method against another."""
 
@@ -185,6 +168,8 @@ class Compared:
     mean: dict[str, Gain]  # metric -> over the counted scenes, each the mean of its seeds
     seconds_ratio: Gain | None  # of training, to the other's: over the counted scenes, each the mean of its seeds
     verdicts: list[str]
+    counted: list[str] = field(default_factory=list)  # scenes that the means are over
+    shares: Shares | None = None  # of the gap that the recipe names
 
     @property
     def methods(self) -> tuple[str, str]:
@@ -200,17 +185,18 @@ def compare(scores: Scores, comparison: Comparison) -> Compared | None:
     """
     first, second = (scores.rows(name) for name in comparison.needs)
     shared = sorted(first.keys() & second.keys())
+    considered = [scene for scene in scores.counted if _matches(scene, comparison.scenes)]
     scenes: dict[str, dict[str, Gain]] = {}
     ratios: list[float] = []
     for scene in scores.scenes:
         pairs = [(first[key]["metrics"], second[key]["metrics"]) for key in shared if key[0] == scene]
         if not pairs:
             continue
-        scenes[scene] = {metric: Gain.of(gains) for metric in COMPARED if (gains := _differences(pairs, metric))}
+        scenes[scene] = {metric: Gain.of(gains) for metric in COMPARED if (gains := differences(pairs, metric))}
         seconds = [(a["seconds"], b["seconds"]) for a, b in pairs if a["seconds"] and b["seconds"]]
-        if seconds and scene in scores.counted:
+        if seconds and scene in considered:
             ratios.append(fmean(a / b for a, b in seconds))
-    counted = {scene: gains for scene, gains in scenes.items() if scene in scores.counted}
+    counted = {scene: gains for scene, gains in scenes.items() if scene in considered}
     if not counted:
         return None
     mean = {}
@@ -219,14 +205,15 @@ def compare(scores: Scores, comparison: Comparison) -> Compared | None:
         if of_scenes:
             mean[metric] = Gain.of([gain.mean for gain in of_scenes]) if len(of_scenes) > 1 else of_scenes[0]
     ratio = Gain.of(ratios) if ratios else None
-    return Compared(*comparison.needs, scenes, mean, ratio, _verdicts(comparison, counted, mean, ratio))
+    rows = {name: scores.rows(name) for name in comparison.names}
+    shares = gap_shares(rows, comparison, list(counted), scores.recipe.undecided_gap)
+    verdicts = share_verdicts(shares, comparison.bars) if comparison.share_of else []
+    verdicts += _verdicts(comparison, counted, mean, ratio)
+    return Compared(*comparison.needs, scenes, mean, ratio, verdicts, list(counted), shares)
 
 
-def _differences(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], metric: str) -> list[float]:
-    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
-    if any(values.get(metric) is None for pair in pairs for values in pair):
-        return []
-    return [sign * (first[metric] - second[metric]) for first, second in pairs]
+def _matches(scene: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatch(scene, pattern) for pattern in patterns)
 
 
 def _verdicts(
@@ -234,7 +221,7 @@ def _verdicts(
 ) -> list[str]:
     verdicts = []
     seeds = min(gains["psnr"].count for gains in scenes.values())
-    for metric, bar in comparison.bars.items():
+    for metric, bar in ({} if comparison.share_of else comparison.bars).items():
         if metric not in whole:
             verdicts.append(f"{metric} {bar:+g}: not measured")
             continue

@@ -3,7 +3,8 @@
 A row has all that it depends on: ``run`` (ID/METHOD), ``scene``, ``seed``, ``method`` (NAME, or NAME@STEP of an earlier
 checkpoint), ``evaluation`` (see ``Method.evaluation``), ``metrics``, ``size``, ``ns_method``, ``flags``, ``code``,
 ``data``, ``commit``, ``command``, ``date``, ``time``, ``hardware`` and ``software``. Where flags have other names by
-now, ``flags_now`` has them as they are called today. A row without a scene is of many pictures: the FID of the ``runs``
+now, ``flags_now`` has them as they are called today. Where all methods are scored at one size, ``trained_size`` is that
+of training. A row without a scene is of many pictures: the FID of the ``runs``
 it names.
 """
 

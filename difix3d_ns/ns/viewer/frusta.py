@@ -37,7 +37,7 @@ class Frusta:
         self._views_on = gui.add_checkbox(f"Show {plural}", True, hint="Frusta with the picture inside")
         self._group = gui.add_dropdown("Group", (_ALL,), hint="Views of one group alone", visible=False)
         self._links_on = gui.add_checkbox("Show references", False, hint="Lines to the photos each leans on")
-        self._targets_on = gui.add_checkbox("Show targets", False, hint="Poses at which views are wanted")
+        self._targets_on = gui.add_checkbox("Show targets", False, hint="Where views are wanted", visible=False)
         self._views = scene.add_frame(f"{_ROOT}/views", show_axes=False)
         self._links = scene.add_frame(f"{_ROOT}/references", show_axes=False, visible=False)
         self._target_root = scene.add_frame(f"{_ROOT}/targets", show_axes=False, visible=False)

@@ -59,9 +59,9 @@ def describe(record: ViewRecord) -> str:
     parts = [record.describe(), f"{record.seconds:.2f} s"]
     if record.references:
         parts.append(f"from {', '.join(record.references)}")
-    told = plain(", ".join(filter(None, parts)))
+    text = plain(", ".join(filter(None, parts)))
     return (
-        f"**{plain(record.group)}: {plain(record.title)}** at step {record.step}: {told}\n\n"
+        f"**{plain(record.group)}: {plain(record.title)}** at step {record.step}: {text}\n\n"
         f"![made view]({_data_url(record)})"
     )
 

@@ -30,6 +30,7 @@ for (const slider of document.querySelectorAll(".slider")) {
     follow(event);
     frames.addEventListener("pointermove", follow);
   });
+  frames.addEventListener("mousedown", (event) => event.preventDefault());  // which would take the focus away again
   for (const end of ["pointerup", "pointercancel"]) {
     frames.addEventListener(end, () => {
       frames.removeEventListener("pointermove", follow);

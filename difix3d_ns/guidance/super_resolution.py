@@ -53,8 +53,8 @@ STEPS_PER_ROUND = {"cpu": 500, "cuda": 5000}
 """with the paper's four rounds: 5,000 are the paper's"""
 D_SSIM = 0.2
 """share of 1 - SSIM in the losses of both sizes; the paper's"""
-MEASURED = 8
-"""photographs whose agreement is measured after each round"""
+MEASURED, NEIGHBOURS = 8, 2
+"""photographs whose agreement is measured after each round, and others that each is compared with"""
 MIN_PSNR = 15.0
 """dB between photographs and renders of a splat to start from; below, it is of another scene or in another frame"""
 _SEED = 1_000_003  # between the noise of two photographs lie the draws of all rounds
@@ -75,8 +75,8 @@ class ThreeDSRConfig(GuidanceConfig):
     long_side: int | None = None
     """most pixels on the long side of an upscaled photo (unset: 1600 on a CPU; with CUDA by free memory)"""
     rounds: int | None = None
-    """how often photos are upscaled; beyond the upscaler's own number their last results are learnt from on (unset: that
-    number, 4 for diffusion)"""
+    """how often photos are upscaled; beyond the upscaler's own number the last results stay (unset: that number, 4 for
+    diffusion)"""
     steps_per_round: int | None = None
     """training steps on the results of a round (unset: with four rounds 5000 with CUDA and 500 on a CPU, with others as
     many in all; at most half of the training)"""
@@ -85,7 +85,7 @@ class ThreeDSRConfig(GuidanceConfig):
     of noise (unset: 0)"""
     low_stage: bool | None = None
     """train on the photos as they are before the rounds (unset: yes, except with start)"""
-    start: Path | None = None  # type: ignore[assignment]
+    start: Path | None = None
     """a splat to begin the rounds with: a .ply, a checkpoint, or the folder or config.yml of a training on these photos
     (unset: it is trained first)"""
     feedback: bool = True
@@ -112,6 +112,10 @@ class ThreeDSRConfig(GuidanceConfig):
             return rounds * self.steps_per_round
         left = steps - (self.subpixel_steps or 0)
         return min(ROUNDS * _usual(on_cpu), left // 2) if self._has_low_stage else left
+
+    @property
+    def starting_splat(self) -> Path | None:
+        return self.start
 
     @property
     def _has_low_stage(self) -> bool:
@@ -180,8 +184,8 @@ class ThreeDSRGuidance(Guidance):
         rounds = config.rounds or max(1, upscaler.rounds - bool(subpixel))
         window = config.high_steps(run.steps, run.on_cpu, rounds) // rounds
         first = run.last_step - rounds * window if config.low_stage else run.first_step + subpixel
-        least = run.first_step + subpixel + bool(config.low_stage)
-        if window < 1 or first < least:
+        min_first = run.first_step + subpixel + bool(config.low_stage)
+        if window < 1 or first < min_first:
             raise UserError(
                 f"--max-num-iterations {run.steps} has no room for {rounds} rounds of {max(1, window)} steps"
                 + (" after training on the photos" if config.low_stage else "")
@@ -264,8 +268,8 @@ class ThreeDSRGuidance(Guidance):
         usual = ROUNDS * _usual(self._run.on_cpu) // plan.rounds
         if self.config.steps_per_round is None and plan.window < usual:
             self._run.tracker.log(
-                f"[yellow]Rounds are shorter than the {usual} steps they usually have: --max-num-iterations leaves room "
-                f"for {plan.window} (--pipeline.guidance.steps-per-round)."
+                f"[yellow]Rounds are shorter than the {usual} steps they usually have: --max-num-iterations leaves "
+                f"room for {plan.window} (--pipeline.guidance.steps-per-round)."
             )
         if results < plan.rounds:
             self._run.tracker.log(
@@ -378,9 +382,10 @@ class ThreeDSRGuidance(Guidance):
         self.pool.put(TrainView(self._state_key(unit), camera, torch.zeros(1, 1, 3), extra=state))
 
     def _stored(self, unit: int) -> State | None:
-        key = self._state_key(unit)
-        view = self.pool.drawn(key) if key in self.pool else None
-        return None if view is None else dict(view.extra)
+        try:
+            return dict(self.pool.get(self._state_key(unit)).extra)
+        except (KeyError, ValueError):  # it could not be written, or cannot be read
+            return None
 
     def _write(self, index: int, picture: Tensor) -> None:
         """Write an upscaled photograph for people; nothing depends on it."""
@@ -404,7 +409,8 @@ class ThreeDSRGuidance(Guidance):
             pictures = [self.pool.get(view_key(index)).image for index in made]
             cameras = [self.photos.camera(index, optimised=True) for index in made]
             depths = [self._depths[index].cpu() for index in made]
-            self.agreement.append(agreement(pictures, cameras, depths, float(self.photos.factor)))
+            found = agreement(pictures, cameras, depths, float(self.photos.factor), NEIGHBOURS)
+            self.agreement.append(found)
             self._run.tracker.scalar(f"{ABOUT_UPSCALED.short}/agreement", self.agreement[-1], step)
             self._run.tracker.log(f"{self._label()}: agreement of {len(made)} photos {self.agreement[-1]:.3f}")
         self._measuring, self._depths = False, {}

@@ -1,0 +1,215 @@
+"""Scenes whose photos have a true larger size, for methods that enlarge: `difix3d bench --recipe 3dsr`.
+
+    python benchmarks/enlarged_scenes.py captures/* procedural-seed:0 procedural-seed:1 procedural-seed:2 --output DIR
+
+A capture's photos are reduced to the long side, antialiased and bicubic, and cropped to multiples of 16 pixels, so that
+a quarter of them is whole pixels in every camera; poses, points, masks, and which photos are held out stay. A
+procedural scene has 24 photos along a path and 8 held out, made of what no prior is trained on, and its exact depth in
+``depths/`` (float32 along z in units of the poses). What is there already is left as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from nerfstudio.cameras.cameras import CameraType
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from PIL import Image
+from plyfile import PlyData, PlyElement
+
+from difix3d_ns.data.procedural import World, demo_world, photograph_world, write_views
+from difix3d_ns.data.procedural.ray_scene import SceneBuilder
+from difix3d_ns.data.procedural.worlds import facade, tabletop
+from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import write_text
+from difix3d_ns.io.images import read_mask, read_stored
+from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Lens, PointsGiven
+from difix3d_ns.ns.dataparsers.picture_files import choose_copy
+from difix3d_ns.ns.dataparsers.scene_parser import describe
+from difix3d_ns.ns.dataparsers.splits import split_scene
+
+BLOCK = 16
+"""pixels of which sides are multiples: a quarter of them, and what networks halve twice, is whole"""
+PROCEDURAL = "procedural-seed:"
+PHOTOS, HELD_OUT = 24, 8
+_STREAM = 23  # of random numbers: no prior is trained on it
+_MODELS = {CameraType.PERSPECTIVE: "OPENCV", CameraType.FISHEYE: "OPENCV_FISHEYE"}
+_TERMS = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+def reduced_size(width: int, height: int, long_side: int) -> tuple[tuple[int, int], Box]:
+    """Size of a reduced picture, and the part of it whose sides are multiples of ``BLOCK``, in the middle.
+
+    Raises:
+        ValueError: it would be enlarged, or nothing is left.
+    """
+    factor = long_side / max(width, height)
+    size = round(width * factor), round(height * factor)
+    kept = tuple(side // BLOCK * BLOCK for side in size)
+    if factor > 1 or min(kept) == 0:
+        raise ValueError(f"{width} x {height} px cannot be reduced to a long side of {long_side}")
+    left, top = ((side - inner) // 2 for side, inner in zip(size, kept, strict=True))
+    return size, (left, top, left + kept[0], top + kept[1])
+
+
+def reduced_lens(lens: Lens, size: tuple[int, int], box: Box) -> Lens:
+    """Intrinsics of a picture that was reduced to ``size`` and cropped to ``box``."""
+    x, y = size[0] / lens.width, size[1] / lens.height
+    return replace(
+        lens,
+        width=box[2] - box[0],
+        height=box[3] - box[1],
+        fx=lens.fx * x,
+        fy=lens.fy * y,
+        cx=lens.cx * x - box[0],
+        cy=lens.cy * y - box[1],
+    )
+
+
+def write_capture(capture: Path, output: Path, long_side: int) -> Path:
+    """Write a capture reduced and cropped, as a nerfstudio dataset; returns ``output``.
+
+    Raises:
+        UserError: it cannot be read, a photo is smaller than the long side, or its lens is no pinhole or fisheye.
+    """
+    config = NerfstudioDataParserConfig(data=capture, load_3D_points=True)
+    scene = describe(config)
+    split = split_scene(scene, config)
+    folder = scene.source if scene.source.is_dir() else scene.source.parent
+    frames: list[dict[str, Any]] = []
+    for index, frame in enumerate(scene.frames):
+        if frame.lens.camera_type not in _MODELS or frame.lens.crop_radius is not None:
+            raise UserError(f"{frame.image}: only pinholes and whole fisheyes are reduced; undistort the photos first")
+        path = choose_copy(frame.image, 1, folder)
+        pixels = Image.fromarray(read_stored(path))
+        try:
+            size, box = reduced_size(*pixels.size, long_side)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; give a smaller --long-side") from error
+        name = f"images/frame_{index + 1:05d}.png"
+        _save(pixels.resize(size, Image.Resampling.BICUBIC).crop(box), output / name)
+        lens = reduced_lens(frame.lens, size, box)
+        written: dict[str, Any] = {
+            "file_path": name,
+            "camera_model": _MODELS[lens.camera_type],
+            **{"w": lens.width, "h": lens.height, "fl_x": lens.fx, "fl_y": lens.fy, "cx": lens.cx, "cy": lens.cy},
+            **dict(zip(_TERMS, lens.distortion, strict=True)),
+            "transform_matrix": frame.pose.tolist(),
+        }
+        if frame.mask is not None:
+            mask = Image.fromarray(read_mask(frame.mask, size)[..., 0]).crop(box)
+            written["mask_path"] = name.replace("images/", "masks/")
+            _save(mask.convert("L"), output / written["mask_path"])
+        frames.append(written)
+    meta: dict[str, Any] = {"frames": frames, **_placement(scene)}
+    for kind in ("train", "val", "test"):
+        meta[f"{kind}_filenames"] = [frames[index]["file_path"] for index in split.of(kind)]
+    if scene.points is not None:
+        meta["ply_file_path"] = "sparse_pc.ply"
+        _write_points(scene.points, output / "sparse_pc.ply")
+    write_text(output / "transforms.json", json.dumps(meta, indent=1))  # last: half a scene has none
+    return output
+
+
+def _placement(scene: DescribedScene) -> dict[str, Any]:
+    """Keys of transforms.json on the coordinates, where they are stated."""
+    keys: dict[str, Any] = {}
+    if scene.applied_transform is not None:
+        keys["applied_transform"] = np.asarray(scene.applied_transform).tolist()
+    if scene.applied_scale != 1.0:
+        keys["applied_scale"] = scene.applied_scale
+    if scene.orientation is not None:
+        keys["orientation_override"] = scene.orientation
+    return keys
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def _write_points(points: PointsGiven, path: Path) -> None:
+    colours = ("red", "green", "blue")
+    rows = np.empty(len(points.positions), [(n, "f8") for n in "xyz"] + [(n, "u1") for n in colours])
+    for i, name in enumerate("xyz"):
+        rows[name] = points.positions[:, i]
+    for i, name in enumerate(colours):
+        rows[name] = points.colours[:, i]
+    PlyData([PlyElement.describe(rows, "vertex")], text=True).write(str(path))
+
+
+def _living_room(seed: int) -> World:
+    return replace(demo_world(seed), spread=0.05)
+
+
+def _of(world: Callable[[SceneBuilder], World]) -> Callable[[int], World]:
+    return lambda seed: world(SceneBuilder(np.random.default_rng([_STREAM, seed]), "demo"))
+
+
+KINDS: Sequence[Callable[[int], World]] = (_living_room, _of(facade), _of(tabletop))
+"""worlds that take turns by seed; all from what is kept for the demo"""
+
+
+def write_procedural(
+    seed: int,
+    output: Path,
+    long_side: int,
+    photos: int = PHOTOS,
+    held_out: int = HELD_OUT,
+    label: str | None = "Photos",
+) -> Path:
+    """Write a procedural scene as a nerfstudio dataset with its exact depth; returns ``output``."""
+    rng = np.random.default_rng([_STREAM + 1, seed])
+    width, height = long_side // BLOCK * BLOCK, round(long_side * 2 / 3 / BLOCK) * BLOCK
+    views = photograph_world(
+        KINDS[seed % len(KINDS)](seed),
+        rng,
+        width=width,
+        height=height,
+        train_views=photos,
+        test_views=held_out,
+        beyond=0.0,
+        label=label,
+    )
+    return write_views(views, output, rng, image_format="png", depths=True)
+
+
+def main(
+    scenes: Annotated[list[str], tyro.conf.Positional],
+    output: Path,
+    long_side: int = 480,
+) -> None:
+    """Write scenes.
+
+    Args:
+        scenes: captures, or procedural-seed:S for a procedural one.
+        output: folder; a folder for each.
+        long_side: of the pictures in pixels.
+    """
+    for scene in scenes:
+        if scene.startswith(PROCEDURAL):
+            seed = int(scene.removeprefix(PROCEDURAL))
+            folder = output / f"procedural-{seed}"
+        else:
+            folder = output / Path(scene).resolve().name
+        if (folder / "transforms.json").is_file():
+            print(f"{folder} is there already")
+        elif scene.startswith(PROCEDURAL):
+            print(write_procedural(seed, folder, long_side))
+        else:
+            print(write_capture(Path(scene), folder, long_side))
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except UserError as error:
+        raise SystemExit(f"Error: {error}") from error
