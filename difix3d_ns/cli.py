@@ -150,19 +150,23 @@ def upscale(
 
 def convert(
     checkpoint: Annotated[Path, tyro.conf.Positional],
-    base: str,
     output: Path,
+    base: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     references: int = 1,
 ) -> None:
-    """Turn a training checkpoint of the official Difix code into a folder of weights that is safe to load.
+    """Turn pickles into a folder of weights that is safe to load.
 
-    Nothing in the checkpoint is run. The folder holds JSON and safetensors and is what --weights takes.
+    They are a training checkpoint of the official Difix code, or a folder whose parts are .bin files, such as a
+    published upscaler. Nothing in them is run. The folder written holds JSON and safetensors and is what --weights
+    takes.
 
     Args:
-        checkpoint: model_N.pkl.
-        base: what was trained from, as a folder or a hub id (which downloads): stabilityai/sd-turbo, or Difix weights.
+        checkpoint: model_N.pkl; or a folder with .bin files, or its hub id, which downloads, for example
+            CompVis/ldm-super-resolution-4x-openimages.
         output: folder to write.
+        base: what model_N.pkl was trained from, as a folder or a hub id (which downloads): stabilityai/sd-turbo, or
+            Difix weights.
         dtype: precision of the weights written: float32, bfloat16 or float16 (unset: as they are).
         references: photos the model was shown beside each picture in training, which no checkpoint says: 0 if it was
             trained without, as nvidia/difix was; references are ignored then.
@@ -170,8 +174,17 @@ def convert(
     import torch
 
     from difix3d_ns.priors.published.checkpoint import convert as write
+    from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
+    from difix3d_ns.priors.published.pickled_folder import convert_folder
 
-    write(checkpoint, base, output, getattr(torch, dtype) if dtype else None, references)
+    precision = getattr(torch, dtype) if dtype else None
+    if checkpoint.is_dir() or (is_hub_id(str(checkpoint)) and checkpoint.suffix not in PICKLES):
+        convert_folder(str(checkpoint), output, precision)
+        print(f"Use it: --weights {output}, or in a training as the weights of an upscaler or a fixer")
+        return
+    if base is None:
+        raise UserError(f"{checkpoint}: give --base, what it was trained from; stabilityai/sd-turbo for official ones")
+    write(checkpoint, base, output, precision, references)
     print(f"Use it: difix3d fix PICTURES --output FOLDER --weights {output}")
 
 

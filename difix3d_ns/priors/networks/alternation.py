@@ -78,9 +78,19 @@ class AlternatingUpscaler(ABC):
         Args:
             noisy: [1, C, h, w].
             level: timestep.
-            low: [1, 3, h_low, w_low] the photograph.
+            low: [1, 3, h_low, w_low] the photograph, or what ``condition`` made of it.
             size: height and width of the picture that is made.
         """
+
+    def condition(self, low: Tensor, seed: int, sample: int) -> Tensor:
+        """Return what ``estimate`` is shown of a photograph: itself, unless the subclass has other needs.
+
+        Args:
+            low: [1, 3, h_low, w_low] the photograph.
+            seed: of the photograph's random draws; the same in every round.
+            sample: number of the estimate among ``samples``.
+        """
+        return low
 
     def inner_size(self, low: Tensor, size: tuple[int, int]) -> tuple[int, int]:
         """Size at which the network works on a picture of some size; the result is reduced from it."""
@@ -126,7 +136,8 @@ class AlternatingUpscaler(ABC):
         number = 0 if done is None else len(done)
         photo, size = self._picture(state["low"]), self._size(state)
         noisy = state["noisy"][number : number + 1].to(self.device).float()
-        clean = self._kept(self.estimate(noisy, self.levels[int(state["round"])], photo, size))
+        shown = self.condition(photo, int(state["seed"]), number)
+        clean = self._kept(self.estimate(noisy, self.levels[int(state["round"])], shown, size))
         return {**state, "clean": clean if done is None else torch.cat([done, clean])}
 
     @torch.no_grad()

@@ -6,8 +6,7 @@ One class for every size: the configurations are those of diffusers.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 from difix3d_ns.priors.networks.diffusion import clean_estimate, signal_levels
+from difix3d_ns.priors.networks.from_config import construct
 from difix3d_ns.priors.networks.skip_vae import SkipVae, skip_convolutions
 from difix3d_ns.priors.networks.tiling import Tiling
 from difix3d_ns.priors.networks.view_attention import ViewAttention, token_masks
@@ -40,9 +40,9 @@ class DifixNet(nn.Module):
         prompt: Tensor,
     ):
         super().__init__()
-        self.unet: Any = _build(UNet2DConditionModel, unet)
+        self.unet: Any = construct(UNet2DConditionModel, unet)
         self.unet.set_attn_processor({name: ViewAttention(mix=".attn1." in name) for name in self.unet.attn_processors})
-        self.vae: Any = _build(AutoencoderKL, vae)
+        self.vae: Any = construct(AutoencoderKL, vae)
         gamma = 0.0 if vae.get("ignore_skip", False) else float(vae.get("gamma", 1.0))
         self.skips = skip_convolutions(self.vae.config.block_out_channels)
         self.autoencoder = SkipVae(self.vae, self.skips, gamma)
@@ -116,9 +116,3 @@ class DifixNet(nn.Module):
 
     def _clean(self, noisy: Tensor, prediction: Tensor) -> Tensor:
         return clean_estimate(noisy, prediction, self.alpha_bar, self.prediction_type)
-
-
-def _build(kind: Callable[..., Any], config: Mapping[str, Any]) -> Any:
-    """Construct ``kind`` from those entries of a JSON that it knows; names of classes and others mean nothing."""
-    known = inspect.signature(kind).parameters
-    return kind(**{key: value for key, value in config.items() if key in known})

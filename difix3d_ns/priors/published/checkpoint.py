@@ -19,9 +19,9 @@ from difix3d_ns.priors.published.folder import (
     WEIGHTS,
     UnfitWeightsError,
     check_folder,
-    read_autoencoder,
     read_json,
     read_network,
+    read_part,
 )
 from difix3d_ns.priors.published.lora import ADAPTER, merge_lora, missing_halves
 from difix3d_ns.priors.published.prompt import prompt_embedding, write_prompt
@@ -56,7 +56,7 @@ def convert(checkpoint: Path, base: str, output: Path, dtype: torch.dtype | None
         check_folder(folder)
         configs = {part: read_json(folder / part / "config.json") for part in ("unet", "vae")}
         scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-        plain = _base_of(read_autoencoder(folder / "vae"))
+        plain = _base_of(read_part(folder / "vae"))
         fetch = (lambda: hub.download(base, hub.TEXT)) if hub.is_hub_id(base) else (lambda: None)
         prompt = prompt_embedding(folder, fetch, keep=False)
     except (OSError, RuntimeError) as error:

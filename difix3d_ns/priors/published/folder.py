@@ -23,7 +23,7 @@ from difix3d_ns.priors.published.prompt import prompt_embedding
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
-"""parts of an autoencoder's attention as diffusers named them before 0.18, and since"""
+"""parts of the attention among pixels as diffusers named them before 0.18, and since"""
 
 
 class UnfitWeightsError(RuntimeError):
@@ -50,7 +50,7 @@ class UnfitWeightsError(RuntimeError):
             for problem, keys in problems
             if keys
         )
-        what = "are incomplete" if self.incomplete else "do not fit the Difix architecture"
+        what = "are incomplete" if self.incomplete else "do not fit the architecture of config.json"
         super().__init__(f"{place}: the weights {what}; {self.details}")
 
 
@@ -69,7 +69,7 @@ def read_network(folder: Path, fetch_encoder: Callable[[], object] = lambda: Non
     check_folder(folder)
     unet_config, vae_config = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    unet, vae = read_tensors(folder / "unet"), read_autoencoder(folder / "vae")
+    unet, vae = read_tensors(folder / "unet"), read_part(folder / "vae")
     lacking = missing_halves(vae)
     vae = merge_lora(vae)
     if lacking:  # they are named, not the halves that are left
@@ -171,8 +171,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         raise RuntimeError(f"{file} is damaged or half downloaded ({error}); {remedy}") from error
 
 
-def read_autoencoder(folder: Path) -> dict[str, Tensor]:
-    """Read an autoencoder's weights (see ``read_tensors``), its attention named as today."""
+def read_part(folder: Path) -> dict[str, Tensor]:
+    """Read the weights of one part (see ``read_tensors``), the attention of an autoencoder named as today."""
     tensors = {}
     for key, value in read_tensors(folder).items():
         parts = [old for old in _ATTENTION if ".attentions." in key and old in key]
@@ -218,6 +218,11 @@ def _official(key: str) -> str:
 def _existing(file: Path) -> Path:
     if not file.is_file():
         pickled = sorted(path.name for path in file.parent.glob("*") if path.suffix in PICKLES)
-        hint = f" ({', '.join(pickled)} there is a pickle, which is never read)" if pickled else ""
-        raise FileNotFoundError(f"{file} is missing{hint}: not a complete folder of Difix weights")
+        hint = (
+            f"; {', '.join(pickled)} there is a pickle, which is never read as it is: "
+            f"difix3d convert {file.parent.parent} --output DIR makes safetensors of it"
+            if pickled
+            else ""
+        )
+        raise FileNotFoundError(f"{file} is missing: not a complete folder of weights{hint}")
     return file

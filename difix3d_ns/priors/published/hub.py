@@ -8,6 +8,8 @@ from pathlib import Path
 
 CACHE = "prompt_embedding.safetensors"
 """the prompt's embedding, beside the weights"""
+EMPTY_CACHE = "empty_prompt_embedding.safetensors"
+"""of the empty prompt"""
 FACTS = "difix3d.json"
 """what we know of weights that we wrote, beside them"""
 NETWORKS = (
@@ -17,6 +19,21 @@ NETWORKS = (
 TEXT = ("text_encoder/config.json", "text_encoder/model.safetensors", "tokenizer/*.json", "tokenizer/merges.txt")
 BASE = tuple(name for name in NETWORKS if name != "unet/diffusion_pytorch_model*.safetensors")
 """of a folder whose UNet is not wanted"""
+UPSCALER = (
+    *("model_index.json", "scheduler/*.json", "low_res_scheduler/*.json", EMPTY_CACHE, FACTS),
+    *(
+        f"{part}/{name}"
+        for part in ("unet", "vae", "vqvae")
+        for name in ("config.json", "diffusion_pytorch_model*.safetensors")
+    ),
+)
+"""of a folder of an upscaler"""
+PICKLED = (
+    *("model_index.json", "*/*.json", "tokenizer/merges.txt"),
+    *("*/diffusion_pytorch_model.bin", "text_encoder/pytorch_model.bin"),
+    *("*/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"),
+)
+"""of a folder whose pickles are converted"""
 PICKLES = frozenset({".pkl", ".pt", ".pth", ".ckpt", ".bin"})
 """endings of files that are never read as weights: they could run code"""
 _VARIANTS = ("*.fp16.safetensors", "*.non_ema.safetensors")
