@@ -228,6 +228,8 @@ def test_a_bar_may_be_for_some_scenes(tmp_path: Path) -> None:
     assert found is not None and found.shares is not None and found.counted == ["box-0", "box-1"]
     assert found.verdicts == ["psnr 30% of the gap: met"] and found.mean["psnr"].mean == pytest.approx(1.25)
     assert found.shares.mean["psnr"] == Gain(0.4375, pytest.approx(0.0625), 2)
+    assert list(found.scenes) == list(found.shares.scenes) == ["box-0", "box-1"]
+    assert "### ours over plain: box-*" in markdown_page(scores, [found], [], "difix3d bench")
     assert compare(scores, Comparison("ours", "plain", scenes=("sphere",))) is None
     assert compare(scores, Comparison("ours", "plain", scenes=("castle",), share_of=GAP)) is None  # too small a gap
 
