@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
-from torch import Tensor
 
 from difix3d_ns.apps.demo_results import mean_over, spread_out, write_results
 from difix3d_ns.evaluation.report.training import read_training
-from difix3d_ns.evaluation.runs import HeldOutView, train
-from difix3d_ns.geometry.resampling import resample
-from difix3d_ns.io.images import read_stored
-from difix3d_ns.ns.cameras import to_cameras, to_pinhole
-from difix3d_ns.ns.config_paths import find_again
+from difix3d_ns.evaluation.runs import HeldOutView, evaluate, train
+from difix3d_ns.metrics.high_pass import high_pass_correlation
 
 METHOD, BASELINE = "3dsr-splatfacto", "sparse-splatfacto"
 CAPTIONS = ("photo, enlarged", "splatfacto", "3DSR", "truth")
+LONG_SIDE = 480
+"""pixels of the scene's files, at which renders are compared"""
 SMALL = 0.25
 """sides of the photos trained on over those of the scene's files"""
 _TRAIN_VIEWS, _TEST_VIEWS = 16, 8
@@ -51,6 +49,7 @@ def run_demo_3dsr(
     console.rule("1/3  demo scene")
     demo_scene(scene, seed=seed, train_views=_TRAIN_VIEWS, test_views=_TEST_VIEWS)
     small = ["--pipeline.datamanager.camera-res-scale-factor", str(SMALL)]
+    small += ["--pipeline.datamanager.reduction", "bicubic"]
     console.rule("2/3  3dsr-splatfacto, then splatfacto, on photos of 120 px")
     chosen = [] if steps is None else ["--max-num-iterations", str(steps)]
     chosen += [] if upscaler is None else ["--pipeline.guidance.upscaler.name", upscaler]
@@ -59,49 +58,21 @@ def run_demo_3dsr(
     plainly = ["--pipeline.model.rasterize-mode", "antialiased", "--max-num-iterations", same]
     plain = train(scene, output / "outputs", "splatfacto", [*small, *plainly], method=BASELINE)
     console.rule("3/3  held-out views at 480 px")
-    plain_views, lows = full_size_views(plain.config)
-    sharp_views, _ = full_size_views(sharp.config)
+    plain_views = evaluate(plain.config, enhance=False, long_side=LONG_SIDE).views
+    sharp_views = evaluate(sharp.config, enhance=False, long_side=LONG_SIDE).views
     results = {
-        "splatfacto": mean_over(plain_views) | {"seconds": plain.seconds},
-        "3dsr": mean_over(sharp_views) | {"seconds": sharp.seconds},
+        "splatfacto": mean_over(plain_views) | _detail(plain_views) | {"seconds": plain.seconds},
+        "3dsr": mean_over(sharp_views) | _detail(sharp_views) | {"seconds": sharp.seconds},
     }
     rows = [
-        [_enlarged(low, p.truth), p.render, s.render, p.truth]
-        for low, p, s in spread_out(list(zip(lows, plain_views, sharp_views, strict=True)), pictures)
+        [s.truth if s.enlarged is None else s.enlarged, p.render, s.render, s.truth]
+        for p, s in spread_out(list(zip(plain_views, sharp_views, strict=True)), pictures)
     ]
     title = "Demo of 3DSR"
     write_results(output, results, rows, CAPTIONS, sharp, sharp_views, plain_views, title, " and go close", console)
     return results
 
 
-@torch.no_grad()
-def full_size_views(config: Path) -> tuple[list[HeldOutView], list[Tensor]]:
-    """Render held-out views at the size of the scene's files, whatever size was trained at.
-
-    Args:
-        config: config.yml of a finished training on undistorted pictures.
-
-    Returns:
-        The views, and the photos [h, w, 3] at the size of training.
-    """
-    from nerfstudio.utils.eval_utils import eval_setup
-
-    def moved(trainer: Any) -> Any:
-        trainer.pipeline.enhancer.from_environment, trainer.pipeline.enhancer.mode = False, "off"
-        return find_again(trainer, config)
-
-    _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=moved)
-    datamanager: Any = pipeline.datamanager
-    views, lows = [], []
-    paths = datamanager.eval_dataset.image_filenames
-    for path, (camera, batch) in zip(paths, datamanager.fixed_indices_eval_dataloader, strict=True):
-        truth = torch.from_numpy(read_stored(path)[..., :3] / 255.0).float()
-        large = to_pinhole(camera).resized(truth.shape[1], truth.shape[0])
-        render = pipeline.model.get_outputs_for_camera(to_cameras(large).to(camera.device))["rgb"]
-        views.append(HeldOutView(truth, render.cpu(), None, path.name))
-        lows.append(pipeline.model.get_gt_img(batch["image"])[..., :3].cpu())
-    return views, lows
-
-
-def _enlarged(low: Tensor, like: Tensor) -> Tensor:
-    return resample(low.permute(2, 0, 1)[None], *like.shape[:2]).clamp(0, 1)[0].permute(1, 2, 0)
+def _detail(views: Sequence[HeldOutView]) -> dict[str, float]:
+    """Mean correlation with the truth of what the small photos cannot show."""
+    return {"high_pass": statistics.fmean(high_pass_correlation(v.render, v.truth, 1 / SMALL) for v in views)}

@@ -101,7 +101,7 @@ def _check(words: list[str]) -> None:
     words = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))  # variables before the command
     program = words[0]
     if program == "make":
-        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+        targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
         assert words[1] in targets, line
         return
     if program in ELSEWHERE:
