@@ -45,6 +45,7 @@ from difix3d_ns.priors.embedded import load as load_embedded
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.priors.registry import available_fixers, load_fixer
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
+from difix3d_ns.splats.exposure import Exposures
 from difix3d_ns.splats.floaters import FreeSpace
 from difix3d_ns.splats.losses.depth import depth_loss
 from difix3d_ns.splats.losses.ssim import FusedSSIM
@@ -205,11 +206,10 @@ def _fixed_view(place: Place) -> Any:
 @case
 def _upscaled_photographs(place: Place) -> Any:
     """Two rounds, the second from renders with exposures, and what a step learns from a cut-out photograph."""
-    model = place.model(POINTS, exposure=True)
+    model = place.model(POINTS)
     scene, renderer = place.scene("cut out", model), SplatRenderer(model)
-    model.step = 10**6
-    assert model.exposures is not None
-    model.exposures.residual.data.copy_(place.tensor(*model.exposures.residual.shape) * 0.1)
+    model.step, model.exposures = 10**6, Exposures(len(scene)).to(place.device)
+    model.exposures.residual.data.copy_(place.tensor(len(scene), 3, 4) * 0.1)
     config = ThreeDSRConfig(upscaler=UpscalerConfig(name="tests.unit.tiny_upscaler"), factor=1.5, low_stage=False)
     guidance = config.setup()
     guidance.setup(
