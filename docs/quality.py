@@ -117,7 +117,7 @@ def _all_figures(name: str, command: str) -> str:
     recipe, rows, scores = known(name)
     if not rows:
         return "Not measured yet."
-    found = sections(scores, list(_entries(recipe, scores).values()))
+    found = sections(scores, _compared(recipe, scores))
     return "\n\n".join(["### All figures", introduction(scores, rows, command), markdown(found, level=3)])
 
 
@@ -208,10 +208,12 @@ def filled(path: Path) -> str:
     return text
 
 
+def _compared(recipe: Recipe, scores: Scores) -> list[Compared]:
+    return [entry for comparison in recipe.compare if (entry := compare(scores, comparison)) is not None]
+
+
 def _entries(recipe: Recipe, scores: Scores) -> dict[tuple[str, str], Compared]:
-    return {
-        comparison.needs: entry for comparison in recipe.compare if (entry := compare(scores, comparison)) is not None
-    }
+    return {entry.methods: entry for entry in _compared(recipe, scores)}
 
 
 def _origin(rows: Sequence[Row], recipe: Recipe) -> str:

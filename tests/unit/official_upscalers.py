@@ -45,7 +45,7 @@ class OneStep(DDIMScheduler):
     timestep = 999
 
 
-def lively(network: torch.nn.Module) -> Any:
+def lively(network: Any) -> Any:
     """Make a random network's outputs depend on its inputs as much as a trained one's."""
     for name, value in network.named_parameters():
         if name.endswith(("conv_out.weight", "quantize.embedding.weight")):
@@ -53,7 +53,7 @@ def lively(network: torch.nn.Module) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def ldm(seed: int = 0, prediction: str = "epsilon") -> LDMSuperResolutionPipeline:
+def ldm(seed: int = 0, prediction: str = "epsilon") -> Any:
     """LDM-SR: a codebook, no text."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -67,7 +67,7 @@ def ldm(seed: int = 0, prediction: str = "epsilon") -> LDMSuperResolutionPipelin
     return LDMSuperResolutionPipeline(vqvae, unet, scheduler)
 
 
-def stable(place: Path, seed: int = 0, prediction: str = "v_prediction") -> StableDiffusionUpscalePipeline:
+def stable(place: Path, seed: int = 0, prediction: str = "v_prediction") -> Any:
     """The upscaler of Stable Diffusion 2; ``place`` is for its tiny text encoder."""
     place.mkdir()
     write_text_encoder(place, WIDTH, "old")
@@ -104,7 +104,7 @@ def write(pipeline: Any, folder: Path) -> Path:
 
 
 def autoencoder_of(pipeline: Any) -> Any:
-    return pipeline.vqvae if isinstance(pipeline, LDMSuperResolutionPipeline) else pipeline.vae
+    return pipeline.vae if hasattr(pipeline, "vae") else pipeline.vqvae
 
 
 @torch.no_grad()
@@ -126,9 +126,15 @@ def estimates(pipeline: Any, latent: Tensor, level: int, low: Tensor, seed: int)
     """
     pipeline.scheduler.timestep = level
     pipeline.set_progress_bar_config(disable=True)
-    vae, caught = autoencoder_of(pipeline), []
+    vae = autoencoder_of(pipeline)
+    caught: list[Tensor] = []
     decode = vae.decode
-    vae.decode = lambda latent, **rest: (caught.append(latent), decode(latent, **rest))[1]
+
+    def caught_decode(latent: Tensor, **rest: Any) -> Any:
+        caught.append(latent)
+        return decode(latent, **rest)
+
+    vae.decode = caught_decode
     try:
         if isinstance(pipeline, LDMSuperResolutionPipeline):
             picture = _of_ldm(pipeline, latent, low)
@@ -147,7 +153,7 @@ def estimates(pipeline: Any, latent: Tensor, level: int, low: Tensor, seed: int)
         del vae.decode
 
 
-def _of_ldm(pipeline: LDMSuperResolutionPipeline, latent: Tensor, low: Tensor) -> Tensor:
+def _of_ldm(pipeline: Any, latent: Tensor, low: Tensor) -> Tensor:
     """It draws its latent itself; here it is handed one instead."""
     hook = pipeline.unet.register_forward_pre_hook(
         lambda _, inputs: (torch.cat([latent, inputs[0][:, 3:]], 1), *inputs[1:])

@@ -18,12 +18,14 @@ from difix3d_ns.evaluation.bench.rows import current_rows, read_rows
 from difix3d_ns.io.run import Run
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.methods.sparse import sparse_splatfacto
+from difix3d_ns.methods.threedsr import threedsr_splatfacto
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 RECIPES = Path(__file__).parents[2] / "configs" / "bench"
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results"
-METHODS = {method.config.method_name: method.config for method in (difix3d_splatfacto, sparse_splatfacto)}
+ALL = (difix3d_splatfacto, sparse_splatfacto, threedsr_splatfacto)
+METHODS = {method.config.method_name: method.config for method in ALL}
 
 
 def _settings(recipe: Recipe, training: str, seed: int) -> Any:
@@ -47,7 +49,11 @@ def test_all_trainings_share_steps_seed_and_pictures(name: str) -> None:
         for each in settings:
             assert each.max_num_iterations == recipe.steps
             assert each.machine.seed == seed
+            factor = each.pipeline.datamanager.camera_res_scale_factor
+            if recipe.long_side is not None:  # trained at any size, scored at one
+                each.pipeline.datamanager.camera_res_scale_factor = None
             assert each.pipeline.datamanager == settings[0].pipeline.datamanager
+            assert recipe.long_side is None or factor in (1, 1 / recipe.factor)
             assert each.pipeline.datamanager.train_cameras_sampling_seed == 42 + seed
             assert each.pipeline.datamanager.pose_frame == "train"
             assert each.steps_per_eval_image == each.steps_per_eval_all_images == 0  # evaluates nothing meanwhile
@@ -159,6 +165,10 @@ PLAIN = {"plain": {"flags": {}}}
             },
             "compare names z",
         ),
+        (
+            {"methods": PLAIN, "compare": [{"method": "plain", "against": "plain", "shares": {"psnr": 0.3}}]},
+            "shares need share_of",
+        ),
         ({"methods": {**PLAIN, "x": {"of": "plain", "ns_method": "sparse-splatfacto"}}}, "no training of its own"),
         ({"methods": {**PLAIN, "x": {"of": "y"}}}, "x is of y, which is not trained"),
         ({"methods": {**PLAIN, "x": {"of": "plain", "earlier": True}}}, "checkpoints of 2 or more"),
@@ -196,5 +206,38 @@ def test_methods_scored_at_one_size_may_be_trained_at_several(tmp_path: Path) ->
 
 
 def test_no_such_recipe() -> None:
-    with pytest.raises(UserError, match="no recipe defualt: give a YAML file or one of ablation, default, hard, smoke"):
+    with pytest.raises(
+        UserError,
+        match="no recipe defualt: give a YAML file or one of 3dsr, 3dsr-960, 3dsr-cap, ablation, default, hard, smoke",
+    ):
         load_recipe("defualt")
+
+
+def test_photos_are_upscaled_from_one_size_and_scored_at_another() -> None:
+    recipe = load_recipe("3dsr")
+    settings = {name: _settings(recipe, name, 0) for name in recipe.trainings()}
+    assert {name: each.pipeline.datamanager.camera_res_scale_factor for name, each in settings.items()} == {
+        name: 1.0 if name == "oracle" else 0.25 for name in settings
+    }
+    assert {each.pipeline.model.max_gs_num for each in settings.values()} == {40_000}
+    upscaled = {
+        name: each.pipeline.guidance for name, each in settings.items() if recipe.methods[name].ns_method[0] == "3"
+    }
+    assert {name: (each.upscaler.name, each.feedback) for name, each in upscaled.items()} == {
+        "bicubic": ("bicubic", True),
+        "bicubic-bp": ("backprojection", True),
+        "low-only": ("bicubic", True),
+        "independent": ("residual", False),
+        "3dsr": ("residual", True),
+        "3dsr-realesrgan": ("realesrgan", True),
+    }
+    assert {each.factor for each in upscaled.values()} == {recipe.factor}
+    weights = {name: (each.high_weight, each.low_weight) for name, each in upscaled.items()}
+    assert weights["bicubic"] == weights["bicubic-bp"] == (1, 0) and weights["low-only"] == (0, 1)
+    high = {each.high_steps(recipe.steps or 0, True, each.rounds or 4) for each in upscaled.values()}
+    assert len(high) == 1  # as many steps at the large size, whatever is learnt from
+    modes = {name: each.pipeline.model.rasterize_mode for name, each in settings.items()}
+    assert {name for name, mode in modes.items() if mode == "classic"} == {"lr-classic"}
+    bars = [(entry.needs, entry.shares, entry.scenes) for entry in recipe.compare if entry.shares]
+    assert bars == [(("3dsr", "bicubic-bp"), {"psnr": 0.3, "flip": 0.3}, ("procedural-*",))]
+    assert [entry.time for entry in recipe.compare if entry.needs == ("3dsr", "oracle")] == [3.0]

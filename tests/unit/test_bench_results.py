@@ -199,7 +199,7 @@ GAP = Gap("dropout", "plain")
 
 def test_gains_as_shares_of_a_gap(tmp_path: Path) -> None:
     scores = _scores(tmp_path, SHARED)
-    found = compare(scores, Comparison("ours", "plain", {"psnr": 0.3, "flip": 0.3}, share_of=GAP))
+    found = compare(scores, Comparison("ours", "plain", {"psnr": 0}, share_of=GAP, shares={"psnr": 0.3, "flip": 0.3}))
     assert found is not None and found.shares is not None
     shares = found.shares
     assert {scene: each["psnr"] for scene, each in shares.scenes.items()} == pytest.approx(
@@ -209,7 +209,9 @@ def test_gains_as_shares_of_a_gap(tmp_path: Path) -> None:
     assert shares.mean["psnr"].mean == pytest.approx((0.375 + 0.5 + 0) / 3)
     assert shares.mean["psnr"].error == pytest.approx(0.1502, abs=1e-4)
     assert "flip" not in shares.mean  # the gap is nothing there: no share of it
+    assert found.counted == ["box-0", "box-1", "fox"] and found.mean["psnr"].count == 3
     assert found.verdicts == [
+        "psnr +0: met",
         "psnr 30% of the gap: missed, within its standard error",
         "flip 30% of the gap: not measured",
     ]
@@ -221,12 +223,15 @@ def test_gains_as_shares_of_a_gap(tmp_path: Path) -> None:
 
 def test_a_bar_may_be_for_some_scenes(tmp_path: Path) -> None:
     scores = _scores(tmp_path, SHARED)
-    comparison = Comparison("ours", "plain", {"psnr": 0.3}, share_of=GAP, scenes=("box-*",))
+    comparison = Comparison("ours", "plain", share_of=GAP, shares={"psnr": 0.3}, scenes=("box-*",))
     found = compare(scores, comparison)
     assert found is not None and found.shares is not None and found.counted == ["box-0", "box-1"]
     assert found.verdicts == ["psnr 30% of the gap: met"] and found.mean["psnr"].mean == pytest.approx(1.25)
     assert found.shares.mean["psnr"] == Gain(0.4375, pytest.approx(0.0625), 2)
+    assert list(found.scenes) == list(found.shares.scenes) == ["box-0", "box-1"]
+    assert "### ours over plain: box-*" in markdown_page(scores, [found], [], "difix3d bench")
     assert compare(scores, Comparison("ours", "plain", scenes=("sphere",))) is None
+    assert compare(scores, Comparison("ours", "plain", scenes=("castle",), share_of=GAP)) is None  # too small a gap
 
 
 def test_detail_has_columns_where_it_was_measured(tmp_path: Path) -> None:

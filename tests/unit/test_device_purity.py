@@ -28,7 +28,9 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.stereo import stereo_depths, stereo_points
 from difix3d_ns.guidance.fixing import ViewFixer
+from difix3d_ns.guidance.super_resolution import ThreeDSRConfig
 from difix3d_ns.initialization.sensor_points import depth_ratios, sensor_points
+from difix3d_ns.io.run import Run
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.ns.batches import to_batch
 from difix3d_ns.ns.cameras import to_pinhole
@@ -42,6 +44,7 @@ from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.embedded import load as load_embedded
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.priors.registry import available_fixers, load_fixer
+from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from difix3d_ns.splats.floaters import FreeSpace
 from difix3d_ns.splats.losses.depth import depth_loss
 from difix3d_ns.splats.losses.ssim import FusedSSIM
@@ -52,6 +55,7 @@ from difix3d_ns.views.pool import Pool
 from difix3d_ns.views.targets import auto_targets
 from difix3d_ns.views.view import TrainView
 from tests.pretended_cuda import pretended_cuda
+from tests.stand_ins import NoReferences
 from tests.unit.known_scenes import camera_at, photograph, picture
 from tests.unit.official_difix import Official
 from tests.unit.tiny_fixers import write_embedded
@@ -196,6 +200,33 @@ def _fixed_view(place: Place) -> Any:
     fixer = ViewFixer(FixerConfig("difix", place.weights["difix"], 1, "float32"), renderer, references)
     assert fixer.unseen_weight > 0
     return [made.result for made in fixer.fix(scene.cameras()[:2], [0, 1])]
+
+
+@case
+def _upscaled_photographs(place: Place) -> Any:
+    """Two rounds, the second from renders with exposures, and what a step learns from a cut-out photograph."""
+    model = place.model(POINTS, exposure=True)
+    scene, renderer = place.scene("cut out", model), SplatRenderer(model)
+    model.step = 10**6
+    assert model.exposures is not None
+    model.exposures.residual.data.copy_(place.tensor(*model.exposures.residual.shape) * 0.1)
+    config = ThreeDSRConfig(upscaler=UpscalerConfig(name="tests.unit.tiny_upscaler"), factor=1.5, low_stage=False)
+    guidance = config.setup()
+    guidance.setup(
+        scene, renderer, NoReferences(), Run(4, place.device, images=len(scene), folder=place.folder / "3dsr")
+    )
+    for step in (0, 2):
+        while guidance.before_step(step):
+            pass
+    view = guidance.next_view(2, torch.Generator().manual_seed(0))
+    assert guidance.round == 1 and view is not None
+    view = view.to(place.device)
+    rgb = (place.tensor(45, 60, 3) * 0.5).requires_grad_()
+    outputs = {"rgb": rgb, "accumulation": place.tensor(45, 60, 1), "background": place.tensor(3)}
+    losses = guidance.losses(outputs, view, {"main_loss": rgb.mean()})
+    losses["low_loss"].backward()
+    extra = {name: values.to(place.device) for name, values in view.extra.items()}
+    return {"image": view.image, "alpha": view.alpha, **extra, **losses, "gradient": rgb.grad}
 
 
 @case

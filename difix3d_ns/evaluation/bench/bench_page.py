@@ -227,6 +227,7 @@ def _differences(entry: Compared, scores: Scores) -> Section:
     if entry.seconds_ratio is not None:
         verdicts.append(f"{ratio_text(entry.seconds_ratio)} times the seconds")
     title = " over ".join(name if part == name else f"{name} ({part})" for name, part in parts)
+    title += f": {', '.join(entry.patterns)}" if entry.patterns else ""
     table = Table(["scene", *(METRICS[metric].heading.rpartition(" ")[0] for metric in columns)], rows)
     shares = [] if entry.shares is None else _shares(entry.shares, columns)
     return Section(title, [table, *shares, "; ".join(verdicts) + "." if verdicts else ""])

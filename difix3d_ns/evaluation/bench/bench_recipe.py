@@ -85,14 +85,15 @@ class Comparison:
     method: str
     against: str
     bars: Mapping[str, float] = field(default_factory=dict)
-    """Metric -> smallest mean gain, in the metric's units; of FLIP and LPIPS less is a gain. With ``share_of``:
-    smallest mean share, 0.3 for 30 %."""
+    """Metric -> smallest mean gain, in the metric's units; of FLIP and LPIPS less is a gain."""
     worst: float | None = None
     """Smallest gain of any scene in dB, its standard error allowed for."""
     time: float | None = None
     """Largest ratio of the training's seconds to the other's."""
     share_of: Gap | None = None
-    """The gap that gains are also given as shares of."""
+    """The gap that gains are also given as shares of; scenes where it is too small to divide by are not counted."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Metric -> smallest mean share of that gap, 0.3 for 30 %."""
     scenes: tuple[str, ...] = ()
     """Scenes that count, by name or pattern (``procedural-*``); none: all that the recipe counts."""
 
@@ -226,6 +227,8 @@ def _check(recipe: Recipe) -> None:
         raise ValueError("seeds are one or more different numbers")
     if recipe.steps is not None and recipe.steps < 1:
         raise ValueError("steps are at least 1")
+    if any(entry.shares and entry.share_of is None for entry in recipe.compare):
+        raise ValueError("shares need share_of, the gap that they are of")
     if recipe.long_side is not None and (recipe.long_side < 1 or recipe.factor <= 1):
         raise ValueError("long_side is in pixels, and factor above 1")
     for flag in recipe.flags:

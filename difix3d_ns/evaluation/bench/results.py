@@ -170,6 +170,7 @@ class Compared:
     verdicts: list[str]
     counted: list[str] = field(default_factory=list)  # scenes that the means are over
     shares: Shares | None = None  # of the gap that the recipe names
+    patterns: tuple[str, ...] = ()  # of the scenes' names, where not all are compared
 
     @property
     def methods(self) -> tuple[str, str]:
@@ -185,10 +186,15 @@ def compare(scores: Scores, comparison: Comparison) -> Compared | None:
     """
     first, second = (scores.rows(name) for name in comparison.needs)
     shared = sorted(first.keys() & second.keys())
-    considered = [scene for scene in scores.counted if _matches(scene, comparison.scenes)]
+    listed = [scene for scene in scores.scenes if _matches(scene, comparison.scenes)]
+    considered = [scene for scene in scores.counted if scene in listed]
+    rows = {name: {key: row for key, row in scores.rows(name).items() if key[0] in listed} for name in comparison.names}
+    shares = gap_shares(rows, comparison, considered, scores.recipe.undecided_gap)
+    if shares is not None:
+        considered = [scene for scene in considered if scene not in shares.undecided]
     scenes: dict[str, dict[str, Gain]] = {}
     ratios: list[float] = []
-    for scene in scores.scenes:
+    for scene in listed:
         pairs = [(first[key]["metrics"], second[key]["metrics"]) for key in shared if key[0] == scene]
         if not pairs:
             continue
@@ -205,11 +211,8 @@ def compare(scores: Scores, comparison: Comparison) -> Compared | None:
         if of_scenes:
             mean[metric] = Gain.of([gain.mean for gain in of_scenes]) if len(of_scenes) > 1 else of_scenes[0]
     ratio = Gain.of(ratios) if ratios else None
-    rows = {name: scores.rows(name) for name in comparison.names}
-    shares = gap_shares(rows, comparison, list(counted), scores.recipe.undecided_gap)
-    verdicts = share_verdicts(shares, comparison.bars) if comparison.share_of else []
-    verdicts += _verdicts(comparison, counted, mean, ratio)
-    return Compared(*comparison.needs, scenes, mean, ratio, verdicts, list(counted), shares)
+    verdicts = _verdicts(comparison, counted, mean, ratio) + share_verdicts(shares, comparison.shares)
+    return Compared(*comparison.needs, scenes, mean, ratio, verdicts, list(counted), shares, comparison.scenes)
 
 
 def _matches(scene: str, patterns: Sequence[str]) -> bool:
@@ -221,7 +224,7 @@ def _verdicts(
 ) -> list[str]:
     verdicts = []
     seeds = min(gains["psnr"].count for gains in scenes.values())
-    for metric, bar in ({} if comparison.share_of else comparison.bars).items():
+    for metric, bar in comparison.bars.items():
         if metric not in whole:
             verdicts.append(f"{metric} {bar:+g}: not measured")
             continue

@@ -126,9 +126,7 @@ def _read_graph(file: Path) -> list[_Layer]:
     for layer in layers:
         unknown = sorted(layer.numbers.keys() - _KNOWN.get(layer.kind, set()))
         if layer.kind not in _KNOWN or unknown or not _is_plain(layer):
-            raise RuntimeError(
-                f"{file}: layer {layer.name} ({layer.kind}) is not of an upscaling network that is known"
-            )
+            raise RuntimeError(f"{file}: layer {layer.name} ({layer.kind}) is of no upscaling network known here")
         if not made.issuperset(layer.sources):
             raise RuntimeError(f"{file} is damaged: {layer.name} takes what no layer before it gives")
         made = made.difference(layer.sources).union(layer.targets)
@@ -151,7 +149,7 @@ def _read_layer(line: str) -> _Layer:
 
 
 def _is_plain(layer: _Layer) -> bool:
-    """Whether the numbers of a layer say what ``NcnnNet`` computes."""
+    """Return whether the numbers of a layer say what ``NcnnNet`` computes."""
     if layer.kind == "Convolution":
         same = layer.number(1, 1) == 2 * layer.number(4, 0) + 1
         return same and layer.number(5, 0) == 1 and layer.number(9, 0) in (0, _LEAKY)

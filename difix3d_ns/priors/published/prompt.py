@@ -65,7 +65,8 @@ def _compute(folder: Path, prompt: str) -> Tensor:
     for name in needed:
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"{folder / name} is missing: without {_cache(prompt)} the text encoder and the tokenizer are needed once"
+                f"{folder / name} is missing: without {_cache(prompt)} the text encoder and the tokenizer are needed "
+                "once"
             )
     from transformers import CLIPTextModel, CLIPTokenizer, CLIPTokenizerFast  # type: ignore[attr-defined]
 

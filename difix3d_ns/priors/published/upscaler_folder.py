@@ -1,8 +1,8 @@
 """Folders of upscalers in diffusers' layouts ``LDMSuperResolutionPipeline`` and ``StableDiffusionUpscalePipeline``.
 
-The first has an autoencoder with a codebook in ``vqvae/`` and no text; the second ``vae/``, a text encoder, of which the
-empty prompt's embedding is all that is needed, and ``low_res_scheduler/`` for noise on the photograph. Read are JSON and
-safetensors; what a folder is follows from its parts, not from names of classes.
+The first has an autoencoder with a codebook in ``vqvae/`` and no text; the second ``vae/``, a text encoder, of which
+the empty prompt's embedding is all that is needed, and ``low_res_scheduler/`` for noise on the photograph. Read are
+JSON and safetensors; what a folder is follows from its parts, not from names of classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FACTOR = 4
 
 @dataclass(frozen=True)
 class UpscalerParts:
-    """What a folder holds, on the CPU and in the precision of its files."""
+    """Networks and settings of a folder, on the CPU and in the precision of its files."""
 
     unet: Any  # UNet2DModel, or UNet2DConditionModel where there is a prompt
     autoencoder: Any  # VQModel, or AutoencoderKL where there is a prompt
@@ -81,8 +81,8 @@ def _check(folder: Path) -> None:
     if not is_upscaler_folder(folder):
         found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(
-            f"{folder} holds no upscaler: neither vqvae/ nor low_res_scheduler/ is there (found {found}). Give a copy of "
-            "CompVis/ldm-super-resolution-4x-openimages or stabilityai/stable-diffusion-x4-upscaler, for example"
+            f"{folder} holds no upscaler: neither vqvae/ nor low_res_scheduler/ is there (found {found}). Give a copy "
+            "of CompVis/ldm-super-resolution-4x-openimages or stabilityai/stable-diffusion-x4-upscaler, for example"
         )
 
 
@@ -91,8 +91,8 @@ def _check_shapes(folder: Path, unet: Any, autoencoder: Any, prompt: Tensor | No
     channels, factor = autoencoder.latent_channels, 2 ** (len(autoencoder.block_out_channels) - 1)
     if (unet.in_channels, unet.out_channels) != (channels + 3, channels):
         raise RuntimeError(
-            f"{folder}: the UNet maps {unet.in_channels} channels to {unet.out_channels}, but the latent has {channels} "
-            "and the photo 3: this is no upscaler that is shown the photo beside the latent"
+            f"{folder}: the UNet maps {unet.in_channels} channels to {unet.out_channels}, but the latent has "
+            f"{channels} and the photo 3: this is no upscaler that is shown the photo beside the latent"
         )
     if factor != FACTOR:
         raise RuntimeError(f"{folder}: the autoencoder enlarges {factor} times, {FACTOR} are needed")
