@@ -157,7 +157,8 @@ def reconstruct(
 def _similarity(first: Tensor, second: Tensor) -> Tensor:
     """SSIM (Wang et al. 2004) of two [H, W, 3] in [0, 1], over 7 x 7 box windows (10x cheaper than Gaussian ones)."""
     x, y = first.permute(2, 0, 1), second.permute(2, 0, 1)
-    means = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y]), 7, stride=2)
+    window = min(7, *x.shape[1:])
+    means = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y]), window, stride=2)
     mx, my, xx, yy, xy = means.view(5, 3, *means.shape[-2:])
     cross, power = mx * my, mx * mx + my * my
     structure = (2 * (xy - cross) + 9e-4) / (xx + yy - power + 9e-4)

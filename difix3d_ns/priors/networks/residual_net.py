@@ -20,6 +20,7 @@ from difix3d_ns.geometry.resampling import back_project, resample
 PATCH = 4  # pixels of a latent place, along each side
 _SIDE = 2 * PATCH  # sides are padded to multiples of it: the network halves the latent once
 _CHANNELS = 3 * PATCH**2
+_CONDITIONS = 2 * _CHANNELS + 3
 _TIMES = 32  # numbers that stand for a timestep
 _SPREAD = 0.7  # variance of a latent, given its photograph, in units of that of all
 
@@ -51,9 +52,17 @@ class Enlargement:
         return self.picture + F.pixel_shuffle(latent, PATCH)[..., :height, :width] / self._scale
 
     def conditions(self) -> Tensor:
-        """What the network is told of the photograph, [B, 96, H/4, W/4]: the enlargement, and what it gained."""
-        gained = (self.picture - self._smooth) * self._scale
-        return torch.cat([self._unshuffled(2 * self.picture - 1), self._unshuffled(gained)], 1)
+        """What the network is told of the photograph, [B, 99, H/4, W/4], each channel of about unit variance.
+
+        The enlargement's patches as cosine transforms, whose means differ from their neighbours' the more clearly
+        without the wider surroundings'; and what the enlargement gained on a bicubic one.
+        """
+        patches = _transformed(self._unshuffled(self.picture))
+        means, details = patches[:, :3] / PATCH, patches[:, 3:]
+        nearby = means - F.avg_pool2d(means, 5, 1, 2, count_include_pad=False)
+        gained = _transformed(self._unshuffled(self.picture - self._smooth))
+        scale = self._scale
+        return torch.cat([2 * means - 1, nearby * (scale / 2), details * scale, gained * (3 * scale)], 1)
 
     def _unshuffled(self, values: Tensor) -> Tensor:
         height, width = self.size
@@ -69,6 +78,16 @@ def _interpolated(scales: Mapping[float, float], factor: float) -> float:
             share = math.log(factor / low) / math.log(high / low)
             return scales[low] ** (1 - share) * scales[high] ** share
     return scales[known[-1]]
+
+
+def _transformed(patches: Tensor) -> Tensor:
+    """Orthonormal cosine transform of each patch and colour, [B, 48, h, w]; lowest frequencies first."""
+    places = torch.arange(PATCH, device=patches.device) + 0.5
+    rows = torch.cos(math.pi / PATCH * torch.arange(PATCH, device=patches.device)[:, None] * places) * (2 / PATCH) ** 0.5
+    rows[0] /= 2**0.5
+    basis = torch.einsum("ai,bj->abij", rows, rows).reshape(PATCH**2, PATCH**2)
+    colours = patches.unflatten(1, (3, PATCH**2))
+    return torch.einsum("kp,bcphw->bkchw", basis, colours).flatten(1, 2)
 
 
 class _Block(nn.Module):
@@ -113,7 +132,7 @@ class ResidualNet(nn.Module):
         self.embed = nn.Sequential(
             nn.Linear(_TIMES + 2, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
-        self.enter = nn.Conv2d(3 * _CHANNELS, upper, 3, padding=1)
+        self.enter = nn.Conv2d(_CHANNELS + _CONDITIONS, upper, 3, padding=1)
         self.before = nn.ModuleList(_Block(upper, embedding) for _ in range(before))
         self.down = nn.Conv2d(upper, lower, 2, stride=2)
         self.inside = nn.ModuleList(_Block(lower, embedding) for _ in range(inside))
@@ -130,7 +149,7 @@ class ResidualNet(nn.Module):
 
         Args:
             noisy: [B, 48, h, w], both sides even.
-            conditions: [B, 96, h, w]; see ``Enlargement``.
+            conditions: [B, 99, h, w]; see ``Enlargement``.
             level: [B] timesteps.
             signal: [B] ``a_t`` there.
             factor: of the enlargement.

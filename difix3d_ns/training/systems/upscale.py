@@ -34,12 +34,13 @@ FACTORS = {4.0: 0.55, 3.0: 0.15, 2.0: 0.15, 1.5: 0.15}
 """shares of the factors"""
 _SIDE = 24  # crops are multiples of it: all factors divide them into whole pixels, and the network needs 8
 _RENDERS = 0.8  # share of crops that begin from the splat's render, of those with one for the factor
+_REDUCED = 0.25  # share of crops that are cut twice as large and reduced: a scene from further away, and sharper
 _DEGRADED = 0.2  # share of photographs that are not just reduced
 _JITTER = 20  # timesteps around the four that are used
 VALIDATED = 4.0
 """the factor of validation"""
-_FLAT, _BUSY = 0.25, 0.15  # what a flat picture's error is divided by, and the mean of what busyness is measured by
-_MAX_WEIGHT = 6.0  # of an error relative to noise alone: 1 + the ratio of signal to noise, 5 at most
+_FLAT, _BUSY = 0.25, 0.55  # what a flat picture's error is divided by, and the mean of what busyness is measured by
+_MAX_WEIGHT = 2.0  # of an error, relative to one in noise alone: a render's at little noise would outweigh all others
 
 
 class Prepared(NamedTuple):
@@ -104,9 +105,14 @@ class Upscale:
             raise UserError(f"recipe: crops and pictures of at least {_SIDE} pixels are needed, not {wanted}")
         truths, shown, lows = [], [], []
         for sample in prepared:
-            crop = Crop.draw(sample.truth.shape[-2:], (height, width), generator)
+            reduced = bool(torch.rand((), generator=generator) < _REDUCED)
+            reduced &= min(sample.truth.shape[-2] - 2 * height, sample.truth.shape[-1] - 2 * width) >= 0
+            size = (2 * height, 2 * width) if reduced else (height, width)
+            crop = Crop.draw(sample.truth.shape[-2:], size, generator)
             truth = crop.colour(sample.truth)
-            begins = factor > sample.factor / 2 and factor <= sample.factor
+            if reduced:
+                truth = resample(truth[None], height, width)[0].clamp(0, 1)
+            begins = factor > sample.factor / 2 and factor <= sample.factor and not reduced
             rendered = bool(torch.rand((), generator=generator) < _RENDERS) and begins
             low = resample(truth[None], round(height / factor), round(width / factor))[0].clamp(0, 1)
             if torch.rand((), generator=generator) < _DEGRADED:
@@ -131,7 +137,7 @@ class Upscale:
             noisy = each.sqrt() * enlargement.encode(batch.shown) + (1 - each).sqrt() * batch.noise
         clean = module(noisy, conditions, batch.level, signal, enlargement.factor).float()
         # Flat pictures count about as much as busy ones, as in a mean of PSNRs; told by what is given, not by the truth.
-        busy = conditions[:, conditions.shape[1] // 2 :].square().mean((1, 2, 3))
+        busy = conditions[:, 3:6].square().mean((1, 2, 3))
         weight = (1 / (1 - signal)).clamp(max=_MAX_WEIGHT) / (_FLAT + busy / _BUSY)
         loss = (weight * (clean - target).square().mean((1, 2, 3))).mean()
         return loss + compare(enlargement.decode(clean), batch.truth)
