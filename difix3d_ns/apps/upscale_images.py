@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
@@ -89,10 +90,12 @@ def enlarge(picture: Picture, upscaler: Upscaler, factor: float, seed: int, say:
         say: told the round.
 
     Raises:
-        ValueError: nothing is left after cutting.
+        ValueError: nothing is left after cutting, or the result is larger than Pillow reads.
     """
     height, width = (_divisible(side, factor) for side in picture.image.shape[:2])
     size = round(height * factor), round(width * factor)
+    if Image.MAX_IMAGE_PIXELS is not None and size[0] * size[1] > 2 * Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"{size[1]} x {size[0]} px are more than Pillow would read again; choose a smaller --factor")
     alpha = None if picture.alpha is None else picture.alpha[:height, :width]
     low = _without_holes(picture.image, picture.alpha)[:height, :width]
     state = upscaler.start([low], [size], [seed])

@@ -10,7 +10,11 @@ from torch import Tensor
 
 from difix3d_ns.data.procedural import photograph_world, training_world
 from difix3d_ns.data.procedural.dataset import structure_points
+from difix3d_ns.data.procedural.sample_pictures import load_picture, picture_names
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.resampling import resample
+
+_PARTS = 6  # of a sample picture: each counts about as much as the others, whatever its size
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,35 @@ def evenly_spaced(total: int, count: int) -> list[int]:
     return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
 
 
-def procedural_capture(seed: int, long_side: int) -> Capture:
-    """Photograph the training world of a seed: 6 to 12 training views, random shape and exposure."""
+def picture_capture(long_side: int) -> Capture:
+    """Cut the sample pictures for training into parts; nothing is known of their cameras, and there are no points.
+
+    Of each picture at its size and at half of it, at most ``_PARTS`` parts each, evenly spaced.
+
+    Args:
+        long_side: of a part at most, in pixels.
+    """
+    images = []
+    for name in picture_names("train"):
+        whole = torch.from_numpy(load_picture(name, "train").copy()).permute(2, 0, 1)[None].float() / 255
+        half = resample(whole, whole.shape[-2] // 2, whole.shape[-1] // 2).clamp(0, 1)
+        for picture in (whole, half):
+            parts = [part for row in picture[0].split(long_side, 1) for part in row.split(long_side, 2)]
+            parts = [part for part in parts if min(part.shape[1:]) >= long_side // 2]
+            images += [parts[i].permute(1, 2, 0).contiguous() for i in evenly_spaced(len(parts), _PARTS)]
+    cameras = [Pinhole(torch.eye(4), torch.eye(3), image.shape[1], image.shape[0]) for image in images]
+    nothing = torch.zeros(0, 3)
+    return Capture("sample-pictures", cameras, images, nothing, nothing, list(range(len(images))), [])
+
+
+def procedural_capture(seed: int, long_side: int, supersampling: int = 1) -> Capture:
+    """Photograph the training world of a seed: 6 to 12 training views, random shape and exposure.
+
+    Args:
+        seed: of the world and its photographs.
+        long_side: of the photographs, in pixels.
+        supersampling: see ``photograph_world``.
+    """
     world = training_world(seed)
     rng = np.random.default_rng([5, seed])
     ratio = rng.choice([2 / 3, 3 / 4, 9 / 16])
@@ -61,6 +92,7 @@ def procedural_capture(seed: int, long_side: int) -> Capture:
         train_views=int(rng.integers(6, 13)) + (5 if world.path.closed else 0),  # a full circle needs more
         test_views=int(rng.integers(9, 13)),
         exposure_change=float(rng.choice([0.0, 0.0, 0.08, 0.2])),
+        supersampling=supersampling,
         label=None,
     )
     xyz, rgb = structure_points(views, rng, int(rng.integers(1000, 2500)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Strategy = Literal["sparse", "underfit", "cycle", "cross"]
+Strategy = Literal["sparse", "underfit", "cycle", "cross", "enlarged"]
 STRATEGIES: tuple[Strategy, ...] = ("sparse", "underfit", "cycle", "cross")
+"""of samples for fixers; enlarged is for upscalers"""
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class CurationOptions:
     strategies: tuple[Strategy, ...] = STRATEGIES
     """sparse: from all, half, a third, a quarter of the training views; underfit: stopped at 25, 50 and 75 % of the
     schedule; cycle: a splat trained on another splat's renders beside the path; cross: trained on one camera or one
-    side of the path, seen from the other."""
+    side of the path, seen from the other; enlarged, for upscalers: trained on photos reduced to a quarter or half and
+    enlarged again, or on the reduced ones, and rendered at their full size."""
     split: Literal["auto", "train", "validation"] = "auto"
     """Split that the scenes go to, each as a whole; auto: by a fixed draw on the scene's name."""
     validation_share: float = 0.1
@@ -37,6 +39,9 @@ class CurationOptions:
     """Hold out every so many-th training view of a scene without test views."""
     white_background: bool = False
     """The photos show an object before white: mask it."""
+    supersampling: int = 1
+    """Procedural scenes are rendered so many times larger and reduced by an antialiased filter: their fine detail
+    is then true."""
     threads: int = 1
     """Threads of this process. More repeat results less exactly; several processes use several cores better."""
     seed: int = 0
@@ -45,4 +50,5 @@ class CurationOptions:
     def settings(self) -> dict[str, Any]:
         """Options that decide the content of samples."""
         names = ("long_side", "steps", "max_gaussians", "references", "views", "samples", "hold_out")
-        return {name: getattr(self, name) for name in (*names, "white_background", "seed")}
+        content = {name: getattr(self, name) for name in (*names, "white_background", "seed")}
+        return content | ({} if self.supersampling == 1 else {"supersampling": self.supersampling})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from difix3d_ns.splats.strategies.capped import CappedStrategy
 BACKGROUND = (0.1490, 0.1647, 0.2157)
 """Colour that splatfacto shows where nothing is, when it trains on random backgrounds."""
 
+RasterizeMode = Literal["classic", "antialiased"]
 _SH_DEGREE = 1
 _SH0 = 0.28209479177387814
 
@@ -33,6 +35,7 @@ class Splat:
     opacities: Tensor  # [N]
     harmonics: Tensor  # [N, 4, 3]
     background: Tensor  # [3]
+    mode: RasterizeMode = "classic"
 
     @torch.no_grad()
     def render(self, camera: Pinhole) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,9 +43,10 @@ class Splat:
         shape = (self.means, self.quats, self.scales, self.opacities)
         view = (camera.world_to_camera[None], camera.intrinsics[None], camera.width, camera.height)
         image, alpha, _ = rasterization(
-            *shape, self.harmonics, *view, sh_degree=_SH_DEGREE, packed=False, backgrounds=self.background[None]
+            *shape, self.harmonics, *view, sh_degree=_SH_DEGREE, packed=False, backgrounds=self.background[None],
+            rasterize_mode=self.mode,
         )
-        depth, _ = median_depth(*shape, *view)
+        depth, _ = median_depth(*shape, *view, rasterize_mode=self.mode)
         return image[0].clamp(0, 1), depth[0], alpha[0]
 
 
@@ -56,6 +60,7 @@ class Schedule:
     refine_stop: float = 0.65
     refinements: int = 10
     coarse: float = 0.25  # share of the steps at half resolution: large structure first
+    mode: RasterizeMode = "classic"  # antialiased: the splat will be seen at other sizes than it is trained at
 
 
 def reconstruct(
@@ -130,6 +135,7 @@ def reconstruct(
             camera.height,
             sh_degree=0 if step < 0.2 * schedule.steps else _SH_DEGREE,
             packed=False,
+            rasterize_mode=schedule.mode,
             backgrounds=(torch.rand(3) if capture.background is None else torch.tensor(capture.background))[None],
         )
         strategy.step_pre_backward(params, optimizers, state, step, info)
@@ -143,7 +149,7 @@ def reconstruct(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if step in due:
-            kept[due[step]] = _freeze(params, capture.background or BACKGROUND)
+            kept[due[step]] = _freeze(params, capture.background or BACKGROUND, schedule.mode)
         on_step()
     return kept
 
@@ -151,7 +157,8 @@ def reconstruct(
 def _similarity(first: Tensor, second: Tensor) -> Tensor:
     """SSIM (Wang et al. 2004) of two [H, W, 3] in [0, 1], over 7 x 7 box windows (10x cheaper than Gaussian ones)."""
     x, y = first.permute(2, 0, 1), second.permute(2, 0, 1)
-    means = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y]), 7, stride=2)
+    window = min(7, *x.shape[1:])
+    means = F.avg_pool2d(torch.cat([x, y, x * x, y * y, x * y]), window, stride=2)
     mx, my, xx, yy, xy = means.view(5, 3, *means.shape[-2:])
     cross, power = mx * my, mx * mx + my * my
     structure = (2 * (xy - cross) + 9e-4) / (xx + yy - power + 9e-4)
@@ -178,7 +185,7 @@ def _initial_gaussians(capture: Capture, views: Sequence[int]) -> tuple[torch.nn
     return torch.nn.ParameterDict({k: torch.nn.Parameter(v.contiguous()) for k, v in values.items()}), scale
 
 
-def _freeze(params: torch.nn.ParameterDict, background: Sequence[float]) -> Splat:
+def _freeze(params: torch.nn.ParameterDict, background: Sequence[float], mode: RasterizeMode) -> Splat:
     copy = {k: v.detach().clone() for k, v in params.items()}
     return Splat(
         means=copy["means"],
@@ -187,4 +194,5 @@ def _freeze(params: torch.nn.ParameterDict, background: Sequence[float]) -> Spla
         opacities=copy["opacities"].sigmoid(),
         harmonics=torch.cat([copy["sh0"], copy["shN"]], 1),
         background=torch.tensor(background),
+        mode=mode,
     )

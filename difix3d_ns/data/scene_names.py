@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from difix3d_ns.data.capture import Capture, procedural_capture, thinned
+from difix3d_ns.data.capture import Capture, picture_capture, procedural_capture, thinned
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.errors import UserError
 
@@ -49,7 +49,7 @@ class Scene(NamedTuple):
     """A scene that has not been read yet."""
 
     name: str  # unique in a curation; a folder's name
-    source: str  # "procedural-seed:7", an absolute path, or "dataparser:path"
+    source: str  # "procedural-seed:7", "sample-pictures", an absolute path, or "dataparser:path"
 
     def load(self, options: CurationOptions, read: ReadCapture = only_procedural) -> Capture:
         """Read or photograph it; at most ``options.views`` views are for training.
@@ -59,7 +59,9 @@ class Scene(NamedTuple):
         """
         kind, _, rest = self.source.partition(":")
         if kind == "procedural-seed":
-            capture = procedural_capture(int(rest), options.long_side)
+            capture = procedural_capture(int(rest), options.long_side, options.supersampling)
+        elif kind == "sample-pictures":
+            return picture_capture(options.long_side)
         else:
             parser = None if Path(self.source).is_absolute() else kind
             capture = read(
@@ -77,8 +79,8 @@ def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
     """Turn names as people write them into scenes.
 
     Args:
-        texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, a folder that nerfstudio reads
-            (``transforms.json`` or a COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
+        texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, ``sample-pictures``, a folder that
+            nerfstudio reads (``transforms.json`` or a COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
         first_seed: of ``procedural:N``.
 
     Raises:
@@ -96,6 +98,8 @@ def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
 
 def _expand(text: str, first_seed: int) -> list[Scene]:
     kind, _, number = text.partition(":")
+    if text == "sample-pictures":
+        return [Scene("sample_pictures", text)]
     if kind in ("procedural", "procedural-seed"):
         if not number.isdigit():
             raise UserError(f"{text}: write procedural:8 for eight scenes, or procedural-seed:7 for that of seed 7")

@@ -1,4 +1,4 @@
-"""Four ways of making degraded renders (Wu et al., Difix3D+, CVPR 2025, section 4.1)."""
+"""Ways of making degraded renders: four of Wu et al., Difix3D+ (CVPR 2025, section 4.1), and that of upscalers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.data.cycle import seen_from_beside
+from difix3d_ns.data.enlarged import ENLARGEMENTS, Stills
 from difix3d_ns.data.options import Strategy
 from difix3d_ns.data.reconstruct import Schedule, Splat, reconstruct
 from difix3d_ns.geometry.poses import stack_poses
@@ -34,7 +35,7 @@ class Unit(NamedTuple):
 
     name: str
     strategy: Strategy
-    splat: Splat
+    splat: Splat | Stills
     poses: list[int]  # of the capture; the photographs there are the truth
     references: list[int]
     steps: int
@@ -43,6 +44,8 @@ class Unit(NamedTuple):
 def plans(capture: Capture, strategies: Sequence[Strategy]) -> list[Plan]:
     """Plan the trainings for some strategies; densities that leave too few views are left out."""
     train, test = capture.train, capture.test
+    if not len(capture.points):  # pictures of which nothing can be reconstructed
+        return [Plan(train, test, {"pictures": "enlarged"})] if "enlarged" in strategies else []
     everything: dict[str, Strategy] = {
         "full": "sparse",
         **dict.fromkeys(map(_underfit_name, _UNDERFIT), "underfit"),
@@ -55,6 +58,7 @@ def plans(capture: Capture, strategies: Sequence[Strategy]) -> list[Plan]:
         if len(views) >= _MIN_VIEWS:
             found.append(Plan(views, sorted({*train, *test} - {*views}), {name: "sparse"}))
     found += _crossings(capture)
+    found += [Plan(train, test, {name: "enlarged"}, 1.0) for name in ENLARGEMENTS]
     wanted = [replace(p, units={n: s for n, s in p.units.items() if s in strategies}) for p in found]
     return [plan for plan in wanted if plan.units and len(plan.views) >= 2]
 
@@ -72,6 +76,9 @@ def make_units(
         on_step: called after each training step, ``steps_of`` times.
     """
     shorter = replace(schedule, steps=_steps(plan, schedule))
+    if "enlarged" in plan.units.values():
+        yield _enlarged_unit(capture, plan, shorter, seed, on_step)
+        return
     snapshots = [share for share in _UNDERFIT if _underfit_name(share) in plan.units]
     splats = reconstruct(capture, plan.views, shorter, seed, snapshots, on_step)
     for share in snapshots:
@@ -87,6 +94,19 @@ def make_units(
             beside = seen_from_beside(capture, splats[1.0], plan.views, seed)
             splat = reconstruct(beside, beside.train, second, seed, on_step=on_step)[1.0]
             yield Unit(name, strategy, splat, plan.views, plan.views, second.steps)
+
+
+def _enlarged_unit(
+    capture: Capture, plan: Plan, schedule: Schedule, seed: int, on_step: Callable[[], None]
+) -> Unit:
+    (name,) = plan.units
+    if name not in ENLARGEMENTS:
+        return Unit(name, "enlarged", Stills.enlarged(capture), plan.views, [], 0)
+    schedule = replace(schedule, mode="antialiased")  # as of methods whose photographs are small
+    splat = reconstruct(ENLARGEMENTS[name](capture), plan.views, schedule, seed, on_step=on_step)[1.0]
+    # A splat of the small photos alone has less to show at its own cameras than others: it is seen from all.
+    poses = sorted({*plan.views, *plan.held_out}) if name == "reduced_4" else plan.views
+    return Unit(name, "enlarged", splat, poses, [], schedule.steps)
 
 
 def steps_of(plan: Plan, schedule: Schedule) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -47,29 +47,52 @@ def agreement(
     if not len(pictures) == len(cameras) == len(depths):
         raise ValueError(f"{len(pictures)} pictures, {len(cameras)} cameras and {len(depths)} depths")
     correlation = RunningCorrelation()
-    for index, others in enumerate(_nearest(cameras, neighbours)):
-        if not others:
-            continue
+    for index, others in enumerate(nearest(cameras, neighbours)):
         own = high_pass(pictures[index].float(), factor)
-        height, width = own.shape[:2]
-        camera = cameras[index].resized(width, height)
-        depth = resized(depths[index].to(own), height, width, "nearest-exact")
-        points, valid = unproject(depth, camera), (depth > 0).to(depth)
-        for other in others:
-            there = depths[other].to(own)
-            seen = visibility(points, valid, cameras[other], there, (there > 0).to(there), tolerance=TOLERANCE)
-            shown = seen[..., 0] > 0.5
-            if not shown.any():
-                continue
-            grid, _ = reproject(depth[..., 0], camera, cameras[other])
-            planes = high_pass(pictures[other].to(own), factor).permute(2, 0, 1)[None]
-            # bilinear would blur by how far a place is from a pixel's centre, and the finest detail with it
-            warped = F.grid_sample(planes, grid[None], "bicubic", "border", align_corners=False)[0].permute(1, 2, 0)
+        for _, warped, shown, _ in details_beside(own, index, others, pictures, cameras, depths, factor):
             correlation.add(own[shown], warped[shown])
     return correlation.value
 
 
-def _nearest(cameras: Sequence[Pinhole], count: int) -> list[list[int]]:
+def details_beside(
+    own: Tensor,
+    index: int,
+    others: Sequence[int],
+    pictures: Sequence[Tensor],
+    cameras: Sequence[Pinhole],
+    depths: Sequence[Tensor],
+    factor: float,
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    """Warp the detail of some pictures to where one picture shows the same surfaces.
+
+    Args:
+        own: [H, W, C] detail of the picture.
+        index: of it.
+        others: indices of those that are warped.
+        pictures, cameras, depths, factor: as of ``agreement``.
+
+    Yields:
+        For each that shows any of it: its index; its detail [H, W, C]; where both show the same surface [H, W] bool;
+        and the surface's depth along the other's z [H, W], scene units.
+    """
+    height, width = own.shape[:2]
+    camera = cameras[index].resized(width, height)
+    depth = resized(depths[index].to(own), height, width, "nearest-exact")
+    points, valid = unproject(depth, camera), (depth > 0).to(depth)
+    for other in others:
+        there = depths[other].to(own)
+        seen = visibility(points, valid, cameras[other], there, (there > 0).to(there), tolerance=TOLERANCE)
+        shown = seen[..., 0] > 0.5
+        if not shown.any():
+            continue
+        grid, z = reproject(depth[..., 0], camera, cameras[other])
+        planes = high_pass(pictures[other].to(own), factor).permute(2, 0, 1)[None]
+        # bilinear would blur by how far a place is from a pixel's centre, and the finest detail with it
+        warped = F.grid_sample(planes, grid[None], "bicubic", "border", align_corners=False)[0].permute(1, 2, 0)
+        yield other, warped, shown, z
+
+
+def nearest(cameras: Sequence[Pinhole], count: int) -> list[list[int]]:
     """Indices of the nearest other cameras of each, that look the same way within a right angle."""
     if len(cameras) < 2:
         return [[] for _ in cameras]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from difix3d_ns.priors.networks.alternation import LEVELS, AlternatingUpscaler, Transition
 from difix3d_ns.priors.networks.diffusion import clean_estimate, noised, signal_levels
@@ -141,9 +141,9 @@ def load(
         parts = read_upscaler(Path(weights).expanduser())
     place = torch.device(device)
     precision = dtype or fast_dtype(place.type)
-    parts.unet.to(place, precision)
+    nn.Module.to(parts.unet, place, precision)  # diffusers' own warns of nothing
     # In half precision the autoencoder of Stable Diffusion overflows.
-    parts.autoencoder.to(place, torch.float32 if precision == torch.float16 else precision)
+    nn.Module.to(parts.autoencoder, place, torch.float32 if precision == torch.float16 else precision)
     if parts.prompt is None:
         parts.autoencoder.quantize.float()  # the nearest code would be another one
     return LatentUpscaler(parts, place, transition, eta, samples, back_projection)

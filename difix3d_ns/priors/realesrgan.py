@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from difix3d_ns.geometry.resampling import back_project, resample
+from difix3d_ns.geometry.resampling import back_project, back_project_to_agree, resample
 from difix3d_ns.priors.base import State
 from difix3d_ns.priors.networks.ncnn_net import NcnnNet
 from difix3d_ns.priors.networks.precision import fast_dtype
@@ -103,7 +103,7 @@ class RealEsrganUpscaler:
         detail = detail - resample(resample(detail, *low.shape[-2:]), height, width)  # what the photo can't show
         high = (known + self._share_of(int(state["round"])) * detail).clamp(0, 1)
         if self._back_projection:
-            high = back_project(high, low)
+            high = back_project_to_agree(high, low)
         return [high[0].permute(1, 2, 0).contiguous()]
 
     def advance(self, state: State, renders: Sequence[Tensor]) -> State:

@@ -308,7 +308,7 @@ class Run:
 
     def _compare(self, samples: Sequence[Sample], variants: Sequence[str], title: str) -> list[Row]:
         """Rows of all processes, with pictures of the first few samples tracked."""
-        fixers = self.system.fixers(self.module)
+        makes = self.system.pictures(self.module)
         task = self.progress.add_task(title, total=len(samples))
         shown = list(samples[:_PICTURES])
 
@@ -318,7 +318,7 @@ class Run:
                 row = [sample.request.image, *(pictures[name] for name in variants[-1:]), sample.truth]
                 self._tracker.picture(f"before | after | truth/{sample.key}", row, self.state.total)
 
-        rows = measure(samples, {name: fixers[name] for name in variants}, advance)
+        rows = measure(samples, {name: makes[name] for name in variants}, advance)
         self.progress.remove_task(task)
         return gather_object(rows)
 

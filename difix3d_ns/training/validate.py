@@ -1,4 +1,4 @@
-"""Metrics of fixers on scenes that were not trained on."""
+"""Metrics of priors on scenes that were not trained on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ from difix3d_ns.metrics.image import image_metrics, mean_metrics
 from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 
 Metrics = dict[str, float]
+Make = Callable[[Sample], Tensor]
+"""What is compared with a sample's truth: a picture [H, W, 3] in [0, 1] made of the rest of it."""
+
+
+def repairs(fixers: Mapping[str, Fixer]) -> dict[str, Make]:
+    """What fixers make of samples."""
+    return {name: lambda sample, fixer=fixer: fixer.fix([sample.request])[0].image for name, fixer in fixers.items()}
 
 
 class LimitReferences:
@@ -39,7 +46,7 @@ class Row(NamedTuple):
 
     scene: str
     strategy: str
-    metrics: dict[str, Metrics]  # by fixer
+    metrics: dict[str, Metrics]  # by variant
 
 
 def choose_samples(shards: Sequence[Path], count: int, rank: int = 0, processes: int = 1) -> list[Sample]:
@@ -55,19 +62,19 @@ def choose_samples(shards: Sequence[Path], count: int, rank: int = 0, processes:
 @torch.no_grad()
 def measure(
     samples: Sequence[Sample],
-    fixers: Mapping[str, Fixer],
+    variants: Mapping[str, Make],
     on_sample: Callable[[Sample, dict[str, Tensor]], object] = lambda sample, pictures: None,
 ) -> list[Row]:
-    """PSNR, SSIM and FLIP of every fixer on every sample.
+    """PSNR, SSIM and FLIP of every variant on every sample.
 
     Args:
-        samples: what to repair.
-        fixers: by name.
-        on_sample: called after each with the repaired pictures [H, W, 3] by fixer.
+        samples: with their truth.
+        variants: by name.
+        on_sample: called after each with the pictures [H, W, 3] by variant.
     """
     rows = []
     for sample in samples:
-        pictures = {name: fixer.fix([sample.request])[0].image for name, fixer in fixers.items()}
+        pictures = {name: make(sample) for name, make in variants.items()}
         metrics = {name: image_metrics(picture, sample.truth) for name, picture in pictures.items()}
         scene, _, _ = sample.key.partition("/")
         rows.append(Row(scene, str(sample.provenance.get("strategy", "unknown")), metrics))
@@ -76,10 +83,10 @@ def measure(
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """Means over all samples by fixer, and the same per scene and per strategy.
+    """Means over all samples by variant, and the same per scene and per strategy.
 
     Returns:
-        {fixer: metrics, ..., "samples": count, "scenes": {scene: {fixer: metrics}}, "strategies": alike}.
+        {variant: metrics, ..., "samples": count, "scenes": {scene: {variant: metrics}}, "strategies": alike}.
     """
 
     def means(of: Sequence[Row]) -> dict[str, Metrics]:

@@ -40,7 +40,7 @@ NERFSTUDIO = {
 }
 ELSEWHERE = {"accelerate", "apt-get", "bash", "source", "python", ".venv/bin/python", ".venv/bin/pre-commit"}
 """Programs whose flags are not checked here."""
-NOT_OURS = {"--constraint", "--help"}
+NOT_OURS = {"--constraint", "--help", "--no-deps"}
 """Flags of pip and of every command."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:get_parser:DeprecationWarning")

@@ -191,6 +191,14 @@ def test_a_result_that_cannot_be_written(tmp_path: Path) -> None:
         _upscale([_picture(tmp_path / "a.png")], tmp_path / "file" / "deeper" / "b.png")
 
 
+def test_a_result_that_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 16 * 2)
+    source = _picture(tmp_path / "a.png")
+    assert len(_upscale([source], tmp_path / "b.png", 2)) == 1
+    with pytest.raises(UserError, match=r"72 x 48 px are more than Pillow would read again; .*--factor"):
+        _upscale([source], tmp_path / "c.png", 3)
+
+
 def test_memory_that_does_not_suffice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hungry(*_: object) -> Picture:
         raise torch.cuda.OutOfMemoryError("tried to allocate 1 TiB")

@@ -21,7 +21,7 @@ _OCCLUSION_RANGE = 0.9  # metres
 _FAR = 1e9
 
 
-def render(scene: Scene, camera: Pinhole, samples: int = 2, volumes: BoundingVolumes | None = None):
+def render(scene: Scene, camera: Pinhole, samples: int = 2, volumes: BoundingVolumes | None = None, grid: int = 1):
     """Render a scene.
 
     Args:
@@ -29,6 +29,8 @@ def render(scene: Scene, camera: Pinhole, samples: int = 2, volumes: BoundingVol
         camera: OpenCV axes, metres.
         samples: a pixel is the mean of ``samples ** 2`` rays; lights have as many points.
         volumes: the scene's hierarchy, when several views are rendered.
+        grid: pixels that will be reduced to one, along each side: each of them has other points of a light and other
+            rays of ambient light, so that all samples differ as those of one pixel do.
 
     Returns:
         colour [H, W, 3] linear float32, and z-depth [H, W, 1] float32 through pixel centres, 0 where the sky is.
@@ -40,9 +42,10 @@ def render(scene: Scene, camera: Pinhole, samples: int = 2, volumes: BoundingVol
         camera.width,
         camera.height,
         samples,
+        grid,
         np.array([intrinsics[0, 0], intrinsics[1, 1], intrinsics[0, 2], intrinsics[1, 2]]),
         np.ascontiguousarray(camera_to_world),
-        _light_points(scene, samples**2),
+        _light_points(scene, (samples * grid) ** 2),
         scene.kinds,
         scene.shapes,
         scene.materials,
@@ -251,6 +254,7 @@ def _render(
     width,
     height,
     samples,
+    grid,
     lens,
     pose,
     light_points,
@@ -277,8 +281,9 @@ def _render(
             t, i = _trace(bounds, children, order, kinds, shapes, stack, ox, oy, oz, dx, dy, dz, _FAR, False)
             if i >= 0:
                 depth[row, column, 0] = t * z
-            for k in range(samples * samples):
-                sx, sy = (k % samples + 0.5) / samples, (k // samples + 0.5) / samples
+            for own in range(samples * samples):
+                k = (own * grid + row % grid) * grid + column % grid
+                sx, sy = (own % samples + 0.5) / samples, (own // samples + 0.5) / samples
                 dx, dy, dz, _ = _ray(lens, pose, column + sx, row + sy)
                 t, i = _trace(bounds, children, order, kinds, shapes, stack, ox, oy, oz, dx, dy, dz, _FAR, False)
                 if i < 0:

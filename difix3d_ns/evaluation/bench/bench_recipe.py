@@ -72,7 +72,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Gap:
-    """What one method gains over another, as the whole of which others gain a share."""
+    """Gain of one method over another, of which others gain a share."""
 
     method: str
     against: str

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from difix3d_ns.geometry.resampling import back_project, resample
+from difix3d_ns.geometry.resampling import back_project_to_agree, resample
 from difix3d_ns.priors.base import State
 from difix3d_ns.priors.networks.diffusion import ddim_step, noise_estimate, noised, posterior_step
 
@@ -147,7 +147,7 @@ class AlternatingUpscaler(ABC):
         pictures = [self.decode(one[None], photo, self.inner_size(photo, size)) for one in clean]
         picture = resample(torch.stack(pictures).mean(0), *size).clamp(0, 1)
         if self._back_projection:
-            picture = back_project(picture, photo)
+            picture = back_project_to_agree(picture, photo)
         return [picture[0].permute(1, 2, 0).contiguous()]
 
     @torch.no_grad()

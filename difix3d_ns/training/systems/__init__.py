@@ -12,16 +12,16 @@ from torch import Generator, Tensor, nn
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.priors.base import Fixer
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
+from difix3d_ns.training.validate import Make
 
 
 class System(Protocol):
     """Networks, and how they meet samples. Prepared samples and batches are (named) tuples or dicts of tensors."""
 
     variants: tuple[str, ...]
-    """Names of the fixers that ``fixers`` gives, worst first."""
+    """Names of what ``pictures`` gives, worst first."""
 
     def build(self) -> nn.Module:
         """The networks on the CPU, from the recipe's ``start`` or from the global generator.
@@ -47,12 +47,12 @@ class System(Protocol):
         """Loss that a phase minimises; ``compare`` is the sum of the recipe's losses."""
         ...
 
-    def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:
-        """The variants to validate, in the precision they will be used in; the module is not changed."""
+    def pictures(self, module: nn.Module) -> Mapping[str, Make]:
+        """What the variants make of a sample, in the precision they will be used in; the module is not changed."""
         ...
 
     def save(self, module: nn.Module, folder: Path) -> None:
-        """Write weights that ``load_fixer`` takes, each file whole or not at all."""
+        """Write weights that the prior's ``load`` takes, each file whole or not at all."""
         ...
 
 

@@ -31,6 +31,7 @@ from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.training.crops import colour_jitter, corner, integer, to_bytes, to_unit
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
+from difix3d_ns.training.validate import Make, repairs
 
 _HOLES = 0.25  # of the crops get places where the splat has nothing
 _HOLE_SIDES = (16, 72)  # pixels
@@ -154,6 +155,10 @@ class Align:
         if not losses:
             losses = [0 * torch.stack([parameter.sum() for parameter in module.parameters()]).sum()]
         return torch.stack(losses).sum() / len(batch)
+
+    def pictures(self, module: nn.Module) -> Mapping[str, Make]:
+        """What ``fixers`` make of samples."""
+        return repairs(self.fixers(module))
 
     def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:
         """The aligner without a network that fuses."""

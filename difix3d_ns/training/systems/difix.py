@@ -29,7 +29,7 @@ from difix3d_ns.priors.published.prompt import write_prompt
 from difix3d_ns.training.crops import common_size, corner, to_bytes, to_unit
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
-from difix3d_ns.training.validate import LimitReferences
+from difix3d_ns.training.validate import LimitReferences, Make, repairs
 
 
 class LowRank(nn.Module):
@@ -161,6 +161,10 @@ class Difix:
         clean = module.denoise(latents.unflatten(0, (-1, count)), masks)
         picture = module.decode(clean, [skip[::count] for skip in kept])[..., :height, :width]
         return compare(picture.float() / 2 + 0.5, batch.truth)
+
+    def pictures(self, module: nn.Module) -> Mapping[str, Make]:
+        """What ``fixers`` make of samples."""
+        return repairs(self.fixers(module))
 
     def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:
         """Fixers in the precision the device is fast in, with the decoder's changes merged."""

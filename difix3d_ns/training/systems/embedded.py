@@ -26,7 +26,7 @@ from difix3d_ns.training.crops import Crop, common_size, integer, to_bytes, to_u
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
 from difix3d_ns.training.systems.align import holds_aligner_alone, load_aligner
-from difix3d_ns.training.validate import LimitReferences
+from difix3d_ns.training.validate import LimitReferences, Make, repairs
 
 
 class Prepared(NamedTuple):
@@ -126,6 +126,10 @@ class Embedded:
         out = module(batch.image, batch.alpha, batch.warps, batch.visibility, diffusion=diffusion)
         loss = compare(out.image, batch.truth)
         return loss if out.decoded is None else loss + 0.5 * compare(out.decoded, batch.truth)
+
+    def pictures(self, module: nn.Module) -> Mapping[str, Make]:
+        """What ``fixers`` make of samples."""
+        return repairs(self.fixers(module))
 
     def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:
         """Fixers in the precision the device is fast in."""

@@ -1,0 +1,121 @@
+"""The default upscaler: a small diffusion model of what back-projection lacks; part of the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from difix3d_ns.priors.networks.alternation import AlternatingUpscaler, Transition
+from difix3d_ns.priors.networks.diffusion import signal_levels
+from difix3d_ns.priors.networks.precision import fast_dtype
+from difix3d_ns.priors.networks.residual_net import Enlargement, ResidualNet
+
+WEIGHTS = Path(__file__).parent / "weights" / "upscaler.safetensors"
+
+
+class ResidualUpscaler(AlternatingUpscaler):
+    """``ResidualNet`` behind the contract of ``Upscaler``.
+
+    Args:
+        net: the network.
+        signals: ``a_t`` of each timestep, [T].
+        device: where the network lives.
+        transition, eta, samples, back_projection: see ``AlternatingUpscaler``.
+    """
+
+    def __init__(
+        self,
+        net: ResidualNet,
+        signals: Tensor,
+        device: torch.device,
+        transition: Transition = "ddim",
+        eta: float = 0.0,
+        samples: int = 1,
+        back_projection: bool = True,
+    ) -> None:
+        super().__init__(
+            signals, device, transition=transition, eta=eta, samples=samples, back_projection=back_projection
+        )
+        self.net = net.eval().requires_grad_(False)
+        self._all_signals = signals
+
+    def encode(self, picture: Tensor, low: Tensor) -> Tensor:
+        """Difference to the enlargement, four by four pixels to a place."""
+        height, width = picture.shape[-2:]
+        return Enlargement(low, (height, width), self.net.scales).encode(picture)
+
+    def decode(self, latent: Tensor, low: Tensor, size: tuple[int, int]) -> Tensor:
+        """The enlargement with the difference."""
+        return Enlargement(low, size, self.net.scales).decode(latent)
+
+    def estimate(self, noisy: Tensor, level: int, low: Tensor, size: tuple[int, int]) -> Tensor:
+        """One pass, in tiles where the picture is large."""
+        enlargement = Enlargement(low, size, self.net.scales)
+        levels = torch.full((len(noisy),), level, device=noisy.device)
+        signal = self._all_signals[level].to(noisy).expand(len(noisy))
+        return self.net.in_tiles(noisy, enlargement.conditions(), levels, signal, enlargement.factor)
+
+
+def load(
+    weights: str | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    transition: Transition = "ddim",
+    eta: float = 0.0,
+    samples: int = 1,
+    back_projection: bool = True,
+) -> AlternatingUpscaler:
+    """Read the upscaler from a .safetensors file with its .json beside it.
+
+    Args:
+        weights: such a file, a folder with one ("weights.safetensors", as ``difix3d train-prior upscale`` writes), or
+            None for the package's own.
+        device: where the network lives.
+        dtype: its precision; None for ``fast_dtype``.
+        transition, eta, samples, back_projection: see ``AlternatingUpscaler``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        RuntimeError: it cannot be read or does not fit.
+        ValueError: an option out of its range.
+    """
+    net, signals = read_net(weights)
+    net = net.to(device, dtype or fast_dtype(torch.device(device).type)).to(memory_format=torch.channels_last)
+    return ResidualUpscaler(net, signals, torch.device(device), transition, eta, samples, back_projection)
+
+
+def read_net(weights: str | None) -> tuple[ResidualNet, Tensor]:
+    """Read network (float32, on the CPU) and signal levels [T] from weights; errors and argument as of ``load``."""
+    path = _locate(weights)
+    try:
+        config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        net = ResidualNet(**config["net"])
+        net.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+        return net, signal_levels(config["scheduler"])
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise RuntimeError(
+            f"cannot read upscaler weights {path} (with {path.with_suffix('.json').name}): {error}. "
+            "Reinstall the package, or give --pipeline.guidance.upscaler.weights a folder written by "
+            "`difix3d train-prior upscale`."
+        ) from error
+
+
+def _locate(weights: str | None) -> Path:
+    path = WEIGHTS if weights is None else Path(weights).expanduser()
+    if path.is_dir():
+        inside = [path / name for name in ("weights.safetensors", "upscaler.safetensors")]
+        path = next((file for file in inside if file.exists()), inside[0])
+    for file in (path.with_suffix(".safetensors"), path.with_suffix(".json")):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"upscaler weights not found: {file}. --pipeline.guidance.upscaler.weights takes a .safetensors file "
+                "with its .json beside it, or a folder written by `difix3d train-prior upscale`."
+            )
+    return path.with_suffix(".safetensors")

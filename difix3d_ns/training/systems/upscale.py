@@ -1,0 +1,216 @@
+"""The embedded upscaler: a diffusion model that meets true pictures and what splats of smaller ones show."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Generator, Tensor, nn
+
+from difix3d_ns.data.shards import Sample
+from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.resampling import BACK_PROJECTIONS, resample
+from difix3d_ns.io.atomic import write_json, write_tensors
+from difix3d_ns.priors.base import Upscaler
+from difix3d_ns.priors.bicubic import BicubicUpscaler
+from difix3d_ns.priors.networks.alternation import LEVELS
+from difix3d_ns.priors.networks.diffusion import noised, signal_levels
+from difix3d_ns.priors.networks.precision import fast_dtype
+from difix3d_ns.priors.networks.residual_net import PATCH, Enlargement, ResidualNet
+from difix3d_ns.priors.residual import ResidualUpscaler, read_net
+from difix3d_ns.training.crops import Crop, common_size, integer, to_bytes, to_unit
+from difix3d_ns.training.losses import Loss
+from difix3d_ns.training.prior_recipe import Phase, Recipe
+from difix3d_ns.training.validate import Make
+
+FACTORS = {4.0: 0.55, 3.0: 0.15, 2.0: 0.15, 1.5: 0.15}
+"""shares of the factors"""
+_SIDE = 24  # crops are multiples of it: all factors divide them into whole pixels, and the network needs 8
+_RENDERS = 0.8  # share of crops that begin from the splat's render, of those with one for the factor
+_REDUCED = 0.25  # share of crops that are cut twice as large and reduced: a scene from further away, and sharper
+_DEGRADED = 0.2  # share of photographs that are not just reduced
+_JITTER = 20  # timesteps around the four that are used
+VALIDATED = 4.0
+"""the factor of validation"""
+_FLAT, _BUSY = 0.25, 0.55  # what a flat picture's error is divided by, and the mean of what busyness is measured by
+_MAX_WEIGHT = 2.0  # of an error, relative to one in noise alone: a render's at little noise would outweigh all others
+
+
+class Prepared(NamedTuple):
+    """A picture, what a splat shows there, and the factor its photographs were reduced by."""
+
+    render: Tensor  # [3, H, W] uint8
+    truth: Tensor  # [3, H, W] uint8
+    factor: Tensor  # scalar
+
+
+class Batch(NamedTuple):
+    """Crops of one factor."""
+
+    low: Tensor  # [B, 3, h, w] in [0, 1]
+    shown: Tensor  # [B, 3, H, W] in [0, 1], what is noised: the truth, or a render
+    truth: Tensor  # [B, 3, H, W] in [0, 1]
+    level: Tensor  # [B] timesteps
+    noise: Tensor  # [B, 48, H/4, W/4]
+
+
+class Upscale:
+    """``ResidualNet`` as a ``System``."""
+
+    variants = ("bicubic", "backprojection", "last", "first")
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        try:
+            self._signals = signal_levels(recipe.network["scheduler"]).float()
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"recipe: network.scheduler is no scheduler of diffusers: {error!r}") from error
+
+    def build(self) -> ResidualNet:
+        """The network, new or of the weights to start from."""
+        try:
+            net = ResidualNet(**self._recipe.network["net"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"recipe: network.net is no configuration of the upscaler: {error!r}") from error
+        if self._recipe.start is not None:
+            try:
+                net.load_state_dict(read_net(self._recipe.start)[0].state_dict())
+            except (OSError, RuntimeError) as error:
+                raise UserError(f"--start {self._recipe.start} does not fit the recipe's network: {error}") from error
+        return net.to(memory_format=torch.channels_last)
+
+    def parts(self, module: nn.Module) -> dict[str, Iterable[nn.Parameter]]:
+        """The whole network."""
+        return {"net": list(module.parameters())}
+
+    def prepare(self, sample: Sample) -> Prepared:
+        """Keep the pictures."""
+        factor = 2 if str(sample.provenance.get("unit", "")).endswith("_2") else 4
+        render, truth = (to_bytes(picture.permute(2, 0, 1)) for picture in (sample.request.image, sample.truth))
+        return Prepared(render, truth, torch.tensor(factor))
+
+    def draw(self, prepared: Sequence[Prepared], phase: Phase, generator: Generator) -> Batch:
+        """Random crops of one factor with colour jitter, mirrored and turned, some of them of worse photographs."""
+        factor = list(FACTORS)[int(torch.multinomial(torch.tensor(list(FACTORS.values())), 1, generator=generator))]
+        wanted = common_size(self._recipe.crop_of(phase), [sample.truth for sample in prepared])
+        height, width = (side // _SIDE * _SIDE for side in wanted)
+        if not height * width:
+            raise UserError(f"recipe: crops and pictures of at least {_SIDE} pixels are needed, not {wanted}")
+        truths, shown, lows = [], [], []
+        for sample in prepared:
+            reduced = bool(torch.rand((), generator=generator) < _REDUCED)
+            reduced &= min(sample.truth.shape[-2] - 2 * height, sample.truth.shape[-1] - 2 * width) >= 0
+            size = (2 * height, 2 * width) if reduced else (height, width)
+            crop = Crop.draw(sample.truth.shape[-2:], size, generator)
+            truth = crop.colour(sample.truth)
+            if reduced:
+                truth = resample(truth[None], height, width)[0].clamp(0, 1)
+            begins = factor > sample.factor / 2 and factor <= sample.factor and not reduced
+            rendered = bool(torch.rand((), generator=generator) < _RENDERS) and begins
+            low = resample(truth[None], round(height / factor), round(width / factor))[0].clamp(0, 1)
+            if torch.rand((), generator=generator) < _DEGRADED:
+                low = _degraded(low, generator)
+            truths.append(truth)
+            shown.append(crop.colour(sample.render) if rendered else truth)
+            lows.append((low * 255).round() / 255)
+        count = len(prepared)
+        noise = torch.randn(count, 3 * PATCH**2, height // PATCH, width // PATCH, generator=generator)
+        levels = torch.stack([_level(len(self._signals), generator) for _ in prepared])
+        return Batch(torch.stack(lows), torch.stack(shown), torch.stack(truths), levels, noise)
+
+    def loss(self, module: nn.Module, batch: Batch, phase: Phase, compare: Loss) -> Tensor:
+        """Squared error of the clean latent as in v-prediction, its weight bounded, and the recipe's of the picture."""
+        assert isinstance(module, ResidualNet)
+        height, width = batch.truth.shape[-2:]
+        signal = self._signals.to(batch.level.device)[batch.level]
+        with torch.autocast(batch.truth.device.type, enabled=False):
+            enlargement = Enlargement(batch.low, (height, width), module.scales)
+            target, conditions = enlargement.encode(batch.truth), enlargement.conditions()
+            each = signal.view(-1, 1, 1, 1)
+            noisy = each.sqrt() * enlargement.encode(batch.shown) + (1 - each).sqrt() * batch.noise
+        clean = module(noisy, conditions, batch.level, signal, enlargement.factor).float()
+        # Flat pictures count about as much as busy ones, as in a mean of PSNRs; told by what is given, not by the truth.
+        busy = conditions[:, 3:6].square().mean((1, 2, 3))
+        weight = (1 / (1 - signal)).clamp(max=_MAX_WEIGHT) / (_FLAT + busy / _BUSY)
+        loss = (weight * (clean - target).square().mean((1, 2, 3))).mean()
+        return loss + compare(enlargement.decode(clean), batch.truth)
+
+    def pictures(self, module: nn.Module) -> Mapping[str, Make]:
+        """Enlargements of reduced truths, by ``VALIDATED``: of the first round, and of the last from own results."""
+        assert isinstance(module, ResidualNet)
+        device = next(module.parameters()).device
+        net = copy.deepcopy(module).to(fast_dtype(device.type))
+        upscaler = ResidualUpscaler(net, self._signals, device)
+        return {
+            "bicubic": lambda sample: upscaled(BicubicUpscaler(device), sample.truth),
+            "backprojection": lambda sample: upscaled(BicubicUpscaler(device, BACK_PROJECTIONS), sample.truth),
+            "last": lambda sample: upscaled(upscaler, sample.truth, upscaler.rounds),
+            "first": lambda sample: upscaled(upscaler, sample.truth),
+        }
+
+    def save(self, module: nn.Module, folder: Path) -> None:
+        """``weights.safetensors`` (float16) and its JSON."""
+        tensors = {key: value.detach().cpu().half().contiguous() for key, value in module.state_dict().items()}
+        write_json(folder / "weights.json", {**self._recipe.network, **self._recipe.extra})
+        write_tensors(folder / "weights.safetensors", tensors)
+
+
+def upscaled(upscaler: Upscaler, truth: Tensor, rounds: int = 1, factor: float = VALIDATED, seed: int = 0) -> Tensor:
+    """Reduce a picture and enlarge it again.
+
+    Args:
+        upscaler: of one photograph at a time.
+        truth: [H, W, 3] in [0, 1].
+        rounds: how many; each result is the render of the next one.
+        factor: by which it is reduced.
+        seed: of the upscaler's draws.
+
+    Returns:
+        [H, W, 3] in [0, 1].
+    """
+    height, width = truth.shape[:2]
+    low = resample(truth.permute(2, 0, 1)[None], round(height / factor), round(width / factor))[0].clamp(0, 1)
+    state = upscaler.start([low.permute(1, 2, 0)], [(height, width)], [seed])
+    for round_ in range(rounds):
+        while upscaler.steps_left(state):
+            state = upscaler.step(state)
+        (picture,) = upscaler.result(state)
+        if round_ + 1 < rounds:
+            state = upscaler.advance(state, [picture])
+    return picture
+
+
+def _level(count: int, generator: Generator) -> Tensor:
+    """Half of the timesteps from anywhere, half near those that are used."""
+    anywhere = torch.randint(count, (), generator=generator)
+    near = LEVELS[integer(len(LEVELS), generator)] + integer(2 * _JITTER + 1, generator) - _JITTER
+    return anywhere if integer(2, generator) else torch.tensor(near).clamp(0, count - 1)
+
+
+def _degraded(low: Tensor, generator: Generator) -> Tensor:
+    """A photograph [3, h, w] with a little blur, noise and JPEG, each by an even chance."""
+    if integer(2, generator):
+        share = 0.25 * torch.rand((), generator=generator)
+        softened = F.avg_pool2d(low, 3, 1, 1, count_include_pad=False)
+        low = torch.lerp(low, softened, share)
+    if integer(2, generator):
+        low = low + 0.015 * torch.rand((), generator=generator) * torch.randn(low.shape, generator=generator)
+    if integer(2, generator):
+        file = io.BytesIO()
+        pixels = to_bytes(low.clamp(0, 1)).permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(file, format="jpeg", quality=75 + integer(21, generator))
+        with Image.open(file) as read:
+            low = to_unit(torch.from_numpy(np.array(read)).permute(2, 0, 1))
+    return low.clamp(0, 1)
+
+
+def create(recipe: Recipe) -> Upscale:
+    """The system ``upscale``."""
+    return Upscale(recipe)

@@ -1,0 +1,29 @@
+"""The embedded upscaler at a tiny size, with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from difix3d_ns.priors.networks.residual_net import ResidualNet
+from tests.unit.tiny_fixers import SCHEDULER
+
+NET = {"widths": [8, 8], "blocks": [1, 1, 1], "embedding": 8, "scales": [[4, 18.0], [2, 30.0], [1.5, 40.0]]}
+
+
+def write_residual(folder: Path) -> Path:
+    """Weights whose every layer does something, as ``difix3d train-prior upscale`` writes trained ones."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        net = ResidualNet(**NET)  # type: ignore[arg-type]  # as JSON has it
+    state = {
+        key: (0.3 * torch.randn(value.shape, generator=generator) / max(1, value[0].numel()) ** 0.5).half()
+        for key, value in net.state_dict().items()
+    }
+    save_file(state, folder / "weights.safetensors")
+    config = {"net": NET, "scheduler": {**SCHEDULER, "prediction_type": "sample"}}
+    (folder / "weights.json").write_text(json.dumps(config))
+    return folder
