@@ -120,7 +120,7 @@ class ResidualNet(nn.Module):
 
     def __init__(
         self,
-        widths: tuple[int, int] = (96, 128),
+        widths: tuple[int, int] = (80, 112),
         blocks: tuple[int, int, int] = (3, 2, 2),
         embedding: int = 64,
         scales: Sequence[tuple[float, float]] = ((4.0, 20.0),),
@@ -158,7 +158,11 @@ class ResidualNet(nn.Module):
         octaves = math.log2(factor)
         told = torch.tensor([octaves, octaves**2], device=level.device).expand(len(level), 2)
         embedding = self.embed(torch.cat([get_timestep_embedding(level, _TIMES), told], 1).to(dtype))
-        upper = self.enter(torch.cat([noisy, conditions], 1).to(dtype, memory_format=torch.channels_last))
+        # What the best linear estimate would keep of noise at this level: where there is nothing but noise, the network
+        # is not shown any, and need not learn to overlook it.
+        kept = signal**0.5 * _SPREAD / (signal * _SPREAD + 1 - signal)
+        linear = kept.view(-1, 1, 1, 1) * noisy
+        upper = self.enter(torch.cat([linear, conditions], 1).to(dtype, memory_format=torch.channels_last))
         for block in self.before:
             upper = block(upper, embedding)
         lower = self.down(upper)
@@ -167,9 +171,7 @@ class ResidualNet(nn.Module):
         upper = upper + F.pixel_shuffle(self.up(F.silu(lower)), 2)
         for block in self.after:
             upper = block(upper, embedding)
-        # What the best linear estimate from noise of this level would keep; the network adds the rest.
-        kept = signal**0.5 * _SPREAD / (signal * _SPREAD + 1 - signal)
-        return kept.view(-1, 1, 1, 1) * noisy + self.leave(F.silu(upper)).float()
+        return linear + self.leave(F.silu(upper)).float()
 
     def in_tiles(
         self, noisy: Tensor, conditions: Tensor, level: Tensor, signal: Tensor, factor: float, tile: int = 192
