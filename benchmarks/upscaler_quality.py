@@ -2,13 +2,13 @@
 
     python benchmarks/upscaler_quality.py [CAPTURE...] [--weights FILE_OR_FOLDER] [--factors 4 2]
 
-Pictures are reduced (antialiased bicubic) and enlarged again. Of each capture they are the middles of the photographs at
-one and two thirds of its list, at the size they lie there in; the others are photographs of procedural scenes that no
-prior was trained on. Prints Markdown tables: PSNR / SSIM / FLIP, then what share of the truth's gradient energy there is and
-how the high frequencies correlate with the truth's, then the seconds of a picture.
+Pictures are reduced (antialiased bicubic) and enlarged again. Of each capture they are the middles of the photographs
+at one and two thirds of its list, at the size they lie there in; the others are photographs of procedural scenes that
+no prior was trained on. Prints Markdown tables: PSNR / SSIM / FLIP, then what share of the truth's gradient energy there
+is and how the high frequencies correlate with the truth's, then the seconds of a picture.
 
-``first``: after one round, the estimate from noise alone. ``last``: after four rounds, each from the own result instead of a
-splat's render. ``mean of 4``: that of four seeds.
+``first``: after one round, the estimate from noise alone. ``last``: after four rounds, each from the own result instead
+of a splat's render. ``mean of 4``: that of four seeds.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ _SEEDS = (1002, 1003, 1004, 1005)
 Make = Callable[[Tensor, float], Tensor]
 
 
-def main(
-    captures: tuple[Path, ...] = (), weights: str | None = None, factors: tuple[float, ...] = (4.0, 2.0)
-) -> None:
+def main(captures: tuple[Path, ...] = (), weights: str | None = None, factors: tuple[float, ...] = (4.0, 2.0)) -> None:
     """Compare on pictures of captures and of procedural scenes.
 
     Args:
@@ -91,7 +89,10 @@ def _sharpness(picture: Tensor, truth: Tensor) -> dict[str, float]:
     """Gradient energy relative to the truth's, and correlation of what half the size cannot show."""
     own, true = (values.permute(2, 0, 1)[None] for values in (picture, truth))
     energy = [float(sum(values.diff(dim=axis).square().mean() for axis in (-1, -2))) for values in (own, true)]
-    high = [values - resample(resample(values, *(s // 4 for s in values.shape[-2:])), *values.shape[-2:]) for values in (own, true)]
+    high = [
+        values - resample(resample(values, *(s // 4 for s in values.shape[-2:])), *values.shape[-2:])
+        for values in (own, true)
+    ]
     first, second = (values.flatten() - values.mean() for values in high)
     correlation = float(first @ second / (first.norm() * second.norm()).clamp_min(1e-9))
     return {"energy": energy[0] / max(energy[1], 1e-9), "correlation": correlation}

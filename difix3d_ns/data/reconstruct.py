@@ -43,7 +43,12 @@ class Splat:
         shape = (self.means, self.quats, self.scales, self.opacities)
         view = (camera.world_to_camera[None], camera.intrinsics[None], camera.width, camera.height)
         image, alpha, _ = rasterization(
-            *shape, self.harmonics, *view, sh_degree=_SH_DEGREE, packed=False, backgrounds=self.background[None],
+            *shape,
+            self.harmonics,
+            *view,
+            sh_degree=_SH_DEGREE,
+            packed=False,
+            backgrounds=self.background[None],
             rasterize_mode=self.mode,
         )
         depth, _ = median_depth(*shape, *view, rasterize_mode=self.mode)

@@ -79,8 +79,9 @@ def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
     """Turn names as people write them into scenes.
 
     Args:
-        texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, ``sample-pictures``, a folder that
-            nerfstudio reads (``transforms.json`` or a COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
+        texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, ``sample-pictures`` for pictures
+            without a scene, a folder that nerfstudio reads (``transforms.json`` or a COLMAP model), or
+            ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
         first_seed: of ``procedural:N``.
 
     Raises:

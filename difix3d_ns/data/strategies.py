@@ -96,9 +96,7 @@ def make_units(
             yield Unit(name, strategy, splat, plan.views, plan.views, second.steps)
 
 
-def _enlarged_unit(
-    capture: Capture, plan: Plan, schedule: Schedule, seed: int, on_step: Callable[[], None]
-) -> Unit:
+def _enlarged_unit(capture: Capture, plan: Plan, schedule: Schedule, seed: int, on_step: Callable[[], None]) -> Unit:
     (name,) = plan.units
     if name not in ENLARGEMENTS:
         return Unit(name, "enlarged", Stills.enlarged(capture), plan.views, [], 0)

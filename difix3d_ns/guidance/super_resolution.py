@@ -453,7 +453,8 @@ class ThreeDSRGuidance(Guidance):
 
     def _low_loss(self, outputs: Outputs, view: TrainView) -> Tensor:
         """Compute the difference between the reduced render and the photograph."""
-        picture, low = (maps.permute(2, 0, 1)[None] for maps in (outputs["rgb"], view.extra["low"]))
+        # resampling takes four times as long on pixels that lie together
+        picture, low = (maps.permute(2, 0, 1)[None].contiguous() for maps in (outputs["rgb"], view.extra["low"]))
         if (alpha := view.extra.get("alpha")) is not None:  # before the background of this step
             change = outputs["background"] - self._scene.background.to(low)
             low = low + (1 - alpha.permute(2, 0, 1)[None]) * change[:, None, None]

@@ -43,22 +43,30 @@ class ResidualUpscaler(AlternatingUpscaler):
         )
         self.net = net.eval().requires_grad_(False)
         self._all_signals = signals
+        self._last: tuple[Tensor, Enlargement] | None = None
 
     def encode(self, picture: Tensor, low: Tensor) -> Tensor:
         """Difference to the enlargement, four by four pixels to a place."""
         height, width = picture.shape[-2:]
-        return Enlargement(low, (height, width), self.net.scales).encode(picture)
+        return self._enlarged(low, (height, width)).encode(picture)
 
     def decode(self, latent: Tensor, low: Tensor, size: tuple[int, int]) -> Tensor:
         """The enlargement with the difference."""
-        return Enlargement(low, size, self.net.scales).decode(latent)
+        return self._enlarged(low, size).decode(latent)
 
     def estimate(self, noisy: Tensor, level: int, low: Tensor, size: tuple[int, int]) -> Tensor:
         """One pass, in tiles where the picture is large."""
-        enlargement = Enlargement(low, size, self.net.scales)
+        enlargement = self._enlarged(low, size)
         levels = torch.full((len(noisy),), level, device=noisy.device)
         signal = self._all_signals[level].to(noisy).expand(len(noisy))
         return self.net.in_tiles(noisy, enlargement.conditions(), levels, signal, enlargement.factor)
+
+    def _enlarged(self, low: Tensor, size: tuple[int, int]) -> Enlargement:
+        """The enlargement, which takes as long as the network: it is mostly of the same photograph as before."""
+        last = self._last
+        if last is None or last[1].size != size or last[0].shape != low.shape or not torch.equal(last[0], low):
+            last = self._last = (low.clone(), Enlargement(low, size, self.net.scales))
+        return last[1]
 
 
 def load(

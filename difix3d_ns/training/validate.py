@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +21,12 @@ Make = Callable[[Sample], Tensor]
 
 
 def repairs(fixers: Mapping[str, Fixer]) -> dict[str, Make]:
-    """What fixers make of samples."""
-    return {name: lambda sample, fixer=fixer: fixer.fix([sample.request])[0].image for name, fixer in fixers.items()}
+    """Functions that repair a sample, one for each fixer."""
+    return {name: partial(_repaired, fixer) for name, fixer in fixers.items()}
+
+
+def _repaired(fixer: Fixer, sample: Sample) -> Tensor:
+    return fixer.fix([sample.request])[0].image
 
 
 class LimitReferences:

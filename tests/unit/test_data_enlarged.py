@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from difix3d_ns.data.capture import evenly_spaced, picture_capture, procedural_capture
+from difix3d_ns.data.capture import evenly_spaced, procedural_capture
 from difix3d_ns.data.enlarged import ENLARGEMENTS, Stills, enlarged, reduced
 from difix3d_ns.data.options import STRATEGIES, CurationOptions
 from difix3d_ns.data.procedural.sample_pictures import PICTURES, load_picture, picture_names

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES
 
 
-def _silence(layer: nn.Module) -> None:
+def silence(layer: nn.Module) -> None:
+    """Set weights and bias to zero, so that a residual layer begins as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
 
@@ -19,7 +20,7 @@ class _Block(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        _silence(self.second)
+        silence(self.second)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return hidden + self.second(F.silu(self.first(F.silu(hidden))))
@@ -50,7 +51,7 @@ class BlendNet(nn.Module):
         self.after2 = _Block(second)
         self.after1 = _Block(first)
         self.leave = nn.Conv2d(first, 4 * (3 + 1 + MAX_REFERENCES), 3, padding=1)
-        _silence(self.leave)
+        silence(self.leave)
 
     def forward(self, image: Tensor, alpha: Tensor, warps: Tensor, visibility: Tensor) -> tuple[Tensor, Tensor]:
         """Blend the render with its warped references.

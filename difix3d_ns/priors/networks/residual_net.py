@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 
 from difix3d_ns.geometry.resampling import back_project, resample
+from difix3d_ns.priors.networks.blend_net import silence
 
 PATCH = 4  # pixels of a latent place, along each side
 _SIDE = 2 * PATCH  # sides are padded to multiples of it: the network halves the latent once
@@ -52,7 +54,7 @@ class Enlargement:
         return self.picture + F.pixel_shuffle(latent, PATCH)[..., :height, :width] / self._scale
 
     def conditions(self) -> Tensor:
-        """What the network is told of the photograph, [B, 99, H/4, W/4], each channel of about unit variance.
+        """Compute what the network knows of the photograph, [B, 99, H/4, W/4], each channel of about unit variance.
 
         The enlargement's patches as cosine transforms, whose means differ from their neighbours' the more clearly
         without the wider surroundings'; and what the enlargement gained on a bicubic one.
@@ -70,20 +72,18 @@ class Enlargement:
 
 
 def _interpolated(scales: Mapping[float, float], factor: float) -> float:
-    """Between the factors of a table by their logarithms; the outermost beyond them."""
-    known = sorted(scales)
-    factor = min(max(factor, known[0]), known[-1])
-    for low, high in zip(known, known[1:], strict=False):
-        if factor <= high:
-            share = math.log(factor / low) / math.log(high / low)
-            return scales[low] ** (1 - share) * scales[high] ** share
-    return scales[known[-1]]
+    """Between the factors of a table, both by their logarithms; the outermost beyond them."""
+    factors = sorted(scales)
+    known = [math.log(scales[one]) for one in factors]
+    return math.exp(float(np.interp(math.log(factor), np.log(factors), known)))
 
 
 def _transformed(patches: Tensor) -> Tensor:
     """Orthonormal cosine transform of each patch and colour, [B, 48, h, w]; lowest frequencies first."""
     places = torch.arange(PATCH, device=patches.device) + 0.5
-    rows = torch.cos(math.pi / PATCH * torch.arange(PATCH, device=patches.device)[:, None] * places) * (2 / PATCH) ** 0.5
+    rows = (
+        torch.cos(math.pi / PATCH * torch.arange(PATCH, device=patches.device)[:, None] * places) * (2 / PATCH) ** 0.5
+    )
     rows[0] /= 2**0.5
     basis = torch.einsum("ai,bj->abij", rows, rows).reshape(PATCH**2, PATCH**2)
     colours = patches.unflatten(1, (3, PATCH**2))
@@ -98,9 +98,8 @@ class _Block(nn.Module):
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.modulate = nn.Linear(embedding, 2 * width)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        for layer in (self.modulate, self.second):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        silence(self.modulate)
+        silence(self.second)
 
     def forward(self, hidden: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulate(embedding)[..., None, None].chunk(2, 1)
@@ -120,7 +119,7 @@ class ResidualNet(nn.Module):
 
     def __init__(
         self,
-        widths: tuple[int, int] = (96, 128),
+        widths: tuple[int, int] = (80, 112),
         blocks: tuple[int, int, int] = (3, 2, 2),
         embedding: int = 64,
         scales: Sequence[tuple[float, float]] = ((4.0, 20.0),),
@@ -139,8 +138,7 @@ class ResidualNet(nn.Module):
         self.up = nn.Conv2d(lower, 4 * upper, 1)
         self.after = nn.ModuleList(_Block(upper, embedding) for _ in range(after))
         self.leave = nn.Conv2d(upper, _CHANNELS, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        silence(self.leave)
         # A place sees so far: one for each convolution, twice that in the lower level, and its neighbour there.
         self._halo = 2 + 2 * before + 4 * inside + 2 * after + 2
 
@@ -156,9 +154,13 @@ class ResidualNet(nn.Module):
         """
         dtype = self.enter.weight.dtype
         octaves = math.log2(factor)
-        told = torch.tensor([octaves, octaves**2], device=level.device).expand(len(level), 2)
-        embedding = self.embed(torch.cat([get_timestep_embedding(level, _TIMES), told], 1).to(dtype))
-        upper = self.enter(torch.cat([noisy, conditions], 1).to(dtype, memory_format=torch.channels_last))
+        hints = torch.tensor([octaves, octaves**2], device=level.device).expand(len(level), 2)
+        embedding = self.embed(torch.cat([get_timestep_embedding(level, _TIMES), hints], 1).to(dtype))
+        # What the best linear estimate would keep of noise at this level: where there is nothing but noise, the network
+        # is not shown any, and need not learn to overlook it.
+        kept = signal**0.5 * _SPREAD / (signal * _SPREAD + 1 - signal)
+        linear = kept.view(-1, 1, 1, 1) * noisy
+        upper = self.enter(torch.cat([linear, conditions], 1).to(dtype, memory_format=torch.channels_last))
         for block in self.before:
             upper = block(upper, embedding)
         lower = self.down(upper)
@@ -167,9 +169,7 @@ class ResidualNet(nn.Module):
         upper = upper + F.pixel_shuffle(self.up(F.silu(lower)), 2)
         for block in self.after:
             upper = block(upper, embedding)
-        # What the best linear estimate from noise of this level would keep; the network adds the rest.
-        kept = signal**0.5 * _SPREAD / (signal * _SPREAD + 1 - signal)
-        return kept.view(-1, 1, 1, 1) * noisy + self.leave(F.silu(upper)).float()
+        return linear + self.leave(F.silu(upper)).float()
 
     def in_tiles(
         self, noisy: Tensor, conditions: Tensor, level: Tensor, signal: Tensor, factor: float, tile: int = 192

@@ -48,7 +48,7 @@ class System(Protocol):
         ...
 
     def pictures(self, module: nn.Module) -> Mapping[str, Make]:
-        """What the variants make of a sample, in the precision they will be used in; the module is not changed."""
+        """Functions that make a picture of a sample, by variant, in the precision of use; the module is not changed."""
         ...
 
     def save(self, module: nn.Module, folder: Path) -> None:

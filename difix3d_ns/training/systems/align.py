@@ -157,7 +157,7 @@ class Align:
         return torch.stack(losses).sum() / len(batch)
 
     def pictures(self, module: nn.Module) -> Mapping[str, Make]:
-        """What ``fixers`` make of samples."""
+        """Repairs of samples by ``fixers``."""
         return repairs(self.fixers(module))
 
     def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:

@@ -163,7 +163,7 @@ class Difix:
         return compare(picture.float() / 2 + 0.5, batch.truth)
 
     def pictures(self, module: nn.Module) -> Mapping[str, Make]:
-        """What ``fixers`` make of samples."""
+        """Repairs of samples by ``fixers``."""
         return repairs(self.fixers(module))
 
     def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:

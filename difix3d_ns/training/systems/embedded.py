@@ -128,7 +128,7 @@ class Embedded:
         return loss if out.decoded is None else loss + 0.5 * compare(out.decoded, batch.truth)
 
     def pictures(self, module: nn.Module) -> Mapping[str, Make]:
-        """What ``fixers`` make of samples."""
+        """Repairs of samples by ``fixers``."""
         return repairs(self.fixers(module))
 
     def fixers(self, module: nn.Module) -> Mapping[str, Fixer]:

@@ -6,7 +6,7 @@ import copy
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from difix3d_ns.io.atomic import write_json, write_tensors
 from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.bicubic import BicubicUpscaler
 from difix3d_ns.priors.networks.alternation import LEVELS
-from difix3d_ns.priors.networks.diffusion import noised, signal_levels
+from difix3d_ns.priors.networks.diffusion import signal_levels
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.residual_net import PATCH, Enlargement, ResidualNet
 from difix3d_ns.priors.residual import ResidualUpscaler, read_net
@@ -136,7 +136,8 @@ class Upscale:
             each = signal.view(-1, 1, 1, 1)
             noisy = each.sqrt() * enlargement.encode(batch.shown) + (1 - each).sqrt() * batch.noise
         clean = module(noisy, conditions, batch.level, signal, enlargement.factor).float()
-        # Flat pictures count about as much as busy ones, as in a mean of PSNRs; told by what is given, not by the truth.
+        # Flat pictures count about as much as busy ones, as in a mean of PSNRs; found in what is given, not in the
+        # truth: else the estimate would no longer be the mean.
         busy = conditions[:, 3:6].square().mean((1, 2, 3))
         weight = (1 / (1 - signal)).clamp(max=_MAX_WEIGHT) / (_FLAT + busy / _BUSY)
         loss = (weight * (clean - target).square().mean((1, 2, 3))).mean()
