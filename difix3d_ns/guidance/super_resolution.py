@@ -22,6 +22,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs, Window
+from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.status import ShownView, Status
 from difix3d_ns.guidance.tracking import ViewTracker
 from difix3d_ns.guidance.upscaled_photos import (
@@ -44,7 +45,7 @@ from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER, UPSCALED_FOLDER
 from difix3d_ns.views.pool import Entry, Pool
 from difix3d_ns.views.protocols import References, Renderer, Scene
-from difix3d_ns.views.records import ViewRecords, thumbnail
+from difix3d_ns.views.records import ViewRecord, ViewRecords, thumbnail
 from difix3d_ns.views.view import TrainView
 
 ROUNDS = 4
@@ -53,8 +54,6 @@ STEPS_PER_ROUND = {"cpu": 500, "cuda": 5000}
 """with the paper's four rounds: 5,000 are the paper's"""
 D_SSIM = 0.2
 """share of 1 - SSIM in the losses of both sizes; the paper's"""
-MEASURED, NEIGHBOURS = 8, 2
-"""photographs whose agreement is measured after each round, and others that each is compared with"""
 MIN_PSNR = 15.0
 """dB between photographs and renders of a splat to start from; below, it is of another scene or in another frame"""
 _SEED = 1_000_003  # between the noise of two photographs lie the draws of all rounds
@@ -88,6 +87,8 @@ class ThreeDSRConfig(GuidanceConfig):
     start: Path | None = None
     """a splat to begin the rounds with: a .ply, a checkpoint, or the folder or config.yml of a training on these photos
     (unset: it is trained first)"""
+    detail_confidence: bool = False
+    """weigh the pixels of an upscaled photo by how closely it sees the surface and how far other photos agree on it"""
     feedback: bool = True
     """go on from the splat's renders after each round; False goes on from the upscaler's own results: upscaling that is
     independent of the other photos"""
@@ -210,19 +211,18 @@ class ThreeDSRGuidance(Guidance):
         self._files = file_names(self._names)
         order = path_order([scene.unoptimized_camera(index) for index in range(len(scene))])
         self._units = [order] if self.upscaler.joint else [[index] for index in order]  # what has one state
-        self._measured = sorted(order[: len(order) // 2 + MEASURED // 2][-MEASURED:])
         self._seed = torch.initial_seed() % 2**31
         self.round = -1
         self._waiting: list[int] = []  # units that are not upscaled yet in this round
         self._state: State | None = None  # of the first of them
         self._renders: list[Tensor] = []  # that its state is made with
         self._seconds = 0.0
-        self._depths: dict[int, Tensor] = {}
-        self._measuring = False
         self._unseen: list[int] = []  # of this pass through the photographs
         self.agreement: list[float] = []  # of each round
         self._wrote = True
         self.pool = Pool(None, run.folder / POOL_FOLDER, device=renderer.device)
+        weighed = self._weighed if self.config.detail_confidence else None
+        self._check = RoundCheck(self.photos, renderer, self.pool, order, weighed)
         self._tracking = ViewTracker(
             run.tracker, ViewRecords(run.folder / RECORDS_FOLDER, ABOUT_UPSCALED), ABOUT_UPSCALED.short, "upscaled"
         )
@@ -286,13 +286,13 @@ class ThreeDSRGuidance(Guidance):
 
     def before_step(self, step: int) -> bool:
         """Do one piece of a round: a step of the upscaler, or a render of the splat and what follows from it."""
-        if not self._waiting and not self._measuring and self.round < self.plan.round_at(step):
+        if not self._waiting and not self._check.running and self.round < self.plan.round_at(step):
             self._begin()
         if self._waiting:
             self._spare_memory(partial(self._work_on, step))
-        elif self._measuring:
-            self._measure(step)
-        return bool(self._waiting) or self._measuring
+        elif self._check.running:
+            self._check_on(step)
+        return bool(self._waiting) or self._check.running
 
     def _begin(self) -> None:
         self.round += 1
@@ -362,16 +362,12 @@ class ThreeDSRGuidance(Guidance):
             self.pool.put(self.photos.view(index, picture))
             self._write(index, picture)
             seconds = (self._seconds + time.perf_counter() - started) / len(indices)
-            self._tracking.made(
-                record_upscaled(
-                    *(index, self._names[index], self._group(), self.round + 1, step, seconds),
-                    *(self.photos.enlarged(index), picture, render),
-                )
-            )
+            self._tracking.made(self._record(index, step, seconds, picture, render))
         del self._waiting[0]
         self._state, self._renders, self._seconds = None, [], 0.0
         self._tracking.progress(self._label(), sum(len(self._units[unit]) for unit in self._waiting))
-        self._measuring = not self._waiting
+        if not self._waiting:
+            self._check.begin()
 
     def _state_key(self, unit: int) -> str:
         return f"{_STATE}/{self._units[unit][0]:04d}"
@@ -396,25 +392,37 @@ class ThreeDSRGuidance(Guidance):
                 self._run.tracker.log(f"[yellow]Upscaled photos cannot be written ({error}); training goes on.")
             self._wrote = False
 
-    def _measure(self, step: int) -> None:
-        """Render a depth that the agreement needs or, with all of them, measure it; a round ends with that."""
-        from difix3d_ns.metrics.agreement import agreement
+    def _record(
+        self,
+        index: int,
+        step: int,
+        seconds: float,
+        picture: Tensor,
+        render: Tensor | None,
+        weight: Tensor | None = None,
+    ) -> ViewRecord:
+        known = (index, self._names[index], self._group(), self.round + 1, step, seconds)
+        return record_upscaled(*known, self.photos.enlarged(index), picture, render, weight)
 
-        made = [index for index in self._measured if view_key(index) in self.pool]
-        if missing := [index for index in made if index not in self._depths] if len(made) > 1 else []:
-            index = missing[0]
-            self._depths[index] = self._renderer.median_depth(self.photos.camera(index, optimised=True))[0]
-            return
-        if len(made) > 1:
-            pictures = [self.pool.get(view_key(index)).image for index in made]
-            cameras = [self.photos.camera(index, optimised=True) for index in made]
-            depths = [self._depths[index].cpu() for index in made]
-            found = agreement(pictures, cameras, depths, float(self.photos.factor), NEIGHBOURS)
-            self.agreement.append(found)
-            self._run.tracker.scalar(f"{ABOUT_UPSCALED.short}/agreement", self.agreement[-1], step)
-            self._run.tracker.log(f"{self._label()}: agreement of {len(made)} photos {self.agreement[-1]:.3f}")
-        self._measuring, self._depths = False, {}
-        self._tracking.end(self._label(), step, len(self._scene))
+    def _check_on(self, step: int) -> None:
+        """Do a piece of the check that a round ends with."""
+        known = self._check.agreement
+        self._check.piece()
+        if known is None and (found := self._check.agreement) is not None:
+            self._run.tracker.scalar(f"{ABOUT_UPSCALED.short}/agreement", found, step)
+            self._run.tracker.log(f"{self._label()}: agreement of photos {found:.3f}")
+        if not self._check.running:
+            self.agreement += [self._check.agreement] if self._check.agreement is not None else []
+            self._tracking.end(self._label(), step, len(self._scene))
+
+    def _weighed(self, index: int, confidence: Tensor) -> None:
+        """Record the confidence of an upscaled photograph beside it."""
+        head = self._tracking.heads[view_key(index)]
+        render = None
+        if self.round or self.plan.subpixel:
+            render = self._renderer.render(self.photos.camera(index, optimised=True), photo=index).image
+        picture = self.pool.get(view_key(index)).image
+        self._tracking.changed(self._record(index, head.step, head.seconds, picture, render, confidence))
 
     def _label(self) -> str:
         return f"Round {self.round + 1}/{self.plan.rounds}"
@@ -477,7 +485,7 @@ class ThreeDSRGuidance(Guidance):
             "round": self.round,
             "waiting": list(self._waiting),
             "begun": self._state is not None,  # what the pool has of the first that waits is of this round
-            "measuring": self._measuring,
+            "checking": self._check.running,
             "agreement": list(self.agreement),
             "unseen": list(self._unseen),
             "pool": self.pool.state(checkpoint=step),
@@ -491,7 +499,9 @@ class ThreeDSRGuidance(Guidance):
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
         self._seed, self.round = state["seed"], state["round"]
         self._waiting, self._unseen = list(state["waiting"]), list(state["unseen"])
-        self._measuring, self.agreement = state["measuring"], list(state["agreement"])
+        self.agreement = list(state["agreement"])
+        if state["checking"]:
+            self._check.begin()
         self._state = self._stored(self._waiting[0]) if state["begun"] else None
         self._tracking.recall(folder / RECORDS_FOLDER, step)
 

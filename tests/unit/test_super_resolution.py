@@ -259,6 +259,18 @@ def test_without_feedback_the_splat_is_not_rendered(tmp_path: Path) -> None:
     assert len({float(render.mean()) for render in upscaler.renders}) == 5
 
 
+def test_a_round_ends_with_a_check_of_it(tmp_path: Path) -> None:
+    guidance, _ = _set_up(tmp_path, _Watched(), detail_confidence=True)
+    _boundary(guidance, guidance.plan.first)
+    assert len(guidance.agreement) == 1 and -1 <= guidance.agreement[0] <= 1
+    for index in range(len(guidance._scene)):
+        view = guidance.pool.get(f"photo/{index:04d}")
+        assert view.confidence is not None and 0 <= float(view.confidence.min()) <= float(view.confidence.max()) <= 1
+    assert {tuple(record.numbers) for record in guidance._tracking.latest} == {("added", "confidence")}
+    kept = guidance.state_dict(guidance.plan.first)
+    assert not kept["checking"] and guidance.next_view(guidance.plan.first, torch.Generator()) is not None
+
+
 def test_all_photos_at_once(tmp_path: Path) -> None:
     upscaler = _Watched(joint=True)
     guidance, renderer = _set_up(tmp_path, upscaler)

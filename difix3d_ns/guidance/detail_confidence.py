@@ -1,4 +1,4 @@
-"""Trust in the detail of upscaled photographs: how closely a photograph sees a surface, and who else shows the same."""
+"""Confidence in the detail of upscaled photographs: how closely each sees a surface, and who else shows the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WINDOW = 15
 _EPS = 1e-8
 
 
-def detail_trust(
+def detail_confidence(
     index: int,
     pictures: Sequence[Tensor],
     cameras: Sequence[Pinhole],
@@ -26,7 +26,7 @@ def detail_trust(
     factor: float,
     neighbours: int = NEIGHBOURS,
 ) -> Tensor:
-    """Compute how far an upscaled photograph is to be believed, pixel by pixel.
+    """Compute the confidence in an upscaled photograph, pixel by pixel.
 
     The product of closeness, pixels per length at the surface relative to the photograph that has most of them
     (SplatSuRe, CVPR 2026, weighs by the same ratio): where another is nearer, its detail is the better one; and of
