@@ -133,6 +133,11 @@ class ThreeDSRConfig(GuidanceConfig):
             raise UserError(f"{flag}.factor {self.factor}: above 1 and up to 4 in steps of 0.25 is needed")
         if not self.low_weight and not self.high_weight:
             raise UserError(f"{flag}.low-weight 0 and {flag}.high-weight 0 leave nothing to learn from: raise one")
+        if self.subpixel_steps and not self.low_weight:
+            raise UserError(
+                f"{flag}.subpixel-steps {self.subpixel_steps} learn from the photos alone, which {flag}.low-weight 0 "
+                "leaves out: drop one of them"
+            )
 
 
 def _usual(on_cpu: bool) -> int:
@@ -417,7 +422,8 @@ class ThreeDSRGuidance(Guidance):
 
     def _weighed(self, index: int, confidence: Tensor) -> None:
         """Record the confidence of an upscaled photograph beside it."""
-        head = self._tracking.heads[view_key(index)]
+        if (head := self._tracking.heads.get(view_key(index))) is None:  # lost, as records may be
+            return
         render = None
         if self.round or self.plan.subpixel:
             render = self._renderer.render(self.photos.camera(index, optimised=True), photo=index).image
@@ -481,6 +487,7 @@ class ThreeDSRGuidance(Guidance):
             self._store(self._waiting[0], self._state)
         return {
             "upscaler": self.config.upscaler.name,
+            "factor": float(self.photos.factor),
             "seed": self._seed,
             "round": self.round,
             "waiting": list(self._waiting),
@@ -496,6 +503,12 @@ class ThreeDSRGuidance(Guidance):
             raise UserError(
                 f"this training was begun with the upscaler {name}: give --pipeline.guidance.upscaler.name {name}"
             )
+        own = float(self.photos.factor)
+        if (factor := state.get("factor", own)) != own and state["round"] >= 0:
+            raise UserError(
+                f"this training was begun with the factor {factor:g}: give --pipeline.guidance.factor {factor:g}, or "
+                "leave it out"
+            )
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
         self._seed, self.round = state["seed"], state["round"]
         self._waiting, self._unseen = list(state["waiting"]), list(state["unseen"])
@@ -503,7 +516,8 @@ class ThreeDSRGuidance(Guidance):
         if state["checking"]:
             self._check.begin()
         self._state = self._stored(self._waiting[0]) if state["begun"] else None
-        self._tracking.recall(folder / RECORDS_FOLDER, step)
+        between = bool(self._waiting) or self._check.running  # then what was made before this step is in the pool
+        self._tracking.recall(folder / RECORDS_FOLDER, step + between)
 
     def keep(self, steps: Sequence[int]) -> None:
         self.pool.prune(steps)

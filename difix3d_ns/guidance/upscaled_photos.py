@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -76,10 +77,11 @@ def choose_factor(
     if given is None and fitting is not None:
         return fitting
     smallest = FACTORS[-1] if given is None else given
+    needed, share = math.ceil(longest * smallest), math.floor(1000 * bound / smallest / longest) / 1000
     raise UserError(
-        f"photos of {longest} px cannot be upscaled by {smallest:g}: that is {longest * smallest:.0f} px, and at most "
-        f"{bound} fit. Allow more with --pipeline.guidance.long-side {longest * smallest:.0f}, train on smaller photos "
-        f"with --pipeline.datamanager.camera-res-scale-factor {bound / smallest / longest:.3f}, or use "
+        f"photos of {longest} px cannot be upscaled by {smallest:g}: that is {needed} px, and at most {bound} fit. "
+        f"Allow more with --pipeline.guidance.long-side {needed}, train on smaller photos with "
+        f"--pipeline.datamanager.camera-res-scale-factor {share:.3f} (times the one you give now, if you do), or use "
         "sparse-splatfacto, which trains at the photos' own size"
     )
 

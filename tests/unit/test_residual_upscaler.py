@@ -134,3 +134,20 @@ def test_weights_that_cannot_be_read_are_named(weights: Path, tmp_path: Path):
 def test_the_packages_weights_are_small_and_sharpen():
     assert WEIGHTS.stat().st_size <= 4 * 2**20
     assert json.loads(WEIGHTS.with_suffix(".json").read_text())["license"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize(("transition", "shared"), [("released", True), ("posterior", False)])
+def test_the_released_codes_photos_share_their_noise(weights: Path, transition: str, shared: bool):
+    upscaler = load_upscaler("residual", str(weights), dtype=torch.float32, options=(("transition", transition),))
+    low, render = picture(8, 10, 0), picture(32, 40, 1)
+    first = [upscaler.step(upscaler.start([low], [(32, 40)], [seed])) for seed in (3, 4)]
+    assert not torch.equal(first[0]["noisy"], first[1]["noisy"])  # the first round's noise is each photo's own
+    second = [upscaler.advance(state, [render])["noisy"].float() for state in first]
+    # the rest of either is a fresh draw: what the two have in common of the first round's latent shows in their mean
+    levels = upscaler._signals  # type: ignore[attr-defined]
+    alpha = levels[0] / levels[1]
+    of_noisy = alpha**0.5 * (1 - levels[1]) / (1 - levels[0])
+    starts = [state.get("first", state["noisy"]).float() for state in first]
+    rest = [late - of_noisy * start for late, start in zip(second, starts, strict=True)]
+    assert float((rest[0] - rest[1]).std()) > 0.5
+    assert torch.equal(starts[0], starts[1]) == shared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.super_resolution import Plan, ThreeDSRConfig, ThreeDSRGuidance
 from difix3d_ns.guidance.upscaled_photos import EnlargedPhotos, choose_factor, file_names, path_order
 from difix3d_ns.io import checkpoints
@@ -24,7 +26,9 @@ from difix3d_ns.io.run import Run
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.priors.base import State
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
+from difix3d_ns.views.folders import RECORDS_FOLDER
 from difix3d_ns.views.protocols import Render
+from difix3d_ns.views.records import ViewRecords
 from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
 from tests.unit import tiny_upscaler
 from tests.unit.method_cases import CASES, assert_same, checkpoint, comparable, config_of, final_state, set_up, trained
@@ -93,6 +97,8 @@ def test_settings_are_checked() -> None:
             ThreeDSRConfig(**settings).check("--g")
     with pytest.raises(UserError, match="leave nothing to learn from"):
         ThreeDSRConfig(low_weight=0.0, high_weight=0.0).check("--g")
+    with pytest.raises(UserError, match=r"--g.subpixel-steps 5 .* --g.low-weight 0"):
+        ThreeDSRConfig(low_weight=0.0, subpixel_steps=5).check("--g")
     ThreeDSRConfig(factor=1.25).check("--g")
 
 
@@ -109,6 +115,17 @@ def test_factors_that_do_not_fit() -> None:
     for given, long_side in ((None, None), (3.0, 2000)):
         with pytest.raises(UserError, match=r"long-side \d+, .*camera-res-scale-factor 0\.\d+"):
             choose_factor(1200, long_side, CPU, given)
+
+
+@pytest.mark.parametrize("longest", [1067, 1201, 3000, 4032])
+def test_what_the_message_advises_is_accepted(longest: int) -> None:
+    with pytest.raises(UserError) as raised:
+        choose_factor(longest, None, CPU, None)
+    words = str(raised.value).replace(",", "").split()
+    side = int(words[words.index("--pipeline.guidance.long-side") + 1])
+    share = float(words[words.index("--pipeline.datamanager.camera-res-scale-factor") + 1])
+    assert choose_factor(longest, side, CPU, None) == 1.5
+    assert choose_factor(int(longest * share), None, CPU, None) == 1.5
 
 
 def test_names_of_files() -> None:
@@ -446,8 +463,40 @@ def test_killed_in_a_boundary_and_resumed(scene: Path, calls: int, monkeypatch: 
     saved = checkpoints.load(config.load_checkpoint)["difix3d_ns"]["parts"]["guidance"]
     pieces = calls - 1  # that were saved: two for each of five photographs, then depths
     assert saved["round"] == 1
-    assert (saved["begun"], saved["measuring"]) == (pieces < 10 and pieces % 2 == 1, pieces >= 10)
-    assert_same(final_state(trained(config)), final_state(whole))
+    assert (saved["begun"], saved["checking"]) == (pieces < 10 and pieces % 2 == 1, pieces >= 10)
+    resumed = trained(config)
+    assert_same(final_state(resumed), final_state(whole))
+    heads = ViewRecords(resumed.base_dir / RECORDS_FOLDER).heads()
+    assert len({(head.group, head.key) for head in heads}) == 2 * 5  # those made before the kill among them
+
+
+@pytest.mark.parametrize("records", [True, False], ids=["records", "records lost"])
+def test_killed_while_photos_are_weighed_and_resumed(
+    scene: Path, records: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("difix3d_ns.ns.trainer._SAVE_IN_BOUNDARIES", -1.0)  # seconds
+    config = _short(scene, f"weighed {records}")
+    config.pipeline.guidance.detail_confidence = True
+    killed = set_up(config)
+    check, weighed = killed.pipeline.guidance._check, []
+
+    def fatal(index: int, made: Sequence[int]) -> None:
+        weighed.append(index)
+        if len(weighed) == 3:
+            raise _Killed
+        RoundCheck._weigh(check, index, made)
+
+    monkeypatch.setattr(check, "_weigh", fatal)
+    with pytest.raises(_Killed):
+        killed.train()
+    if not records:
+        shutil.rmtree(killed.base_dir / RECORDS_FOLDER)
+    again = _short(scene, f"weighed again {records}")
+    again.pipeline.guidance.detail_confidence = True
+    again.load_checkpoint = checkpoint(killed, 11)
+    guidance = trained(again).pipeline.guidance
+    assert guidance.round == 1 and len(guidance.agreement) == 2
+    assert all(guidance.pool.get(f"photo/{index:04d}").confidence is not None for index in range(5))
 
 
 # ---------------------------------------------------------------------- from a splat
@@ -561,4 +610,13 @@ def test_another_upscaler_cannot_go_on(scene: Path) -> None:
     config.pipeline.guidance.upscaler.name = "bicubic"
     config.load_checkpoint = checkpoint(trainer, 14)
     with pytest.raises(UserError, match=f"--pipeline.guidance.upscaler.name {TINY}"):
+        set_up(config)
+
+
+def test_another_factor_cannot_go_on(scene: Path) -> None:
+    trainer = trained(_short(scene, "one factor"))
+    config = _short(scene, "another factor")
+    config.pipeline.guidance.factor = 2.0
+    config.load_checkpoint = checkpoint(trainer, 14)
+    with pytest.raises(UserError, match=r"begun with the factor 1.5: give --pipeline.guidance.factor 1.5"):
         set_up(config)

@@ -21,7 +21,8 @@ LEVELS = (999, 666, 333, 0)
 """timesteps of the paper's four rounds"""
 Transition = Literal["ddim", "posterior", "fresh", "released"]
 """how the next level is reached: the paper's DDIM step; a draw from the DDPM's posterior; other noise each round; the
-posterior from the first round's noise in every round, as the released code does, whose views share it"""
+posterior from noise at the first round's level that all photographs share, in every round, as the released code does"""
+_SHARED_SEED = 0
 _KEPT = torch.float16  # of latents between calls: half the disk, and rounding far below the noise
 
 
@@ -119,13 +120,17 @@ class AlternatingUpscaler(ABC):
         shown = resample(photo, *size) if renders is None else self._picture(renders[0])
         clean = self.encode(self._inner(shown, photo, size), photo)
         noise = self._noise((self._samples, *clean.shape[1:]), seed, 0)
-        return {
+        state = {
             "low": low.detach().float().cpu(),
             "size": torch.tensor(size),
             "seed": torch.tensor(seed),
             "round": torch.tensor(round),
             "noisy": self._kept(noised(clean, noise, self._signals[round])),
         }
+        if self._transition == "released":
+            shared = self._noise(noise.shape, _SHARED_SEED, 0)
+            state["first"] = self._kept(noised(clean, shared, self._signals[round]))
+        return state
 
     def steps_left(self, state: State) -> int:
         return self._samples - len(state.get("clean", ()))
@@ -165,11 +170,11 @@ class AlternatingUpscaler(ABC):
             noise = noise_estimate(noisy, clean, signal)
             noisy = ddim_step(shown.expand_as(noise), noise, signal, following, self._eta, fresh)
         else:
-            before = state.get("first", state["noisy"]).to(self.device).float() if released else noisy
+            before = state["first"].to(self.device).float() if released else noisy
             noisy = posterior_step(shown, before, signal, following, fresh)
         kept = {name: state[name] for name in ("low", "size", "seed")}
         if released:
-            kept["first"] = state.get("first", state["noisy"])
+            kept["first"] = state["first"]
         return {**kept, "round": torch.tensor(round + 1), "noisy": self._kept(noisy)}
 
     def _picture(self, picture: Tensor) -> Tensor:  # [H, W, 3] -> [1, 3, H, W]
