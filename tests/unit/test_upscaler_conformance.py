@@ -15,6 +15,8 @@ from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.priors.base import State, Upscaler
 from difix3d_ns.priors.registry import available_priors, load_upscaler
 from tests.unit.known_scenes import picture
+from tests.unit.official_upscalers import ldm, write
+from tests.unit.tiny_esrgan import TinyNet
 from tests.unit.tiny_upscalers import write_residual
 
 STEP = 1 / 255
@@ -26,7 +28,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """Tiny random weights for those that have large ones or none of their own; one not named here has its own."""
-    return {"residual": str(write_residual(tmp_path_factory.mktemp("residual")))}
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("residual", "latent", "realesrgan")}
+    return {
+        "residual": str(write_residual(folders["residual"])),
+        "latent": str(write(ldm(), folders["latent"] / "ldm")),
+        "realesrgan": str(TinyNet().write(folders["realesrgan"])),
+    }
 
 
 @pytest.fixture(scope="module", params=available_priors(Upscaler))
