@@ -50,6 +50,7 @@ docs: $(VENV)/.installed
 weights: $(VENV)/.installed # curation and training of the fixer in the package, measured on unseen scenes
 	$(BIN)/difix3d train-prior align --output weights/align
 	$(BIN)/difix3d train-prior embedded --output weights/embedded --shards weights/align/shards --start weights/align
+	$(BIN)/difix3d train-prior upscale --output weights/upscale
 
 screenshots: setup # of viewer and report, for the docs; needs a browser (Debian: apt-get install chromium)
 	$(BIN)/python docs/screenshots.py

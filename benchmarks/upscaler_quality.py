@@ -5,7 +5,7 @@
 Pictures are reduced (antialiased bicubic) and enlarged again. Of each capture they are the middles of the photographs
 at one and two thirds of its list, at the size they lie there in; the others are photographs of procedural scenes that
 no prior was trained on. Prints Markdown tables: PSNR / SSIM / FLIP, then what share of the truth's gradient energy there
-is and how the high frequencies correlate with the truth's, then the seconds of a picture.
+is and how the high frequencies correlate with the truth's, then the CPU seconds of a picture.
 
 ``first``: after one round, the estimate from noise alone. ``last``: after four rounds, each from the own result instead
 of a splat's render. ``mean of 4``: that of four seeds.
@@ -65,9 +65,9 @@ def _compare(pictures: Sequence[tuple[str, Tensor]], makes: dict[str, Make], fac
     seconds: dict[str, list[float]] = defaultdict(list)
     for kind, truth in pictures:
         for name, make in makes.items():
-            start = time.perf_counter()
+            start = time.process_time()
             picture = make(truth, factor)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
             metrics[kind][name].append(image_metrics(picture, truth) | _sharpness(picture, truth))
     for kind in list(metrics):
         if kind != "procedural":
@@ -82,7 +82,7 @@ def _compare(pictures: Sequence[tuple[str, Tensor]], makes: dict[str, Make], fac
             for m in means
         ]
         print(f"| {kind} | {len(columns['bicubic'])} | " + " | ".join(cells) + " |")
-    print("| seconds | | " + " | ".join(f"{np.median(values):.2f}" for values in seconds.values()) + " |", flush=True)
+    print("| CPU seconds | | " + " | ".join(f"{np.median(values):.2f}" for values in seconds.values()) + " |", flush=True)
 
 
 def _sharpness(picture: Tensor, truth: Tensor) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.priors.base import State, Upscaler
 from difix3d_ns.priors.registry import available_priors, load_upscaler
+from tests.pretended_cuda import pretended_cuda
 from tests.unit.known_scenes import picture
 from tests.unit.official_upscalers import ldm, write
 from tests.unit.tiny_esrgan import TinyNet
@@ -158,3 +160,16 @@ def test_states_are_on_the_host(upscaler: Upscaler) -> None:
     """They may be many: one for each photograph."""
     state = finished(upscaler, start(upscaler, photographs(upscaler), (48, 68)))
     assert all(tensor.device.type == "cpu" and not tensor.requires_grad for tensor in state.values())
+
+
+@pytest.mark.parametrize("device", ["pretended", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_device_gives_what_the_processor_gives(
+    name: str, upscaler: Upscaler, weights: Mapping[str, str], device: str
+) -> None:
+    lows, size = photographs(upscaler), (48, 68)
+    expected = results(upscaler, start(upscaler, lows, size), upscaler.rounds)
+    with pretended_cuda() if device == "pretended" else contextlib.nullcontext():
+        there = load_upscaler.__wrapped__(name, weights.get(name), "cuda", torch.float32)
+        found = [one.cpu() for one in results(there, start(there, lows, size), there.rounds)]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-3, rtol=0)

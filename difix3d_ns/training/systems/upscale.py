@@ -64,7 +64,7 @@ class Batch(NamedTuple):
 class Upscale:
     """``ResidualNet`` as a ``System``."""
 
-    variants = ("bicubic", "backprojection", "last", "first")
+    variants = ("bicubic", "backprojection", "last", "first", "rendered")
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
@@ -144,7 +144,10 @@ class Upscale:
         return loss + compare(enlargement.decode(clean), batch.truth)
 
     def pictures(self, module: nn.Module) -> Mapping[str, Make]:
-        """Enlargements of reduced truths, by ``VALIDATED``: of the first round, and of the last from own results."""
+        """Enlargements of truths reduced by ``VALIDATED``.
+
+        Of the first round; of the last, after others whose render was the own result, or the sample's.
+        """
         assert isinstance(module, ResidualNet)
         device = next(module.parameters()).device
         net = copy.deepcopy(module).to(fast_dtype(device.type))
@@ -154,6 +157,7 @@ class Upscale:
             "backprojection": lambda sample: upscaled(BicubicUpscaler(device, BACK_PROJECTIONS), sample.truth),
             "last": lambda sample: upscaled(upscaler, sample.truth, upscaler.rounds),
             "first": lambda sample: upscaled(upscaler, sample.truth),
+            "rendered": lambda sample: upscaled(upscaler, sample.truth, upscaler.rounds, render=sample.request.image),
         }
 
     def save(self, module: nn.Module, folder: Path) -> None:
@@ -163,15 +167,23 @@ class Upscale:
         write_tensors(folder / "weights.safetensors", tensors)
 
 
-def upscaled(upscaler: Upscaler, truth: Tensor, rounds: int = 1, factor: float = VALIDATED, seed: int = 0) -> Tensor:
+def upscaled(
+    upscaler: Upscaler,
+    truth: Tensor,
+    rounds: int = 1,
+    factor: float = VALIDATED,
+    seed: int = 0,
+    render: Tensor | None = None,
+) -> Tensor:
     """Reduce a picture and enlarge it again.
 
     Args:
         upscaler: of one photograph at a time.
         truth: [H, W, 3] in [0, 1].
-        rounds: how many; each result is the render of the next one.
+        rounds: how many.
         factor: by which it is reduced.
         seed: of the upscaler's draws.
+        render: [H, W, 3] in [0, 1], what a splat shows after each round; None: the round's result.
 
     Returns:
         [H, W, 3] in [0, 1].
@@ -184,7 +196,7 @@ def upscaled(upscaler: Upscaler, truth: Tensor, rounds: int = 1, factor: float =
             state = upscaler.step(state)
         (picture,) = upscaler.result(state)
         if round_ + 1 < rounds:
-            state = upscaler.advance(state, [picture])
+            state = upscaler.advance(state, [picture if render is None else render])
     return picture
 
 
