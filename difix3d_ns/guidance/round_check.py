@@ -1,4 +1,4 @@
-"""What a round of upscaled photographs is worth: how far they agree, and the confidence in each pixel of them."""
+"""Check of a round of upscaled photographs: how far they agree, and the confidence in each pixel of them."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ from difix3d_ns.guidance.tracking import ViewTracker
 from difix3d_ns.guidance.upscaled_photos import (
     ABOUT_UPSCALED,
     PARTS,
+    UPSCALED_FOLDER,
     EnlargedPhotos,
     choose_factor,
     estimate_cost,
@@ -42,7 +43,7 @@ from difix3d_ns.io.images import write_picture
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import State, Upscaler
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
-from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER, UPSCALED_FOLDER
+from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool
 from difix3d_ns.views.protocols import References, Renderer, Scene
 from difix3d_ns.views.records import ViewRecord, ViewRecords, thumbnail

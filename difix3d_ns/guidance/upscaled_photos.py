@@ -26,6 +26,8 @@ FACTORS = (4.0, 3.0, 2.0, 1.5)
 """tried in this order, unless one is given"""
 PARTS = 4
 """a factor is a multiple of one fourth, so that at most three rows or columns of a photo are cropped"""
+UPSCALED_FOLDER = "upscaled"
+"""in a training's: photos as they were upscaled last, for people"""
 CPU_LONG_SIDE = 1600
 """pixels of an upscaled photo: a step takes some half a second at that size"""
 _CUDA_LONG_SIDE = 4096

@@ -92,7 +92,7 @@ class GuidedTrainerConfig(TrainerConfig):
     pipeline: GuidedPipelineConfig = field(default_factory=GuidedPipelineConfig)
     """pipeline settings"""
     max_num_iterations: int | None = None  # type: ignore[assignment]
-    """steps in all, resumed ones included (unset: 30000 with CUDA, 2000 without)"""
+    """steps in all, resumed ones included (unset: 30000 with CUDA, 2000 without, and what the guidance adds to them)"""
     steps_per_save: int | None = None  # type: ignore[assignment]
     """steps between checkpoints (unset: a fifth of the training, at most 2000)"""
     steps_per_eval_image: int | None = None  # type: ignore[assignment]

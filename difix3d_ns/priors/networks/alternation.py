@@ -170,11 +170,11 @@ class AlternatingUpscaler(ABC):
             noise = noise_estimate(noisy, clean, signal)
             noisy = ddim_step(shown.expand_as(noise), noise, signal, following, self._eta, fresh)
         else:
-            before = state["first"].to(self.device).float() if released else noisy
+            before = state.get("first", state["noisy"]).to(self.device).float() if released else noisy
             noisy = posterior_step(shown, before, signal, following, fresh)
         kept = {name: state[name] for name in ("low", "size", "seed")}
         if released:
-            kept["first"] = state["first"]
+            kept["first"] = state.get("first", state["noisy"])  # begun with another transition, it has none
         return {**kept, "round": torch.tensor(round + 1), "noisy": self._kept(noisy)}
 
     def _picture(self, picture: Tensor) -> Tensor:  # [H, W, 3] -> [1, 3, H, W]
