@@ -4,8 +4,8 @@
 
 Pictures are reduced (antialiased bicubic) and enlarged again. Of each capture they are the middles of the photographs
 at one and two thirds of its list, at the size they lie there in; the others are photographs of procedural scenes that
-no prior was trained on. Prints Markdown tables: PSNR / SSIM / FLIP, then what share of the truth's gradient energy there
-is and how the high frequencies correlate with the truth's, then the CPU seconds of a picture.
+no prior was trained on. Prints Markdown tables: PSNR / SSIM / FLIP, then what share of the truth's gradient energy
+there is and how the high frequencies correlate with the truth's, then the CPU seconds of a picture.
 
 ``first``: after one round, the estimate from noise alone. ``last``: after four rounds, each from the own result instead
 of a splat's render. ``mean of 4``: that of four seeds.
@@ -82,7 +82,9 @@ def _compare(pictures: Sequence[tuple[str, Tensor]], makes: dict[str, Make], fac
             for m in means
         ]
         print(f"| {kind} | {len(columns['bicubic'])} | " + " | ".join(cells) + " |")
-    print("| CPU seconds | | " + " | ".join(f"{np.median(values):.2f}" for values in seconds.values()) + " |", flush=True)
+    print(
+        "| CPU seconds | | " + " | ".join(f"{np.median(values):.2f}" for values in seconds.values()) + " |", flush=True
+    )
 
 
 def _sharpness(picture: Tensor, truth: Tensor) -> dict[str, float]:
