@@ -32,6 +32,7 @@ METRICS = {
     "lpips_vgg": Metric("LPIPS (VGG) ↓", lower_is_better=True),
     "high_pass": Metric("detail, correlation ↑", everywhere=False),
     "low_psnr": Metric("PSNR to the small photo ↑", 2, everywhere=False),
+    "agreement": Metric("agreement of upscaled photos ↑", everywhere=False),
     "fid": Metric("FID ↓", 1, lower_is_better=True),
     "seconds": Metric("seconds ↓", 0, lower_is_better=True, contest=False),
     "gaussians": Metric("Gaussians", 0, lower_is_better=True, contest=False),

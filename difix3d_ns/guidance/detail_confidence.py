@@ -28,7 +28,7 @@ def detail_confidence(
 ) -> Tensor:
     """Compute the confidence in an upscaled photograph, pixel by pixel.
 
-    The product of closeness, pixels per length at the surface relative to the photograph that has most of them
+    The product of closeness, pixels per length at the surface relative to the neighbour that has most of them
     (SplatSuRe, CVPR 2026, weighs by the same ratio): where another is nearer, its detail is the better one; and of
     agreement, the correlation of detail with that of the neighbours around the pixel.
 

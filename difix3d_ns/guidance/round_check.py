@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -54,13 +54,15 @@ class RoundCheck:
         self._measured = sorted(order[: len(order) // 2 + MEASURED // 2][-MEASURED:])
         self._depths: dict[int, Tensor] = {}
         self._left: list[int] = []
+        self._agreements: Iterator[float] | None = None
+        self._so_far = 0.0
         self.running = False
         self.agreement: float | None = None
         """of the round that was checked last; None where fewer than two photographs could be compared"""
 
     def begin(self) -> None:
         """Begin with a round whose photographs are all in the pool."""
-        self.running, self.agreement, self._depths = True, None, {}
+        self.running, self.agreement, self._depths, self._agreements = True, None, {}, None
         self._left = self._made(self._all) if self._weighed is not None else []
 
     def piece(self) -> None:
@@ -81,12 +83,18 @@ class RoundCheck:
         return [index for index in indices if view_key(index) in self._pool]
 
     def _measure(self) -> None:
-        from difix3d_ns.metrics.agreement import agreement
+        from difix3d_ns.metrics.agreement import agreement_so_far
 
-        made = self._made(self._measured)
-        cameras = [self._photos.camera(index, optimised=True) for index in made]
-        depths = [self._depths[index] for index in made]
-        self.agreement = agreement(_Pictures(self._pool, made), cameras, depths, float(self._photos.factor), NEIGHBOURS)
+        if self._agreements is None:
+            made = self._made(self._measured)
+            cameras = [self._photos.camera(index, optimised=True) for index in made]
+            depths, factor = [self._depths[index] for index in made], float(self._photos.factor)
+            self._agreements = agreement_so_far(_Pictures(self._pool, made), cameras, depths, factor, NEIGHBOURS)
+        found = next(self._agreements, None)
+        if found is None:
+            self.agreement, self._agreements = self._so_far, None
+        else:
+            self._so_far = found
 
     def _weigh(self, index: int, made: Sequence[int]) -> None:
         from difix3d_ns.guidance.detail_confidence import detail_confidence

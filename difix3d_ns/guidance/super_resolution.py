@@ -39,7 +39,7 @@ from difix3d_ns.guidance.upscaled_photos import (
 )
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.device_memory import return_unused_memory
-from difix3d_ns.io.images import write_picture
+from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import State, Upscaler
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
@@ -66,7 +66,9 @@ class ThreeDSRConfig(GuidanceConfig):
     """Settings of upscaled photographs: how large, by which upscaler, in how many rounds, and how they weigh."""
 
     _target: type = field(default_factory=lambda: ThreeDSRGuidance)
-    kept: ClassVar[tuple[str, ...]] = ("factor", "rounds", "steps_per_round", "subpixel_steps", "low_stage")
+    kept: ClassVar[tuple[str, ...]] = (
+        *("factor", "rounds", "steps_per_round", "subpixel_steps", "low_stage", "steps_before"),
+    )
     upscaler: UpscalerConfig = field(default_factory=UpscalerConfig)
     """what enlarges the photos"""
     factor: float | None = None  # type: ignore[assignment]
@@ -85,6 +87,9 @@ class ThreeDSRConfig(GuidanceConfig):
     of noise (unset: 0)"""
     low_stage: bool | None = None
     """train on the photos as they are before the rounds (unset: yes, except with start)"""
+    steps_before: int | None = field(default=None, init=False, compare=False)
+    """of this training before its first round, once that is planned: then more iterations prolong the last round; no
+    flag"""
     start: Path | None = None
     """a splat to begin the rounds with: a .ply, a checkpoint, or the folder or config.yml of a training on these photos
     (unset: it is trained first)"""
@@ -99,14 +104,28 @@ class ThreeDSRConfig(GuidanceConfig):
     """loss weight of the difference between the render and the upscaled photo"""
 
     def default_steps(self, usual: int, on_cpu: bool) -> int:
-        rounds, window = self.rounds or ROUNDS, self.steps_per_round
-        high = ROUNDS * _usual(on_cpu) if window is None else rounds * window
+        window = self.steps_per_round
+        high = ROUNDS * _usual(on_cpu) if window is None else self.count_rounds(on_cpu) * window
         return (usual if self._has_low_stage else 0) + (self.subpixel_steps or 0) + high
 
     def own_steps(self, steps: int, on_cpu: bool) -> int:
         if not self._has_low_stage:
             return steps
-        return max(1, steps - (self.subpixel_steps or 0) - self.high_steps(steps, on_cpu, self.rounds or ROUNDS))
+        if self.steps_before is not None:
+            return max(1, self.steps_before - (self.subpixel_steps or 0))
+        rounds = 1 if self.steps_per_round is None else self.count_rounds(on_cpu)  # all together have as many steps
+        return max(1, steps - (self.subpixel_steps or 0) - self.high_steps(steps, on_cpu, rounds))
+
+    def count_rounds(self, on_cpu: bool) -> int:
+        """Return the number of rounds: of the flag, or of the upscaler.
+
+        Raises:
+            UserError: the upscaler cannot be loaded.
+        """
+        if self.rounds is not None:
+            return self.rounds
+        upscaler = self.upscaler.load(torch.device("cpu" if on_cpu else "cuda"))
+        return max(1, upscaler.rounds - bool(self.subpixel_steps))
 
     def high_steps(self, steps: int, on_cpu: bool, rounds: int) -> int:
         """Return how many steps of a training belong to all rounds together."""
@@ -191,6 +210,8 @@ class ThreeDSRGuidance(Guidance):
         rounds = config.rounds or max(1, upscaler.rounds - bool(subpixel))
         window = config.high_steps(run.steps, run.on_cpu, rounds) // rounds
         first = run.last_step - rounds * window if config.low_stage else run.first_step + subpixel
+        if config.steps_before is not None:
+            first = run.first_step + config.steps_before
         min_first = run.first_step + subpixel + bool(config.low_stage)
         if window < 1 or first < min_first:
             raise UserError(
@@ -210,6 +231,13 @@ class ThreeDSRGuidance(Guidance):
 
         self._scene, self._renderer, self._run = scene, renderer, run
         self.plan, self.upscaler = self._planned(run), self._upscaler(run)
+        self._shortened = self.config.steps_per_round is None
+        fill_unset(
+            self.config,
+            rounds=self.plan.rounds,
+            steps_per_round=self.plan.window,
+            steps_before=self.plan.first - run.first_step,
+        )
         self._ssim = FusedSSIM()
         self.config.factor = self._chosen_factor()
         self.photos = EnlargedPhotos(scene, self.config.factor)
@@ -272,7 +300,7 @@ class ThreeDSRGuidance(Guidance):
             f"{plan.rounds} round{'s' * (plan.rounds > 1)} of {plan.window} steps: {cost.describe()} for it."
         )
         usual = ROUNDS * _usual(self._run.on_cpu) // plan.rounds
-        if self.config.steps_per_round is None and plan.window < usual:
+        if self._shortened and plan.window < usual:
             self._run.tracker.log(
                 f"[yellow]Rounds are shorter than the {usual} steps they usually have: --max-num-iterations leaves "
                 f"room for {plan.window} (--pipeline.guidance.steps-per-round)."
@@ -297,7 +325,7 @@ class ThreeDSRGuidance(Guidance):
         if self._waiting:
             self._spare_memory(partial(self._work_on, step))
         elif self._check.running:
-            self._check_on(step)
+            self._spare_memory(partial(self._check_on, step))
         return bool(self._waiting) or self._check.running
 
     def _begin(self) -> None:
@@ -365,8 +393,9 @@ class ThreeDSRGuidance(Guidance):
         pictures = self.upscaler.result(state)
         self._store(unit, state if self.round + 1 < self._results else {})
         for index, picture, render in zip(indices, pictures, renders, strict=True):
-            self.pool.put(self.photos.view(index, picture))
-            self._write(index, picture)
+            view = self.photos.view(index, picture)
+            self.pool.put(view)
+            self._write(index, picture, view.alpha)
             seconds = (self._seconds + time.perf_counter() - started) / len(indices)
             self._tracking.made(self._record(index, step, seconds, picture, render))
         del self._waiting[0]
@@ -389,10 +418,11 @@ class ThreeDSRGuidance(Guidance):
         except (KeyError, ValueError):  # it could not be written, or cannot be read
             return None
 
-    def _write(self, index: int, picture: Tensor) -> None:
+    def _write(self, index: int, picture: Tensor, alpha: Tensor | None) -> None:
         """Write an upscaled photograph for people; nothing depends on it."""
+        whole = Picture(picture.cpu(), None if alpha is None else alpha.cpu())
         try:
-            write_picture(self._run.folder / UPSCALED_FOLDER / self._files[index], picture)
+            write_picture(self._run.folder / UPSCALED_FOLDER / self._files[index], whole)
         except OSError as error:
             if self._wrote:
                 self._run.tracker.log(f"[yellow]Upscaled photos cannot be written ({error}); training goes on.")

@@ -44,6 +44,24 @@ def agreement(
     Raises:
         ValueError: as many pictures as cameras and depths are needed.
     """
+    found = 0.0
+    for found in agreement_so_far(pictures, cameras, depths, factor, neighbours):  # noqa: B007  # the last one counts
+        pass
+    return found
+
+
+def agreement_so_far(
+    pictures: Sequence[Tensor],
+    cameras: Sequence[Pinhole],
+    depths: Sequence[Tensor],
+    factor: float,
+    neighbours: int = NEIGHBOURS,
+) -> Iterator[float]:
+    """Compute ``agreement`` picture by picture, for callers with other things to do in between; arguments as there.
+
+    Yields:
+        The agreement of all pairs up to this picture; the last one is that of all.
+    """
     if not len(pictures) == len(cameras) == len(depths):
         raise ValueError(f"{len(pictures)} pictures, {len(cameras)} cameras and {len(depths)} depths")
     correlation = RunningCorrelation()
@@ -51,7 +69,7 @@ def agreement(
         own = high_pass(pictures[index].float(), factor)
         for _, warped, shown, _ in details_beside(own, index, others, pictures, cameras, depths, factor):
             correlation.add(own[shown], warped[shown])
-    return correlation.value
+        yield correlation.value
 
 
 def details_beside(

@@ -209,7 +209,8 @@ class GuidedTrainer(Trainer):
                 f"{path} was written by an earlier version of difix3d_ns, which this one cannot go on from: train again"
             )
         self._ours = state.get(STATE_KEY, {})
-        started = config.pipeline.guidance.starting_splat is not None
+        resumed = config.load_dir is not None or config.load_checkpoint is not None
+        started = config.pipeline.guidance.starting_splat is not None and not resumed
         if started or self._ours.get("method") != config.method_name:
             self._ours = {}
         foreign = self._loaded is not None and not self._ours
@@ -233,21 +234,22 @@ class GuidedTrainer(Trainer):
 
     @staticmethod
     def _read_checkpoint(config: GuidedTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
-        if (start := config.pipeline.guidance.starting_splat) is not None:
-            if config.load_dir is not None or config.load_checkpoint is not None:
-                raise UserError(
-                    f"--pipeline.guidance.start {start}: with --load-dir or --load-checkpoint there is a splat to go "
-                    "on from; leave one of them out"
-                )
-            return read_start(start)
-        if config.load_dir is not None:
-            if config.load_step is None:
-                return checkpoints.load_newest(config.load_dir)
+        start = config.pipeline.guidance.starting_splat
+        if config.load_dir is not None and config.load_step is None:
+            path, state = checkpoints.load_newest(config.load_dir)
+        elif config.load_dir is not None:
             path = config.load_dir / f"step-{config.load_step:09d}.ckpt"
-            return path, checkpoints.load(path)
-        if config.load_checkpoint is not None:
-            return config.load_checkpoint, checkpoints.load(config.load_checkpoint)
-        return None
+            state = checkpoints.load(path)
+        elif config.load_checkpoint is not None:
+            path, state = config.load_checkpoint, checkpoints.load(config.load_checkpoint)
+        else:
+            return None if start is None else read_start(start)
+        # a resumed training began with its start
+        if start is not None and state.get(STATE_KEY, {}).get("method") != config.method_name:
+            raise UserError(
+                f"--pipeline.guidance.start {start}: {path} is a splat to begin with as well; leave one of them out"
+            )
+        return path, state
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         if self.config.pipeline.datamanager.data is None and self.config.data is not None:

@@ -18,6 +18,7 @@ from difix3d_ns.priors.base import DEFAULT_REFERENCES, FixRequest, FixResult, fi
 from difix3d_ns.priors.blend import visible_in_any
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.stages import EmbeddedChain
+from difix3d_ns.priors.networks.weight_files import find_weights
 
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 
@@ -165,7 +166,8 @@ def load(
         FileNotFoundError: no such file.
         RuntimeError: it cannot be read or does not fit.
     """
-    path = _locate(weights)
+    own = weights in (None, "embedded")
+    path = find_weights(WEIGHTS if own else str(weights), "embedded", "fixer", "embedded")
     try:
         config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if missing := sorted({"align", "blend", "difix"} - set(config)):
@@ -183,17 +185,3 @@ def load(
         ) from error
     chain = chain.to(device).cast_networks(dtype or fast_dtype(torch.device(device).type))
     return EmbeddedFixer(chain.to(memory_format=torch.channels_last), diffusion)
-
-
-def _locate(weights: str | None) -> Path:
-    path = WEIGHTS if weights in (None, "embedded") else Path(str(weights)).expanduser()
-    if path.is_dir():
-        inside = [path / name for name in ("weights.safetensors", "embedded.safetensors")]
-        path = next((file for file in inside if file.exists()), inside[0])
-    for file in (path.with_suffix(".safetensors"), path.with_suffix(".json")):
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"fixer weights not found: {file}. --pipeline.guidance.fixer.weights takes a .safetensors file with "
-                "its .json beside it, or a folder written by `difix3d train-prior`."
-            )
-    return path.with_suffix(".safetensors")

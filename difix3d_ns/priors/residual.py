@@ -14,6 +14,7 @@ from difix3d_ns.priors.networks.alternation import AlternatingUpscaler, Transiti
 from difix3d_ns.priors.networks.diffusion import signal_levels
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.residual_net import Enlargement, ResidualNet
+from difix3d_ns.priors.networks.weight_files import find_weights
 
 WEIGHTS = Path(__file__).parent / "weights" / "upscaler.safetensors"
 
@@ -99,7 +100,7 @@ def load(
 
 def read_net(weights: str | None) -> tuple[ResidualNet, Tensor]:
     """Read network (float32, on the CPU) and signal levels [T] from weights; errors and argument as of ``load``."""
-    path = _locate(weights)
+    path = find_weights(WEIGHTS if weights is None else weights, "upscaler", "upscaler", "upscale")
     try:
         config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         net = ResidualNet(**config["net"])
@@ -113,17 +114,3 @@ def read_net(weights: str | None) -> tuple[ResidualNet, Tensor]:
             "Reinstall the package, or give --pipeline.guidance.upscaler.weights a folder written by "
             "`difix3d train-prior upscale`."
         ) from error
-
-
-def _locate(weights: str | None) -> Path:
-    path = WEIGHTS if weights is None else Path(weights).expanduser()
-    if path.is_dir():
-        inside = [path / name for name in ("weights.safetensors", "upscaler.safetensors")]
-        path = next((file for file in inside if file.exists()), inside[0])
-    for file in (path.with_suffix(".safetensors"), path.with_suffix(".json")):
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"upscaler weights not found: {file}. --pipeline.guidance.upscaler.weights takes a .safetensors file "
-                "with its .json beside it, or a folder written by `difix3d train-prior upscale`."
-            )
-    return path.with_suffix(".safetensors")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -19,6 +19,8 @@ _OPTIONS = ("transition", "eta", "samples", "back_projection")
 class UpscalerConfig:
     """An upscaler, its weights and how it is run."""
 
+    kept: ClassVar[tuple[str, ...]] = ("weights", *_OPTIONS)
+    """fields that a resumed training takes over from its checkpoint where they are unset"""
     name: str = "residual"
     """residual (embedded), latent (published weights), realesrgan, backprojection, bicubic, any other upscaler in
     difix3d_ns/priors, or package.module of an upscaler of yours"""

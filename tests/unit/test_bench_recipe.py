@@ -223,7 +223,8 @@ def test_photos_are_upscaled_from_one_size_and_scored_at_another() -> None:
     }
     assert {name: (each.upscaler.name, each.feedback) for name, each in upscaled.items()} == {
         "bicubic": ("bicubic", True),
-        "bicubic-bp": ("backprojection", True),
+        "bicubic-bp-alone": ("backprojection", True),
+        "bicubic-bp-low": ("backprojection", True),
         "low-only": ("bicubic", True),
         "independent": ("residual", False),
         "3dsr": ("residual", True),
@@ -231,7 +232,7 @@ def test_photos_are_upscaled_from_one_size_and_scored_at_another() -> None:
     }
     assert {each.factor for each in upscaled.values()} == {recipe.factor}
     weights = {name: (each.high_weight, each.low_weight) for name, each in upscaled.items()}
-    assert weights["bicubic"] == weights["bicubic-bp"] == (1, 0) and weights["low-only"] == (0, 1)
+    assert weights["bicubic"] == weights["bicubic-bp-alone"] == (1, 0) and weights["low-only"] == (0, 1)
     high = {each.high_steps(recipe.steps or 0, True, each.rounds or 4) for each in upscaled.values()}
     assert len(high) == 1  # as many steps at the large size, whatever is learnt from
     modes = {name: each.pipeline.model.rasterize_mode for name, each in settings.items()}

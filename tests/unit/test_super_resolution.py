@@ -249,11 +249,11 @@ def test_rounds_begin_with_all_photos(tmp_path: Path) -> None:
     guidance, renderer = _set_up(tmp_path, upscaler)
     assert _boundary(guidance, 19) == 1 and not guidance.pool
     assert guidance.next_view(19, torch.Generator()) is None
-    assert _boundary(guidance, 20) == 2 * 5 + 5 + 1  # a start and a step, then five depths and the measure
+    assert _boundary(guidance, 20) == 2 * 5 + 5 + 6  # a start and a step, then five depths, five measures and the end
     assert upscaler.asked == [("start", 1), ("step", 1)] * 5 and renderer.photos == []
     first = {index: guidance.pool.get(f"photo/{index:04d}").image for index in range(5)}
     assert _boundary(guidance, 29) == 1
-    assert _boundary(guidance, 30) == 2 * 5 + 5 + 1
+    assert _boundary(guidance, 30) == 2 * 5 + 5 + 6
     assert upscaler.asked[10:] == [("advance", 1), ("step", 1)] * 5
     assert sorted(renderer.photos) == list(range(5))  # each with its own exposure
     assert all(render.shape == (45, 60, 3) for render in upscaler.renders)
@@ -291,9 +291,9 @@ def test_a_round_ends_with_a_check_of_it(tmp_path: Path) -> None:
 def test_all_photos_at_once(tmp_path: Path) -> None:
     upscaler = _Watched(joint=True)
     guidance, renderer = _set_up(tmp_path, upscaler)
-    assert _boundary(guidance, 20) == 2 + 5 + 1
+    assert _boundary(guidance, 20) == 2 + 5 + 6
     assert upscaler.asked == [("start", 5), ("step", 1)]
-    assert _boundary(guidance, 30) == 5 + 1 + 5 + 1  # five renders; with the last the state is made
+    assert _boundary(guidance, 30) == 5 + 1 + 5 + 6  # five renders; with the last the state is made
     assert upscaler.asked[2:] == [("advance", 5), ("step", 1)]
     assert renderer.photos == path_order([guidance._scene.unoptimized_camera(index) for index in range(5)])
 
@@ -598,8 +598,10 @@ def test_what_is_no_splat_is_refused(scene: Path, tmp_path: Path) -> None:
     for name in ("text.ply", "notes.txt", "empty", "missing.ply"):
         with pytest.raises(UserError, match=rf"--pipeline.guidance.start .*{name}"):
             set_up(_started(scene, tmp_path / name, "refused"))
+    checkpoint = tmp_path / "step-000000003.ckpt"
+    torch.save({"step": 3}, checkpoint)
     config = _started(scene, tmp_path / "text.ply", "both")
-    config.load_dir = tmp_path
+    config.load_checkpoint = checkpoint
     with pytest.raises(UserError, match="leave one of them out"):
         set_up(config)
 

@@ -24,6 +24,7 @@ from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_recipe import Method, Recipe, flag_words
 from difix3d_ns.evaluation.bench.kept_pictures import keep_pictures
 from difix3d_ns.evaluation.bench.rows import Row, add_rows, flags_by_name, read_rows
+from difix3d_ns.evaluation.report.training import read_curves
 from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.checkpoints import checkpoint_steps
@@ -222,6 +223,7 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
     config = runs.config_of(job.folder(output), "training", trained["ns_method"])
     earlier_steps = sorted(checkpoint_steps(config.parent / "nerfstudio_models")[1:])
     enhanced = next((method for method in methods if method.enhanced), None)
+    agreements = _agreements(config.parent)
     evaluate = functools.cache(functools.partial(runs.evaluate, config, long_side=recipe.long_side))
     for method in methods:
         rows = []
@@ -243,13 +245,22 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
             if recipe.long_side is not None:
                 each = [_detail(p, t, recipe.factor) for p, t in zip(pictures, truths, strict=True)]
                 metrics |= mean_metrics(each)
+                metrics["agreement"] = agreements[-1] if agreements else None
             row = row_of(trained, recipe, method, metrics, step)
-            sizes = {"size": [truths[0].shape[1], truths[0].shape[0]]}
+            sizes: dict[str, Any] = {"size": [truths[0].shape[1], truths[0].shape[0]]}
             if recipe.long_side is not None:
                 sizes["trained_size"] = list(found.trained_size)
+                sizes["agreements"] = agreements
             rows.append(row | sizes)
             keep_pictures(output, row, pictures, truths)
         add_rows(job.rows(output), rows)  # all checkpoints of a method, or none
+
+
+def _agreements(folder: Path) -> list[float]:
+    """Read the agreement of views after each round of a training, where its guidance measured it."""
+    curves, _ = read_curves(folder)
+    found = [curve for name, curve in curves.items() if name.endswith("/agreement")]
+    return [round(float(value), 4) for value in found[0].values] if found else []
 
 
 def _detail(picture: Tensor, truth: Tensor, factor: float) -> dict[str, float]:
