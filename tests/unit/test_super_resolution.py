@@ -599,7 +599,7 @@ def test_what_is_no_splat_is_refused(scene: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=rf"--pipeline.guidance.start .*{name}"):
             set_up(_started(scene, tmp_path / name, "refused"))
     checkpoint = tmp_path / "step-000000003.ckpt"
-    torch.save({"step": 3}, checkpoint)
+    torch.save({"step": 3, "pipeline": {}}, checkpoint)
     config = _started(scene, tmp_path / "text.ply", "both")
     config.load_checkpoint = checkpoint
     with pytest.raises(UserError, match="leave one of them out"):
