@@ -1,11 +1,11 @@
 """What the upscaler is worth beside bicubic enlargement and back-projection, on pictures it was not trained on.
 
-    python benchmarks/upscaler_quality.py [CAPTURE...] [--weights FILE_OR_FOLDER] [--factors 4 2]
+    python benchmarks/upscaler_quality.py [--captures CAPTURE...] [--weights FILE_OR_FOLDER] [--factors 4 2]
 
 Pictures are reduced (antialiased bicubic) and enlarged again. Of each capture they are the middles of the photographs
 at one and two thirds of its list, at the size they lie there in; the others are photographs of procedural scenes that
-no prior was trained on. Prints Markdown tables: PSNR / SSIM / FLIP, then what share of the truth's gradient energy
-there is and how the high frequencies correlate with the truth's, then the CPU seconds of a picture.
+no prior was trained on. Prints Markdown tables: PSNR / SSIM / FLIP, then what share of the truth's gradient energy is
+there and how the high frequencies correlate with the truth's, then the CPU seconds of a picture.
 
 ``first``: after one round, the estimate from noise alone. ``last``: after four rounds, each from the own result instead
 of a splat's render. ``mean of 4``: that of four seeds.
@@ -48,12 +48,12 @@ def main(captures: tuple[Path, ...] = (), weights: str | None = None, factors: t
     device = torch.device("cpu")
     one, four = load(weights), load(weights, samples=4)
     makes: dict[str, Make] = {
-        "bicubic": lambda truth, factor: upscaled(BicubicUpscaler(device), truth, 1, factor),
-        "back-projection": lambda truth, factor: upscaled(BicubicUpscaler(device, BACK_PROJECTIONS), truth, 1, factor),
-        "first": lambda truth, factor: upscaled(one, truth, 1, factor),
-        "first, mean of 4": lambda truth, factor: upscaled(four, truth, 1, factor),
-        "last": lambda truth, factor: upscaled(one, truth, one.rounds, factor),
-        "last, mean of 4": lambda truth, factor: upscaled(four, truth, four.rounds, factor),
+        "bicubic": lambda truth, factor: upscaled(BicubicUpscaler(device), truth, factor),
+        "back-projection": lambda truth, factor: upscaled(BicubicUpscaler(device, BACK_PROJECTIONS), truth, factor),
+        "first": lambda truth, factor: upscaled(one, truth, factor),
+        "first, mean of 4": lambda truth, factor: upscaled(four, truth, factor),
+        "last": lambda truth, factor: upscaled(one, truth, factor, one.rounds),
+        "last, mean of 4": lambda truth, factor: upscaled(four, truth, factor, four.rounds),
     }
     pictures = [*_procedural(), *(found for capture in captures for found in _middles(capture))]
     for factor in factors:
@@ -88,7 +88,7 @@ def _compare(pictures: Sequence[tuple[str, Tensor]], makes: dict[str, Make], fac
 
 
 def _sharpness(picture: Tensor, truth: Tensor) -> dict[str, float]:
-    """Gradient energy relative to the truth's, and correlation of what half the size cannot show."""
+    """Gradient energy relative to the truth's, and correlation of what a quarter of the size cannot show."""
     own, true = (values.permute(2, 0, 1)[None] for values in (picture, truth))
     energy = [float(sum(values.diff(dim=axis).square().mean() for axis in (-1, -2))) for values in (own, true)]
     high = [

@@ -9,15 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from difix3d_ns.data.procedural.sample_pictures import load_picture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.priors.networks.alternation import AlternatingUpscaler
 from difix3d_ns.priors.networks.residual_net import Enlargement, ResidualNet
 from difix3d_ns.priors.registry import load_upscaler
 from difix3d_ns.priors.residual import WEIGHTS, load
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
+from difix3d_ns.training.systems.upscale import upscaled
 from tests.unit.known_scenes import picture
-from tests.unit.tiny_upscalers import NET, write_residual
+from tests.unit.tiny_residual import NET, write_residual
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,10 +133,19 @@ def test_weights_that_cannot_be_read_are_named(weights: Path, tmp_path: Path):
         UpscalerConfig(weights=str(weights), transition="ddim", eta=3.0).load(torch.device("cpu"))
 
 
-@pytest.mark.skipif(not WEIGHTS.is_file(), reason="the package's weights are not there")
-def test_the_packages_weights_are_small_and_sharpen():
+@pytest.mark.parametrize("factor", [4, 2])
+def test_the_packages_weights_are_small_and_beat_back_projection(factor: int):
+    """On pictures of the demo, which no prior is trained on."""
     assert WEIGHTS.stat().st_size <= 4 * 2**20
     assert json.loads(WEIGHTS.with_suffix(".json").read_text())["license"] == "Apache-2.0"
+    upscaler, plain = load_upscaler("residual"), load_upscaler("backprojection")
+    gains = []
+    for name in ("coffee", "chelsea"):
+        whole = torch.from_numpy(load_picture(name, "demo").copy())[60:252, 100:292].float() / 255
+        metrics = [image_metrics(upscaled(one, whole, factor), whole) for one in (plain, upscaler)]
+        gains.append([metrics[1][key] - metrics[0][key] for key in ("psnr", "flip")])
+    psnr, flip = (sum(values) / len(gains) for values in zip(*gains, strict=True))
+    assert psnr > 0.15 and flip < 0
 
 
 @pytest.mark.parametrize(("transition", "shared"), [("released", True), ("posterior", False)])

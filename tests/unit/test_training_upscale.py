@@ -21,7 +21,7 @@ from difix3d_ns.training.systems.upscale import FACTORS, Batch, Prepared, Upscal
 from difix3d_ns.training.train import train
 from tests.unit.known_scenes import picture
 from tests.unit.tiny_fixers import SCHEDULER
-from tests.unit.tiny_upscalers import NET, write_residual
+from tests.unit.tiny_residual import NET, write_residual
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -136,7 +136,7 @@ def test_training_helps_and_its_weights_can_be_used(tmp_path: Path):
     assert metrics["first"]["psnr"] > metrics["backprojection"]["psnr"] > metrics["bicubic"]["psnr"]
     loaded = load_upscaler("residual", str(tmp_path / "run"), dtype=torch.float32)
     (sample, *_) = read_shards(find_shards(shards, "validation"))
-    assert not torch.equal(upscaled(loaded, sample.truth), upscaled(loaded, sample.truth, loaded.rounds))
+    assert not torch.equal(upscaled(loaded, sample.truth, 4), upscaled(loaded, sample.truth, 4, loaded.rounds))
     again = replace(RECIPE, start=str(tmp_path / "run"), phases=(replace(RECIPE.phases[0], steps=1),))
     net = create(again).build()
     assert torch.equal(net.leave.weight.half(), loaded.net.leave.weight.half())

@@ -19,7 +19,7 @@ from tests.pretended_cuda import pretended_cuda
 from tests.unit.known_scenes import picture
 from tests.unit.official_upscalers import ldm, write
 from tests.unit.tiny_esrgan import TinyNet
-from tests.unit.tiny_upscalers import write_residual
+from tests.unit.tiny_residual import write_residual
 
 STEP = 1 / 255
 PLAIN = "bicubic"

@@ -37,8 +37,6 @@ _RENDERS = 0.8  # share of crops that begin from the splat's render, of those wi
 _REDUCED = 0.25  # share of crops that are cut twice as large and reduced: a scene from further away, and sharper
 _DEGRADED = 0.2  # share of photographs that are not just reduced
 _JITTER = 20  # timesteps around the four that are used
-VALIDATED = 4.0
-"""the factor of validation"""
 _FLAT, _BUSY = 0.25, 0.55  # what a flat picture's error is divided by, and the mean of what busyness is measured by
 _MAX_WEIGHT = 2.0  # of an error, relative to one in noise alone: a render's at little noise would outweigh all others
 
@@ -92,9 +90,8 @@ class Upscale:
 
     def prepare(self, sample: Sample) -> Prepared:
         """Keep the pictures."""
-        factor = 2 if str(sample.provenance.get("unit", "")).endswith("_2") else 4
         render, truth = (to_bytes(picture.permute(2, 0, 1)) for picture in (sample.request.image, sample.truth))
-        return Prepared(render, truth, torch.tensor(factor))
+        return Prepared(render, truth, torch.tensor(_factor(sample)))
 
     def draw(self, prepared: Sequence[Prepared], phase: Phase, generator: Generator) -> Batch:
         """Random crops of one factor with colour jitter, mirrored and turned, some of them of worse photographs."""
@@ -144,7 +141,7 @@ class Upscale:
         return loss + compare(enlargement.decode(clean), batch.truth)
 
     def pictures(self, module: nn.Module) -> Mapping[str, Make]:
-        """Enlargements of truths reduced by ``VALIDATED``.
+        """Enlargements of truths reduced as the photographs of the sample's splat were.
 
         Of the first round; of the last, after others whose render was the own result, or the sample's.
         """
@@ -152,12 +149,16 @@ class Upscale:
         device = next(module.parameters()).device
         net = copy.deepcopy(module).to(fast_dtype(device.type))
         upscaler = ResidualUpscaler(net, self._signals, device)
+        bicubic, projected = BicubicUpscaler(device), BicubicUpscaler(device, BACK_PROJECTIONS)
+        last = upscaler.rounds
         return {
-            "bicubic": lambda sample: upscaled(BicubicUpscaler(device), sample.truth),
-            "backprojection": lambda sample: upscaled(BicubicUpscaler(device, BACK_PROJECTIONS), sample.truth),
-            "last": lambda sample: upscaled(upscaler, sample.truth, upscaler.rounds),
-            "first": lambda sample: upscaled(upscaler, sample.truth),
-            "rendered": lambda sample: upscaled(upscaler, sample.truth, upscaler.rounds, render=sample.request.image),
+            "bicubic": lambda sample: upscaled(bicubic, sample.truth, _factor(sample)),
+            "backprojection": lambda sample: upscaled(projected, sample.truth, _factor(sample)),
+            "last": lambda sample: upscaled(upscaler, sample.truth, _factor(sample), last),
+            "first": lambda sample: upscaled(upscaler, sample.truth, _factor(sample)),
+            "rendered": lambda sample: upscaled(
+                upscaler, sample.truth, _factor(sample), last, render=sample.request.image
+            ),
         }
 
     def save(self, module: nn.Module, folder: Path) -> None:
@@ -170,8 +171,8 @@ class Upscale:
 def upscaled(
     upscaler: Upscaler,
     truth: Tensor,
+    factor: float,
     rounds: int = 1,
-    factor: float = VALIDATED,
     seed: int = 0,
     render: Tensor | None = None,
 ) -> Tensor:
@@ -180,8 +181,8 @@ def upscaled(
     Args:
         upscaler: of one photograph at a time.
         truth: [H, W, 3] in [0, 1].
-        rounds: how many.
         factor: by which it is reduced.
+        rounds: how many.
         seed: of the upscaler's draws.
         render: [H, W, 3] in [0, 1], what a splat shows after each round; None: the round's result.
 
@@ -198,6 +199,11 @@ def upscaled(
         if round_ + 1 < rounds:
             state = upscaler.advance(state, [picture if render is None else render])
     return picture
+
+
+def _factor(sample: Sample) -> int:
+    """The factor that photographs of a sample's splat were reduced by."""
+    return 2 if str(sample.provenance.get("unit", "")).endswith("_2") else 4
 
 
 def _level(count: int, generator: Generator) -> Tensor:
