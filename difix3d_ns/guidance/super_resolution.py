@@ -22,6 +22,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs, Window
+from difix3d_ns.guidance.nearer_photos import NearerPhotos
 from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.status import ShownView, Status
 from difix3d_ns.guidance.tracking import ViewTracker
@@ -42,6 +43,7 @@ from difix3d_ns.io.device_memory import return_unused_memory
 from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import State, Upscaler
+from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool
@@ -93,6 +95,9 @@ class ThreeDSRConfig(GuidanceConfig):
     start: Path | None = None
     """a splat to begin the rounds with: a .ply, a checkpoint, or the folder or config.yml of a training on these photos
     (unset: it is trained first)"""
+    nearer_photos: bool = False
+    """give a photo the detail of others that are nearer to the same surfaces, aligned by the embedded fixer, before
+    anything is generated; upscaling then begins from that instead of noise"""
     detail_confidence: bool = False
     """weigh the pixels of an upscaled photo by how closely it sees the surface and how far other photos agree on it"""
     feedback: bool = True
@@ -125,7 +130,16 @@ class ThreeDSRConfig(GuidanceConfig):
         if self.rounds is not None:
             return self.rounds
         upscaler = self.upscaler.load(torch.device("cpu" if on_cpu else "cuda"))
-        return max(1, upscaler.rounds - bool(self.subpixel_steps))
+        return self.results_of(upscaler)
+
+    def results_of(self, upscaler: Upscaler) -> int:
+        """Return how often the upscaler enlarges a photograph; one that begins from pictures skips its first round."""
+        return max(1, upscaler.rounds - self.from_pictures)
+
+    @property
+    def from_pictures(self) -> bool:
+        """Return whether upscaling begins from pictures instead of noise."""
+        return bool(self.subpixel_steps) or self.nearer_photos
 
     def high_steps(self, steps: int, on_cpu: bool, rounds: int) -> int:
         """Return how many steps of a training belong to all rounds together."""
@@ -207,7 +221,7 @@ class ThreeDSRGuidance(Guidance):
     def _planned(self, run: Run) -> Plan:
         config, upscaler = self.config, self._upscaler(run)
         subpixel = config.subpixel_steps or 0
-        rounds = config.rounds or max(1, upscaler.rounds - bool(subpixel))
+        rounds = config.rounds or config.results_of(upscaler)
         window = config.high_steps(run.steps, run.on_cpu, rounds) // rounds
         first = run.last_step - rounds * window if config.low_stage else run.first_step + subpixel
         if config.steps_before is not None:
@@ -255,6 +269,10 @@ class ThreeDSRGuidance(Guidance):
         self.agreement: list[float] = []  # of each round
         self._wrote = True
         self.pool = Pool(None, run.folder / POOL_FOLDER, device=renderer.device)
+        self._nearer = None
+        if self.config.nearer_photos:
+            fixer = FixerConfig(name="detail").load(renderer.device)
+            self._nearer = NearerPhotos(self.photos, renderer, references, fixer)
         weighed = self._weighed if self.config.detail_confidence else None
         self._check = RoundCheck(self.photos, renderer, self.pool, order, weighed)
         self._tracking = ViewTracker(
@@ -314,7 +332,7 @@ class ThreeDSRGuidance(Guidance):
     @property
     def _results(self) -> int:
         """Return how often each photograph is upscaled."""
-        return min(self.plan.rounds, max(1, self.upscaler.rounds - bool(self.plan.subpixel)))
+        return min(self.plan.rounds, self.config.results_of(self.upscaler))
 
     # ------------------------------------------------------------------ upscaling
 
@@ -371,10 +389,10 @@ class ThreeDSRGuidance(Guidance):
         indices, before = self._units[unit], self._stored(unit) if self.round else None
         if before is not None and not self.config.feedback:
             return self.upscaler.advance(before, self.upscaler.result(before))
-        from_renders = self.upscaler.rounds > 1 and (self.round > 0 or self.plan.subpixel > 0)
+        from_renders = self.upscaler.rounds > 1 and (self.round > 0 or self.config.from_pictures)
         if from_renders and len(self._renders) < len(indices):
             index = indices[len(self._renders)]
-            render = self._renderer.render(self.photos.camera(index, optimised=True), photo=index).image
+            render = self._shown(index)
             self._renders.append(render if len(indices) == 1 else render.cpu())
             if len(self._renders) < len(indices):
                 return None
@@ -386,6 +404,12 @@ class ThreeDSRGuidance(Guidance):
             [self._seed * _SEED + index for index in indices],
             self._renders if from_renders else None,  # after the first round: its state was lost with its file
         )
+
+    def _shown(self, index: int) -> Tensor:
+        """Return what the upscaler is shown of a photograph: its render, or before there is a good one a picture."""
+        if self.round == 0 and self._nearer is not None:
+            return self._nearer.picture(index, len(self._scene))
+        return self._renderer.render(self.photos.camera(index, optimised=True), photo=index).image
 
     def _finish(self, unit: int, state: State, step: int, started: float) -> None:
         indices = self._units[unit]
@@ -456,8 +480,8 @@ class ThreeDSRGuidance(Guidance):
         if (head := self._tracking.heads.get(view_key(index))) is None:  # lost, as records may be
             return
         render = None
-        if self.round or self.plan.subpixel:
-            render = self._renderer.render(self.photos.camera(index, optimised=True), photo=index).image
+        if self.round or self.config.from_pictures:
+            render = self._shown(index)
         picture = self.pool.get(view_key(index)).image
         self._tracking.changed(self._record(index, head.step, head.seconds, picture, render, confidence))
 
@@ -465,7 +489,7 @@ class ThreeDSRGuidance(Guidance):
         return f"Round {self.round + 1}/{self.plan.rounds}"
 
     def _level(self) -> str:
-        place = min(self.round, self._results - 1) + (self.plan.subpixel > 0 and self.upscaler.rounds > 1)
+        place = min(self.round, self._results - 1) + (self.config.from_pictures and self.upscaler.rounds > 1)
         return self.upscaler.level(place)
 
     def _group(self) -> str:

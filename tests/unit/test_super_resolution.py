@@ -58,6 +58,7 @@ def _guidance(**settings: Any) -> ThreeDSRGuidance:
         (400, {}, 200, 100, 2),
         (400, {"steps_per_round": 30}, 340, 30, 2),
         (400, {"low_stage": False}, 0, 200, 2),
+        (4000, {"nearer_photos": True}, 2000, 2000, 1),
         (400, {"subpixel_steps": 100}, 250, 150, 1),  # begun from renders, the first round is left out
     ],
 )
