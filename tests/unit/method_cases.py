@@ -73,7 +73,7 @@ CASES = {
     "enlarge-splatfacto": Case(example, busy=lambda s: 0 < len(s["pool"]) < PHOTOGRAPHS),
     # for each photograph a start or a render, and a step; then the depth at eight of them, and what follows from it
     "3dsr-splatfacto": Case(
-        lambda: threedsr_splatfacto, _small_upscaling, lambda s: s["round"] == 0, 1, boundary=2 * PHOTOGRAPHS + 8 + 1
+        lambda: threedsr_splatfacto, _small_upscaling, lambda s: s["round"] == 0, 1, boundary=2 * PHOTOGRAPHS + 8 + 9
     ),
     "weighing-splatfacto": Case(lambda: weighing_splatfacto),
     "joint-splatfacto": Case(lambda: joint_splatfacto, busy=lambda s: 0 < s["part"] < 8, renders=1, boundary=5),
