@@ -21,12 +21,13 @@ from difix3d_ns.apps.picture_tasks import (
     work_through,
 )
 from difix3d_ns.errors import UserError
-from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.geometry.resampling import resampled
+from difix3d_ns.guidance.upscaled_photos import FACTORS
 from difix3d_ns.io.images import Picture, read_picture, write_picture
 from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.registry import available_priors, load_upscaler
+from difix3d_ns.priors.single_photo import upscale_alone
 
-FACTORS = (4.0, 3.0, 2.0, 1.5)
 RECORD = ".difix3d_upscale.json"
 """in a folder of results: which of them are finished, and with which settings"""
 
@@ -98,18 +99,15 @@ def enlarge(picture: Picture, upscaler: Upscaler, factor: float, seed: int, say:
         raise ValueError(f"{size[1]} x {size[0]} px are more than Pillow would read again; choose a smaller --factor")
     alpha = None if picture.alpha is None else picture.alpha[:height, :width]
     low = _without_holes(picture.image, picture.alpha)[:height, :width]
-    state = upscaler.start([low], [size], [seed])
-    for number in range(upscaler.rounds):
+
+    def on_round(number: int) -> None:
         if upscaler.rounds > 1:
             say(f", round {number + 1}/{upscaler.rounds}")
-        while upscaler.steps_left(state) > 0:
-            state = upscaler.step(state)
-        high = upscaler.result(state)
-        if number + 1 < upscaler.rounds:
-            state = upscaler.advance(state, high)
+
+    high = upscale_alone(upscaler, low, size, seed, on_round=on_round)
     if alpha is not None:
-        alpha = resample(alpha.permute(2, 0, 1)[None], *size).clamp(0, 1)[0].permute(1, 2, 0)
-    return replace(picture, image=high[0].cpu(), alpha=alpha)
+        alpha = resampled(alpha, *size)
+    return replace(picture, image=high.cpu(), alpha=alpha)
 
 
 def _divisible(side: int, factor: float) -> int:

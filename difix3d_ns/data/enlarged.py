@@ -11,7 +11,7 @@ from torch import Tensor
 
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.resampling import back_project, resample
+from difix3d_ns.geometry.resampling import back_project, resample, resampled
 
 
 def enlarged(capture: Capture, factor: int) -> Capture:
@@ -61,9 +61,8 @@ class Stills:
 
 
 def _reduced(image: Tensor, factor: int) -> Tensor:
-    channels = image.permute(2, 0, 1)[None]
     height, width = (max(1, round(side / factor)) for side in image.shape[:2])
-    return resample(channels, height, width)[0].clamp(0, 1).permute(1, 2, 0).contiguous()
+    return resampled(image, height, width).contiguous()
 
 
 def _enlarged(image: Tensor, factor: int) -> Tensor:

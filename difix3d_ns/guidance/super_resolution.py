@@ -472,7 +472,8 @@ class ThreeDSRGuidance(Guidance):
             self._run.tracker.scalar(f"{ABOUT_UPSCALED.short}/agreement", found, step)
             self._run.tracker.log(f"{self._label()}: agreement of photos {found:.3f}")
         if not self._check.running:
-            self.agreement += [self._check.agreement] if self._check.agreement is not None else []
+            if self._check.agreement is not None:
+                self.agreement.append(self._check.agreement)
             self._tracking.end(self._label(), step, len(self._scene))
 
     def _weighed(self, index: int, confidence: Tensor) -> None:

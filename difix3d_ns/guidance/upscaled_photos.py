@@ -14,7 +14,7 @@ from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.io.device_memory import free_memory
 from difix3d_ns.priors.base import Upscaler
@@ -151,7 +151,7 @@ class EnlargedPhotos:
 
     def enlarged(self, index: int) -> Tensor:
         """Photograph enlarged bicubically [H, W, 3]."""
-        return _enlarged(self.low(index), *self.high_size(index))
+        return resampled(self.low(index), *self.high_size(index))
 
     def view(self, index: int, picture: Tensor) -> TrainView:
         """Return the view that stands for a photograph, with an upscaled picture [H, W, 3] of it."""
@@ -162,12 +162,8 @@ class EnlargedPhotos:
             picture,
             photo=index,
             valid=resized(maps["used"], *size, "nearest") if "used" in maps else None,
-            alpha=_enlarged(maps["alpha"], *size) if "alpha" in maps else None,
+            alpha=resampled(maps["alpha"], *size) if "alpha" in maps else None,
         )
-
-
-def _enlarged(maps: Tensor, height: int, width: int) -> Tensor:  # [h, w, C] -> [H, W, C]
-    return resample(maps.permute(2, 0, 1)[None], height, width)[0].permute(1, 2, 0).clamp(0, 1)
 
 
 @dataclass(frozen=True)

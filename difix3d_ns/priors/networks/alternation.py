@@ -163,7 +163,8 @@ class AlternatingUpscaler(ABC):
         shown = self.encode(self._inner(self._picture(renders[0]), photo, size), photo)
         noisy, clean = (state[name].to(self.device).float() for name in ("noisy", "clean"))
         released = self._transition == "released"
-        fresh = self._noise(noisy.shape, int(state["seed"]), round + 1)
+        drawn = self._transition != "ddim" or self._eta > 0
+        fresh = self._noise(noisy.shape, int(state["seed"]), round + 1) if drawn else torch.zeros_like(noisy)
         if self._transition == "fresh":
             noisy = noised(shown, fresh, following)
         elif self._transition == "ddim":

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.geometry.resampling import BACK_PROJECTIONS, resample
+from difix3d_ns.geometry.resampling import BACK_PROJECTIONS, resample, resampled
 from difix3d_ns.io.atomic import write_json, write_tensors
 from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.bicubic import BicubicUpscaler
@@ -25,6 +25,7 @@ from difix3d_ns.priors.networks.diffusion import signal_levels
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.residual_net import PATCH, Enlargement, ResidualNet
 from difix3d_ns.priors.residual import ResidualUpscaler, read_net
+from difix3d_ns.priors.single_photo import upscale_alone
 from difix3d_ns.training.crops import Crop, common_size, integer, to_bytes, to_unit
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
@@ -190,15 +191,8 @@ def upscaled(
         [H, W, 3] in [0, 1].
     """
     height, width = truth.shape[:2]
-    low = resample(truth.permute(2, 0, 1)[None], round(height / factor), round(width / factor))[0].clamp(0, 1)
-    state = upscaler.start([low.permute(1, 2, 0)], [(height, width)], [seed])
-    for round_ in range(rounds):
-        while upscaler.steps_left(state):
-            state = upscaler.step(state)
-        (picture,) = upscaler.result(state)
-        if round_ + 1 < rounds:
-            state = upscaler.advance(state, [picture if render is None else render])
-    return picture
+    low = resampled(truth, round(height / factor), round(width / factor))
+    return upscale_alone(upscaler, low, (height, width), seed, rounds, render)
 
 
 def _factor(sample: Sample) -> int:
