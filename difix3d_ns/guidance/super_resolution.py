@@ -24,6 +24,7 @@ from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs, Window
 from difix3d_ns.guidance.nearer_photos import NearerPhotos
 from difix3d_ns.guidance.round_check import RoundCheck
+from difix3d_ns.guidance.round_plan import RoundPlan
 from difix3d_ns.guidance.status import ShownView, Status
 from difix3d_ns.guidance.tracking import ViewTracker
 from difix3d_ns.guidance.upscaled_photos import (
@@ -178,36 +179,6 @@ def _usual(on_cpu: bool) -> int:
     return STEPS_PER_ROUND["cpu" if on_cpu else "cuda"]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Steps at which rounds begin."""
-
-    first: int  # step of the first round
-    window: int  # steps of each
-    rounds: int
-    last: int  # step at which training ends
-    subpixel: int  # steps before the first round at the large size
-
-    def start(self, round: int) -> int:
-        """Step at which a round begins, from 0."""
-        return self.first + round * self.window
-
-    def round_at(self, step: int) -> int:
-        """Round that is due at a step; -1 before the first."""
-        return min(self.rounds, max(0, step - self.first + self.window) // self.window) - 1
-
-    def windows(self) -> list[Window]:
-        """Windows of densification: in each a tenth of it to a half, as in the official training."""
-        starts = [self.start(round) for round in range(self.rounds)]
-        if self.subpixel:
-            starts.insert(0, self.first - self.subpixel)
-        ends = [*starts[1:], self.last]
-        return [
-            Window(a, a + max(1, (b - a) // 10), a + max(2, (b - a) // 2), restart_rate=True, reset=False)
-            for a, b in zip(starts, ends, strict=True)
-        ]
-
-
 class ThreeDSRGuidance(Guidance):
     """Upscaler of all photographs at the beginning of each round; steps then learn from the results alone."""
 
@@ -218,7 +189,7 @@ class ThreeDSRGuidance(Guidance):
     def windows(self, run: Run) -> Sequence[Window]:
         return self._planned(run).windows()
 
-    def _planned(self, run: Run) -> Plan:
+    def _planned(self, run: Run) -> RoundPlan:
         config, upscaler = self.config, self._upscaler(run)
         subpixel = config.subpixel_steps or 0
         rounds = config.rounds or config.results_of(upscaler)
@@ -233,7 +204,7 @@ class ThreeDSRGuidance(Guidance):
                 + (" after training on the photos" if config.low_stage else "")
                 + ": raise it, or lower --pipeline.guidance.rounds or --pipeline.guidance.steps-per-round"
             )
-        return Plan(first, window, rounds, run.last_step, subpixel)
+        return RoundPlan(first, window, rounds, run.last_step, subpixel)
 
     def _upscaler(self, run: Run) -> Upscaler:
         return self.config.upscaler.load(torch.device(run.device))

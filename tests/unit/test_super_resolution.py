@@ -19,7 +19,8 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.guidance.round_check import RoundCheck
-from difix3d_ns.guidance.super_resolution import Plan, ThreeDSRConfig, ThreeDSRGuidance
+from difix3d_ns.guidance.round_plan import RoundPlan
+from difix3d_ns.guidance.super_resolution import ThreeDSRConfig, ThreeDSRGuidance
 from difix3d_ns.guidance.upscaled_photos import EnlargedPhotos, choose_factor, file_names, path_order
 from difix3d_ns.io import checkpoints
 from difix3d_ns.io.run import Run
@@ -75,7 +76,7 @@ def test_plan(steps: int, settings: dict[str, Any], first: int, window: int, rou
 
 
 def test_a_round_lasts_to_the_end_of_training() -> None:
-    plan = Plan(first=0, window=33, rounds=3, last=100, subpixel=0)
+    plan = RoundPlan(first=0, window=33, rounds=3, last=100, subpixel=0)
     assert [plan.round_at(step) for step in (0, 32, 33, 66, 99)] == [0, 0, 1, 2, 2]
 
 
