@@ -24,26 +24,36 @@ class NearerPhotos:
         renderer: of the splat, whose depth aligns them.
         references: the photographs as references.
         fixer: that aligns references and carries their detail over.
+        from_renders: whether detail is added to renders of the splat, which must be good, or to enlarged photographs.
     """
 
-    def __init__(self, photos: EnlargedPhotos, renderer: Renderer, references: References, fixer: Fixer) -> None:
+    def __init__(
+        self,
+        photos: EnlargedPhotos,
+        renderer: Renderer,
+        references: References,
+        fixer: Fixer,
+        from_renders: bool = False,
+    ) -> None:
         self._photos, self._renderer, self._references, self._fixer = photos, renderer, references, fixer
+        self._from_renders = from_renders
 
     def picture(self, index: int, count: int) -> Tensor:
-        """Return the enlarged photograph [H, W, 3] with what nearer ones show better; it agrees with the photograph.
+        """Return the photograph [H, W, 3], enlarged, with what nearer ones show better; it agrees with the photograph.
 
         Args:
             index: of the photograph.
             count: of all photographs.
         """
         camera, low = self._photos.camera(index, optimised=True), _planes(self._photos.low(index))
-        enlarged = back_project(_planes(self._photos.enlarged(index)), low)
-        render = self._renderer.render(camera, depth=True)
+        render = self._renderer.render(camera, depth=True, photo=index)
+        shown = render.image if self._from_renders else self._photos.enlarged(index)
+        enlarged = back_project(_planes(shown), low)
         chosen = self._nearer(index, camera, render, count)
         if chosen:
             picture = enlarged[0].permute(1, 2, 0)
-            shown = [self._references.view(other) for other in chosen]
-            request = FixRequest(picture, shown, camera, render.depth, render.alpha)
+            references = [self._references.view(other) for other in chosen]
+            request = FixRequest(picture, references, camera, render.depth, render.alpha)
             enlarged = back_project(_planes(self._fixer.fix([request])[0].image), low)
         return enlarged[0].permute(1, 2, 0)
 

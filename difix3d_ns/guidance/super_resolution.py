@@ -43,7 +43,7 @@ from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.device_memory import return_unused_memory
 from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.run import Run
-from difix3d_ns.priors.base import State, Upscaler
+from difix3d_ns.priors.base import State, Upscaler, picture_round
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
@@ -80,14 +80,15 @@ class ThreeDSRConfig(GuidanceConfig):
     long_side: int | None = None
     """most pixels on the long side of an upscaled photo (unset: 1600 on a CPU; with CUDA by free memory)"""
     rounds: int | None = None
-    """how often photos are upscaled; beyond the upscaler's own number the last results stay (unset: that number, 4 for
-    diffusion)"""
+    """how often photos are upscaled; beyond the upscaler's own number the last results stay (unset: that number: 4 for
+    diffusion from noise, 2 from renders)"""
     steps_per_round: int | None = None
-    """training steps on the results of a round (unset: with four rounds 5000 with CUDA and 500 on a CPU, with others as
-    many in all; at most half of the training)"""
+    """training steps on the results of a round (unset: 20000 with CUDA and 2000 on a CPU less the subpixel-steps,
+    shared by all rounds; at most half of the training)"""
     subpixel_steps: int | None = None
     """steps at the large size before the first round, with the photos alone; upscaling then begins from renders instead
-    of noise (unset: 0)"""
+    of noise (unset: half of the steps at the large size; 0 with feedback False, low-weight 0, or an upscaler of one
+    round)"""
     low_stage: bool | None = None
     """train on the photos as they are before the rounds (unset: yes, except with start)"""
     steps_before: int | None = field(default=None, init=False, compare=False)
@@ -97,57 +98,65 @@ class ThreeDSRConfig(GuidanceConfig):
     """a splat to begin the rounds with: a .ply, a checkpoint, or the folder or config.yml of a training on these photos
     (unset: it is trained first)"""
     nearer_photos: bool = False
-    """give a photo the detail of others that are nearer to the same surfaces, aligned by the embedded fixer, before
-    anything is generated; upscaling then begins from that instead of noise"""
+    """give a photo, or its render, the detail of others that are nearer to the same surfaces, aligned by the embedded
+    fixer, before anything is generated; upscaling then begins from that instead of noise"""
     detail_confidence: bool = False
     """weigh the pixels of an upscaled photo by how closely it sees the surface and how far other photos agree on it"""
     feedback: bool = True
     """go on from the splat's renders after each round; False goes on from the upscaler's own results: upscaling that is
     independent of the other photos"""
-    low_weight: float = 1.0
-    """loss weight of the difference between the reduced render and the photo"""
+    low_weight: float = 10.0
+    """loss weight of the difference between the reduced render and the photo: what is certain (1 in the paper)"""
     high_weight: float = 1.0
     """loss weight of the difference between the render and the upscaled photo"""
 
     def default_steps(self, usual: int, on_cpu: bool) -> int:
-        window = self.steps_per_round
-        high = ROUNDS * _usual(on_cpu) if window is None else self.count_rounds(on_cpu) * window
-        return (usual if self._has_low_stage else 0) + (self.subpixel_steps or 0) + high
+        high = ROUNDS * _usual(on_cpu) if self.steps_per_round is None else self.high_steps(0, on_cpu)
+        return (usual if self._has_low_stage else 0) + high
 
     def own_steps(self, steps: int, on_cpu: bool) -> int:
         if not self._has_low_stage:
             return steps
         if self.steps_before is not None:
             return max(1, self.steps_before - (self.subpixel_steps or 0))
-        rounds = 1 if self.steps_per_round is None else self.count_rounds(on_cpu)  # all together have as many steps
-        return max(1, steps - (self.subpixel_steps or 0) - self.high_steps(steps, on_cpu, rounds))
+        return max(1, steps - self.high_steps(steps, on_cpu))
 
-    def count_rounds(self, on_cpu: bool) -> int:
-        """Return the number of rounds: of the flag, or of the upscaler.
+    def high_steps(self, steps: int, on_cpu: bool) -> int:
+        """Return how many steps of a training are at the large size.
 
         Raises:
             UserError: the upscaler cannot be loaded.
         """
-        if self.rounds is not None:
-            return self.rounds
+        if self.steps_per_round is None:
+            return min(ROUNDS * _usual(on_cpu), steps // 2) if self._has_low_stage else steps
         upscaler = self.upscaler.load(torch.device("cpu" if on_cpu else "cuda"))
-        return self.results_of(upscaler)
+        in_rounds = self.count_rounds(upscaler) * self.steps_per_round
+        return in_rounds + self.count_subpixel_steps(upscaler, 2 * in_rounds)
 
-    def results_of(self, upscaler: Upscaler) -> int:
-        """Return how often the upscaler enlarges a photograph; one that begins from pictures skips its first round."""
-        return max(1, upscaler.rounds - self.from_pictures)
+    def count_subpixel_steps(self, upscaler: Upscaler, high: int) -> int:
+        """Return how many of the steps at the large size come before the first round."""
+        if self.subpixel_steps is not None:
+            return self.subpixel_steps
+        return high // 2 if self._sees_renders(upscaler) else 0
 
-    @property
-    def from_pictures(self) -> bool:
+    def count_rounds(self, upscaler: Upscaler) -> int:
+        """Return the number of rounds: of the flag, or as many as the upscaler has results."""
+        return self.count_results(upscaler) if self.rounds is None else self.rounds
+
+    def count_results(self, upscaler: Upscaler) -> int:
+        """Return how often the upscaler enlarges a photograph."""
+        return upscaler.rounds - self.first_level(upscaler)
+
+    def first_level(self, upscaler: Upscaler) -> int:
+        """Return which of its rounds, from 0, the upscaler begins with."""
+        return picture_round(upscaler.rounds) if self.from_pictures(upscaler) else 0
+
+    def from_pictures(self, upscaler: Upscaler) -> bool:
         """Return whether upscaling begins from pictures instead of noise."""
-        return bool(self.subpixel_steps) or self.nearer_photos
+        return self.nearer_photos or bool(self.count_subpixel_steps(upscaler, 2))
 
-    def high_steps(self, steps: int, on_cpu: bool, rounds: int) -> int:
-        """Return how many steps of a training belong to all rounds together."""
-        if self.steps_per_round is not None:
-            return rounds * self.steps_per_round
-        left = steps - (self.subpixel_steps or 0)
-        return min(ROUNDS * _usual(on_cpu), left // 2) if self._has_low_stage else left
+    def _sees_renders(self, upscaler: Upscaler) -> bool:
+        return upscaler.rounds > 1 and self.feedback and self.low_weight > 0
 
     @property
     def starting_splat(self) -> Path | None:
@@ -191,9 +200,9 @@ class ThreeDSRGuidance(Guidance):
 
     def _planned(self, run: Run) -> RoundPlan:
         config, upscaler = self.config, self._upscaler(run)
-        subpixel = config.subpixel_steps or 0
-        rounds = config.rounds or config.results_of(upscaler)
-        window = config.high_steps(run.steps, run.on_cpu, rounds) // rounds
+        rounds, high = config.count_rounds(upscaler), config.high_steps(run.steps, run.on_cpu)
+        subpixel = config.count_subpixel_steps(upscaler, high)
+        window = (high - subpixel) // rounds if config.steps_per_round is None else config.steps_per_round
         first = run.last_step - rounds * window if config.low_stage else run.first_step + subpixel
         if config.steps_before is not None:
             first = run.first_step + config.steps_before
@@ -201,8 +210,10 @@ class ThreeDSRGuidance(Guidance):
         if window < 1 or first < min_first:
             raise UserError(
                 f"--max-num-iterations {run.steps} has no room for {rounds} rounds of {max(1, window)} steps"
+                + (f" and {subpixel} before them" if subpixel else "")
                 + (" after training on the photos" if config.low_stage else "")
-                + ": raise it, or lower --pipeline.guidance.rounds or --pipeline.guidance.steps-per-round"
+                + ": raise it, or lower --pipeline.guidance.rounds, --pipeline.guidance.steps-per-round or "
+                "--pipeline.guidance.subpixel-steps"
             )
         return RoundPlan(first, window, rounds, run.last_step, subpixel)
 
@@ -220,6 +231,7 @@ class ThreeDSRGuidance(Guidance):
         fill_unset(
             self.config,
             rounds=self.plan.rounds,
+            subpixel_steps=self.plan.subpixel,
             steps_per_round=self.plan.window,
             steps_before=self.plan.first - run.first_step,
         )
@@ -243,7 +255,7 @@ class ThreeDSRGuidance(Guidance):
         self._nearer = None
         if self.config.nearer_photos:
             fixer = FixerConfig(name="detail").load(renderer.device)
-            self._nearer = NearerPhotos(self.photos, renderer, references, fixer)
+            self._nearer = NearerPhotos(self.photos, renderer, references, fixer, self.plan.subpixel > 0)
         weighed = self._weighed if self.config.detail_confidence else None
         self._check = RoundCheck(self.photos, renderer, self.pool, order, weighed)
         self._tracking = ViewTracker(
@@ -286,13 +298,19 @@ class ThreeDSRGuidance(Guidance):
         self._run.tracker.log(
             f"{count} photos of {low[1]} x {low[0]} px are upscaled by {float(self.photos.factor):g} to {high[1]} x "
             f"{high[0]} (--pipeline.guidance.factor, --pipeline.guidance.long-side), from step {plan.first} on in "
-            f"{plan.rounds} round{'s' * (plan.rounds > 1)} of {plan.window} steps: {cost.describe()} for it."
+            f"{plan.rounds} round{'s' * (plan.rounds > 1)} of {plan.window} steps"
+            + (
+                f", from renders after {plan.subpixel} steps at that size with the photos alone"
+                if plan.subpixel
+                else ""
+            )
+            + f": {cost.describe()} for it."
         )
-        usual = ROUNDS * _usual(self._run.on_cpu) // plan.rounds
-        if self._shortened and plan.window < usual:
+        usual, steps = ROUNDS * _usual(self._run.on_cpu), plan.rounds * plan.window + plan.subpixel
+        if self._shortened and steps + plan.rounds <= usual:  # of division, a step may be left in each
             self._run.tracker.log(
-                f"[yellow]Rounds are shorter than the {usual} steps they usually have: --max-num-iterations leaves "
-                f"room for {plan.window} (--pipeline.guidance.steps-per-round)."
+                f"[yellow]Only {steps} steps are at the large size, usually {usual}: --max-num-iterations leaves no "
+                "room for more (--pipeline.guidance.steps-per-round)."
             )
         if results < plan.rounds:
             self._run.tracker.log(
@@ -303,7 +321,7 @@ class ThreeDSRGuidance(Guidance):
     @property
     def _results(self) -> int:
         """Return how often each photograph is upscaled."""
-        return min(self.plan.rounds, self.config.results_of(self.upscaler))
+        return min(self.plan.rounds, self.config.count_results(self.upscaler))
 
     # ------------------------------------------------------------------ upscaling
 
@@ -360,7 +378,7 @@ class ThreeDSRGuidance(Guidance):
         indices, before = self._units[unit], self._stored(unit) if self.round else None
         if before is not None and not self.config.feedback:
             return self.upscaler.advance(before, self.upscaler.result(before))
-        from_renders = self.upscaler.rounds > 1 and (self.round > 0 or self.config.from_pictures)
+        from_renders = self.upscaler.rounds > 1 and (self.round > 0 or self.config.from_pictures(self.upscaler))
         if from_renders and len(self._renders) < len(indices):
             index = indices[len(self._renders)]
             render = self._shown(index)
@@ -452,7 +470,7 @@ class ThreeDSRGuidance(Guidance):
         if (head := self._tracking.heads.get(view_key(index))) is None:  # lost, as records may be
             return
         render = None
-        if self.round or self.config.from_pictures:
+        if self.round or self.config.from_pictures(self.upscaler):
             render = self._shown(index)
         picture = self.pool.get(view_key(index)).image
         self._tracking.changed(self._record(index, head.step, head.seconds, picture, render, confidence))
@@ -461,8 +479,8 @@ class ThreeDSRGuidance(Guidance):
         return f"Round {self.round + 1}/{self.plan.rounds}"
 
     def _level(self) -> str:
-        place = min(self.round, self._results - 1) + (self.config.from_pictures and self.upscaler.rounds > 1)
-        return self.upscaler.level(place)
+        place = min(self.round, self._results - 1)
+        return self.upscaler.level(self.config.first_level(self.upscaler) + place)
 
     def _group(self) -> str:
         level = self._level()

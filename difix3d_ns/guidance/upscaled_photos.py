@@ -73,19 +73,24 @@ def choose_factor(
         UserError: not even the smallest fits, or the given one does not fit what is given.
     """
     bound = _default_long_side(device, aspect) if long_side is None else long_side
-    if given is not None and (long_side is None or longest * given <= bound):
+    if given is not None and (long_side is None or _enlarged_side(longest, Fraction(given)) <= bound):
         return given
-    fitting = next((factor for factor in FACTORS if longest * factor <= bound), None)
+    fitting = next((factor for factor in FACTORS if _enlarged_side(longest, Fraction(factor)) <= bound), None)
     if given is None and fitting is not None:
         return fitting
     smallest = FACTORS[-1] if given is None else given
-    needed, share = math.ceil(longest * smallest), math.floor(1000 * bound / smallest / longest) / 1000
+    needed, share = _enlarged_side(longest, Fraction(smallest)), math.floor(1000 * bound / smallest / longest) / 1000
     raise UserError(
         f"photos of {longest} px cannot be upscaled by {smallest:g}: that is {needed} px, and at most {bound} fit. "
         f"Allow more with --pipeline.guidance.long-side {needed}, train on smaller photos with "
         f"--pipeline.datamanager.camera-res-scale-factor {share:.3f} (times the one you give now, if you do), or use "
         "sparse-splatfacto, which trains at the photos' own size"
     )
+
+
+def _enlarged_side(pixels: int, factor: Fraction) -> int:
+    """Pixels of a side that is cropped to where the factor makes whole pixels of it."""
+    return int(pixels // factor.denominator * factor.denominator * factor)
 
 
 def _default_long_side(device: torch.device, aspect: float) -> int:
@@ -128,8 +133,8 @@ class EnlargedPhotos:
 
     def high_size(self, index: int) -> tuple[int, int]:
         """Height and width of its upscaled picture."""
-        height, width = self.size(index)
-        return int(height * self.factor), int(width * self.factor)
+        camera = self._scene.unoptimized_camera(index)
+        return _enlarged_side(camera.height, self.factor), _enlarged_side(camera.width, self.factor)
 
     def camera(self, index: int, optimised: bool = False) -> Pinhole:
         """Camera of the upscaled picture, with or without the photograph's pose correction."""

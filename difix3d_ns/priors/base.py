@@ -151,8 +151,8 @@ class Upscaler(Stepwise[list[Tensor]], Protocol):
             lows: photographs [h, w, 3] in [0, 1] of any size; one, unless ``joint``.
             sizes: height and width of each result: the photograph's times one factor, from above 1 to 4.
             seeds: of all random draws, for each photograph.
-            renders: [H, W, 3] in [0, 1] of these sizes, to start from instead of noise: the first round is then left
-                out, and ``rounds - 1`` results are made.
+            renders: [H, W, 3] in [0, 1] of these sizes, to start from instead of noise, in the round
+                ``picture_round(rounds)``: those before are left out, since their noise would hide the renders.
         """
         ...
 
@@ -164,6 +164,11 @@ class Upscaler(Stepwise[list[Tensor]], Protocol):
             renders: [H, W, 3] in [0, 1], each of a photograph's camera at the size of its result.
         """
         ...
+
+
+def picture_round(rounds: int) -> int:
+    """Return the round, from 0, that an upscaler with so many begins with if it is given pictures instead of noise."""
+    return rounds // 2
 
 
 @dataclass(frozen=True)

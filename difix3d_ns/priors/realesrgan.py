@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.resampling import back_project, back_project_to_agree, resample
-from difix3d_ns.priors.base import State
+from difix3d_ns.priors.base import State, picture_round
 from difix3d_ns.priors.networks.ncnn_net import NcnnNet
 from difix3d_ns.priors.networks.precision import fast_dtype
 
@@ -66,7 +66,7 @@ class RealEsrganUpscaler:
         state = {
             "low": low.detach().float().cpu(),
             "size": torch.tensor(size),
-            "round": torch.tensor(0 if renders is None else 1),
+            "round": torch.tensor(0 if renders is None else picture_round(self.rounds)),
             "detailed": torch.zeros(3, height, width, dtype=_KEPT),
             "tiles": torch.tensor(0),
         }

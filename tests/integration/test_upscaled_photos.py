@@ -22,6 +22,7 @@ SMALL = (
     *("--pipeline.guidance.steps-per-round", WINDOW, "--pipeline.model.max-gs-num", 3000),
     *("--pipeline.initial-points.stereo", 0),
 )
+FROM_NOISE = ("--pipeline.guidance.subpixel-steps", 0)  # two rounds
 
 
 def _train(output: Path, scene: Path, *flags: object) -> list[object]:
@@ -39,7 +40,7 @@ def _folder(output: Path) -> Path:
 def upscaled(run: Command, tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of an uninterrupted training in two rounds."""
     output = tmp_path_factory.mktemp("upscaled")
-    said = " ".join(run("ns-train", *_train(output, tiny_scene)).stdout.split())
+    said = " ".join(run("ns-train", *_train(output, tiny_scene, *FROM_NOISE)).stdout.split())
     assert "6 photos of 128 x 96 px are upscaled by 2 to 256 x 192" in said and "Round 2/2 done" in said
     return _folder(output)
 
@@ -59,7 +60,7 @@ def test_killed_and_resumed_to_the_same_splat(
     folder = _folder(tmp_path)
     models, pool = folder / "nerfstudio_models", folder / "pseudo_views"
     wanted = 2 * PHOTOS + (3 if moment == "in the second boundary" else 0)  # a view and a state of each
-    with forked(command_line("ns-train", *_train(tmp_path, tiny_scene)), tmp_path / "log") as process:
+    with forked(command_line("ns-train", *_train(tmp_path, tiny_scene, *FROM_NOISE)), tmp_path / "log") as process:
         deadline = time.monotonic() + 400
         while time.monotonic() < deadline and process.is_alive():
             numbers = [int(path.stem[5:]) for path in pool.glob("view_*.safetensors")] if pool.exists() else []
@@ -87,6 +88,6 @@ def test_an_exported_splat_begins_the_rounds(run: Command, upscaled: Path, tiny_
     start = ("--pipeline.guidance.start", tmp_path / "splat.ply", "--max-num-iterations", 4)
     flags = ("--pipeline.guidance.steps-per-round", 2)
     said = " ".join(run("ns-train", *_train(tmp_path, tiny_scene, *start, *flags)).stdout.split())
-    assert "with a PSNR of" in said and "Round 2/2 done" in said
+    assert "with a PSNR of" in said and "Round 1/1 done" in said and "from renders after 2 steps" in said
     state = checkpoints.load_newest(_folder(tmp_path) / "nerfstudio_models")[1]
-    assert state["step"] == 30_003 and state["difix3d_ns"]["parts"]["guidance"]["round"] == 1
+    assert state["step"] == 30_003 and state["difix3d_ns"]["parts"]["guidance"]["round"] == 0

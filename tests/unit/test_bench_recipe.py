@@ -217,7 +217,7 @@ def test_photos_are_upscaled_from_one_size_and_scored_at_another() -> None:
     assert {name: each.pipeline.datamanager.camera_res_scale_factor for name, each in settings.items()} == {
         name: 1.0 if name == "oracle" else 0.25 for name in settings
     }
-    assert {each.pipeline.model.max_gs_num for each in settings.values()} == {40_000}
+    assert {each.pipeline.model.max_gs_num for each in settings.values()} == {80_000}
     upscaled = {
         name: each.pipeline.guidance for name, each in settings.items() if recipe.methods[name].ns_method[0] == "3"
     }
@@ -233,7 +233,7 @@ def test_photos_are_upscaled_from_one_size_and_scored_at_another() -> None:
     assert {each.factor for each in upscaled.values()} == {recipe.factor}
     weights = {name: (each.high_weight, each.low_weight) for name, each in upscaled.items()}
     assert weights["bicubic"] == weights["bicubic-bp-alone"] == (1, 0) and weights["low-only"] == (0, 1)
-    high = {each.high_steps(recipe.steps or 0, True, each.rounds or 4) for each in upscaled.values()}
+    high = {each.high_steps(recipe.steps or 0, True) for each in upscaled.values()}
     assert len(high) == 1  # as many steps at the large size, whatever is learnt from
     modes = {name: each.pipeline.model.rasterize_mode for name, each in settings.items()}
     assert {name for name, mode in modes.items() if mode == "classic"} == {"lr-classic"}

@@ -210,7 +210,8 @@ def _upscaled_photographs(place: Place) -> Any:
     scene, renderer = place.scene("cut out", model), SplatRenderer(model)
     model.step, model.exposures = 10**6, Exposures(len(scene)).to(place.device)
     model.exposures.residual.data.copy_(place.tensor(len(scene), 3, 4) * 0.1)
-    config = ThreeDSRConfig(upscaler=UpscalerConfig(name="tests.unit.tiny_upscaler"), factor=1.5, low_stage=False)
+    tiny = UpscalerConfig(name="tests.unit.tiny_upscaler")
+    config = ThreeDSRConfig(upscaler=tiny, factor=1.5, low_stage=False, subpixel_steps=0)
     guidance = config.setup()
     guidance.setup(
         scene, renderer, NoReferences(), Run(4, place.device, images=len(scene), folder=place.folder / "3dsr")

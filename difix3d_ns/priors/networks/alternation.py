@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.resampling import back_project_to_agree, resample
-from difix3d_ns.priors.base import State
+from difix3d_ns.priors.base import State, picture_round
 from difix3d_ns.priors.networks.diffusion import ddim_step, noise_estimate, noised, posterior_step
 
 LEVELS = (999, 666, 333, 0)
@@ -115,7 +115,7 @@ class AlternatingUpscaler(ABC):
         renders: Sequence[Tensor] | None = None,
     ) -> State:
         (low,), (size,), (seed,) = lows, sizes, seeds
-        round = 0 if renders is None else 1
+        round = 0 if renders is None else picture_round(self.rounds)
         photo = self._picture(low)
         shown = resample(photo, *size) if renders is None else self._picture(renders[0])
         clean = self.encode(self._inner(shown, photo, size), photo)
