@@ -1,4 +1,4 @@
-"""Kinds of training scenes: room, facade, tabletop, courtyard, garden. Every seed is another one."""
+"""Kinds of training scenes: room, facade, tabletop, courtyard, garden; an object alone. Every seed is another one."""
 
 # ruff: noqa: RUF005  (``point + [x, y, z]`` is vector addition here)
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from difix3d_ns.data.procedural import furniture
 from difix3d_ns.data.procedural.ray_scene import Scene, SceneBuilder
+from difix3d_ns.data.procedural.solids import Box, Capsule, Cylinder, Solid, Sphere, Union
 from difix3d_ns.data.procedural.trajectories import CameraPath, arc, forward_facing, walk
 
 
@@ -23,6 +24,7 @@ class World:
     path: CameraPath
     spread: float  # metres of jitter between the path and the hand
     field_of_view: float  # radians across the longer side
+    solid: Solid | None = None  # all there is, where it is closed
 
 
 def room(b: SceneBuilder) -> World:
@@ -239,6 +241,49 @@ def garden(b: SceneBuilder) -> World:
     return World("garden", scene, path, 0.09, r.uniform(1.05, 1.25))
 
 
+def closed_object(b: SceneBuilder) -> World:
+    """Overlapping closed solids in front of the sky alone, photographed from all around."""
+    r = b.rng
+    core = _solid(r, np.zeros(3), r.uniform(0.3, 0.5))
+    parts: list[Solid] = [core]
+    for _ in range(int(r.integers(1, 7))):
+        at = Union(parts).surface_point(r)
+        parts.append(_solid(r, at, r.uniform(0.08, 0.28)))
+    for part in parts:
+        kind = str(r.choice(_SKINS))
+        part.build(b, b.texture(kind), metres=r.uniform(0.3, 0.8), gloss=float(r.choice([0.0, 0.0, 0.3, 0.6])))
+    scene, solid = _sun(b), Union(parts)
+    surface = np.stack([solid.surface_point(r) for _ in range(200)])
+    middle = (surface.min(0) + surface.max(0)) / 2
+    reach = float(np.linalg.norm(surface - middle, axis=1).max())
+    field_of_view, elevation, start = r.uniform(0.75, 0.9), r.uniform(0, 0.6), r.uniform(0, 2 * np.pi)
+    distance = reach / np.sin(0.3 * field_of_view) * r.uniform(0.95, 1.2)  # it fills the shorter side
+    path = arc(
+        middle,
+        distance * np.cos(elevation),
+        start,
+        start + 2 * np.pi,
+        middle[2] + distance * np.sin(elevation),
+    )
+    return World("object", scene, path, 0.03, field_of_view, solid)
+
+
+_SKINS = ("wood", "tiles", "fabric", "stones", "marble", "paint", "poster", "painting", "bricks", "metal", "picture")
+
+
+def _solid(r: np.random.Generator, at: np.ndarray, size: float) -> Solid:
+    """A solid of about a size (half of its extent, metres) around a point."""
+    kind = int(r.integers(4))
+    if kind == 0:
+        return Box(at, 2 * size * r.uniform(0.5, 1.0, 3), r.uniform(0, np.pi))
+    if kind == 1:
+        return Sphere(at, size * r.uniform(0.6, 0.9))
+    way = r.normal(size=3)
+    way *= size * r.uniform(0.6, 1.0) / np.linalg.norm(way)
+    rod = Cylinder if kind == 2 else Capsule
+    return rod(at - way, at + way, size * r.uniform(0.25, 0.6))
+
+
 def _sun(b: SceneBuilder) -> Scene:
     r = b.rng
     azimuth, height = r.uniform(-2.6, -0.5), r.uniform(0.5, 1.1)
@@ -253,18 +298,19 @@ def _sun(b: SceneBuilder) -> Scene:
     )
 
 
+_BY_TURNS: tuple[Callable[[SceneBuilder], World], ...] = (room, facade, tabletop, courtyard, garden)
 WORLDS: dict[str, Callable[[SceneBuilder], World]] = {
-    f.__name__: f for f in (room, facade, tabletop, courtyard, garden)
+    **{f.__name__: f for f in _BY_TURNS},
+    "object": closed_object,
 }
 _TRAINING_STREAM = 1
 
 
 def training_world(seed: int, kind: str | None = None) -> World:
-    """The training scene of a seed; kinds take turns unless one is asked for.
+    """The training scene of a seed; kinds but ``object`` take turns unless one is asked for.
 
     Draws from a random stream of its own and only from the pictures and textures of the training split, so no seed can
     meet the demo scene.
     """
-    names = list(WORLDS)
-    name = kind or names[seed % len(names)]
-    return WORLDS[name](SceneBuilder(np.random.default_rng([_TRAINING_STREAM, seed]), "train"))
+    make = _BY_TURNS[seed % len(_BY_TURNS)] if kind is None else WORLDS[kind]
+    return make(SceneBuilder(np.random.default_rng([_TRAINING_STREAM, seed]), "train"))
