@@ -71,15 +71,16 @@ def picture_capture(long_side: int) -> Capture:
     return Capture("sample-pictures", cameras, images, nothing, nothing, list(range(len(images))), [])
 
 
-def procedural_capture(seed: int, long_side: int, supersampling: int = 1) -> Capture:
+def procedural_capture(seed: int, long_side: int, supersampling: int = 1, kind: str | None = None) -> Capture:
     """Photograph the training world of a seed: 6 to 12 training views, random shape and exposure.
 
     Args:
         seed: of the world and its photographs.
         long_side: of the photographs, in pixels.
         supersampling: see ``photograph_world``.
+        kind: of the world; None: kinds take turns.
     """
-    world = training_world(seed)
+    world = training_world(seed, kind)
     rng = np.random.default_rng([5, seed])
     ratio = rng.choice([2 / 3, 3 / 4, 9 / 16])
     short = round(long_side * ratio / 16) * 16
@@ -97,7 +98,7 @@ def procedural_capture(seed: int, long_side: int, supersampling: int = 1) -> Cap
     )
     xyz, rgb = structure_points(views, rng, int(rng.integers(1000, 2500)))
     return Capture(
-        name=f"procedural_{seed:05d}",
+        name=f"{kind or 'procedural'}_{seed:05d}",
         cameras=[v.camera for v in views],
         images=[v.image for v in views],
         points=torch.from_numpy(xyz),

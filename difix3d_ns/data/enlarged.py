@@ -11,6 +11,7 @@ from torch import Tensor
 
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.point_depth import point_depth
 from difix3d_ns.geometry.resampling import back_project, resample, resampled
 
 
@@ -39,10 +40,11 @@ ENLARGEMENTS: dict[str, Callable[[Capture], Capture]] = {
 
 @dataclass(frozen=True)
 class Stills:
-    """Pictures in place of a splat, where nothing is known of the cameras."""
+    """Pictures in place of a splat."""
 
     cameras: list[Pinhole]
     images: list[Tensor]
+    points: Tensor | None = None  # [P, 3] world, for sparse depth
 
     @classmethod
     def enlarged(cls, capture: Capture, factor: int = 4) -> Stills:
@@ -55,9 +57,10 @@ class Stills:
         return torch.zeros(0, 3)
 
     def render(self, camera: Pinhole) -> tuple[Tensor, Tensor, Tensor]:
-        """Image [H, W, 3] of one of the cameras, depth [H, W, 1] (0: unknown), alpha [H, W, 1]."""
+        """Image [H, W, 3] of one of the cameras, depth [H, W, 1] of points (0: unknown), alpha [H, W, 1]."""
         image = next(image for own, image in zip(self.cameras, self.images, strict=True) if own is camera)
-        return image, torch.zeros_like(image[..., :1]), torch.ones_like(image[..., :1])
+        depth = torch.zeros_like(image[..., :1]) if self.points is None else point_depth(self.points, camera)
+        return image, depth, torch.ones_like(image[..., :1])
 
 
 def _reduced(image: Tensor, factor: int) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Strategy = Literal["sparse", "underfit", "cycle", "cross", "enlarged"]
+Strategy = Literal["sparse", "underfit", "cycle", "cross", "enlarged", "photographs"]
 STRATEGIES: tuple[Strategy, ...] = ("sparse", "underfit", "cycle", "cross")
-"""of samples for fixers; enlarged is for upscalers"""
+"""of samples for fixers; enlarged is for upscalers, photographs for depth"""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class CurationOptions:
     """sparse: from all, half, a third, a quarter of the training views; underfit: stopped at 25, 50 and 75 % of the
     schedule; cycle: a splat trained on another splat's renders beside the path; cross: trained on one camera or one
     side of the path, seen from the other; enlarged, for upscalers: trained on photos reduced to a quarter or half and
-    enlarged again, or on the reduced ones, and rendered at their full size."""
+    enlarged again, or on the reduced ones, and rendered at their full size; photographs, for depth: the photos
+    themselves, with the scene's points."""
     split: Literal["auto", "train", "validation"] = "auto"
     """Split that the scenes go to, each as a whole; auto: by a fixed draw on the scene's name."""
     validation_share: float = 0.1

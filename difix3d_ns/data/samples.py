@@ -11,7 +11,10 @@ from torch import Tensor
 from difix3d_ns.data.capture import Capture, evenly_spaced
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.data.strategies import Unit
+from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.geometry.stereo import matching_neighbours
+from difix3d_ns.geometry.warp import in_view
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.views.references import choose_references
 
@@ -55,9 +58,7 @@ class UnitSamples:
         self.scores[index] = _psnr(image, truth)
         if self.scores[index] < MIN_PSNR:
             return None
-        views = list(candidates)
-        order = choose_references(camera, depth, alpha, list(candidates.values()), self.references)
-        chosen = [views[position] for position in order]
+        chosen = self._choose(index, candidates, camera, depth, alpha)
         depths = self.capture.depths
         return Sample(
             f"{self.provenance['scene']}/{self.unit.name}/{index:04d}",
@@ -67,6 +68,22 @@ class UnitSamples:
             None if depths is None or not chosen else torch.stack([depths[view] for view in chosen]),
             self.provenance,
         )
+
+    def _choose(
+        self, index: int, candidates: dict[int, PosedImage], camera: Pinhole, depth: Tensor, alpha: Tensor
+    ) -> list[int]:
+        """Views whose photographs are shown with a sample, best first."""
+        views = list(candidates)
+        if self.unit.strategy != "photographs":
+            order = choose_references(camera, depth, alpha, list(candidates.values()), self.references)
+            return [views[position] for position in order]
+        points = self.capture.points
+        photographs = [PosedImage(self.capture.images[index], camera), *candidates.values()]
+        seen = [in_view(points, photograph.pose)[0] for photograph in photographs]
+        for known in ((points, seen), (None, None)):  # where too few points are shared, by cameras alone
+            if order := matching_neighbours(0, photographs, *known, self.references):
+                return [views[position - 1] for position in order]
+        return []
 
     def _reference(self, index: int) -> PosedImage:
         _, depth, alpha = self.unit.splat.render(self.capture.cameras[index])

@@ -11,6 +11,10 @@ from difix3d_ns.data.capture import Capture, picture_capture, procedural_capture
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.errors import UserError
 
+_SEED = "-seed"
+_OF_SEEDS = {f"procedural{_SEED}": None, f"object{_SEED}": "object"}
+"""source -> kind of world; None: kinds take turns"""
+
 
 class ReadCapture(Protocol):
     """A reader of scenes on disk.
@@ -58,8 +62,8 @@ class Scene(NamedTuple):
             UserError: it cannot be read.
         """
         kind, _, rest = self.source.partition(":")
-        if kind == "procedural-seed":
-            capture = procedural_capture(int(rest), options.long_side, options.supersampling)
+        if kind in _OF_SEEDS:
+            capture = procedural_capture(int(rest), options.long_side, options.supersampling, _OF_SEEDS[kind])
         elif kind == "sample-pictures":
             return picture_capture(options.long_side)
         else:
@@ -79,10 +83,11 @@ def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
     """Turn names as people write them into scenes.
 
     Args:
-        texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, ``sample-pictures`` for pictures
-            without a scene, a folder that nerfstudio reads (``transforms.json`` or a COLMAP model), or
-            ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
-        first_seed: of ``procedural:N``.
+        texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, ``object:N`` and
+            ``object-seed:S`` for objects alone, ``sample-pictures`` for pictures without a scene, a folder that
+            nerfstudio reads (``transforms.json`` or a COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of
+            its dataparsers.
+        first_seed: of ``procedural:N`` and ``object:N``.
 
     Raises:
         UserError: there is none, a number is missing, or two scenes would have one name.
@@ -101,11 +106,12 @@ def _expand(text: str, first_seed: int) -> list[Scene]:
     kind, _, number = text.partition(":")
     if text == "sample-pictures":
         return [Scene("sample_pictures", text)]
-    if kind in ("procedural", "procedural-seed"):
+    name = kind.removesuffix(_SEED)
+    if f"{name}{_SEED}" in _OF_SEEDS:
         if not number.isdigit():
-            raise UserError(f"{text}: write procedural:8 for eight scenes, or procedural-seed:7 for that of seed 7")
-        first, count = (first_seed, int(number)) if kind == "procedural" else (int(number), 1)
-        return [Scene(f"procedural_{seed:05d}", f"procedural-seed:{seed}") for seed in range(first, first + count)]
+            raise UserError(f"{text}: write {name}:8 for eight scenes, or {name}{_SEED}:7 for that of seed 7")
+        first, count = (first_seed, int(number)) if kind == name else (int(number), 1)
+        return [Scene(f"{name}_{seed:05d}", f"{name}{_SEED}:{seed}") for seed in range(first, first + count)]
     parser, path = ("", Path(text)) if Path(text).exists() or not number else (f"{kind}:", Path(number))
     folder = path.resolve().parent if path.suffix == ".json" else path.resolve()
     return [Scene(re.sub(r"[^\w.-]", "_", folder.name) or "scene", f"{parser}{path.resolve()}")]

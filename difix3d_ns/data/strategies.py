@@ -1,4 +1,4 @@
-"""Ways of making degraded renders: four of Wu et al., Difix3D+ (CVPR 2025, section 4.1), and that of upscalers."""
+"""Ways of making samples: four of Wu et al., Difix3D+ (CVPR 2025, section 4.1), those of upscalers and of depth."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ def plans(capture: Capture, strategies: Sequence[Strategy]) -> list[Plan]:
             found.append(Plan(views, sorted({*train, *test} - {*views}), {name: "sparse"}))
     found += _crossings(capture)
     found += [Plan(train, test, {name: "enlarged"}, 1.0) for name in ENLARGEMENTS]
+    found.append(Plan(sorted({*train, *test}), [], {"photographs": "photographs"}))
     wanted = [replace(p, units={n: s for n, s in p.units.items() if s in strategies}) for p in found]
     return [plan for plan in wanted if plan.units and len(plan.views) >= 2]
 
@@ -76,6 +77,10 @@ def make_units(
         on_step: called after each training step, ``steps_of`` times.
     """
     shorter = replace(schedule, steps=_steps(plan, schedule))
+    if "photographs" in plan.units:
+        stills = Stills(capture.cameras, capture.images, capture.points)
+        yield Unit("photographs", "photographs", stills, plan.views, plan.views, 0)
+        return
     if "enlarged" in plan.units.values():
         yield _enlarged_unit(capture, plan, shorter, seed, on_step)
         return
@@ -109,6 +114,8 @@ def _enlarged_unit(capture: Capture, plan: Plan, schedule: Schedule, seed: int, 
 
 def steps_of(plan: Plan, schedule: Schedule) -> int:
     """Training steps a plan takes."""
+    if "photographs" in plan.units:
+        return 0
     return _steps(plan, schedule) + ("cycle" in plan.units) * _cycle_steps(schedule)
 
 

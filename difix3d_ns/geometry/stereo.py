@@ -77,9 +77,11 @@ def stereo_depths(
     seen = None if points is None else [in_view(points, photograph.pose)[0] for photograph in photographs]
     raw: dict[int, _Match] = {}
     for index in track(chosen):
-        others = _neighbours(index, photographs, points, seen) or _neighbours(index, photographs, None, None)
+        others = matching_neighbours(index, photographs, points, seen) or matching_neighbours(
+            index, photographs, None, None
+        )
         if others:
-            near, far = _range(index, photographs, points, seen)
+            near, far = search_range(index, photographs, points, seen)
             raw[index] = _sweep(index, others, coarse, fine, near, far)
     surfaces = {index: unproject(swept.depth[..., None], swept.camera) for index, swept in raw.items()}
     return {index: _check(index, raw, surfaces) for index in raw}
@@ -136,10 +138,22 @@ def _grey(photograph: PosedImage, long_side: int) -> _Grey:
     return _Grey(image.mean(-1)[None, None], usable.permute(2, 0, 1)[None], photograph.pose)
 
 
-def _neighbours(
-    index: int, photographs: Sequence[PosedImage], points: Tensor | None, seen: list[Tensor] | None
+def matching_neighbours(
+    index: int,
+    photographs: Sequence[PosedImage],
+    points: Tensor | None,
+    seen: list[Tensor] | None,
+    count: int = _NEIGHBOURS,
 ) -> list[int]:
-    """Photographs to match with, best first: they show the same, from a good angle."""
+    """Choose photographs to match one with, best first: they show the same, from a good angle.
+
+    Args:
+        index: of the photograph.
+        photographs: with cameras.
+        points: [P, 3] world points of the scene; None: chosen by cameras alone.
+        seen: which of the points each photograph sees, [P] bool.
+        count: at most so many.
+    """
     here = photographs[index].pose
     scores = []
     for other, photograph in enumerate(photographs):
@@ -165,13 +179,13 @@ def _neighbours(
             weight /= distance
         width = _NARROW if angle < _ANGLE else _WIDE
         scores.append((weight * math.exp(-(((angle - _ANGLE) / width) ** 2)), other))
-    return [other for score, other in sorted(scores, reverse=True)[:_NEIGHBOURS] if score > 0]
+    return [other for score, other in sorted(scores, reverse=True)[:count] if score > 0]
 
 
-def _range(
+def search_range(
     index: int, photographs: Sequence[PosedImage], points: Tensor | None, seen: list[Tensor] | None
 ) -> tuple[float, float]:
-    """Nearest and farthest depth of the sweep."""
+    """Nearest and farthest depth at which surfaces of a photograph are searched; arguments as of the neighbours'."""
     camera = photographs[index].pose
     if points is not None and seen is not None and seen[index].any():
         z = project(points[seen[index]], camera)[1]

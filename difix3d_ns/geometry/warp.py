@@ -220,7 +220,9 @@ def reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, T
     The same as unproject and project, but a plane sweep is affine in column, row and depth: three fused products.
     """
     height, width = depth.shape[-2:]
-    table = sent(_affine(camera, other), depth.device)  # the algebra of 4 x 4 numbers would be 30 kernels there
+    table = sent(
+        projection_table(camera, other), depth.device
+    )  # the algebra of 4 x 4 numbers would be 30 kernels there
     exact: dict[str, Any] = {"dtype": torch.float64, "device": depth.device}
     columns = table[:, 0, None] * (torch.arange(width, **exact) + 0.5)
     rows = table[:, 1, None] * (torch.arange(height, **exact) + 0.5) + table[:, 2, None]
@@ -230,8 +232,12 @@ def reproject(depth: Tensor, camera: Pinhole, other: Pinhole) -> tuple[Tensor, T
     return torch.stack([x * inverse, y * inverse], -1), z
 
 
-def _affine(camera: Pinhole, other: Pinhole) -> Tensor:
-    """Homogeneous place in ``other``'s [-1, 1]^2 of (column, row, 1) times depth, and 1: [3, 4] float64 on the CPU."""
+def projection_table(camera: Pinhole, other: Pinhole) -> Tensor:
+    """Compute what takes (column, row, 1) times depth, and 1, to a homogeneous place in ``other``'s [-1, 1]^2.
+
+    Returns:
+        [3, 4] float64 on the CPU.
+    """
     poses = [matrix.to("cpu", torch.float64) for matrix in (other.world_to_camera, camera.camera_to_world)]
     relative = poses[0] @ poses[1]
     picture = torch.tensor([[2 / other.width, 0, -1], [0, 2 / other.height, -1], [0, 0, 1]], dtype=torch.float64)

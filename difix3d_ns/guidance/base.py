@@ -15,7 +15,7 @@ from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.status import Status
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.fixer_config import FixerConfig
-from difix3d_ns.splats.losses.depth import depth_loss
+from difix3d_ns.splats.losses.log_depth import depth_loss
 from difix3d_ns.views.protocols import PointCloud, References, Renderer, Scene
 from difix3d_ns.views.view import TrainView
 

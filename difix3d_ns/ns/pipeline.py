@@ -42,7 +42,7 @@ from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.ns.viewer.panel import Panel
 from difix3d_ns.splats.floaters import FloatersConfig, FreeSpace
-from difix3d_ns.splats.losses.depth import depth_loss
+from difix3d_ns.splats.losses.log_depth import depth_loss
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from difix3d_ns.splats.strategies.fitness import pause_after_reset
 from difix3d_ns.views.protocols import PointCloud, SensorDepth

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from difix3d_ns.io.sources import parse
-from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, Upscaler
+from difix3d_ns.priors.base import Depth, Fixer, FixRequest, FixResult, Upscaler
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
 _FOLDER = Path(__file__).parent
@@ -111,6 +111,27 @@ def load_upscaler(
     arguments = {"weights": weights, "device": torch.device(device), "dtype": dtype, **dict(options)}
     upscaler: Upscaler = _load(module, arguments)
     return upscaler
+
+
+@functools.lru_cache(maxsize=2)
+def load_depth(
+    name: str = "multiview", weights: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None
+) -> Depth:
+    """Load a prior of depth, once per process.
+
+    Loading leaves torch's random generators as they were.
+
+    Args:
+        name: one of ``available_priors(Depth)``, or a module with a ``load`` like theirs, as "package.module".
+        weights, device, dtype: as of ``load_fixer``.
+
+    Raises:
+        ValueError: no such prior.
+        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
+    """
+    module = _module(name, Depth)
+    depth: Depth = _load(module, {"weights": weights, "device": torch.device(device), "dtype": dtype})
+    return depth
 
 
 def _load(module: Any, arguments: dict[str, Any]) -> Any:

@@ -47,7 +47,7 @@ from difix3d_ns.priors.registry import available_fixers, load_fixer
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from difix3d_ns.splats.exposure import Exposures
 from difix3d_ns.splats.floaters import FreeSpace
-from difix3d_ns.splats.losses.depth import depth_loss
+from difix3d_ns.splats.losses.log_depth import depth_loss
 from difix3d_ns.splats.losses.ssim import FusedSSIM
 from difix3d_ns.training.losses import PIXEL_LOSSES
 from difix3d_ns.training.systems.align import AlignedBlend

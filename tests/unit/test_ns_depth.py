@@ -14,7 +14,7 @@ from difix3d_ns.guidance.difix import DifixConfig, DifixGuidance
 from difix3d_ns.guidance.schedule import plan_rounds
 from difix3d_ns.ns.batches import to_batch
 from difix3d_ns.ns.model import SplatModel
-from difix3d_ns.splats.losses.depth import depth_loss
+from difix3d_ns.splats.losses.log_depth import depth_loss
 from difix3d_ns.views.pool import Pool
 from difix3d_ns.views.view import TrainView
 from tests.stand_ins import DeepFixer

@@ -138,13 +138,13 @@ def test_an_inverse_waits_to_know_that_it_exists(device: PretendedCuda) -> None:
 
 
 def test_costs_are_counted_where_they_arise(device: PretendedCuda) -> None:
-    from difix3d_ns.splats.losses.depth import depth_loss
+    from difix3d_ns.splats.losses.log_depth import depth_loss
 
     there = torch.ones(4, 4, 1, device=CUDA)
     with counting() as traffic:
         depth_loss(there, there, there, there)
     places = traffic.lines["kernels"]
-    assert places and all(place.startswith("splats/losses/depth.py:") for place in places)
+    assert places and all(place.startswith("splats/losses/log_depth.py:") for place in places)
     assert f"kernels: {traffic['kernels']} (" in traffic.table()
 
 

@@ -1,0 +1,204 @@
+"""Depth of photographs from each other, completed where nothing can be matched; trained on procedural scenes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.geometry.stereo import matching_neighbours, search_range
+from difix3d_ns.geometry.warp import in_view, projection_table, unproject
+from difix3d_ns.priors.base import Depth, DepthMap, State
+from difix3d_ns.priors.networks.depth_net import SIDE, DepthNet, Views
+from difix3d_ns.priors.networks.weight_files import find_weights
+
+WEIGHTS = Path(__file__).parent / "weights" / "depth.safetensors"
+LONG_SIDE = 480
+"""pixels a photograph is matched at"""
+NEIGHBOURS = 4
+"""photographs that each is matched with, at most"""
+_MAX_POINTS = 4096  # of the scene, to choose neighbours by
+
+
+class MultiviewDepth:
+    """``DepthNet`` behind the contract of ``Depth``: a step is a photograph.
+
+    Args:
+        net: the network.
+        device: where it lives.
+    """
+
+    def __init__(self, net: DepthNet, device: torch.device) -> None:
+        self._net, self._device = net.eval().requires_grad_(False), device
+
+    def start(self, photographs: Sequence[PosedImage], seed: int = 0) -> State:
+        small = [photograph.within(LONG_SIDE) for photograph in photographs]
+        points = hinted_points(photographs)
+        seen = None if points is None else [in_view(points, one.pose)[0] for one in small]
+        neighbours = torch.full((len(small), NEIGHBOURS), -1)
+        ranges = torch.zeros(len(small), 2)
+        state: dict[str, Tensor] = {}
+        for index, one in enumerate(small):
+            chosen = matching_neighbours(index, small, points, seen, NEIGHBOURS)
+            chosen = chosen or matching_neighbours(index, small, None, None, NEIGHBOURS)
+            neighbours[index, : len(chosen)] = torch.tensor(chosen, dtype=torch.long)
+            ranges[index] = torch.tensor(search_range(index, small, points, seen))
+            state[f"picture/{index}"] = one.image.detach().cpu().to(torch.float16)
+            if one.mask is not None:
+                state[f"mask/{index}"] = one.mask.detach().cpu() > 0.5
+            hints = torch.zeros(one.pose.height, one.pose.width, 1)
+            if (depth := photographs[index].depth) is not None:
+                hints = sparse_depth(depth.detach().cpu(), (one.pose.height, one.pose.width))
+            state[f"hints/{index}"] = hints
+        poses = [one.pose for one in small]
+        return {
+            **state,
+            "neighbours": neighbours,
+            "ranges": ranges,
+            "camera_to_world": torch.stack([pose.camera_to_world.cpu().double() for pose in poses]),
+            "intrinsics": torch.stack([pose.intrinsics.cpu().double() for pose in poses]),
+            "sizes": torch.tensor([[one.pose.height, one.pose.width] for one in photographs]),
+            "done": torch.tensor(0),
+        }
+
+    def steps_left(self, state: State) -> int:
+        return len(state["sizes"]) - int(state["done"])
+
+    @torch.no_grad()
+    def step(self, state: State) -> State:
+        index = int(state["done"])
+        others = [int(other) for other in state["neighbours"][index] if other >= 0]
+        height, width = state[f"picture/{index}"].shape[:2]
+        near, far = state["ranges"][index].tolist()
+        pictures = [self._padded(state, number) for number in (index, *others)]
+        cameras = [_camera(state, number, picture) for number, picture in zip((index, *others), pictures, strict=True)]
+        views = views_of(cameras[0], cameras[1:], near, far).to(self._device)
+        described = [self._net.describe(picture) for picture in pictures]
+        hints = hint_maps(state[f"hints/{index}"], near, far, described[0].quarter.shape[-2:]).to(self._device)
+        _, _, found = self._net(pictures[0], described[0], described[1:], views, hints)
+        depth = views.depth(found.place)[0, 0, :height, :width, None]
+        spread = 2**0.5 * found.log_scale[0, 0, :height, :width, None].exp()  # standard deviation of Laplace's
+        known = found.surface[0, 0, :height, :width, None] > 0
+        if (mask := state.get(f"mask/{index}")) is not None:
+            known = known & mask.to(known.device)
+        return {
+            **state,
+            f"depth/{index}": depth.where(known, 0.0).float().cpu(),
+            f"uncertainty/{index}": spread.where(known, torch.inf).float().cpu(),
+            "done": state["done"] + 1,
+        }
+
+    def result(self, state: State) -> list[DepthMap]:
+        maps = []
+        for index, (height, width) in enumerate(state["sizes"].tolist()):
+            depth, uncertainty = (
+                F.interpolate(state[f"{name}/{index}"].permute(2, 0, 1)[None], (height, width), mode="nearest-exact")
+                for name in ("depth", "uncertainty")
+            )
+            maps.append(DepthMap(depth[0].permute(1, 2, 0), uncertainty[0].permute(1, 2, 0)))
+        return maps
+
+    def _padded(self, state: State, index: int) -> Tensor:
+        """Picture [1, 3, H, W] whose sides are multiples of what the network needs."""
+        picture = state[f"picture/{index}"].to(self._device).float().permute(2, 0, 1)[None]
+        return padded(picture)
+
+
+def padded(picture: Tensor) -> Tensor:
+    """Enlarge [B, C, H, W] at the right and the bottom to what the network takes, repeating the edge."""
+    height, width = picture.shape[-2:]
+    return F.pad(picture, (0, -width % SIDE, 0, -height % SIDE), mode="replicate")
+
+
+def _camera(state: State, index: int, picture: Tensor) -> Pinhole:
+    height, width = picture.shape[-2:]
+    return Pinhole(state["camera_to_world"][index], state["intrinsics"][index], width, height)
+
+
+def views_of(camera: Pinhole, others: Sequence[Pinhole], near: float, far: float) -> Views:
+    """Cameras of a photograph and its neighbours, of padded pictures, and the range of depths, for the network."""
+    square = replace(camera).resized(2, 2)  # then a table is for any size
+    tables = [projection_table(square, other).float() for other in others]
+    return Views(
+        torch.stack(tables)[None] if tables else torch.zeros(1, 0, 3, 4),
+        torch.ones(1, len(tables)),
+        torch.tensor([1 / far]),
+        torch.tensor([1 / near]),
+    )
+
+
+def hint_maps(depth: Tensor, near: float, far: float, size: Sequence[int]) -> Tensor:
+    """Inverse depth in the range's units, and where it is known, [1, 2, h, w], of sparse depth [H, W, 1] (0: unknown).
+
+    Of several in a place the nearest counts: what is behind may be hidden.
+    """
+    known = depth[..., 0] > 0
+    place = ((1 / depth[..., 0].clamp_min(1e-9) - 1 / far) / (1 / near - 1 / far)).where(known, -torch.inf)
+    height, width = (4 * side for side in size)
+    place = F.pad(place, (0, width - place.shape[1], 0, height - place.shape[0]), value=-torch.inf)
+    place = F.max_pool2d(place[None, None], 4)
+    known = place.isfinite() & (place > -0.2) & (place < 1.2)
+    return torch.cat([place.where(known, 0.0), known.float()], 1)
+
+
+def sparse_depth(depth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sparse depth [H, W, 1] (0: unknown) at a smaller size; of several in a pixel the nearest stays."""
+    if depth.shape[:2] == size:
+        return depth.float()
+    rows, columns = depth[..., 0].nonzero(as_tuple=True)
+    place = (rows * size[0] // depth.shape[0]) * size[1] + columns * size[1] // depth.shape[1]
+    nearest = torch.full((size[0] * size[1],), torch.inf).scatter_reduce(
+        0, place, depth[rows, columns, 0].float(), "amin"
+    )
+    return nearest.where(nearest.isfinite(), 0.0).view(*size, 1)
+
+
+def hinted_points(photographs: Sequence[PosedImage]) -> Tensor | None:
+    """World points [P, 3] of the photographs' sparse depth; None if there is none."""
+    found = []
+    for photograph in photographs:
+        if photograph.depth is not None and bool((known := photograph.depth[..., 0] > 0).any()):
+            points = unproject(photograph.depth, photograph.pose)[known]
+            found.append(points[:: max(1, len(points) * len(photographs) // _MAX_POINTS)])
+    return torch.cat(found) if found else None
+
+
+def load(weights: str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Depth:
+    """Read it from a .safetensors file with its .json beside it.
+
+    Args:
+        weights: such a file, a folder with one ("weights.safetensors", as ``difix3d train-prior depth`` writes), or
+            None for the package's own.
+        device: where the network lives.
+        dtype: ignored: it computes in float32, whose digits depth needs.
+
+    Raises:
+        FileNotFoundError: no such file.
+        RuntimeError: it cannot be read or does not fit.
+    """
+    return MultiviewDepth(read_net(weights).to(device), torch.device(device))
+
+
+def read_net(weights: str | None) -> DepthNet:
+    """Read the network (float32, on the CPU); errors and argument as of ``load``."""
+    path = find_weights(WEIGHTS if weights is None else weights, "depth", "depth", "depth")
+    try:
+        net = DepthNet(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["net"])
+        net.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+        return net
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise RuntimeError(
+            f"cannot read depth weights {path} (with {path.with_suffix('.json').name}): {error}. Reinstall the "
+            "package, or give a folder written by `difix3d train-prior depth`."
+        ) from error

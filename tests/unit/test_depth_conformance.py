@@ -1,0 +1,105 @@
+"""Every prior of depth keeps the contract of ``priors.base.Depth``; a new one is under test by being there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.priors.base import Depth, State
+from difix3d_ns.priors.registry import available_priors, load_depth
+from tests.unit.known_scenes import camera_at, photograph
+from tests.unit.tiny_depth import write_depth
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    return {"multiview": str(write_depth(tmp_path_factory.mktemp("multiview")))}
+
+
+@pytest.fixture(scope="module", params=available_priors(Depth))
+def prior(request: pytest.FixtureRequest, weights: Mapping[str, str]) -> Depth:
+    return load_depth(request.param, weights.get(request.param))
+
+
+def photographs(count: int = 3, width: int = 64, height: int = 48) -> list[PosedImage]:
+    """Of a wall and a card, each with some points of known depth."""
+    found = []
+    for number in range(count):
+        shown, _ = photograph(camera_at(0.4 * number, width=width, height=height))
+        assert shown.depth is not None
+        sparse = torch.zeros_like(shown.depth)
+        sparse[::7, ::5] = shown.depth[::7, ::5]
+        found.append(replace(shown, depth=sparse))
+    return found
+
+
+def finished(prior: Depth, state: State) -> State:
+    while left := prior.steps_left(state):
+        before = {name: values.clone() for name, values in state.items()}
+        following = prior.step(state)
+        assert prior.steps_left(following) == left - 1
+        assert all(torch.equal(state[name], values) for name, values in before.items())  # nothing changed in place
+        state = following
+    return state
+
+
+def assert_maps(prior: Depth, views: list[PosedImage]) -> None:
+    maps = prior.result(finished(prior, prior.start(views)))
+    assert len(maps) == len(views)
+    for found, view in zip(maps, views, strict=True):
+        size = (*view.image.shape[:2], 1)
+        assert found.depth.shape == found.uncertainty.shape == size
+        assert found.depth.dtype == found.uncertainty.dtype == torch.float32
+        unknown = found.depth == 0
+        assert found.depth.isfinite().all() and (found.depth >= 0).all()
+        assert torch.equal(unknown, found.uncertainty.isinf()) and (found.uncertainty > 0).all()
+
+
+def test_maps_of_all_photographs(prior: Depth) -> None:
+    assert_maps(prior, photographs())
+
+
+def test_sizes_may_differ_and_be_odd(prior: Depth) -> None:
+    assert_maps(prior, [*photographs(2), *photographs(1, 51, 37)])
+
+
+def test_one_photograph_alone(prior: Depth) -> None:
+    assert_maps(prior, photographs(1))
+
+
+def test_large_photographs_are_worked_on_at_a_smaller_size(prior: Depth) -> None:
+    assert_maps(prior, photographs(2, 500, 40))
+
+
+def test_without_points(prior: Depth) -> None:
+    assert_maps(prior, [replace(view, depth=None, alpha=None) for view in photographs()])
+
+
+def test_what_is_masked_stays_unknown(prior: Depth) -> None:
+    mask = torch.ones(48, 64, 1)
+    mask[:, :32] = 0
+    views = [replace(view, mask=mask) for view in photographs()]
+    for found in prior.result(finished(prior, prior.start(views))):
+        assert (found.depth[:, :32] == 0).all()
+
+
+def test_a_saved_state_goes_on_to_the_same_bits(prior: Depth) -> None:
+    views = photographs()
+    whole = prior.result(finished(prior, prior.start(views)))
+    state = load(save({name: values.contiguous() for name, values in prior.step(prior.start(views)).items()}))
+    prior.result(finished(prior, prior.start(photographs(2))))  # another's work in between
+    for found, expected in zip(prior.result(finished(prior, state)), whole, strict=True):
+        assert torch.equal(found.depth, expected.depth) and torch.equal(found.uncertainty, expected.uncertainty)
+
+
+def test_global_generators_are_left_alone(prior: Depth) -> None:
+    before = torch.get_rng_state()
+    prior.result(finished(prior, prior.start(photographs(2))))
+    assert torch.equal(torch.get_rng_state(), before)
