@@ -80,10 +80,10 @@ class UnitSamples:
         points = self.capture.points
         photographs = [PosedImage(self.capture.images[index], camera), *candidates.values()]
         seen = [in_view(points, photograph.pose)[0] for photograph in photographs]
-        for known in ((points, seen), (None, None)):  # where too few points are shared, by cameras alone
-            if order := matching_neighbours(0, photographs, *known, self.references):
-                return [views[position - 1] for position in order]
-        return []
+        order = matching_neighbours(0, photographs, points, seen, self.references)
+        # where too few points are shared, by cameras alone
+        order = order or matching_neighbours(0, photographs, None, None, self.references)
+        return [views[position - 1] for position in order]
 
     def _reference(self, index: int) -> PosedImage:
         _, depth, alpha = self.unit.splat.render(self.capture.cameras[index])
