@@ -186,6 +186,7 @@ def main(
     scenes: Annotated[list[str], tyro.conf.Positional],
     output: Path,
     long_side: int = 480,
+    photos: int = PHOTOS,
 ) -> None:
     """Write scenes.
 
@@ -193,17 +194,18 @@ def main(
         scenes: captures, or procedural-seed:S for a procedural one.
         output: folder; a folder for each.
         long_side: of the pictures in pixels.
+        photos: of a procedural scene, beside those that are held out.
     """
     for scene in scenes:
         if scene.startswith(PROCEDURAL):
             seed = int(scene.removeprefix(PROCEDURAL))
-            folder = output / f"procedural-{seed}"
+            folder = output / (f"procedural-{seed}" if photos == PHOTOS else f"procedural-{seed}-{photos}")
         else:
             folder = output / Path(scene).resolve().name
         if (folder / "transforms.json").is_file():
             print(f"{folder} is there already")
         elif scene.startswith(PROCEDURAL):
-            print(write_procedural(seed, folder, long_side))
+            print(write_procedural(seed, folder, long_side, photos))
         else:
             print(write_capture(Path(scene), folder, long_side))
 

@@ -80,8 +80,9 @@ class MultiviewDepth:
         height, width = state[f"picture/{index}"].shape[:2]
         near, far = state["ranges"][index].tolist()
         pictures = [self._padded(state, number) for number in (index, *others)]
-        cameras = [_camera(state, number, picture) for number, picture in zip((index, *others), pictures, strict=True)]
-        views = views_of(cameras[0], cameras[1:], near, far).to(self._device)
+        cameras = [_camera(state, number) for number in (index, *others)]
+        sizes = [(picture.shape[-2], picture.shape[-1]) for picture in pictures]
+        views = views_of(cameras, sizes, near, far).to(self._device)
         described = [self._net.describe(picture) for picture in pictures]
         hints = hint_maps(state[f"hints/{index}"], near, far, described[0].quarter.shape[-2:]).to(self._device)
         _, _, found = self._net(pictures[0], described[0], described[1:], views, hints)
@@ -119,18 +120,29 @@ def padded(picture: Tensor) -> Tensor:
     return F.pad(picture, (0, -width % SIDE, 0, -height % SIDE), mode="replicate")
 
 
-def _camera(state: State, index: int, picture: Tensor) -> Pinhole:
-    height, width = picture.shape[-2:]
+def _camera(state: State, index: int) -> Pinhole:
+    height, width = state[f"picture/{index}"].shape[:2]
     return Pinhole(state["camera_to_world"][index], state["intrinsics"][index], width, height)
 
 
-def views_of(camera: Pinhole, others: Sequence[Pinhole], near: float, far: float) -> Views:
-    """Cameras of a photograph and its neighbours, of padded pictures, and the range of depths, for the network."""
-    square = replace(camera).resized(2, 2)  # then a table is for any size
-    tables = [projection_table(square, other).float() for other in others]
+def views_of(cameras: Sequence[Pinhole], sizes: Sequence[tuple[int, int]], near: float, far: float) -> Views:
+    """Cameras for the network.
+
+    Args:
+        cameras: of a photograph and its neighbours.
+        sizes: height and width of their pictures, enlarged at the right and the bottom.
+        near, far: range of depths that is searched.
+    """
+    enlarged = [replace(camera, width=size[1], height=size[0]) for camera, size in zip(cameras, sizes, strict=True)]
+    square = enlarged[0].resized(2, 2)  # then a table is for any size
+    tables = [projection_table(square, other).float() for other in enlarged[1:]]
+    extents = [
+        (-1.0, -1.0, 2 * camera.width / size[1] - 1, 2 * camera.height / size[0] - 1)
+        for camera, size in zip(cameras[1:], sizes[1:], strict=True)
+    ]
     return Views(
         torch.stack(tables)[None] if tables else torch.zeros(1, 0, 3, 4),
-        torch.ones(1, len(tables)),
+        torch.tensor(extents).view(1, -1, 4),
         torch.tensor([1 / far]),
         torch.tensor([1 / near]),
     )

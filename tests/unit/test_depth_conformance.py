@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from safetensors.torch import load, save
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import Depth, State
 from difix3d_ns.priors.registry import available_priors, load_depth
+from tests.pretended_cuda import pretended_cuda
 from tests.unit.known_scenes import camera_at, photograph
 from tests.unit.tiny_depth import write_depth
 
@@ -24,8 +26,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="module", params=available_priors(Depth))
-def prior(request: pytest.FixtureRequest, weights: Mapping[str, str]) -> Depth:
-    return load_depth(request.param, weights.get(request.param))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def prior(name: str, weights: Mapping[str, str]) -> Depth:
+    return load_depth(name, weights.get(name))
 
 
 def photographs(count: int = 3, width: int = 64, height: int = 48) -> list[PosedImage]:
@@ -103,3 +110,18 @@ def test_global_generators_are_left_alone(prior: Depth) -> None:
     before = torch.get_rng_state()
     prior.result(finished(prior, prior.start(photographs(2))))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("device", ["pretended", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_device_gives_what_the_processor_gives(
+    name: str, prior: Depth, weights: Mapping[str, str], device: str
+) -> None:
+    views = photographs()
+    expected = prior.result(finished(prior, prior.start(views)))
+    with pretended_cuda() if device == "pretended" else contextlib.nullcontext():
+        there = load_depth.__wrapped__(name, weights.get(name), "cuda")
+        found = there.result(finished(there, there.start([view.to("cuda") for view in views])))
+        maps = [(one.depth.cpu(), one.uncertainty.cpu()) for one in found]
+    for (depth, uncertainty), one in zip(maps, expected, strict=True):
+        torch.testing.assert_close(depth, one.depth, atol=0, rtol=2e-3)
+        torch.testing.assert_close(uncertainty, one.uncertainty, atol=0, rtol=2e-2)

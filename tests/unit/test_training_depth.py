@@ -83,7 +83,7 @@ def test_reprojection_is_the_geometry_s() -> None:
     depth = torch.rand(48, 64, generator=torch.Generator().manual_seed(0)) * 4 + 1
     expected, z = reproject(depth, camera, other)
     table = projection_table(camera.resized(2, 2), other).float()
-    grid, inside = reprojected(table[None], 1 / depth[None, None])
+    grid, inside = reprojected(table[None], torch.tensor([[-1.0, -1, 1, 1]]), 1 / depth[None, None])
     torch.testing.assert_close(grid[0, 0], expected.clamp(-2, 2), atol=2e-5, rtol=1e-4)
     assert torch.equal(inside[0, 0] > 0, (expected.abs() < 1).all(-1) & (z > 0))
 
@@ -118,7 +118,7 @@ def test_a_mirrored_scene_is_the_same_scene(samples: list[Sample]) -> None:
 
 def replace_views(drawn: Batch, number: int) -> Batch:
     views = drawn.views
-    chosen = Views(views.tables[:, number - 1 : number], views.present[:, :1], views.far, views.near)
+    chosen = Views(views.tables[:, number - 1 : number], views.extents[:, number - 1 : number], views.far, views.near)
     return drawn._replace(pictures=drawn.pictures[[0, number]], views=chosen)
 
 

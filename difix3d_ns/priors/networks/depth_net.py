@@ -50,7 +50,7 @@ class Views(NamedTuple):
     """Cameras of photographs beside one another, and the depths that are searched."""
 
     tables: Tensor  # [B, K, 3, 4], see ``geometry.warp.projection_table``, of the photograph at 2 x 2 pixels
-    present: Tensor  # [B, K] 1, or 0 for one that is there to fill the batch
+    extents: Tensor  # [B, K, 4] left, top, right, bottom of what is picture, not padding, in the other's [-1, 1]^2
     far: Tensor  # [B] least inverse depth
     near: Tensor  # [B] largest
 
@@ -177,15 +177,14 @@ class DepthNet(nn.Module):
         seen = weights
         mine = own.float().unflatten(1, (groups, -1))[:, :, :, None]
         for number, other in enumerate(others):
-            grid, inside = reprojected(views.tables[:, number], inverse)
+            grid, inside = reprojected(views.tables[:, number], views.extents[:, number], inverse)
             flat = grid.flatten(1, 2)  # [B, D h, w, 2]
             warped = F.grid_sample(other.float(), flat, padding_mode="zeros", align_corners=False)
             warped = warped.unflatten(2, places.shape[1:3]).unflatten(1, (groups, -1))
             product = (mine * warped).mean(2)  # [B, groups, D, h, w]
-            valid = (inside * views.present[:, number].view(-1, 1, 1, 1))[:, None]
-            weight = (self.weigh[level](product) + _MIN_WEIGHT) * valid
+            weight = (self.weigh[level](product) + _MIN_WEIGHT) * inside[:, None]
             total, weights = total + weight * product, weights + weight
-            seen = seen + valid
+            seen = seen + inside[:, None]
         return total / weights.clamp_min(_MIN_WEIGHT**2), seen / max(1, len(others))
 
     def _refined(self, picture: Tensor, own: Features, others: list[Features], views: Views, maps: Tensor) -> Estimate:
@@ -329,8 +328,17 @@ def _bounded(log_scale: Tensor) -> Tensor:
     return low + (high - low) * torch.sigmoid(log_scale)
 
 
-def reprojected(tables: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
-    """Places [B, D, h, w, 2] in the other's [-1, 1]^2 at inverse depths [B, D, h, w], and whether they are inside."""
+def reprojected(tables: Tensor, extents: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the places of pixels in other pictures.
+
+    Args:
+        tables: [B, 3, 4] of one other view, see ``Views``.
+        extents: [B, 4] of it.
+        inverse: [B, D, h, w] inverse depths of the pixels.
+
+    Returns:
+        Places [B, D, h, w, 2] in the other's [-1, 1]^2, and [B, D, h, w] 1 where they are inside of its extent, else 0.
+    """
     height, width = inverse.shape[-2:]
     columns = (torch.arange(width, device=inverse.device) + 0.5) * (2 / width)
     rows = (torch.arange(height, device=inverse.device) + 0.5) * (2 / height)
@@ -343,5 +351,6 @@ def reprojected(tables: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
     x, y, z = (rays[:, i, None] + tables[:, i, 3].view(-1, 1, 1, 1) * inverse for i in range(3))
     ahead = z > _EPS
     grid = torch.stack([x, y], -1) / z.clamp_min(_EPS)[..., None]
-    inside = ahead & (grid.abs() < 1).all(-1)
+    first, last = extents[:, None, None, None, :2], extents[:, None, None, None, 2:]
+    inside = ahead & ((grid > first) & (grid < last)).all(-1)
     return grid.clamp(-2, 2), inside.to(inverse.dtype)

@@ -39,6 +39,7 @@ class Prepared(NamedTuple):
 
     pictures: Tensor  # [1 + K, 3, H, W] uint8
     tables: Tensor  # [K, 3, 4]
+    extents: Tensor  # [K, 4]
     bounds: Tensor  # [2] least and largest depth that is searched
     hints: Tensor  # [H, W, 1] sparse depth, 0: unknown
     depth: Tensor  # [1, H, W] truth, 0: sky, negative: padding
@@ -92,18 +93,21 @@ class DepthSystem:
         pictures = [padded(one.image.permute(2, 0, 1)[None]) for one in photographs]
         height, width = (max(one.shape[side] for one in pictures) for side in (-2, -1))
         pictures = [F.pad(one, (0, width - one.shape[-1], 0, height - one.shape[-2])) for one in pictures]
-        cameras = [_framed(one, height, width) for one in photographs]
-        views = views_of(cameras[0], cameras[1:], *(bounds := search_range(0, photographs, points, seen)))
+        cameras, bounds = [one.pose for one in photographs], search_range(0, photographs, points, seen)
+        views = views_of(cameras, [(height, width)] * len(cameras), *bounds)
         truth = torch.full((1, height, width), -1.0)
         truth[:, : sample.true_depth.shape[0], : sample.true_depth.shape[1]] = sample.true_depth[..., 0]
         visible = torch.zeros(len(cameras) - 1, height // 4, width // 4, dtype=torch.bool)
         if sample.reference_true_depths is not None:
             for number, depth in enumerate(sample.reference_true_depths):
-                visible[number] = _seen(truth[0], cameras[0], depth, photographs[1 + number])
+                visible[number] = _seen(
+                    truth[0], replace(cameras[0], width=width, height=height), depth, photographs[1 + number]
+                )
         hints = F.pad(request.depth[..., 0], (0, width - request.depth.shape[1], 0, height - request.depth.shape[0]))
         return Prepared(
             to_bytes(torch.cat(pictures)),
             views.tables[0],
+            views.extents[0],
             torch.tensor(bounds),
             hints[..., None].half(),
             truth.half(),
@@ -121,7 +125,7 @@ class DepthSystem:
         gains = 2 ** (_GAIN * (2 * torch.rand(len(pictures), 1, 1, 1, generator=generator) - 1))
         pictures = (pictures * gains).clamp(0, 1)
         height, width = pictures.shape[-2:]
-        tables = sample.tables[chosen].clone()
+        tables, extents = sample.tables[chosen].clone(), sample.extents[chosen]
         shift = _POSE_ERROR * torch.randn(count, 2, generator=generator) * torch.tensor([2 / width, 2 / height])
         tables[:, :2] += shift[:, :, None] * tables[:, 2:]
         near, far = sample.bounds.tolist()
@@ -134,8 +138,9 @@ class DepthSystem:
             mirror = torch.tensor([[-1.0, 0, 2], [0, 1, 0], [0, 0, 1]])  # of columns from 0 to 2
             tables[:, :, :3] = tables[:, :, :3] @ mirror
             tables[:, 0] *= -1
+            extents = extents[:, [2, 1, 0, 3]] * torch.tensor([-1.0, 1, -1, 1])
             pictures, hints, depth, seen = (values.flip(-1) for values in (pictures, hints, depth, seen))
-        views = Views(tables[None], torch.ones(1, count), torch.tensor([1 / far]), torch.tensor([1 / near]))
+        views = Views(tables[None], extents[None], torch.tensor([1 / far]), torch.tensor([1 / near]))
         return Batch(pictures, views, hints, depth, seen)
 
     def loss(self, module: nn.Module, batch: Batch, phase: Phase, compare: Loss) -> Tensor:
@@ -184,19 +189,13 @@ class DepthSystem:
         count = min(NEIGHBOURS, len(sample.tables))
         pictures = to_unit(sample.pictures[: 1 + count])
         height, width = pictures.shape[-2:]
-        views = Views(
-            sample.tables[None, :count], torch.ones(1, count), torch.tensor([1 / far]), torch.tensor([1 / near])
-        )
+        tables, extents = sample.tables[None, :count], sample.extents[None, :count]
+        views = Views(tables, extents, torch.tensor([1 / far]), torch.tensor([1 / near]))
         hints = hint_maps(sample.hints.float(), near, far, (height // 4, width // 4))
         seen = sample.seen[:count].any(0)[None, None].float()
         return Batch(
             pictures.to(device), views.to(device), hints.to(device), sample.depth[None].float().to(device), seen
         )
-
-
-def _framed(photograph: PosedImage, height: int, width: int) -> Pinhole:
-    """Camera of a picture that was enlarged at the right and the bottom."""
-    return replace(photograph.pose, width=width, height=height)
 
 
 def _seen(truth: Tensor, camera: Pinhole, depth: Tensor, photograph: PosedImage) -> Tensor:
@@ -245,7 +244,9 @@ def _remade(batch: Batch, place: Tensor) -> Tensor:
     far, near = (bound.view(-1, 1, 1, 1) for bound in (batch.views.far, batch.views.near))
     total, weight = torch.zeros_like(own), own.new_zeros(1, 1, *own.shape[-2:])
     for number, other in enumerate(batch.pictures[1:]):
-        grid, inside = reprojected(batch.views.tables[:, number], far + (near - far) * place)
+        grid, inside = reprojected(
+            batch.views.tables[:, number], batch.views.extents[:, number], far + (near - far) * place
+        )
         warped = F.grid_sample(other[None], grid[:, 0], align_corners=False)
         total, weight = total + warped * inside, weight + inside
     return torch.where(weight > 0, total / weight.clamp_min(1), own)[0].permute(1, 2, 0)
