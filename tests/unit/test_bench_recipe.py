@@ -117,6 +117,8 @@ def test_flags_of_earlier_names_are_those_of_today() -> None:
             config: Any = tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=now)
             presets.check(config)
             presets.fit(config, Run(2000, images=6))
+            if entry["ns_method"] != "difix3d-splatfacto":  # others have no earlier names
+                continue
             pipeline = config.pipeline
             plain = before.get("--pipeline.rounds") == "0"
             assert pipeline.initial_points.stereo == int(before.get("--pipeline.stereo-points", 0 if plain else 12_000))
