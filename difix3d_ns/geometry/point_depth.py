@@ -22,6 +22,20 @@ def point_depth(points: Tensor, camera: Pinhole) -> Tensor:
     inside, pixels, z = in_view(points, camera)
     columns, rows = pixels[inside].floor().long().unbind(-1)
     place = rows.clamp(0, camera.height - 1) * camera.width + columns.clamp(0, camera.width - 1)
-    nearest = torch.full((camera.height * camera.width,), torch.inf, dtype=torch.float32, device=points.device)
-    nearest = nearest.scatter_reduce(0, place, z[inside].float(), "amin")
-    return nearest.where(nearest.isfinite(), 0.0).view(camera.height, camera.width, 1)
+    return _nearest(place, z[inside], camera.height, camera.width)
+
+
+def reduced_depth(depth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Reduce sparse depth [H, W, 1] (0: unknown) to a size; of several in a pixel, the nearest stays."""
+    if depth.shape[:2] == size:
+        return depth.float()
+    rows, columns = depth[..., 0].nonzero(as_tuple=True)
+    place = (rows * size[0] // depth.shape[0]) * size[1] + columns * size[1] // depth.shape[1]
+    return _nearest(place, depth[rows, columns, 0], *size)
+
+
+def _nearest(place: Tensor, z: Tensor, height: int, width: int) -> Tensor:
+    """Least of the depths [M] that fall into each pixel, by their places [M] in the picture; 0 where none does."""
+    nearest = torch.full((height * width,), torch.inf, dtype=torch.float32, device=z.device)
+    nearest = nearest.scatter_reduce(0, place, z.float(), "amin")
+    return nearest.where(nearest.isfinite(), 0.0).view(height, width, 1)

@@ -20,3 +20,9 @@ def resized(maps: Tensor, height: int, width: int, mode: str = "area") -> Tensor
     if maps.shape[:2] == (height, width):
         return maps
     return F.interpolate(maps.permute(2, 0, 1)[None], (height, width), mode=mode)[0].permute(1, 2, 0)
+
+
+def pad_to_multiple(picture: Tensor, multiple: int) -> Tensor:
+    """Enlarge [B, C, H, W] at the right and the bottom to multiples, repeating the edge."""
+    height, width = picture.shape[2:]
+    return F.pad(picture, (0, -width % multiple, 0, -height % multiple), mode="replicate")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from difix3d_ns.geometry.resize import pad_to_multiple
 from difix3d_ns.priors.networks.alternation import LEVELS, AlternatingUpscaler, Transition
 from difix3d_ns.priors.networks.diffusion import clean_estimate, noised, signal_levels
 from difix3d_ns.priors.networks.latent_autoencoder import LatentAutoencoder
@@ -74,7 +74,7 @@ class LatentUpscaler(AlternatingUpscaler):
         return self._autoencoder.factor * height, self._autoencoder.factor * width
 
     def encode(self, picture: Tensor, low: Tensor) -> Tensor:
-        return self._autoencoder.encode(_pad(picture, self._autoencoder.factor * self._multiple) * 2 - 1)
+        return self._autoencoder.encode(pad_to_multiple(picture, self._autoencoder.factor * self._multiple) * 2 - 1)
 
     def decode(self, latent: Tensor, low: Tensor, size: tuple[int, int]) -> Tensor:
         """The picture, clamped as the published pipelines do before anything else."""
@@ -82,7 +82,7 @@ class LatentUpscaler(AlternatingUpscaler):
 
     def condition(self, low: Tensor, seed: int, sample: int) -> Tensor:
         """The photograph in [-1, 1], padded as the latent is, with noise if the model was trained with some."""
-        shown = _pad(low, self._multiple) * 2 - 1
+        shown = pad_to_multiple(low, self._multiple) * 2 - 1
         if self._low_signal is None:
             return shown
         generator = torch.Generator().manual_seed(-1 - seed)  # latents are drawn from seeds that are not negative
@@ -147,9 +147,3 @@ def load(
     if parts.prompt is None:
         parts.autoencoder.quantize.float()  # the nearest code would be another one
     return LatentUpscaler(parts, place, transition, eta, samples, back_projection)
-
-
-def _pad(picture: Tensor, multiple: int) -> Tensor:
-    """Enlarge [B, C, H, W] at the right and the bottom to multiples, repeating the edge."""
-    height, width = picture.shape[2:]
-    return F.pad(picture, (0, -width % multiple, 0, -height % multiple), mode="replicate")

@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.point_depth import reduced_depth
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.geometry.resize import pad_to_multiple
 from difix3d_ns.geometry.stereo import matching_neighbours, search_range
 from difix3d_ns.geometry.warp import in_view, projection_table, unproject
 from difix3d_ns.priors.base import Depth, DepthMap, State
@@ -57,7 +59,7 @@ class MultiviewDepth:
                 state[f"mask/{index}"] = one.mask.detach().cpu() > 0.5
             hints = torch.zeros(one.pose.height, one.pose.width, 1)
             if (depth := photographs[index].depth) is not None:
-                hints = sparse_depth(depth.detach().cpu(), (one.pose.height, one.pose.width))
+                hints = reduced_depth(depth.detach().cpu(), (one.pose.height, one.pose.width))
             state[f"hints/{index}"] = hints
         poses = [one.pose for one in small]
         return {
@@ -111,13 +113,7 @@ class MultiviewDepth:
     def _padded(self, state: State, index: int) -> Tensor:
         """Picture [1, 3, H, W] whose sides are multiples of what the network needs."""
         picture = state[f"picture/{index}"].to(self._device).float().permute(2, 0, 1)[None]
-        return padded(picture)
-
-
-def padded(picture: Tensor) -> Tensor:
-    """Enlarge [B, C, H, W] at the right and the bottom to what the network takes, repeating the edge."""
-    height, width = picture.shape[-2:]
-    return F.pad(picture, (0, -width % SIDE, 0, -height % SIDE), mode="replicate")
+        return pad_to_multiple(picture, SIDE)
 
 
 def _camera(state: State, index: int) -> Pinhole:
@@ -160,18 +156,6 @@ def hint_maps(depth: Tensor, near: float, far: float, size: Sequence[int]) -> Te
     place = F.max_pool2d(place[None, None], 4)
     known = place.isfinite() & (place > -0.2) & (place < 1.2)
     return torch.cat([place.where(known, 0.0), known.float()], 1)
-
-
-def sparse_depth(depth: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sparse depth [H, W, 1] (0: unknown) at a smaller size; of several in a pixel the nearest stays."""
-    if depth.shape[:2] == size:
-        return depth.float()
-    rows, columns = depth[..., 0].nonzero(as_tuple=True)
-    place = (rows * size[0] // depth.shape[0]) * size[1] + columns * size[1] // depth.shape[1]
-    nearest = torch.full((size[0] * size[1],), torch.inf).scatter_reduce(
-        0, place, depth[rows, columns, 0].float(), "amin"
-    )
-    return nearest.where(nearest.isfinite(), 0.0).view(*size, 1)
 
 
 def hinted_points(photographs: Sequence[PosedImage]) -> Tensor | None:

@@ -72,12 +72,21 @@ class Sphere(Solid):
 
 
 @dataclass(frozen=True)
-class Cylinder(Solid):
-    """A round rod between two points, cut off straight."""
+class _Rod(Solid):
+    """Solid around the axis between two points."""
 
     base: ArrayLike  # [3]
     top: ArrayLike  # [3]
     radius: float
+
+    def surface_point(self, rng: np.random.Generator) -> np.ndarray:
+        base, top = np.asarray(self.base, float), np.asarray(self.top, float)
+        return base + rng.random() * (top - base) + self.radius * _aside(rng, top - base)
+
+
+@dataclass(frozen=True)
+class Cylinder(_Rod):
+    """A round rod between two points, cut off straight."""
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         along, aside, length = _along(points, self.base, self.top)
@@ -87,18 +96,10 @@ class Cylinder(Solid):
     def build(self, b: SceneBuilder, texture: int, *, metres: float, gloss: float) -> None:
         b.cylinder(self.base, self.top, self.radius, texture, metres=metres, gloss=gloss)
 
-    def surface_point(self, rng: np.random.Generator) -> np.ndarray:
-        base, top = np.asarray(self.base, float), np.asarray(self.top, float)
-        return base + rng.random() * (top - base) + self.radius * _aside(rng, top - base)
-
 
 @dataclass(frozen=True)
-class Capsule(Solid):
+class Capsule(_Rod):
     """All that is within a radius of a line segment."""
-
-    base: ArrayLike  # [3]
-    top: ArrayLike  # [3]
-    radius: float
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         along, aside, length = _along(points, self.base, self.top)
@@ -108,10 +109,6 @@ class Capsule(Solid):
         b.cylinder(self.base, self.top, self.radius, texture, metres=metres, gloss=gloss, capped=False)
         for end in (self.base, self.top):
             b.sphere(end, self.radius, texture, metres=metres, gloss=gloss)
-
-    def surface_point(self, rng: np.random.Generator) -> np.ndarray:
-        base, top = np.asarray(self.base, float), np.asarray(self.top, float)
-        return base + rng.random() * (top - base) + self.radius * _aside(rng, top - base)
 
 
 @dataclass(frozen=True)

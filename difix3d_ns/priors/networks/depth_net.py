@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from difix3d_ns.priors.networks.blend_net import silence
+
 SIDE = 32  # sides of pictures are multiples of it
 _EPS = 1e-6
 _MIN_WEIGHT = 1e-3  # of a neighbour's correlation
@@ -58,10 +60,14 @@ class Views(NamedTuple):
         """Return the same on a device."""
         return Views(*(values.to(device) for values in self))
 
-    def depth(self, place: Tensor) -> Tensor:
-        """Depth along z of inverse depths [B, 1, h, w] in the range's units."""
+    def inverse(self, place: Tensor) -> Tensor:
+        """Inverse depth of values [B, D, h, w] in the range's units."""
         far, near = (bound.view(-1, 1, 1, 1) for bound in (self.far, self.near))
-        return 1 / torch.maximum(far + (near - far) * place, _BEYOND * far)
+        return torch.maximum(far + (near - far) * place, _BEYOND * far)
+
+    def depth(self, place: Tensor) -> Tensor:
+        """Depth along z of inverse depths [B, D, h, w] in the range's units."""
+        return 1 / self.inverse(place)
 
 
 class DepthNet(nn.Module):
@@ -111,10 +117,8 @@ class DepthNet(nn.Module):
         )
         self.correct_head = nn.Conv2d(refinement, 3, 3, padding=1)
         self.enlarge_again = _Enlarge(refinement)
-        for layer in (self.head, self.correct_head):
-            nn.init.zeros_(layer.weight)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+        silence(self.head)
+        silence(self.correct_head)
 
     def describe(self, pictures: Tensor) -> Features:
         """Compute the features of pictures [B, 3, H, W] in [0, 1], each by itself; sides are multiples of 32."""
@@ -170,8 +174,7 @@ class DepthNet(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Correlate at inverse depths [B, D, h, w] -> [B, groups, D, h, w]; share that sees it, [B, 1, D, h, w]."""
         groups = self.groups[level]
-        inverse = views.far.view(-1, 1, 1, 1) + (views.near - views.far).view(-1, 1, 1, 1) * places
-        inverse = torch.maximum(inverse, _BEYOND * views.far.view(-1, 1, 1, 1))
+        inverse = views.inverse(places)
         total = places.new_zeros(len(own), groups, *places.shape[1:])
         weights = places.new_zeros(len(own), 1, *places.shape[1:])
         seen = weights

@@ -16,11 +16,12 @@ from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.geometry.resize import pad_to_multiple
 from difix3d_ns.geometry.stereo import search_range
 from difix3d_ns.geometry.warp import in_view, reproject
 from difix3d_ns.io.atomic import write_json, write_tensors
-from difix3d_ns.priors.multiview import NEIGHBOURS, hint_maps, hinted_points, padded, read_net, views_of
-from difix3d_ns.priors.networks.depth_net import DepthNet, Estimate, Match, Views, reprojected
+from difix3d_ns.priors.multiview import NEIGHBOURS, hint_maps, hinted_points, read_net, views_of
+from difix3d_ns.priors.networks.depth_net import SIDE, DepthNet, Estimate, Match, Views, reprojected
 from difix3d_ns.training.crops import integer, to_bytes, to_unit
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
@@ -90,7 +91,7 @@ class DepthSystem:
         photographs = [PosedImage(request.image, request.camera, request.depth, request.alpha), *request.references]
         points = hinted_points(photographs[:1])
         seen = None if points is None else [in_view(points, photograph.pose)[0] for photograph in photographs]
-        pictures = [padded(one.image.permute(2, 0, 1)[None]) for one in photographs]
+        pictures = [pad_to_multiple(one.image.permute(2, 0, 1)[None], SIDE) for one in photographs]
         height, width = (max(one.shape[side] for one in pictures) for side in (-2, -1))
         pictures = [F.pad(one, (0, width - one.shape[-1], 0, height - one.shape[-2])) for one in pictures]
         cameras, bounds = [one.pose for one in photographs], search_range(0, photographs, points, seen)
