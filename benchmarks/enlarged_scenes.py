@@ -5,7 +5,8 @@
 A capture's photos are reduced to the long side, antialiased and bicubic, and cropped to multiples of 16 pixels, so that
 a quarter of them is whole pixels in every camera; poses, points, masks, and which photos are held out stay. A
 procedural scene has 24 photos along a path and 8 held out, made of what no prior is trained on, and its exact depth in
-``depths/`` (float32 along z in units of the poses). What is there already is left as it is.
+``depths/`` (float32 along z in units of the poses). Its poses are exact, or with ``--pose-error`` as wrong as those of
+captures. What is there already is left as it is.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import tyro
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 from plyfile import PlyData, PlyElement
+from scipy.spatial.transform import Rotation
 
 from difix3d_ns.data.procedural import World, demo_world, photograph_world, write_views
 from difix3d_ns.data.procedural.ray_scene import SceneBuilder
 from difix3d_ns.data.procedural.worlds import facade, tabletop
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.images import read_mask, read_stored
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Lens, PointsGiven
@@ -165,8 +169,13 @@ def write_procedural(
     photos: int = PHOTOS,
     held_out: int = HELD_OUT,
     label: str | None = "Photos",
+    pose_error: float = 0.0,
 ) -> Path:
-    """Write a procedural scene as a nerfstudio dataset with its exact depth; returns ``output``."""
+    """Write a procedural scene as a nerfstudio dataset with its exact depth; returns ``output``.
+
+    Poses of training photos are turned about the camera's x and y axes so far that the picture's middle moves by
+    ``pose_error`` pixels along each (standard deviation).
+    """
     rng = np.random.default_rng([_STREAM + 1, seed])
     width, height = long_side // BLOCK * BLOCK, round(long_side * 2 / 3 / BLOCK) * BLOCK
     views = photograph_world(
@@ -179,7 +188,21 @@ def write_procedural(
         beyond=0.0,
         label=label,
     )
+    if pose_error:
+        views = [
+            replace(view, camera=turned(view.camera, pose_error, rng)) if view.training else view for view in views
+        ]
     return write_views(views, output, rng, image_format="png", depths=True)
+
+
+def turned(camera: Pinhole, pixels: float, rng: np.random.Generator) -> Pinhole:
+    """Return a camera turned by random angles that move the middle of its picture by ``pixels`` along x and y."""
+    focal = camera.intrinsics[[1, 0], [1, 0]].double().numpy()  # about x by pixels along y
+    angles = rng.normal(scale=pixels, size=2) / focal
+    turn = torch.from_numpy(Rotation.from_rotvec([*angles, 0.0]).as_matrix()).to(camera.camera_to_world)
+    pose = camera.camera_to_world.clone()
+    pose[:3, :3] = pose[:3, :3] @ turn
+    return replace(camera, camera_to_world=pose)
 
 
 def main(
@@ -187,6 +210,7 @@ def main(
     output: Path,
     long_side: int = 480,
     photos: int = PHOTOS,
+    pose_error: float = 0.0,
 ) -> None:
     """Write scenes.
 
@@ -195,17 +219,22 @@ def main(
         output: folder; a folder for each.
         long_side: of the pictures in pixels.
         photos: of a procedural scene, beside those that are held out.
+        pose_error: of a procedural scene's training photos in pixels (standard deviation).
     """
     for scene in scenes:
         if scene.startswith(PROCEDURAL):
             seed = int(scene.removeprefix(PROCEDURAL))
-            folder = output / (f"procedural-{seed}" if photos == PHOTOS else f"procedural-{seed}-{photos}")
+            folder = output / f"procedural-{seed}"
+            if photos != PHOTOS:
+                folder = folder.with_name(f"{folder.name}-{photos}")
+            if pose_error:
+                folder = folder.with_name(f"{folder.name}-off-{pose_error:g}")
         else:
             folder = output / Path(scene).resolve().name
         if (folder / "transforms.json").is_file():
             print(f"{folder} is there already")
         elif scene.startswith(PROCEDURAL):
-            print(write_procedural(seed, folder, long_side, photos))
+            print(write_procedural(seed, folder, long_side, photos, pose_error=pose_error))
         else:
             print(write_capture(Path(scene), folder, long_side))
 
