@@ -17,7 +17,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.point_depth import point_depth
 from difix3d_ns.geometry.warp import projection_table, reproject
 from difix3d_ns.priors.multiview import read_net
-from difix3d_ns.priors.networks.depth_net import DepthNet, Estimate, Match, Views, reprojected
+from difix3d_ns.priors.networks.depth_net import DepthNet, Estimate, Match, Views, VolumeConv, reprojected
 from difix3d_ns.priors.registry import load_depth
 from difix3d_ns.training.prior_recipe import Phase, Recipe, load_recipe
 from difix3d_ns.training.systems import create
@@ -172,3 +172,13 @@ def test_the_package_s_recipe_names_what_there_is() -> None:
         create(replace(recipe, batch=2))
     with pytest.raises(UserError, match=r"network\.net"):
         create(replace(recipe, network={"net": {"planets": 9}})).build()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("planes", [1, 5, 6])
+def test_volumes_are_convolved_as_by_conv3d(stride: int, planes: int) -> None:
+    ours, volume = VolumeConv(3, 4, stride), torch.randn(2, 3, planes, 9, 8)
+    theirs = torch.nn.Conv3d(3, 4, 3, stride, 1)
+    theirs.bias.data = ours.bias.data
+    theirs.weight.data = ours.weight.data.unflatten(1, (3, 3)).transpose(1, 2)
+    assert torch.allclose(ours(volume), theirs(volume), atol=1e-5)

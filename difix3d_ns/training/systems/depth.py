@@ -21,7 +21,7 @@ from difix3d_ns.geometry.stereo import search_range
 from difix3d_ns.geometry.warp import in_view, reproject
 from difix3d_ns.io.atomic import write_json, write_tensors
 from difix3d_ns.priors.multiview import NEIGHBOURS, hint_maps, hinted_points, read_net, views_of
-from difix3d_ns.priors.networks.depth_net import SIDE, DepthNet, Estimate, Match, Views, reprojected
+from difix3d_ns.priors.networks.depth_net import SIDE, DepthNet, Estimate, Features, Match, Views, reprojected
 from difix3d_ns.training.crops import integer, to_bytes, to_unit
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.prior_recipe import Phase, Recipe
@@ -209,7 +209,8 @@ def _seen(truth: Tensor, camera: Pinhole, depth: Tensor, photograph: PosedImage)
 
 
 def _estimated(net: DepthNet, batch: Batch) -> tuple[Match, Estimate, Estimate]:
-    described = [net.describe(picture[None]) for picture in batch.pictures]
+    features = net.describe(batch.pictures)
+    described = [Features(*(maps[number, None] for maps in features)) for number in range(len(batch.pictures))]
     result: tuple[Match, Estimate, Estimate] = net(
         batch.pictures[:1], described[0], described[1:], batch.views, batch.hints
     )
