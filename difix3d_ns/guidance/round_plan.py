@@ -15,7 +15,6 @@ class RoundPlan:
     window: int  # steps of each
     rounds: int
     last: int  # step at which training ends
-    subpixel: int  # steps before the first round at the large size
 
     def start(self, round: int) -> int:
         """Step at which a round begins, from 0."""
@@ -28,8 +27,6 @@ class RoundPlan:
     def windows(self) -> list[Window]:
         """Windows of densification: in each a tenth of it to a half, as in the official training."""
         starts = [self.start(round) for round in range(self.rounds)]
-        if self.subpixel:
-            starts.insert(0, self.first - self.subpixel)
         ends = [*starts[1:], self.last]
         return [
             Window(a, a + max(1, (b - a) // 10), a + max(2, (b - a) // 2), restart_rate=True, reset=False)

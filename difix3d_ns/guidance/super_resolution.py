@@ -22,7 +22,6 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs, Window
-from difix3d_ns.guidance.nearer_photos import NearerPhotos
 from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.round_plan import RoundPlan
 from difix3d_ns.guidance.status import ShownView, Status
@@ -44,7 +43,6 @@ from difix3d_ns.io.device_memory import return_unused_memory
 from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import State, Upscaler, picture_round
-from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool
@@ -60,6 +58,8 @@ D_SSIM = 0.2
 """share of 1 - SSIM in the losses of both sizes; the paper's"""
 MIN_PSNR = 15.0
 """dB between photographs and renders of a splat to start from; below, it is of another scene or in another frame"""
+MIN_AGREEMENT = 0.65
+"""of the photographs' details, from which the photographs alone teach more than what is made from noise"""
 _SEED = 1_000_003  # between the noise of two photographs lie the draws of all rounds
 _STATE = "state"
 
@@ -70,7 +70,7 @@ class ThreeDSRConfig(GuidanceConfig):
 
     _target: type = field(default_factory=lambda: ThreeDSRGuidance)
     kept: ClassVar[tuple[str, ...]] = (
-        *("factor", "rounds", "steps_per_round", "subpixel_steps", "low_stage", "steps_before"),
+        *("factor", "rounds", "steps_per_round", "photos_first", "low_stage", "steps_before"),
     )
     upscaler: UpscalerConfig = field(default_factory=UpscalerConfig)
     """what enlarges the photos"""
@@ -80,15 +80,15 @@ class ThreeDSRConfig(GuidanceConfig):
     long_side: int | None = None
     """most pixels on the long side of an upscaled photo (unset: 1600 on a CPU; with CUDA by free memory)"""
     rounds: int | None = None
-    """how often photos are upscaled; beyond the upscaler's own number the last results stay (unset: that number: 4 for
-    diffusion from noise, 2 from renders)"""
+    """rounds at the large size; beyond the upscaler's own number its last results stay (unset: that number, 4 for
+    diffusion)"""
     steps_per_round: int | None = None
-    """training steps on the results of a round (unset: 20000 with CUDA and 2000 on a CPU less the subpixel-steps,
-    shared by all rounds; at most half of the training)"""
-    subpixel_steps: int | None = None
-    """steps at the large size before the first round, with the photos alone; upscaling then begins from renders instead
-    of noise (unset: half of the steps at the large size; 0 with feedback False, low-weight 0, or an upscaler of one
-    round)"""
+    """training steps of a round (unset: 20000 with CUDA and 2000 on a CPU shared by all rounds; at most half of the
+    training)"""
+    photos_first: bool | None = None
+    """spend the first half of the rounds on the photos alone; upscaling then begins from renders instead of noise
+    (unset: if the photos agree on their details by 0.65 and more, as they do where poses and exposure are exact; never
+    with feedback False, low-weight 0, or an upscaler of one round)"""
     low_stage: bool | None = None
     """train on the photos as they are before the rounds (unset: yes, except with start)"""
     steps_before: int | None = field(default=None, init=False, compare=False)
@@ -97,11 +97,6 @@ class ThreeDSRConfig(GuidanceConfig):
     start: Path | None = None
     """a splat to begin the rounds with: a .ply, a checkpoint, or the folder or config.yml of a training on these photos
     (unset: it is trained first)"""
-    nearer_photos: bool = False
-    """give a photo, or its render, the detail of others that are nearer to the same surfaces, aligned by the embedded
-    fixer, before anything is generated; upscaling then begins from that instead of noise"""
-    detail_confidence: bool = False
-    """weigh the pixels of an upscaled photo by how closely it sees the surface and how far other photos agree on it"""
     feedback: bool = True
     """go on from the splat's renders after each round; False goes on from the upscaler's own results: upscaling that is
     independent of the other photos"""
@@ -117,9 +112,7 @@ class ThreeDSRConfig(GuidanceConfig):
     def own_steps(self, steps: int, on_cpu: bool) -> int:
         if not self._has_low_stage:
             return steps
-        if self.steps_before is not None:
-            return max(1, self.steps_before - (self.subpixel_steps or 0))
-        return max(1, steps - self.high_steps(steps, on_cpu))
+        return max(1, steps - self.high_steps(steps, on_cpu) if self.steps_before is None else self.steps_before)
 
     def high_steps(self, steps: int, on_cpu: bool) -> int:
         """Return how many steps of a training are at the large size.
@@ -129,34 +122,17 @@ class ThreeDSRConfig(GuidanceConfig):
         """
         if self.steps_per_round is None:
             return min(ROUNDS * _usual(on_cpu), steps // 2) if self._has_low_stage else steps
-        upscaler = self.upscaler.load(torch.device("cpu" if on_cpu else "cuda"))
-        in_rounds = self.count_rounds(upscaler) * self.steps_per_round
-        return in_rounds + self.count_subpixel_steps(upscaler, 2 * in_rounds)
-
-    def count_subpixel_steps(self, upscaler: Upscaler, high: int) -> int:
-        """Return how many of the steps at the large size come before the first round."""
-        if self.subpixel_steps is not None:
-            return self.subpixel_steps
-        return high // 2 if self._sees_renders(upscaler) else 0
+        return self.count_rounds(self.upscaler.load(torch.device("cpu" if on_cpu else "cuda"))) * self.steps_per_round
 
     def count_rounds(self, upscaler: Upscaler) -> int:
         """Return the number of rounds: of the flag, or as many as the upscaler has results."""
-        return self.count_results(upscaler) if self.rounds is None else self.rounds
+        return upscaler.rounds if self.rounds is None else self.rounds
 
-    def count_results(self, upscaler: Upscaler) -> int:
-        """Return how often the upscaler enlarges a photograph."""
-        return upscaler.rounds - self.first_level(upscaler)
-
-    def first_level(self, upscaler: Upscaler) -> int:
-        """Return which of its rounds, from 0, the upscaler begins with."""
-        return picture_round(upscaler.rounds) if self.from_pictures(upscaler) else 0
-
-    def from_pictures(self, upscaler: Upscaler) -> bool:
-        """Return whether upscaling begins from pictures instead of noise."""
-        return self.nearer_photos or bool(self.count_subpixel_steps(upscaler, 2))
-
-    def _sees_renders(self, upscaler: Upscaler) -> bool:
-        return upscaler.rounds > 1 and self.feedback and self.low_weight > 0
+    def begins_with_photos(self, upscaler: Upscaler) -> bool | None:
+        """Return whether the first half of the rounds is of the photos alone; None if their agreement decides."""
+        if self.photos_first is None and not (upscaler.rounds > 1 and self.feedback and self.low_weight > 0):
+            return False
+        return self.photos_first
 
     @property
     def starting_splat(self) -> Path | None:
@@ -171,16 +147,16 @@ class ThreeDSRConfig(GuidanceConfig):
 
     def check(self, flag: str) -> None:
         at_least_1 = ("rounds", "steps_per_round", "long_side")
-        at_least_0 = ("subpixel_steps", "low_weight", "high_weight")
+        at_least_0 = ("low_weight", "high_weight")
         check_at_least(self, flag, dict.fromkeys(at_least_1, 1) | dict.fromkeys(at_least_0, 0))
         if self.factor is not None and not (1 < self.factor <= 4 and (self.factor * PARTS).is_integer()):
             raise UserError(f"{flag}.factor {self.factor}: above 1 and up to 4 in steps of 0.25 is needed")
         if not self.low_weight and not self.high_weight:
             raise UserError(f"{flag}.low-weight 0 and {flag}.high-weight 0 leave nothing to learn from: raise one")
-        if self.subpixel_steps and not self.low_weight:
+        if self.photos_first and not self.low_weight:
             raise UserError(
-                f"{flag}.subpixel-steps {self.subpixel_steps} learn from the photos alone, which {flag}.low-weight 0 "
-                "leaves out: drop one of them"
+                f"{flag}.photos-first True learns from the photos alone, which {flag}.low-weight 0 leaves out: drop "
+                "one of them"
             )
 
 
@@ -200,22 +176,20 @@ class ThreeDSRGuidance(Guidance):
 
     def _planned(self, run: Run) -> RoundPlan:
         config, upscaler = self.config, self._upscaler(run)
-        rounds, high = config.count_rounds(upscaler), config.high_steps(run.steps, run.on_cpu)
-        subpixel = config.count_subpixel_steps(upscaler, high)
-        window = (high - subpixel) // rounds if config.steps_per_round is None else config.steps_per_round
-        first = run.last_step - rounds * window if config.low_stage else run.first_step + subpixel
+        rounds = config.count_rounds(upscaler)
+        window = config.steps_per_round
+        if window is None:
+            window = config.high_steps(run.steps, run.on_cpu) // rounds
+        first = run.last_step - rounds * window if config.low_stage else run.first_step
         if config.steps_before is not None:
             first = run.first_step + config.steps_before
-        min_first = run.first_step + subpixel + bool(config.low_stage)
-        if window < 1 or first < min_first:
+        if window < 1 or first < run.first_step + bool(config.low_stage):
             raise UserError(
                 f"--max-num-iterations {run.steps} has no room for {rounds} rounds of {max(1, window)} steps"
-                + (f" and {subpixel} before them" if subpixel else "")
                 + (" after training on the photos" if config.low_stage else "")
-                + ": raise it, or lower --pipeline.guidance.rounds, --pipeline.guidance.steps-per-round or "
-                "--pipeline.guidance.subpixel-steps"
+                + ": raise it, or lower --pipeline.guidance.rounds or --pipeline.guidance.steps-per-round"
             )
-        return RoundPlan(first, window, rounds, run.last_step, subpixel)
+        return RoundPlan(first, window, rounds, run.last_step)
 
     def _upscaler(self, run: Run) -> Upscaler:
         return self.config.upscaler.load(torch.device(run.device))
@@ -231,7 +205,6 @@ class ThreeDSRGuidance(Guidance):
         fill_unset(
             self.config,
             rounds=self.plan.rounds,
-            subpixel_steps=self.plan.subpixel,
             steps_per_round=self.plan.window,
             steps_before=self.plan.first - run.first_step,
         )
@@ -252,12 +225,9 @@ class ThreeDSRGuidance(Guidance):
         self.agreement: list[float] = []  # of each round
         self._wrote = True
         self.pool = Pool(None, run.folder / POOL_FOLDER, device=renderer.device)
-        self._nearer = None
-        if self.config.nearer_photos:
-            fixer = FixerConfig(name="detail").load(renderer.device)
-            self._nearer = NearerPhotos(self.photos, renderer, references, fixer, self.plan.subpixel > 0)
-        weighed = self._weighed if self.config.detail_confidence else None
-        self._check = RoundCheck(self.photos, renderer, self.pool, order, weighed)
+        self._check = RoundCheck(self.photos, renderer, order)
+        self._measuring = False  # how far the photographs agree
+        self.photos_first = self.config.begins_with_photos(self.upscaler)
         self._tracking = ViewTracker(
             run.tracker, ViewRecords(run.folder / RECORDS_FOLDER, ABOUT_UPSCALED), ABOUT_UPSCALED.short, "upscaled"
         )
@@ -291,55 +261,84 @@ class ThreeDSRGuidance(Guidance):
 
     def _announce(self) -> None:
         plan, count, results = self.plan, len(self._scene), self._results
-        cost = estimate_cost(
-            self.photos, count, self.upscaler, results, plan.last - plan.first + plan.subpixel, self._run.device
-        )
+        cost = estimate_cost(self.photos, count, self.upscaler, results, plan.last - plan.first, self._run.device)
         low, high = self.photos.size(0), self.photos.high_size(0)
         self._run.tracker.log(
             f"{count} photos of {low[1]} x {low[0]} px are upscaled by {float(self.photos.factor):g} to {high[1]} x "
             f"{high[0]} (--pipeline.guidance.factor, --pipeline.guidance.long-side), from step {plan.first} on in "
-            f"{plan.rounds} round{'s' * (plan.rounds > 1)} of {plan.window} steps"
-            + (
-                f", from renders after {plan.subpixel} steps at that size with the photos alone"
-                if plan.subpixel
-                else ""
-            )
-            + f": {cost.describe()} for it."
+            f"{plan.rounds} round{'s' * (plan.rounds > 1)} of {plan.window} steps: {cost.describe()} for it."
         )
-        usual, steps = ROUNDS * _usual(self._run.on_cpu), plan.rounds * plan.window + plan.subpixel
+        usual, steps = ROUNDS * _usual(self._run.on_cpu), plan.rounds * plan.window
         if self._shortened and steps + plan.rounds <= usual:  # of division, a step may be left in each
             self._run.tracker.log(
                 f"[yellow]Only {steps} steps are at the large size, usually {usual}: --max-num-iterations leaves no "
                 "room for more (--pipeline.guidance.steps-per-round)."
             )
-        if results < plan.rounds:
+        if results < plan.rounds - self._photo_rounds:
             self._run.tracker.log(
                 f"The upscaler {self.config.upscaler.name} makes {results} result{'s' * (results > 1)} of a photo: the "
-                f"last {plan.rounds - results} rounds learn from the same."
+                f"last {plan.rounds - self._photo_rounds - results} rounds learn from the same."
             )
+
+    @property
+    def _photo_rounds(self) -> int:
+        """Return how many of the first rounds are of the photographs alone."""
+        return self.plan.rounds // 2 if self.photos_first else 0
+
+    @property
+    def _first_level(self) -> int:
+        """Return which of its rounds, from 0, the upscaler begins with."""
+        return picture_round(self.upscaler.rounds) if self.photos_first else 0
 
     @property
     def _results(self) -> int:
         """Return how often each photograph is upscaled."""
-        return min(self.plan.rounds, self.config.count_results(self.upscaler))
+        return min(self.plan.rounds - self._photo_rounds, self.upscaler.rounds - self._first_level)
+
+    @property
+    def _result(self) -> int:
+        """Return which of its results, from 0, the upscaler has made or makes of the photographs; -1 before them."""
+        return min(self.round - self._photo_rounds, self._results - 1)
 
     # ------------------------------------------------------------------ upscaling
 
     def before_step(self, step: int) -> bool:
         """Do one piece of a round: a step of the upscaler, or a render of the splat and what follows from it."""
-        if not self._waiting and not self._check.running and self.round < self.plan.round_at(step):
+        if not self._busy and self.round < self.plan.round_at(step):
             self._begin()
         if self._waiting:
             self._spare_memory(partial(self._work_on, step))
         elif self._check.running:
             self._spare_memory(partial(self._check_on, step))
+        return self._busy or self.round < self.plan.round_at(step)
+
+    @property
+    def _busy(self) -> bool:
         return bool(self._waiting) or self._check.running
 
     def _begin(self) -> None:
+        if self.photos_first is None:
+            self._measure_photos()
+            return
         self.round += 1
-        if self.round < self._results:
+        if self._photo_rounds <= self.round < self._photo_rounds + self._results:
             self._waiting = list(range(len(self._units)))
             self._tracking.begin(f"{self._label()}: upscaling {len(self._scene)} photos")
+
+    def _measure_photos(self) -> None:
+        """Begin to measure how far the photographs agree on what they show, with the splat as it is now."""
+        self._measuring = True
+        self._check.begin(self.photos.enlarged)
+
+    def _decide(self, agreement: float | None) -> None:
+        """Choose what the first half of the rounds learns from."""
+        self._measuring = False
+        self.photos_first = agreement is not None and agreement >= MIN_AGREEMENT
+        found = "cannot be compared" if agreement is None else f"agree on their details by {agreement:.2f}"
+        begun = "upscaling begins from noise"
+        if self.photos_first:
+            begun = f"the first {self._photo_rounds} of {self.plan.rounds} rounds learn from them alone"
+        self._run.tracker.log(f"The photos {found}: {begun} (--pipeline.guidance.photos-first).")
 
     def _spare_memory(self, work: Callable[[], None]) -> None:
         try:
@@ -375,13 +374,13 @@ class ThreeDSRGuidance(Guidance):
 
     def _new_state(self, unit: int) -> State | None:
         """Return the state that this round begins with; None as long as renders are missing."""
-        indices, before = self._units[unit], self._stored(unit) if self.round else None
+        indices, before = self._units[unit], self._stored(unit) if self._result else None
         if before is not None and not self.config.feedback:
             return self.upscaler.advance(before, self.upscaler.result(before))
-        from_renders = self.upscaler.rounds > 1 and (self.round > 0 or self.config.from_pictures(self.upscaler))
+        from_renders = self.upscaler.rounds > 1 and (self._result > 0 or bool(self.photos_first))
         if from_renders and len(self._renders) < len(indices):
             index = indices[len(self._renders)]
-            render = self._shown(index)
+            render = self._renderer.render(self.photos.camera(index, optimised=True), photo=index).image
             self._renders.append(render if len(indices) == 1 else render.cpu())
             if len(self._renders) < len(indices):
                 return None
@@ -394,17 +393,11 @@ class ThreeDSRGuidance(Guidance):
             self._renders if from_renders else None,  # after the first round: its state was lost with its file
         )
 
-    def _shown(self, index: int) -> Tensor:
-        """Return what the upscaler is shown of a photograph: its render, or before there is a good one a picture."""
-        if self.round == 0 and self._nearer is not None:
-            return self._nearer.picture(index, len(self._scene))
-        return self._renderer.render(self.photos.camera(index, optimised=True), photo=index).image
-
     def _finish(self, unit: int, state: State, step: int, started: float) -> None:
         indices = self._units[unit]
         renders: Sequence[Tensor | None] = self._renders or [None] * len(indices)
         pictures = self.upscaler.result(state)
-        self._store(unit, state if self.round + 1 < self._results else {})
+        self._store(unit, state if self._result + 1 < self._results else {})
         for index, picture, render in zip(indices, pictures, renders, strict=True):
             view = self.photos.view(index, picture)
             self.pool.put(view)
@@ -415,7 +408,12 @@ class ThreeDSRGuidance(Guidance):
         self._state, self._renders, self._seconds = None, [], 0.0
         self._tracking.progress(self._label(), sum(len(self._units[unit]) for unit in self._waiting))
         if not self._waiting:
-            self._check.begin()
+            self._check_round()
+
+    def _check_round(self) -> None:
+        self._check.begin(
+            lambda index: self.pool.get(view_key(index)).image, lambda index: view_key(index) in self.pool
+        )
 
     def _state_key(self, unit: int) -> str:
         return f"{_STATE}/{self._units[unit][0]:04d}"
@@ -441,46 +439,30 @@ class ThreeDSRGuidance(Guidance):
                 self._run.tracker.log(f"[yellow]Upscaled photos cannot be written ({error}); training goes on.")
             self._wrote = False
 
-    def _record(
-        self,
-        index: int,
-        step: int,
-        seconds: float,
-        picture: Tensor,
-        render: Tensor | None,
-        weight: Tensor | None = None,
-    ) -> ViewRecord:
+    def _record(self, index: int, step: int, seconds: float, picture: Tensor, render: Tensor | None) -> ViewRecord:
         known = (index, self._names[index], self._group(), self.round + 1, step, seconds)
-        return record_upscaled(*known, self.photos.enlarged(index), picture, render, weight)
+        return record_upscaled(*known, self.photos.enlarged(index), picture, render)
 
     def _check_on(self, step: int) -> None:
-        """Do a piece of the check that a round ends with."""
-        known = self._check.agreement
+        """Do a piece of a check."""
         self._check.piece()
-        if known is None and (found := self._check.agreement) is not None:
+        if self._check.running:
+            return
+        found = self._check.agreement
+        if self._measuring:
+            self._decide(found)
+            return
+        if found is not None:
+            self.agreement.append(found)
             self._run.tracker.scalar(f"{ABOUT_UPSCALED.short}/agreement", found, step)
             self._run.tracker.log(f"{self._label()}: agreement of photos {found:.3f}")
-        if not self._check.running:
-            if self._check.agreement is not None:
-                self.agreement.append(self._check.agreement)
-            self._tracking.end(self._label(), step, len(self._scene))
-
-    def _weighed(self, index: int, confidence: Tensor) -> None:
-        """Record the confidence of an upscaled photograph beside it."""
-        if (head := self._tracking.heads.get(view_key(index))) is None:  # lost, as records may be
-            return
-        render = None
-        if self.round or self.config.from_pictures(self.upscaler):
-            render = self._shown(index)
-        picture = self.pool.get(view_key(index)).image
-        self._tracking.changed(self._record(index, head.step, head.seconds, picture, render, confidence))
+        self._tracking.end(self._label(), step, len(self._scene))
 
     def _label(self) -> str:
         return f"Round {self.round + 1}/{self.plan.rounds}"
 
     def _level(self) -> str:
-        place = min(self.round, self._results - 1)
-        return self.upscaler.level(self.config.first_level(self.upscaler) + place)
+        return "" if self._result < 0 else self.upscaler.level(self._first_level + self._result)
 
     def _group(self) -> str:
         level = self._level()
@@ -489,12 +471,12 @@ class ThreeDSRGuidance(Guidance):
     # ------------------------------------------------------------------ learning
 
     def next_view(self, step: int, generator: torch.Generator) -> TrainView | None:
-        if step < self.plan.first - self.plan.subpixel:
+        if step < self.plan.first:
             return None
         if not self._unseen:
             self._unseen = list(range(len(self._scene)))
         index = self._unseen.pop(int(torch.randint(len(self._unseen), (), generator=generator)))
-        if self.round < 0:
+        if self._result < 0:
             view = replace(self.photos.view(index, self.photos.enlarged(index)), weight=0.0)
         else:
             key = view_key(index)
@@ -538,6 +520,7 @@ class ThreeDSRGuidance(Guidance):
             "waiting": list(self._waiting),
             "begun": self._state is not None,  # what the pool has of the first that waits is of this round
             "checking": self._check.running,
+            "photos first": self.photos_first,
             "agreement": list(self.agreement),
             "unseen": list(self._unseen),
             "pool": self.pool.state(checkpoint=step),
@@ -556,12 +539,15 @@ class ThreeDSRGuidance(Guidance):
             )
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
         self._seed, self.round = state["seed"], state["round"]
+        self.photos_first = state["photos first"]
         self._waiting, self._unseen = list(state["waiting"]), list(state["unseen"])
         self.agreement = list(state["agreement"])
-        if state["checking"]:
-            self._check.begin()
+        if state["checking"] and self.photos_first is None:
+            self._measure_photos()
+        elif state["checking"]:
+            self._check_round()
         self._state = self._stored(self._waiting[0]) if state["begun"] else None
-        between = bool(self._waiting) or self._check.running  # then what was made before this step is in the pool
+        between = self._busy  # then what was made before this step is in the pool
         self._tracking.recall(folder / RECORDS_FOLDER, step + between)
 
     def keep(self, steps: Sequence[int]) -> None:
@@ -573,8 +559,8 @@ class ThreeDSRGuidance(Guidance):
         plan, rounds = self.plan, self.plan.rounds
         lines = [f"Photos x {float(self.photos.factor):g}"]
         if self.round >= 0:
-            level = self._level()
-            lines.append(f"Round **{self.round + 1} of {rounds}**" + (f", level {level}" if level else ""))
+            level = "photos alone" if self._result < 0 else f"level {self._level()}" if self._level() else ""
+            lines.append(f"Round **{self.round + 1} of {rounds}**" + (f", {level}" if level else ""))
         if self._waiting:
             lines.append(f"{sum(len(self._units[unit]) for unit in self._waiting)} photos to upscale")
         elif self.round + 1 < rounds:

@@ -44,15 +44,6 @@ class ViewTracker:
         sheet = torch.from_numpy(record.sheet[::2, ::2].copy()).float() / 255  # the whole one is in the records
         self._tracker.image(f"{self._prefix}/{', '.join(record.panels)}: {record.title}", sheet, record.step)
 
-    def changed(self, record: ViewRecord) -> None:
-        """Replace the record of a view that was made in this round."""
-        self._records.write(record)
-        self.heads[record.key] = record.head
-        self.round = [record.head if head.key == record.key else head for head in self.round]
-        for place, earlier in enumerate(self.latest):
-            if (earlier.key, earlier.group) == (record.key, record.group):
-                self.latest[place] = record
-
     def progress(self, label: str, left: int) -> None:
         """Report how many views are left, after one was made."""
         pace = self._seconds / len(self.round)

@@ -40,7 +40,7 @@ _STEP_SECONDS = {"cpu": 6e-7, "cuda": 5e-9}
 _TRIED = 96
 """pixels of a side of the picture that an upscaler is timed on"""
 _RECORD_LONG_SIDE = 960
-LOW, HIGH, RENDER, CONFIDENCE = "Enlarged", "Upscaled", "Render", "Confidence"
+LOW, HIGH, RENDER = "Enlarged", "Upscaled", "Render"
 
 ABOUT_UPSCALED = About(
     "Photos, upscaled",
@@ -231,7 +231,6 @@ def record_upscaled(
     low: Tensor,
     high: Tensor,
     render: Tensor | None = None,
-    confidence: Tensor | None = None,
 ) -> ViewRecord:
     """Keep small pictures of an upscaled photograph.
 
@@ -243,17 +242,11 @@ def record_upscaled(
         low: [H, W, 3] the photograph, enlarged.
         high: [H, W, 3] upscaled.
         render: [H, W, 3] that the upscaler was shown, if it was.
-        confidence: [H, W, 1] in it, if it is weighed.
 
     Returns:
-        A record with the number "added", the mean absolute difference of the enlarged and the upscaled photograph, and
-        where it is weighed the mean "confidence".
+        A record with the number "added", the mean absolute difference of the enlarged and the upscaled photograph.
     """
     pictures = {LOW: low.cpu(), HIGH: high.cpu()} | ({} if render is None else {RENDER: render.cpu()})
-    numbers = {"added": float((pictures[HIGH] - pictures[LOW]).abs().mean())}
-    if confidence is not None:
-        pictures[CONFIDENCE] = confidence.cpu().expand(-1, -1, 3)
-        numbers["confidence"] = float(confidence.mean())
     return ViewRecord(
         key=view_key(index),
         group=group,
@@ -262,7 +255,7 @@ def record_upscaled(
         step=step,
         seconds=seconds,
         pairs=((LOW, HIGH), *(((RENDER, HIGH),) if render is not None else ())),
-        numbers=numbers,
+        numbers={"added": float((pictures[HIGH] - pictures[LOW]).abs().mean())},
         panels=panels_of(pictures, _RECORD_LONG_SIDE),
     )
 

@@ -100,7 +100,7 @@ def test_a_training_on_upscaled_photos(tiny_scene: Path, tmp_path: Path) -> None
     flags = (
         *("--data", tiny_scene, "--output-dir", tmp_path, *COMMON, "--pipeline.guidance.factor", 2),
         *("--pipeline.guidance.upscaler.name", "tests.unit.tiny_upscaler", "--pipeline.guidance.steps-per-round", 8),
-        *("--pipeline.guidance.subpixel-steps", 0),
+        *("--pipeline.guidance.photos-first", "False"),
     )
     said = run("ns-train", "3dsr-splatfacto", *flags)
     assert "Round 2/2 done" in said

@@ -22,7 +22,7 @@ SMALL = (
     *("--pipeline.guidance.steps-per-round", WINDOW, "--pipeline.model.max-gs-num", 3000),
     *("--pipeline.initial-points.stereo", 0),
 )
-FROM_NOISE = ("--pipeline.guidance.subpixel-steps", 0)  # two rounds
+FROM_NOISE = ("--pipeline.guidance.photos-first", "False")  # two rounds
 
 
 def _train(output: Path, scene: Path, *flags: object) -> list[object]:

@@ -49,7 +49,7 @@ def _small_rounds(config: GuidedTrainerConfig) -> None:
 def _small_upscaling(config: GuidedTrainerConfig) -> None:
     guidance = config.pipeline.guidance
     guidance.upscaler.name, guidance.factor = "tests.unit.tiny_upscaler", 1.5
-    guidance.steps_per_round, guidance.subpixel_steps = 15, 0
+    guidance.steps_per_round, guidance.photos_first = 15, False
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ def _upscaled_photographs(place: Place) -> Any:
     model.step, model.exposures = 10**6, Exposures(len(scene)).to(place.device)
     model.exposures.residual.data.copy_(place.tensor(len(scene), 3, 4) * 0.1)
     tiny = UpscalerConfig(name="tests.unit.tiny_upscaler")
-    config = ThreeDSRConfig(upscaler=tiny, factor=1.5, low_stage=False, subpixel_steps=0)
+    config = ThreeDSRConfig(upscaler=tiny, factor=1.5, low_stage=False, photos_first=False)
     guidance = config.setup()
     guidance.setup(
         scene, renderer, NoReferences(), Run(4, place.device, images=len(scene), folder=place.folder / "3dsr")

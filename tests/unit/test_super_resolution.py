@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
-from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.round_plan import RoundPlan
 from difix3d_ns.guidance.super_resolution import ThreeDSRConfig, ThreeDSRGuidance
 from difix3d_ns.guidance.upscaled_photos import EnlargedPhotos, choose_factor, file_names, path_order
@@ -44,7 +42,7 @@ CPU = torch.device("cpu")
 
 
 def _guidance(**settings: Any) -> ThreeDSRGuidance:
-    config = ThreeDSRConfig(**{"upscaler": UpscalerConfig(name=TINY), "subpixel_steps": 0, **settings})
+    config = ThreeDSRConfig(**{"upscaler": UpscalerConfig(name=TINY), "photos_first": False, **settings})
     config.fit(Run(1))
     guidance = config.setup()
     assert isinstance(guidance, ThreeDSRGuidance)
@@ -59,14 +57,8 @@ def _guidance(**settings: Any) -> ThreeDSRGuidance:
         (400, {}, 200, 100, 2),
         (400, {"steps_per_round": 30}, 340, 30, 2),
         (400, {"low_stage": False}, 0, 200, 2),
-        (4000, {"nearer_photos": True}, 2000, 2000, 1),  # begun from pictures, the first half of the rounds is left out
-        (400, {"subpixel_steps": 100}, 300, 100, 1),
-        (4000, {"subpixel_steps": None}, 3000, 1000, 1),  # half of the steps at the large size
-        (4000, {"subpixel_steps": None, "rounds": 2}, 3000, 500, 2),
-        (400, {"subpixel_steps": None, "steps_per_round": 30}, 370, 30, 1),
-        (400, {"subpixel_steps": None, "low_stage": False}, 200, 200, 1),
-        (4000, {"subpixel_steps": None, "feedback": False}, 2000, 1000, 2),
-        (4000, {"subpixel_steps": None, "low_weight": 0.0}, 2000, 1000, 2),
+        (4000, {"photos_first": None}, 2000, 1000, 2),
+        (400, {"rounds": 4, "steps_per_round": 30, "low_stage": False}, 0, 30, 4),
     ],
 )
 def test_plan(steps: int, settings: dict[str, Any], first: int, window: int, rounds: int) -> None:
@@ -76,13 +68,14 @@ def test_plan(steps: int, settings: dict[str, Any], first: int, window: int, rou
     assert plan.round_at(first + window - 1) == 0 and plan.round_at(steps - 1) == rounds - 1
     windows = plan.windows()
     assert all(w.restart_rate and not w.reset and w.start < w.densify_from < w.densify_to for w in windows)
-    assert windows[-1].densify_from - windows[-1].start == window // 10
-    assert windows[-1].densify_to - windows[-1].start == window // 2
-    assert windows[0].start == first - plan.subpixel
+    last = steps - windows[-1].start
+    assert windows[-1].densify_from - windows[-1].start == last // 10
+    assert windows[-1].densify_to - windows[-1].start == last // 2
+    assert windows[0].start == first and len(windows) == rounds
 
 
 def test_a_round_lasts_to_the_end_of_training() -> None:
-    plan = RoundPlan(first=0, window=33, rounds=3, last=100, subpixel=0)
+    plan = RoundPlan(first=0, window=33, rounds=3, last=100)
     assert [plan.round_at(step) for step in (0, 32, 33, 66, 99)] == [0, 0, 1, 2, 2]
 
 
@@ -93,11 +86,7 @@ def test_length_by_default(on_cpu: bool, usual: int, high: int) -> None:
     assert ThreeDSRConfig(start=Path("a.ply")).default_steps(usual, on_cpu) == high
     tiny = UpscalerConfig(name=TINY)
     if on_cpu:  # what loads the upscaler has its device
-        assert ThreeDSRConfig(upscaler=tiny, rounds=3, steps_per_round=7).default_steps(usual, on_cpu) == usual + 42
-        assert (
-            ThreeDSRConfig(upscaler=tiny, steps_per_round=7, subpixel_steps=3).default_steps(usual, on_cpu)
-            == usual + 10
-        )
+        assert ThreeDSRConfig(upscaler=tiny, rounds=3, steps_per_round=7).default_steps(usual, on_cpu) == usual + 21
 
 
 def test_too_short_a_training_is_refused() -> None:
@@ -111,8 +100,8 @@ def test_settings_are_checked() -> None:
             ThreeDSRConfig(**settings).check("--g")
     with pytest.raises(UserError, match="leave nothing to learn from"):
         ThreeDSRConfig(low_weight=0.0, high_weight=0.0).check("--g")
-    with pytest.raises(UserError, match=r"--g.subpixel-steps 5 .* --g.low-weight 0"):
-        ThreeDSRConfig(low_weight=0.0, subpixel_steps=5).check("--g")
+    with pytest.raises(UserError, match=r"--g.photos-first True .* --g.low-weight 0"):
+        ThreeDSRConfig(low_weight=0.0, photos_first=True).check("--g")
     ThreeDSRConfig(factor=1.25).check("--g")
 
 
@@ -290,18 +279,6 @@ def test_without_feedback_the_splat_is_not_rendered(tmp_path: Path) -> None:
     assert len({float(render.mean()) for render in upscaler.renders}) == 5
 
 
-def test_a_round_ends_with_a_check_of_it(tmp_path: Path) -> None:
-    guidance, _ = _set_up(tmp_path, _Watched(), detail_confidence=True)
-    _boundary(guidance, guidance.plan.first)
-    assert len(guidance.agreement) == 1 and -1 <= guidance.agreement[0] <= 1
-    for index in range(len(guidance._scene)):
-        view = guidance.pool.get(f"photo/{index:04d}")
-        assert view.confidence is not None and 0 <= float(view.confidence.min()) <= float(view.confidence.max()) <= 1
-    assert {tuple(record.numbers) for record in guidance._tracking.latest} == {("added", "confidence")}
-    kept = guidance.state_dict(guidance.plan.first)
-    assert not kept["checking"] and guidance.next_view(guidance.plan.first, torch.Generator()) is not None
-
-
 def test_all_photos_at_once(tmp_path: Path) -> None:
     upscaler = _Watched(joint=True)
     guidance, renderer = _set_up(tmp_path, upscaler)
@@ -312,16 +289,43 @@ def test_all_photos_at_once(tmp_path: Path) -> None:
     assert renderer.photos == path_order([guidance._scene.unoptimized_camera(index) for index in range(5)])
 
 
-def test_sub_pixel_truth_first(tmp_path: Path) -> None:
+def test_photos_first(tmp_path: Path) -> None:
     upscaler = _Watched()
-    guidance, renderer = _set_up(tmp_path, upscaler, subpixel_steps=10)
-    assert (guidance.plan.first, guidance.plan.rounds) == (30, 1)
+    guidance, renderer = _set_up(tmp_path, upscaler, photos_first=True)
     assert guidance.next_view(19, torch.Generator()) is None
-    view = guidance.next_view(20, torch.Generator())
+    assert _boundary(guidance, 20) == 1 and guidance.round == 0 and upscaler.asked == []
+    view = guidance.next_view(20, torch.Generator().manual_seed(0))
     assert view is not None and view.weight == 0 and view.image.shape == (45, 60, 3)
+    assert "Round **1 of 2**, photos alone" in " ".join(guidance.status(20).lines)
     _boundary(guidance, 30)
-    assert upscaler.asked[0] == ("start from renders", 1) and len(renderer.photos) == 5
-    assert "level 0" in " ".join(guidance.status(30).lines)
+    assert upscaler.asked == [("start from renders", 1), ("step", 1)] * 5 and len(renderer.photos) == 5
+    assert "Round **2 of 2**, level 0" in " ".join(guidance.status(30).lines)
+    view = guidance.next_view(30, torch.Generator().manual_seed(0))
+    assert view is not None and view.weight == 1
+
+
+@pytest.mark.parametrize("bound", [-2.0, 2.0], ids=["they agree", "they do not"])
+def test_photos_first_where_they_agree(bound: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("difix3d_ns.guidance.super_resolution.MIN_AGREEMENT", bound)
+    upscaler = _Watched()
+    guidance, _ = _set_up(tmp_path, upscaler, photos_first=None)
+    assert guidance.photos_first is None and guidance.config.photos_first is None
+    measuring = 5 + 6
+    assert _boundary(guidance, 20) == measuring + (1 if bound < 0 else 2 * 5 + 5 + 6)
+    assert guidance.photos_first == (bound < 0) and guidance.round == 0
+    assert upscaler.asked == [] if bound < 0 else upscaler.asked[0] == ("start", 1)
+    assert len(guidance.agreement) == (0 if bound < 0 else 1)  # of what was upscaled
+    _boundary(guidance, 30)
+    kinds = {kind for kind, _ in upscaler.asked}
+    assert kinds == {"step", "start from renders"} if bound < 0 else {"step", "start", "advance"}
+
+
+@pytest.mark.parametrize(
+    "settings", [{"feedback": False}, {"low_weight": 0.0}, {"upscaler": UpscalerConfig("bicubic")}]
+)
+def test_photos_are_not_measured_where_it_decides_nothing(settings: dict[str, Any]) -> None:
+    config = _guidance(photos_first=None, **settings).config
+    assert config.begins_with_photos(config.upscaler.load(CPU)) is False
 
 
 def test_further_rounds_keep_the_last_results(tmp_path: Path) -> None:
@@ -484,33 +488,36 @@ def test_killed_in_a_boundary_and_resumed(scene: Path, calls: int, monkeypatch: 
     assert len({(head.group, head.key) for head in heads}) == 2 * 5  # those made before the kill among them
 
 
-@pytest.mark.parametrize("records", [True, False], ids=["records", "records lost"])
-def test_killed_while_photos_are_weighed_and_resumed(
-    scene: Path, records: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("calls", [2, 6, 12], ids=["of depth", "of the measure", "of the decision"])
+def test_killed_while_photos_are_measured_and_resumed(scene: Path, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("difix3d_ns.ns.trainer._SAVE_IN_BOUNDARIES", -1.0)  # seconds
-    config = _short(scene, f"weighed {records}")
-    config.pipeline.guidance.detail_confidence = True
-    killed = set_up(config)
-    check, weighed = killed.pipeline.guidance._check, []
 
-    def fatal(index: int, made: Sequence[int]) -> None:
-        weighed.append(index)
-        if len(weighed) == 3:
-            raise _Killed
-        RoundCheck._weigh(check, index, made)
+    def config(name: str) -> Any:
+        short = _short(scene, f"{name} {calls}")
+        short.pipeline.guidance.photos_first = None
+        return short
 
-    monkeypatch.setattr(check, "_weigh", fatal)
+    whole = trained(config("measured"))
+    killed = set_up(config("killed measuring"))
+    guidance, done = killed.pipeline.guidance, []
+    before_step = guidance.before_step
+
+    def fatal(step: int) -> bool:
+        again = before_step(step)
+        if step == guidance.plan.first:
+            done.append(step)
+            if len(done) == calls:
+                raise _Killed
+        return again
+
+    monkeypatch.setattr(guidance, "before_step", fatal)
     with pytest.raises(_Killed):
         killed.train()
-    if not records:
-        shutil.rmtree(killed.base_dir / RECORDS_FOLDER)
-    again = _short(scene, f"weighed again {records}")
-    again.pipeline.guidance.detail_confidence = True
-    again.load_checkpoint = checkpoint(killed, 11)
-    guidance = trained(again).pipeline.guidance
-    assert guidance.round == 1 and len(guidance.agreement) == 2
-    assert all(guidance.pool.get(f"photo/{index:04d}").confidence is not None for index in range(5))
+    again = config("measured again")
+    again.load_checkpoint = checkpoint(killed, guidance.plan.first - 1)
+    saved = checkpoints.load(again.load_checkpoint)["difix3d_ns"]["parts"]["guidance"]
+    assert (saved["checking"], saved["photos first"] is None) == (calls <= 11, calls <= 11)
+    assert_same(final_state(trained(again)), final_state(whole))
 
 
 # ---------------------------------------------------------------------- from a splat
