@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -27,6 +27,7 @@ from difix3d_ns.geometry.point_depth import point_depth
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.stereo import stereo_depths
 from difix3d_ns.geometry.warp import in_view, unproject
+from difix3d_ns.initialization.estimated_depths import estimate_depths
 from difix3d_ns.priors.base import DepthMap
 from difix3d_ns.priors.registry import load_depth
 
@@ -131,11 +132,7 @@ def prior(weights: str | None) -> Method:
     depth = load_depth(weights=weights)
 
     def estimate(photographs: Sequence[PosedImage], points: Tensor) -> list[DepthMap]:
-        hinted = [replace(one, depth=point_depth(points, one.pose), alpha=None) for one in photographs]
-        state = depth.start(hinted)
-        while depth.steps_left(state):
-            state = depth.step(state)
-        return depth.result(state)
+        return estimate_depths(photographs, points, depth)
 
     return estimate
 
@@ -177,7 +174,7 @@ def measure(methods: dict[str, Method], captures: Sequence[Capture], console: Co
             for index, one in zip(capture.train, maps, strict=True):
                 truth = capture.depths[index]
                 error = (one.depth.clamp_min(1e-6) / truth.clamp_min(1e-6)).log().abs()[..., 0]
-                chance = (1 - torch.exp(-WITHIN[1] * 2**0.5 / one.uncertainty))[..., 0]  # Laplace's distribution
+                chance = one.chance(WITHIN[1])[..., 0]
                 surface = truth[..., 0] > 0
                 for kind, pixels in (("2+ photos", classes[index]), ("one photo", ~classes[index])):
                     found[name][kind].errors.append(error[surface & pixels])

@@ -148,6 +148,39 @@ def upscale(
     upscale_pictures(inputs, output, float(factor), upscaler, weights, device, precision, force, seed)
 
 
+def depth(
+    scene: Annotated[Path, tyro.conf.Positional],
+    output: Path,
+    prior: str = "multiview",
+    weights: str | None = None,
+    long_side: int = 960,
+    device: str | None = None,
+    force: bool = False,
+) -> None:
+    """Estimate the depth of a scene's training photos from all of them.
+
+    Writes a scene that trains with it: undistorted photos in images/, depth in depths/, how far it is trusted in
+    confidence/ (.npy), and transforms.json; and for people, coloured depth in pictures/ and points.ply. Photos that are
+    held out have no depth, and none of it comes from them.
+
+    Args:
+        scene: folder that ns-train reads.
+        output: folder to write.
+        prior: multiview (embedded), or package.module of yours.
+        weights: a file or folder of weights (unset: the prior's own).
+        long_side: of photos and maps in pixels at most.
+        device: cpu or cuda (unset: cuda if there is one).
+        force: overwrite a scene that is there.
+    """
+    from difix3d_ns.apps.depth_maps import write_depths
+
+    files = write_depths(scene, output, prior, weights, long_side, device, force)
+    print(
+        f"Depth of {len(files)} photos is in {output}. Train with it: ns-train sparse-splatfacto --data {output} "
+        "nerfstudio-data --depth-unit-scale-factor 1"
+    )
+
+
 def convert(
     checkpoint: Annotated[Path, tyro.conf.Positional],
     output: Path,
@@ -327,6 +360,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "photos": photos,
     "fix": fix,
     "upscale": upscale,
+    "depth": depth,
     "convert": convert,
     "curate": curate,
     "export-pairs": export_pairs,

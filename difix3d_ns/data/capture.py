@@ -33,6 +33,8 @@ class Capture:
     depths: list[Tensor] | None = None  # [H, W, 1] truth along z, where known; 0 for sky
     devices: list[int] | None = None  # which physical camera took each picture
     notes: tuple[str, ...] = ()  # what was decided while reading, for the user
+    random_points: bool = False  # since none came with the scene
+    names: list[str] | None = None  # of the files of photographs, with folders as far as they differ
 
 
 def thinned(capture: Capture, views: int) -> Capture:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from scipy.ndimage import binary_closing, binary_dilation, binary_opening
 from torch import Tensor
@@ -18,6 +18,7 @@ from difix3d_ns.data.capture import Capture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
 from difix3d_ns.ns.photo_dataset import PhotoDataset
@@ -25,6 +26,7 @@ from difix3d_ns.ns.scene_checks import check_views
 
 _WHITE = (1.0, 1.0, 1.0)
 _RANDOM_POINTS = 2000
+_OWN_FRAME = {"orientation_method": "none", "center_method": "none", "auto_scale_poses": False}
 
 
 class _Photograph(NamedTuple):
@@ -44,6 +46,7 @@ def read_dataset(
     parser: str | None = None,
     hold_out: int = 4,
     white_background: bool = False,
+    own_frame: bool = False,
 ) -> Capture:
     """Read a dataset as ns-train would see it: its dataparser's poses (oriented, centred, scaled) and its split.
 
@@ -55,11 +58,13 @@ def read_dataset(
         parser: a dataparser of nerfstudio by name, e.g. blender-data; None: by what is in the folder.
         hold_out: without test views, every so many-th training view is one.
         white_background: the pictures show an object before white: mask it.
+        own_frame: poses and points as the files state them, where the dataparser can leave them so; training views
+            are enough then.
 
     Raises:
         UserError: nothing nerfstudio reads is there, or something in it cannot be used.
     """
-    dataparser = _dataparser(path, parser)
+    dataparser = _dataparser(path, parser, own_frame)
     splits = _splits(dataparser, path)
     photographs: list[_Photograph] = []
     train: list[int] = []
@@ -71,11 +76,11 @@ def read_dataset(
             (train if split == "train" else test).append(len(photographs))
             photographs.append(_photograph(dataset, index, long_side))
     notes: tuple[str, ...] = ()
-    if not test:
+    if not test and not own_frame:
         test = train[hold_out // 2 :: hold_out]
         train = [i for i in train if i not in test]
         notes += (f"no test views: every {hold_out}th of {len(train) + len(test)} is held out (--hold-out)",)
-    if len(train) < 2 or not test:
+    if len(train) < 2 or not (test or own_frame):
         raise UserError(f"{path} has {len(train)} training and {len(test)} other views, which is too few; add images")
     cameras, images = [p.camera for p in photographs], [p.image for p in photographs]
     masks: list[Tensor] | None = None
@@ -84,6 +89,7 @@ def read_dataset(
     elif any(p.mask is not None for p in photographs):
         masks = [torch.ones_like(p.image[..., :1]) if p.mask is None else p.mask for p in photographs]
     points, colours = _points(splits["train"])
+    random_points = points is None or colours is None
     if points is None or colours is None:
         points, colours = _random_points([cameras[i] for i in train], [images[i] for i in train])
         notes += ("no sparse points: the splats start from random ones",)
@@ -99,10 +105,12 @@ def read_dataset(
         background=_WHITE if white_background or photographs[0].cut_out else None,
         devices=_devices(splits, cameras),
         notes=notes,
+        random_points=random_points,
+        names=distinct_names([name for outputs in splits.values() for name in outputs.image_filenames]),
     )
 
 
-def _dataparser(path: Path, name: str | None) -> DataParser:
+def _dataparser(path: Path, name: str | None, own_frame: bool) -> DataParser:
     if name is not None:
         from nerfstudio.configs.dataparser_configs import all_dataparsers
 
@@ -110,13 +118,20 @@ def _dataparser(path: Path, name: str | None) -> DataParser:
             raise UserError(f"nerfstudio has no dataparser {name}: give one of {', '.join(sorted(all_dataparsers))}")
         config = copy.deepcopy(all_dataparsers[name])
         config.data = path
-        take_over(config)
-        return config.setup()
+        return _set_up(config, own_frame)
     if not path.exists():
         raise UserError(f"{path} does not exist: give procedural:N or a folder that nerfstudio reads")
-    found = NerfstudioDataParserConfig(data=path, load_3D_points=True)
-    take_over(found)
-    return found.setup()
+    return _set_up(NerfstudioDataParserConfig(data=path, load_3D_points=True), own_frame)
+
+
+def _set_up(config: DataParserConfig, own_frame: bool) -> DataParser:
+    if own_frame:
+        for field, value in _OWN_FRAME.items():
+            if hasattr(config, field):
+                setattr(config, field, value)
+    take_over(config)
+    parser: DataParser = config.setup()
+    return parser
 
 
 def _splits(parser: DataParser, path: Path) -> dict[str, DataparserOutputs]:

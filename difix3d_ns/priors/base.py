@@ -209,6 +209,10 @@ class DepthMap:
     depth: Tensor  # [H, W, 1] along z, 0 where unknown, float32
     uncertainty: Tensor  # [H, W, 1] standard deviation of log depth; infinite where the depth is unknown
 
+    def chance(self, within: float) -> Tensor:
+        """Return the probability [H, W, 1] that the depth is within a share of the truth, by Laplace's distribution."""
+        return 1 - (-within * 2**0.5 / self.uncertainty).exp()
+
 
 class Depth(Stepwise[list[DepthMap]], Protocol):
     """Estimates the depth of posed photographs; results in their order and sizes."""

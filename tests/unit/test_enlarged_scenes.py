@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.enlarged_scenes import reduced_size, write_capture, write_procedural
+from benchmarks.enlarged_scenes import reduced_size, turned, write_capture, write_procedural
 from difix3d_ns.errors import UserError
-from difix3d_ns.geometry.warp import project
+from difix3d_ns.geometry.warp import in_view, project
 from difix3d_ns.io.images import read_stored
 from difix3d_ns.metrics.agreement import agreement
 from difix3d_ns.ns.cameras import to_pinhole
+from tests.unit.known_scenes import camera_at
 from tests.unit.tiny_scene import datamanager, write_scene
 
 
@@ -74,3 +75,16 @@ def test_a_procedural_scene_has_exact_depth(tmp_path: Path) -> None:
     found = agreement(pictures, cameras, depths, 2.0)
     shuffled = agreement(pictures[::-1], cameras, depths, 2.0)
     assert found > 0.5 > abs(shuffled)
+
+
+def test_wrong_poses_move_the_middle_of_the_picture() -> None:
+    rng, camera = np.random.default_rng(0), camera_at(0.3, width=64, height=48)
+    middle = camera.position.double() + 2 * camera.camera_to_world[:3, 2].double()
+    shifts = []
+    for _ in range(400):
+        other = turned(camera, 0.5, rng)
+        assert torch.equal(other.position, camera.position)
+        (here,), (there,) = (in_view(middle[None], one)[1] for one in (camera, other))
+        shifts.append(there - here)
+    spread = torch.stack(shifts).std(0)
+    assert spread.tolist() == pytest.approx([0.5, 0.5], rel=0.15)
