@@ -297,7 +297,7 @@ class ThreeDSRGuidance(Guidance):
 
     @property
     def _result(self) -> int:
-        """Return which of its results, from 0, the upscaler has made or makes of the photographs; negative before them."""
+        """Return which of its results, from 0, the upscaler has made or makes of the photographs; negative before."""
         return min(self.round - self._photo_rounds, self._results - 1)
 
     # ------------------------------------------------------------------ upscaling
