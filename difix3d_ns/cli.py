@@ -159,9 +159,9 @@ def depth(
 ) -> None:
     """Estimate the depth of a scene's training photos from all of them.
 
-    Writes a scene that trains with it: undistorted photos in images/, depth in depths/, how far it is trusted in
-    confidence/ (.npy), and transforms.json; and for people, coloured depth in pictures/ and points.ply. Photos that are
-    held out have no depth, and none of it comes from them.
+    Writes a scene that trains with it, in the original coordinates: undistorted photos in images/, depth in depths/,
+    how far it is trusted in confidence/ (.npy), and transforms.json; and for people, coloured depth in pictures/ and
+    points.ply. Photos that are held out get no depth and are not looked at.
 
     Args:
         scene: folder that ns-train reads.
@@ -175,10 +175,7 @@ def depth(
     from difix3d_ns.apps.depth_maps import write_depths
 
     files = write_depths(scene, output, prior, weights, long_side, device, force)
-    print(
-        f"Depth of {len(files)} photos is in {output}. Train with it: ns-train sparse-splatfacto --data {output} "
-        "nerfstudio-data --depth-unit-scale-factor 1"
-    )
+    print(f"Depth of {len(files)} photos is in {output}. Train with it: ns-train sparse-splatfacto --data {output}")
 
 
 def convert(

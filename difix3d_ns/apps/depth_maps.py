@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
+from PIL import Image
+from plyfile import PlyData, PlyElement
 from torch import Tensor
 
 from difix3d_ns.apps.picture_tasks import usable_device
 from difix3d_ns.data.capture import Capture
-from difix3d_ns.data.procedural.dataset import save_image, write_points
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import unproject
+from difix3d_ns.guidance.upscaled_photos import file_names
 from difix3d_ns.initialization.estimated_depths import estimate_depths
 from difix3d_ns.io.atomic import write_text
+from difix3d_ns.io.file_names import distinct_names
+from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.ns.capture_reader import read_dataset
 from difix3d_ns.priors.base import Depth, DepthMap
@@ -30,8 +35,10 @@ CLOUD = "points.ply"
 GIVEN = "sparse_pc.ply"
 TOLERANCE = 0.02
 """relative error, exact enough to learn from: a pixel's confidence is the chance that its depth is within it"""
+MIN_LONG_SIDE = 32
 _SHOWN = 0.5  # confidence from which a pixel is a point of the cloud
 _POINTS = 500_000
+_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def write_depths(
@@ -49,31 +56,28 @@ def write_depths(
         scene: what ns-train reads.
         output: folder: ``transforms.json`` with undistorted photos in ``images/``, their depth in ``depths/`` and its
             confidence in ``confidence/`` (float32 ``.npy``), coloured depth in ``pictures/``, and ``points.ply``; all
-            in the frame and unit of the scene's own poses.
+            in the scene's original coordinates and unit.
         name, weights: as ``load_depth`` takes them.
         long_side: of the maps in pixels at most.
         device: None for CUDA where there is one.
-        force: overwrite what is there.
+        force: overwrite what an earlier run has written.
 
     Returns:
         The depth files, in the order of the photos.
 
     Raises:
-        UserError: nothing was begun, since something is there already, the scene cannot be read, or the prior cannot
-            be loaded.
+        UserError: nothing was begun, since something is there already, photos of the scene would be overwritten, the
+            scene cannot be read, or the prior cannot be loaded; or the memory of the device does not suffice.
     """
-    if (output / TRANSFORMS).exists() and not force:
-        raise UserError(
-            f"--output {output} has a {TRANSFORMS} already: give another folder, or --force to overwrite it"
-        )
-    prior = _load(name, weights, usable_device(device))
-    capture = read_dataset(scene, scene.resolve().name, long_side, own_frame=True)
-    photographs = [
-        PosedImage(
-            capture.images[index], capture.cameras[index], mask=None if capture.masks is None else capture.masks[index]
-        )
-        for index in capture.train
-    ]
+    _check(scene, output, long_side, force)
+    where = usable_device(device)
+    prior = _load(name, weights, where)
+    capture = read_dataset(scene, scene.resolve().name, long_side, hold_out=0)
+    _spare_photos(capture, output)
+    if force:
+        (output / TRANSFORMS).unlink(missing_ok=True)
+    masks = capture.masks or [None] * len(capture.images)  # type: ignore[list-item]
+    photographs = [PosedImage(capture.images[i], capture.cameras[i], mask=masks[i]) for i in capture.train]
     with progress_bar(None, counted=True) as bar:
         task = bar.add_task("Depth of photos", total=None)
 
@@ -81,10 +85,39 @@ def write_depths(
             total = bar.tasks[task].total or left
             bar.update(task, total=total, completed=total - left)
 
-        given = None if capture.random_points else capture.points
-        maps = estimate_depths(photographs, given, prior, on_step)
+        try:
+            maps = estimate_depths(photographs, None if capture.random_points else capture.points, prior, on_step)
+        except torch.cuda.OutOfMemoryError as error:
+            raise UserError(f"--device {where}: memory does not suffice; close other programs, or give cpu") from error
         bar.update(task, completed=bar.tasks[task].total)
-    return _write(capture, maps, output)
+    try:
+        return _write(capture, maps, output)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error}") from error
+
+
+def _check(scene: Path, output: Path, long_side: int, force: bool) -> None:
+    """Refuse what would fail after hours, or overwrite what is there."""
+    if long_side < MIN_LONG_SIDE:
+        raise UserError(f"--long-side {long_side}: at least {MIN_LONG_SIDE} is needed")
+    if not scene.exists():
+        raise UserError(f"{scene} does not exist: give a folder that ns-train reads")
+    if output.resolve() == scene.resolve():
+        raise UserError(f"--output {output} is the scene itself, whose photos would be lost: give another folder")
+    if (output / TRANSFORMS).exists() and not force:
+        raise UserError(f"--output {output} has a {TRANSFORMS} already: give another folder, or --force")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output} is no folder that can be written: {error}") from error
+
+
+def _spare_photos(capture: Capture, output: Path) -> None:
+    """Refuse a folder that has photographs of the scene."""
+    folder = output.resolve()
+    for file in capture.files or []:
+        if folder in file.resolve().parents:
+            raise UserError(f"--output {output} has the scene's photo {file}, which could be lost: give another folder")
 
 
 def _load(name: str, weights: str | None, device: str) -> Depth:
@@ -99,47 +132,62 @@ def _load(name: str, weights: str | None, device: str) -> Depth:
 
 
 def _write(capture: Capture, maps: Sequence[DepthMap], output: Path) -> list[Path]:
-    assert capture.names is not None
+    assert capture.files is not None and capture.to_original is not None
+    to_original = capture.to_original
+    unit = float(np.linalg.det(to_original[:3, :3]) ** (1 / 3))  # original ones per unit of the capture
     of_photo = dict(zip(capture.train, maps, strict=True))
     frames: list[dict[str, Any]] = []
     files: list[Path] = []
-    for index, camera in enumerate(capture.cameras):
-        place = PurePosixPath(capture.names[index]).with_suffix(".png")
+    for index, place in enumerate(file_names(distinct_names(capture.files))):
+        place = place.relative_to(place.anchor)
+        camera = capture.cameras[index]
+        pose = to_original @ camera.camera_to_world.double().numpy() @ _OPENGL
+        pose[:3, :3] /= unit
         frame: dict[str, Any] = {
-            "file_path": str("images" / place),
+            "file_path": ("images" / place).as_posix(),
             **{"w": camera.width, "h": camera.height},
             **dict(zip(("fl_x", "fl_y"), camera.intrinsics.diagonal().tolist(), strict=False)),
             **dict(zip(("cx", "cy"), camera.intrinsics[:2, 2].tolist(), strict=True)),
-            "transform_matrix": (camera.camera_to_world.double().numpy() @ np.diag([1.0, -1.0, -1.0, 1.0])).tolist(),
+            "transform_matrix": pose.tolist(),
         }
-        _save_picture(capture.images[index], output / "images" / place)
-        if capture.masks is not None:
-            frame["mask_path"] = str("masks" / place)
-            _save_picture(capture.masks[index].expand(-1, -1, 3), output / "masks" / place)
+        _write_photo(capture, index, place, output, frame)
         if index in of_photo:
-            known, confidence = of_photo[index].depth, of_photo[index].chance(TOLERANCE)
+            found = of_photo[index]
             for folder, key, values in (
-                ("depths", "depth_file_path", known),
-                ("confidence", "depth_confidence_path", confidence),
+                ("depths", "depth_file_path", found.depth * unit),
+                ("confidence", "depth_confidence_path", found.chance(TOLERANCE)),
             ):
-                file = output / folder / place.with_suffix(".npy")
-                file.parent.mkdir(parents=True, exist_ok=True)
-                np.save(file, values[..., 0].numpy())
+                file = _made(output / folder / place.with_suffix(".npy"))
+                np.save(file, values[..., 0].float().numpy())
                 frame[key] = file.relative_to(output).as_posix()
             files.append(output / frame["depth_file_path"])
-            _save_picture(coloured(known), output / "pictures" / place)
+            write_picture(output / "pictures" / place, coloured(found.depth))
         frames.append(frame)
-    meta: dict[str, Any] = {"camera_model": "OPENCV", "frames": frames, "ply_file_path": GIVEN}
-    named = {"train": capture.train, "val": capture.test or capture.train, "test": capture.test or capture.train}
-    for split, indices in named.items():
+    meta: dict[str, Any] = {"camera_model": "OPENCV", "depth_unit_scale_factor": 1.0, "frames": frames}
+    held_out = capture.test or capture.train
+    for split, indices in {"train": capture.train, "val": held_out, "test": held_out}.items():
         meta[f"{split}_filenames"] = [frames[index]["file_path"] for index in indices]
-    if capture.random_points:
-        del meta["ply_file_path"]
-    else:
-        write_points(capture.points.numpy(), _bytes(capture.colours), output / GIVEN)
-    write_points(*_cloud(capture, of_photo), output / CLOUD)
+    if not capture.random_points:
+        meta["ply_file_path"] = GIVEN
+        _write_points(_placed(capture.points, to_original), capture.colours, output / GIVEN)
+    positions, colours = _cloud(capture, of_photo)
+    _write_points(_placed(positions, to_original), colours, output / CLOUD)
     write_text(output / TRANSFORMS, json.dumps(meta, indent=1))  # last: half a scene has none
     return files
+
+
+def _write_photo(capture: Capture, index: int, place: Path, output: Path, frame: dict[str, Any]) -> None:
+    """Write a photograph, its silhouette as alpha, or its mask beside it."""
+    image, mask = capture.images[index], None if capture.masks is None else capture.masks[index]
+    picture = Picture(image)
+    if mask is not None and capture.background is not None:
+        before = torch.tensor(capture.background)
+        picture = replace(picture, image=((image - before * (1 - mask)) / mask.clamp_min(1e-3)).clamp(0, 1), alpha=mask)
+    elif mask is not None:
+        used = (mask[..., 0] >= 0.5).numpy().astype(np.uint8) * 255
+        Image.fromarray(used, "L").save(_made(output / "masks" / place))
+        frame["mask_path"] = ("masks" / place).as_posix()
+    write_picture(output / "images" / place, picture)
 
 
 def coloured(depth: Tensor) -> Tensor:
@@ -154,21 +202,32 @@ def coloured(depth: Tensor) -> Tensor:
     return colours * known
 
 
-def _cloud(capture: Capture, maps: dict[int, DepthMap]) -> tuple[np.ndarray, np.ndarray]:
-    """Points [P, 3] and colours [P, 3] uint8 of the pixels whose depth is trusted, at most ``_POINTS`` evenly."""
+def _cloud(capture: Capture, maps: dict[int, DepthMap]) -> tuple[Tensor, Tensor]:
+    """Points [P, 3] and colours [P, 3] of the pixels whose depth is trusted, at most ``_POINTS`` evenly."""
     positions, colours = [torch.zeros(0, 3)], [torch.zeros(0, 3)]
     for index, one in maps.items():
         shown = one.chance(TOLERANCE)[..., 0] > _SHOWN
         positions.append(unproject(one.depth, capture.cameras[index])[shown].float())
         colours.append(capture.images[index][shown])
     every = max(1, -(-sum(map(len, positions)) // _POINTS))
-    return torch.cat(positions)[::every].numpy(), _bytes(torch.cat(colours)[::every])
+    return torch.cat(positions)[::every], torch.cat(colours)[::every]
 
 
-def _bytes(colours: Tensor) -> np.ndarray:
-    return (colours.clamp(0, 1) * 255).round().byte().numpy()
+def _placed(points: Tensor, matrix: np.ndarray) -> np.ndarray:
+    """Points [P, 3] moved by a matrix [4, 4], float64."""
+    return points.double().numpy() @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def _save_picture(image: Tensor, path: Path) -> None:
+def _write_points(positions: np.ndarray, colours: Tensor, path: Path) -> None:
+    names = ("red", "green", "blue")
+    rows = np.empty(len(positions), [(n, "f8") for n in "xyz"] + [(n, "u1") for n in names])
+    for i, (axis, name) in enumerate(zip("xyz", names, strict=True)):
+        rows[axis] = positions[:, i]
+        rows[name] = (colours[:, i].clamp(0, 1) * 255).round().numpy()
+    PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))
+
+
+def _made(path: Path) -> Path:
+    """Return the path of a file whose folder is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(image, path)
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ class Capture:
     devices: list[int] | None = None  # which physical camera took each picture
     notes: tuple[str, ...] = ()  # what was decided while reading, for the user
     random_points: bool = False  # since none came with the scene
-    names: list[str] | None = None  # of the files of photographs, with folders as far as they differ
+    files: list[Path] | None = None  # of the photographs
+    to_original: np.ndarray | None = None  # [4, 4] float64, to coordinates of the scene's own
 
 
 def thinned(capture: Capture, views: int) -> Capture:

@@ -57,7 +57,7 @@ class RoundCheck:
             picture: of a photograph, [H, W, 3] at the large size.
             made: whether there is one.
         """
-        self.running, self.agreement, self._depths, self._agreements = True, None, {}, None
+        self.running, self.agreement, self._depths, self._agreements, self._so_far = True, None, {}, None, 0.0
         self._pictures = _Pictures(picture, [index for index in self._measured if made(index)])
 
     def piece(self) -> None:
@@ -80,7 +80,11 @@ class RoundCheck:
             cameras = [self._photos.camera(index, optimised=True) for index in indices]
             depths, factor = [self._depths[index] for index in indices], float(self._photos.factor)
             self._agreements = agreement_so_far(self._pictures, cameras, depths, factor, NEIGHBOURS)
-        found = next(self._agreements, None)
+        try:
+            found = next(self._agreements, None)
+        except BaseException:
+            self._agreements = None  # it would say that it had come to its end
+            raise
         if found is None:
             self.agreement, self._agreements = self._so_far, None
         else:

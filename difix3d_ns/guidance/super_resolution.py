@@ -88,7 +88,7 @@ class ThreeDSRConfig(GuidanceConfig):
     photos_first: bool | None = None
     """spend the first half of the rounds on the photos alone; upscaling then begins from renders instead of noise
     (unset: if the photos agree on their details by 0.65 and more, as they do where poses and exposure are exact; never
-    with feedback False, low-weight 0, or an upscaler of one round)"""
+    with feedback False, low-weight 0, or one round)"""
     low_stage: bool | None = None
     """train on the photos as they are before the rounds (unset: yes, except with start)"""
     steps_before: int | None = field(default=None, init=False, compare=False)
@@ -130,9 +130,10 @@ class ThreeDSRConfig(GuidanceConfig):
 
     def begins_with_photos(self, upscaler: Upscaler) -> bool | None:
         """Return whether the first half of the rounds is of the photos alone; None if their agreement decides."""
-        if self.photos_first is None and not (upscaler.rounds > 1 and self.feedback and self.low_weight > 0):
-            return False
-        return self.photos_first
+        if self.photos_first is not None:
+            return self.photos_first
+        several = upscaler.rounds > 1 and self.count_rounds(upscaler) > 1
+        return None if several and self.feedback and self.low_weight > 0 else False
 
     @property
     def starting_splat(self) -> Path | None:
@@ -177,6 +178,11 @@ class ThreeDSRGuidance(Guidance):
     def _planned(self, run: Run) -> RoundPlan:
         config, upscaler = self.config, self._upscaler(run)
         rounds = config.count_rounds(upscaler)
+        if rounds < 2 and config.photos_first:
+            raise UserError(
+                "--pipeline.guidance.photos-first True is for the first half of the rounds, and there is only one: add "
+                "--pipeline.guidance.rounds 2, or leave it out"
+            )
         window = config.steps_per_round
         if window is None:
             window = config.high_steps(run.steps, run.on_cpu) // rounds
@@ -274,7 +280,7 @@ class ThreeDSRGuidance(Guidance):
                 f"[yellow]Only {steps} steps are at the large size, usually {usual}: --max-num-iterations leaves no "
                 "room for more (--pipeline.guidance.steps-per-round)."
             )
-        if results < plan.rounds - self._photo_rounds:
+        if self.photos_first is not None and results < plan.rounds - self._photo_rounds:
             self._run.tracker.log(
                 f"The upscaler {self.config.upscaler.name} makes {results} result{'s' * (results > 1)} of a photo: the "
                 f"last {plan.rounds - self._photo_rounds - results} rounds learn from the same."
@@ -390,7 +396,7 @@ class ThreeDSRGuidance(Guidance):
             [self.photos.low(index) for index in indices],
             [self.photos.high_size(index) for index in indices],
             [self._seed * _SEED + index for index in indices],
-            self._renders if from_renders else None,  # after the first round: its state was lost with its file
+            self._renders if from_renders else None,  # after the first result: its state was lost with its file
         )
 
     def _finish(self, unit: int, state: State, step: int, started: float) -> None:
@@ -539,7 +545,7 @@ class ThreeDSRGuidance(Guidance):
             )
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
         self._seed, self.round = state["seed"], state["round"]
-        self.photos_first = state["photos first"]
+        self._take_over(state)
         self._waiting, self._unseen = list(state["waiting"]), list(state["unseen"])
         self.agreement = list(state["agreement"])
         if state["checking"] and self.photos_first is None:
@@ -549,6 +555,22 @@ class ThreeDSRGuidance(Guidance):
         self._state = self._stored(self._waiting[0]) if state["begun"] else None
         between = self._busy  # then what was made before this step is in the pool
         self._tracking.recall(folder / RECORDS_FOLDER, step + between)
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        """Go on with what was decided about the first half of the rounds."""
+        if "photos first" not in state:
+            raise UserError(
+                "this training was begun by an earlier version, whose rounds were others: begin again, without "
+                "--load-dir or --load-checkpoint"
+            )
+        decided, given = state["photos first"], self.config.photos_first
+        if decided is None:
+            return  # not yet
+        if given is not None and given != decided and state["round"] >= 0:
+            raise UserError(
+                f"this training was begun with --pipeline.guidance.photos-first {decided}: give that, or leave it out"
+            )
+        self.photos_first = decided if state["round"] >= 0 or given is None else given
 
     def keep(self, steps: Sequence[int]) -> None:
         self.pool.prune(steps)

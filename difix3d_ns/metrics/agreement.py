@@ -67,12 +67,12 @@ def agreement_so_far(
     correlation = RunningCorrelation()
     for index, others in enumerate(nearest(cameras, neighbours)):
         own = high_pass(pictures[index].float(), factor)
-        for _, warped, shown, _ in details_beside(own, index, others, pictures, cameras, depths, factor):
+        for warped, shown in _details_beside(own, index, others, pictures, cameras, depths, factor):
             correlation.add(own[shown], warped[shown])
         yield correlation.value
 
 
-def details_beside(
+def _details_beside(
     own: Tensor,
     index: int,
     others: Sequence[int],
@@ -80,7 +80,7 @@ def details_beside(
     cameras: Sequence[Pinhole],
     depths: Sequence[Tensor],
     factor: float,
-) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Warp the detail of some pictures to where one picture shows the same surfaces.
 
     Args:
@@ -90,8 +90,7 @@ def details_beside(
         pictures, cameras, depths, factor: as of ``agreement``.
 
     Yields:
-        For each that shows any of it: its index; its detail [H, W, C]; where both show the same surface [H, W] bool;
-        and the surface's depth along the other's z [H, W], scene units.
+        For each that shows any of it, its detail [H, W, C], and where both show the same surface [H, W] bool.
     """
     height, width = own.shape[:2]
     camera = cameras[index].resized(width, height)
@@ -103,11 +102,11 @@ def details_beside(
         shown = seen[..., 0] > 0.5
         if not shown.any():
             continue
-        grid, z = reproject(depth[..., 0], camera, cameras[other])
+        grid, _ = reproject(depth[..., 0], camera, cameras[other])
         planes = high_pass(pictures[other].to(own), factor).permute(2, 0, 1)[None]
         # bilinear would blur by how far a place is from a pixel's centre, and the finest detail with it
         warped = F.grid_sample(planes, grid[None], "bicubic", "border", align_corners=False)[0].permute(1, 2, 0)
-        yield other, warped, shown, z
+        yield warped, shown
 
 
 def nearest(cameras: Sequence[Pinhole], count: int) -> list[list[int]]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from scipy.ndimage import binary_closing, binary_dilation, binary_opening
 from torch import Tensor
@@ -18,15 +18,14 @@ from difix3d_ns.data.capture import Capture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
 from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.ns.scene_checks import check_views
+from difix3d_ns.ns.splat_frame import SplatFrame
 
 _WHITE = (1.0, 1.0, 1.0)
 _RANDOM_POINTS = 2000
-_OWN_FRAME = {"orientation_method": "none", "center_method": "none", "auto_scale_poses": False}
 
 
 class _Photograph(NamedTuple):
@@ -46,7 +45,6 @@ def read_dataset(
     parser: str | None = None,
     hold_out: int = 4,
     white_background: bool = False,
-    own_frame: bool = False,
 ) -> Capture:
     """Read a dataset as ns-train would see it: its dataparser's poses (oriented, centred, scaled) and its split.
 
@@ -56,15 +54,13 @@ def read_dataset(
         name: for the capture.
         long_side: pictures are reduced to this many pixels on their longer side, never enlarged.
         parser: a dataparser of nerfstudio by name, e.g. blender-data; None: by what is in the folder.
-        hold_out: without test views, every so many-th training view is one.
+        hold_out: without test views, every so many-th training view is one; 0: none is.
         white_background: the pictures show an object before white: mask it.
-        own_frame: poses and points as the files state them, where the dataparser can leave them so; training views
-            are enough then.
 
     Raises:
         UserError: nothing nerfstudio reads is there, or something in it cannot be used.
     """
-    dataparser = _dataparser(path, parser, own_frame)
+    dataparser = _dataparser(path, parser)
     splits = _splits(dataparser, path)
     photographs: list[_Photograph] = []
     train: list[int] = []
@@ -76,11 +72,11 @@ def read_dataset(
             (train if split == "train" else test).append(len(photographs))
             photographs.append(_photograph(dataset, index, long_side))
     notes: tuple[str, ...] = ()
-    if not test and not own_frame:
+    if not test and hold_out:
         test = train[hold_out // 2 :: hold_out]
         train = [i for i in train if i not in test]
         notes += (f"no test views: every {hold_out}th of {len(train) + len(test)} is held out (--hold-out)",)
-    if len(train) < 2 or not (test or own_frame):
+    if len(train) < 2 or (hold_out and not test):
         raise UserError(f"{path} has {len(train)} training and {len(test)} other views, which is too few; add images")
     cameras, images = [p.camera for p in photographs], [p.image for p in photographs]
     masks: list[Tensor] | None = None
@@ -106,11 +102,12 @@ def read_dataset(
         devices=_devices(splits, cameras),
         notes=notes,
         random_points=random_points,
-        names=distinct_names([name for outputs in splits.values() for name in outputs.image_filenames]),
+        files=[Path(name) for outputs in splits.values() for name in outputs.image_filenames],
+        to_original=SplatFrame.of(splits["train"]).to_original,
     )
 
 
-def _dataparser(path: Path, name: str | None, own_frame: bool) -> DataParser:
+def _dataparser(path: Path, name: str | None) -> DataParser:
     if name is not None:
         from nerfstudio.configs.dataparser_configs import all_dataparsers
 
@@ -118,20 +115,13 @@ def _dataparser(path: Path, name: str | None, own_frame: bool) -> DataParser:
             raise UserError(f"nerfstudio has no dataparser {name}: give one of {', '.join(sorted(all_dataparsers))}")
         config = copy.deepcopy(all_dataparsers[name])
         config.data = path
-        return _set_up(config, own_frame)
+        take_over(config)
+        return config.setup()
     if not path.exists():
         raise UserError(f"{path} does not exist: give procedural:N or a folder that nerfstudio reads")
-    return _set_up(NerfstudioDataParserConfig(data=path, load_3D_points=True), own_frame)
-
-
-def _set_up(config: DataParserConfig, own_frame: bool) -> DataParser:
-    if own_frame:
-        for field, value in _OWN_FRAME.items():
-            if hasattr(config, field):
-                setattr(config, field, value)
-    take_over(config)
-    parser: DataParser = config.setup()
-    return parser
+    found = NerfstudioDataParserConfig(data=path, load_3D_points=True)
+    take_over(found)
+    return found.setup()
 
 
 def _splits(parser: DataParser, path: Path) -> dict[str, DataparserOutputs]:

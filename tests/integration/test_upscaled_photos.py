@@ -22,7 +22,7 @@ SMALL = (
     *("--pipeline.guidance.steps-per-round", WINDOW, "--pipeline.model.max-gs-num", 3000),
     *("--pipeline.initial-points.stereo", 0),
 )
-FROM_NOISE = ("--pipeline.guidance.photos-first", "False")  # two rounds
+FROM_NOISE = ("--pipeline.guidance.photos-first", "False")
 
 
 def _train(output: Path, scene: Path, *flags: object) -> list[object]:
@@ -88,6 +88,6 @@ def test_an_exported_splat_begins_the_rounds(run: Command, upscaled: Path, tiny_
     start = ("--pipeline.guidance.start", tmp_path / "splat.ply", "--max-num-iterations", 4)
     flags = ("--pipeline.guidance.steps-per-round", 2)
     said = " ".join(run("ns-train", *_train(tmp_path, tiny_scene, *start, *flags)).stdout.split())
-    assert "with a PSNR of" in said and "Round 1/1 done" in said and "from renders after 2 steps" in said
+    assert "with a PSNR of" in said and "The photos agree on their details by" in said and "Round 2/2 done" in said
     state = checkpoints.load_newest(_folder(tmp_path) / "nerfstudio_models")[1]
-    assert state["step"] == 30_003 and state["difix3d_ns"]["parts"]["guidance"]["round"] == 0
+    assert state["step"] == 30_003 and state["difix3d_ns"]["parts"]["guidance"]["round"] == 1

@@ -17,6 +17,7 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.round_plan import RoundPlan
 from difix3d_ns.guidance.super_resolution import ThreeDSRConfig, ThreeDSRGuidance
 from difix3d_ns.guidance.upscaled_photos import EnlargedPhotos, choose_factor, file_names, path_order
@@ -328,6 +329,35 @@ def test_photos_are_not_measured_where_it_decides_nothing(settings: dict[str, An
     assert config.begins_with_photos(config.upscaler.load(CPU)) is False
 
 
+def test_one_round_cannot_be_halved() -> None:
+    with pytest.raises(UserError, match=r"--pipeline.guidance.photos-first True .*--pipeline.guidance.rounds 2"):
+        _guidance(photos_first=True, rounds=1).windows(Run(400))
+
+
+def test_a_measure_that_memory_interrupts_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = _set_up(tmp_path / "whole", _Watched(), photos_first=None)
+    _boundary(whole, 20)
+    guidance, _ = _set_up(tmp_path / "short", _Watched(), photos_first=None)
+    enlarged, failures = guidance.photos.enlarged, [False, False, False, True]
+
+    def scarce(index: int) -> Tensor:
+        if failures and failures.pop(0):
+            raise torch.cuda.OutOfMemoryError("too much")
+        return enlarged(index)
+
+    monkeypatch.setattr(guidance.photos, "enlarged", scarce)
+    said: list[float | None] = []
+    decide = guidance._decide
+    monkeypatch.setattr(guidance, "_decide", lambda agreement: (said.append(agreement), decide(agreement)))
+    _boundary(guidance, 20)
+    assert not failures and guidance.photos_first == whole.photos_first and len(said) == 1
+    check = RoundCheck(whole.photos, whole._renderer, list(range(5)))
+    check.begin(whole.photos.enlarged)
+    while check.running:
+        check.piece()
+    assert said == [check.agreement]
+
+
 def test_further_rounds_keep_the_last_results(tmp_path: Path) -> None:
     upscaler = _Watched()
     guidance, _ = _set_up(tmp_path, upscaler, rounds=4)
@@ -518,6 +548,30 @@ def test_killed_while_photos_are_measured_and_resumed(scene: Path, calls: int, m
     saved = checkpoints.load(again.load_checkpoint)["difix3d_ns"]["parts"]["guidance"]
     assert (saved["checking"], saved["photos first"] is None) == (calls <= 11, calls <= 11)
     assert_same(final_state(trained(again)), final_state(whole))
+
+
+@pytest.mark.parametrize(
+    ("saved", "round", "given", "expected"),
+    [
+        (None, -1, True, True),
+        (None, -1, None, None),
+        (True, 0, None, True),
+        (False, 1, False, False),
+        (True, -1, False, False),
+    ],
+)
+def test_what_was_decided_holds(saved: Any, round: int, given: Any, expected: Any, tmp_path: Path) -> None:
+    guidance, _ = _set_up(tmp_path, _Watched(), photos_first=given)
+    guidance._take_over({"photos first": saved, "round": round})
+    assert guidance.photos_first == expected
+
+
+def test_what_was_decided_cannot_be_changed(tmp_path: Path) -> None:
+    guidance, _ = _set_up(tmp_path, _Watched(), photos_first=False)
+    with pytest.raises(UserError, match=r"--pipeline.guidance.photos-first True: give that"):
+        guidance._take_over({"photos first": True, "round": 0})
+    with pytest.raises(UserError, match=r"earlier version, .* begin again"):
+        guidance._take_over({"round": 0})
 
 
 # ---------------------------------------------------------------------- from a splat

@@ -27,7 +27,7 @@ def find_weights(weights: str | Path, own: str, kind: str, recipe: str) -> Path:
     for file in (path.with_suffix(".safetensors"), path.with_suffix(".json")):
         if not file.is_file():
             raise FileNotFoundError(
-                f"{kind} weights not found: {file}. --pipeline.guidance.{kind}.weights takes a .safetensors file with "
-                f"its .json beside it, or a folder written by `difix3d train-prior {recipe}`."
+                f"{kind} weights not found: {file}. Give a .safetensors file with its .json beside it, or a folder "
+                f"written by `difix3d train-prior {recipe}`."
             )
     return path.with_suffix(".safetensors")
