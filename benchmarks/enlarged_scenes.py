@@ -23,17 +23,17 @@ import tyro
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
-from plyfile import PlyData, PlyElement
 from scipy.spatial.transform import Rotation
 
 from difix3d_ns.data.procedural import World, demo_world, photograph_world, write_views
+from difix3d_ns.data.procedural.dataset import write_points
 from difix3d_ns.data.procedural.ray_scene import SceneBuilder
 from difix3d_ns.data.procedural.worlds import facade, tabletop
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.images import read_mask, read_stored
-from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Lens, PointsGiven
+from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Lens
 from difix3d_ns.ns.dataparsers.picture_files import choose_copy
 from difix3d_ns.ns.dataparsers.scene_parser import describe
 from difix3d_ns.ns.dataparsers.splits import split_scene
@@ -118,7 +118,7 @@ def write_capture(capture: Path, output: Path, long_side: int) -> Path:
         meta[f"{kind}_filenames"] = [frames[index]["file_path"] for index in split.of(kind)]
     if scene.points is not None:
         meta["ply_file_path"] = "sparse_pc.ply"
-        _write_points(scene.points, output / "sparse_pc.ply")
+        write_points(scene.points.positions.astype(np.float64), scene.points.colours, output / "sparse_pc.ply")
     write_text(output / "transforms.json", json.dumps(meta, indent=1))  # last: half a scene has none
     return output
 
@@ -138,16 +138,6 @@ def _placement(scene: DescribedScene) -> dict[str, Any]:
 def _save(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
-
-
-def _write_points(points: PointsGiven, path: Path) -> None:
-    colours = ("red", "green", "blue")
-    rows = np.empty(len(points.positions), [(n, "f8") for n in "xyz"] + [(n, "u1") for n in colours])
-    for i, name in enumerate("xyz"):
-        rows[name] = points.positions[:, i]
-    for i, name in enumerate(colours):
-        rows[name] = points.colours[:, i]
-    PlyData([PlyElement.describe(rows, "vertex")], text=True).write(str(path))
 
 
 def _living_room(seed: int) -> World:

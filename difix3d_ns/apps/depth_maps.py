@@ -12,11 +12,11 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image
-from plyfile import PlyData, PlyElement
 from torch import Tensor
 
-from difix3d_ns.apps.picture_tasks import usable_device
+from difix3d_ns.apps.picture_tasks import loaded, usable_device
 from difix3d_ns.data.capture import Capture
+from difix3d_ns.data.procedural.dataset import write_points
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import unproject
@@ -28,7 +28,7 @@ from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.ns.capture_reader import read_dataset
 from difix3d_ns.priors.base import Depth, DepthMap
-from difix3d_ns.priors.registry import available_priors, load_depth
+from difix3d_ns.priors.registry import load_depth
 
 TRANSFORMS = "transforms.json"
 CLOUD = "points.ply"
@@ -71,7 +71,7 @@ def write_depths(
     """
     _check(scene, output, long_side, force)
     where = usable_device(device)
-    prior = _load(name, weights, where)
+    prior = loaded(Depth, "--prior", name, weights, lambda: load_depth(name, weights, where))
     capture = read_dataset(scene, scene.resolve().name, long_side, hold_out=0)
     _spare_photos(capture, output)
     if force:
@@ -120,17 +120,6 @@ def _spare_photos(capture: Capture, output: Path) -> None:
             raise UserError(f"--output {output} has the scene's photo {file}, which could be lost: give another folder")
 
 
-def _load(name: str, weights: str | None, device: str) -> Depth:
-    known = available_priors(Depth)
-    if "." not in name and name not in known:
-        raise UserError(f"--prior {name}: one of {', '.join(known)}, or package.module of yours is needed")
-    try:
-        return load_depth(name, weights, device)
-    except (ValueError, OSError, RuntimeError) as error:
-        flag = f"--prior {name}" if weights is None else f"--weights {weights}"
-        raise UserError(f"{flag}: {error}") from error
-
-
 def _write(capture: Capture, maps: Sequence[DepthMap], output: Path) -> list[Path]:
     assert capture.files is not None and capture.to_original is not None
     to_original = capture.to_original
@@ -169,9 +158,9 @@ def _write(capture: Capture, maps: Sequence[DepthMap], output: Path) -> list[Pat
         meta[f"{split}_filenames"] = [frames[index]["file_path"] for index in indices]
     if not capture.random_points:
         meta["ply_file_path"] = GIVEN
-        _write_points(_placed(capture.points, to_original), capture.colours, output / GIVEN)
+        write_points(_placed(capture.points, to_original), _bytes(capture.colours), output / GIVEN)
     positions, colours = _cloud(capture, of_photo)
-    _write_points(_placed(positions, to_original), colours, output / CLOUD)
+    write_points(_placed(positions, to_original), _bytes(colours), output / CLOUD, text=False)
     write_text(output / TRANSFORMS, json.dumps(meta, indent=1))  # last: half a scene has none
     return files
 
@@ -218,13 +207,8 @@ def _placed(points: Tensor, matrix: np.ndarray) -> np.ndarray:
     return points.double().numpy() @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def _write_points(positions: np.ndarray, colours: Tensor, path: Path) -> None:
-    names = ("red", "green", "blue")
-    rows = np.empty(len(positions), [(n, "f8") for n in "xyz"] + [(n, "u1") for n in names])
-    for i, (axis, name) in enumerate(zip("xyz", names, strict=True)):
-        rows[axis] = positions[:, i]
-        rows[name] = (colours[:, i].clamp(0, 1) * 255).round().numpy()
-    PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))
+def _bytes(colours: Tensor) -> np.ndarray:
+    return (colours.clamp(0, 1) * 255).round().byte().numpy()
 
 
 def _made(path: Path) -> Path:

@@ -16,6 +16,7 @@ from difix3d_ns.apps.picture_tasks import (
     Outcome,
     PictureTask,
     left_to_do,
+    loaded,
     picture_tasks,
     usable_device,
     work_through,
@@ -25,7 +26,7 @@ from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.guidance.upscaled_photos import FACTORS
 from difix3d_ns.io.images import Picture, read_picture, write_picture
 from difix3d_ns.priors.base import Upscaler
-from difix3d_ns.priors.registry import available_priors, load_upscaler
+from difix3d_ns.priors.registry import load_upscaler
 from difix3d_ns.priors.single_photo import upscale_alone
 
 RECORD = ".difix3d_upscale.json"
@@ -72,7 +73,8 @@ def upscale_pictures(
     single = len(tasks) == 1 and inputs[0].is_file()
     record = None if single else FinishedPictures(output / RECORD, settings)
     left = left_to_do(tasks, output, record, force)
-    prior = _load(upscaler, weights, usable_device(device), dtype)
+    where = usable_device(device)
+    prior = loaded(Upscaler, "--upscaler", upscaler, weights, lambda: load_upscaler(upscaler, weights, where, dtype))
 
     def work(chunk: list[PictureTask], say: Callable[[str], None]) -> list[Outcome[PictureTask]]:
         return [(task, _upscale(task, prior, factor, seed, say)) for task in chunk]
@@ -141,14 +143,3 @@ def _upscale(task: PictureTask, upscaler: Upscaler, factor: float, seed: int, sa
     except OSError as error:
         return f"--output: {task.target} cannot be written: {error}"
     return None
-
-
-def _load(name: str, weights: str | None, where: str, dtype: torch.dtype | None) -> Upscaler:
-    known = available_priors(Upscaler)
-    if "." not in name and name not in known:
-        raise UserError(f"--upscaler {name}: one of {', '.join(known)}, or package.module of yours is needed")
-    try:
-        return load_upscaler(name, weights, where, dtype)
-    except (ValueError, OSError, RuntimeError) as error:
-        flag = f"--upscaler {name}" if weights is None else f"--weights {weights}"
-        raise UserError(f"{flag}: {error}") from error

@@ -232,7 +232,6 @@ class ThreeDSRGuidance(Guidance):
         self._wrote = True
         self.pool = Pool(None, run.folder / POOL_FOLDER, device=renderer.device)
         self._check = RoundCheck(self.photos, renderer, order)
-        self._measuring = False  # how far the photographs agree
         self.photos_first = self.config.begins_with_photos(self.upscaler)
         self._tracking = ViewTracker(
             run.tracker, ViewRecords(run.folder / RECORDS_FOLDER, ABOUT_UPSCALED), ABOUT_UPSCALED.short, "upscaled"
@@ -324,21 +323,15 @@ class ThreeDSRGuidance(Guidance):
 
     def _begin(self) -> None:
         if self.photos_first is None:
-            self._measure_photos()
+            self._begin_check()
             return
         self.round += 1
         if self._photo_rounds <= self.round < self._photo_rounds + self._results:
             self._waiting = list(range(len(self._units)))
             self._tracking.begin(f"{self._label()}: upscaling {len(self._scene)} photos")
 
-    def _measure_photos(self) -> None:
-        """Begin to measure how far the photographs agree on what they show, with the splat as it is now."""
-        self._measuring = True
-        self._check.begin(self.photos.enlarged)
-
     def _decide(self, agreement: float | None) -> None:
         """Choose what the first half of the rounds learns from."""
-        self._measuring = False
         self.photos_first = agreement is not None and agreement >= MIN_AGREEMENT
         found = "cannot be compared" if agreement is None else f"agree on their details by {agreement:.2f}"
         begun = "upscaling begins from noise"
@@ -414,9 +407,13 @@ class ThreeDSRGuidance(Guidance):
         self._state, self._renders, self._seconds = None, [], 0.0
         self._tracking.progress(self._label(), sum(len(self._units[unit]) for unit in self._waiting))
         if not self._waiting:
-            self._check_round()
+            self._begin_check()
 
-    def _check_round(self) -> None:
+    def _begin_check(self) -> None:
+        """Begin to measure how far the upscaled photographs agree; before a decision, how far the photographs do."""
+        if self.photos_first is None:
+            self._check.begin(self.photos.enlarged)
+            return
         self._check.begin(
             lambda index: self.pool.get(view_key(index)).image, lambda index: view_key(index) in self.pool
         )
@@ -455,7 +452,7 @@ class ThreeDSRGuidance(Guidance):
         if self._check.running:
             return
         found = self._check.agreement
-        if self._measuring:
+        if self.photos_first is None:
             self._decide(found)
             return
         if found is not None:
@@ -548,10 +545,8 @@ class ThreeDSRGuidance(Guidance):
         self._take_over(state)
         self._waiting, self._unseen = list(state["waiting"]), list(state["unseen"])
         self.agreement = list(state["agreement"])
-        if state["checking"] and self.photos_first is None:
-            self._measure_photos()
-        elif state["checking"]:
-            self._check_round()
+        if state["checking"]:
+            self._begin_check()
         self._state = self._stored(self._waiting[0]) if state["begun"] else None
         between = self._busy  # then what was made before this step is in the pool
         self._tracking.recall(folder / RECORDS_FOLDER, step + between)

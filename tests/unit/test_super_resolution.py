@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,17 @@ def _set_up(
     return guidance, renderer
 
 
+def _scarce(work: Callable[[Any], Any], failures: list[bool]) -> Callable[[Any], Any]:
+    """Work that runs out of memory at the calls that ``failures`` says, from the first on."""
+
+    def tried(argument: Any) -> Any:
+        if failures and failures.pop(0):
+            raise torch.cuda.OutOfMemoryError("too much")
+        return work(argument)
+
+    return tried
+
+
 def _boundary(guidance: ThreeDSRGuidance, step: int) -> int:
     """Calls of ``before_step`` before one step."""
     calls = 1
@@ -338,14 +349,8 @@ def test_a_measure_that_memory_interrupts_begins_anew(tmp_path: Path, monkeypatc
     whole, _ = _set_up(tmp_path / "whole", _Watched(), photos_first=None)
     _boundary(whole, 20)
     guidance, _ = _set_up(tmp_path / "short", _Watched(), photos_first=None)
-    enlarged, failures = guidance.photos.enlarged, [False, False, False, True]
-
-    def scarce(index: int) -> Tensor:
-        if failures and failures.pop(0):
-            raise torch.cuda.OutOfMemoryError("too much")
-        return enlarged(index)
-
-    monkeypatch.setattr(guidance.photos, "enlarged", scarce)
+    failures = [False, False, False, True]
+    monkeypatch.setattr(guidance.photos, "enlarged", _scarce(guidance.photos.enlarged, failures))
     said: list[float | None] = []
     decide = guidance._decide
     monkeypatch.setattr(guidance, "_decide", lambda agreement: (said.append(agreement), decide(agreement)))
@@ -379,14 +384,7 @@ def test_a_state_that_is_lost_begins_anew(tmp_path: Path) -> None:
 
 def test_memory_that_runs_out_is_freed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guidance, _ = _set_up(tmp_path, _Watched())
-    step, failures = guidance.upscaler.step, [True, False, True, True]
-
-    def scarce(state: State) -> State:
-        if failures and failures.pop(0):
-            raise torch.cuda.OutOfMemoryError("too much")
-        return step(state)
-
-    monkeypatch.setattr(guidance.upscaler, "step", scarce)
+    monkeypatch.setattr(guidance.upscaler, "step", _scarce(guidance.upscaler.step, [True, False, True, True]))
     with pytest.raises(UserError, match=r"smaller --pipeline.guidance.factor .*too much"):
         _boundary(guidance, 20)
     assert "photo/0000" in guidance.pool or len(guidance.pool) == 2

@@ -223,9 +223,9 @@ def save_image(image: Tensor, path: Path) -> None:
     Image.fromarray(rounded).save(path, **options)
 
 
-def write_points(xyz: np.ndarray, rgb: np.ndarray, path: Path) -> None:
-    """Write points [N, 3] with colours [N, 3] uint8 as a PLY file."""
-    rows = np.empty(len(xyz), [(n, "f4") for n in "xyz"] + [(n, "u1") for n in ("red", "green", "blue")])
+def write_points(xyz: np.ndarray, rgb: np.ndarray, path: Path, text: bool = True) -> None:
+    """Write points [N, 3], float32 or float64, with colours [N, 3] uint8 as a PLY file of the same digits."""
+    rows = np.empty(len(xyz), [(n, xyz.dtype) for n in "xyz"] + [(n, "u1") for n in ("red", "green", "blue")])
     for i, name in enumerate(("x", "y", "z", "red", "green", "blue")):
         rows[name] = xyz[:, i] if i < 3 else rgb[:, i - 3]
-    PlyData([PlyElement.describe(rows, "vertex")], text=True).write(str(path))
+    PlyData([PlyElement.describe(rows, "vertex")], text=text).write(str(path))
