@@ -90,7 +90,7 @@ def test_low_precision_stays_close(embedded_weights: str):
 
 
 def test_unreadable_weights_name_the_file(tmp_path: Path, embedded_weights: str):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors.*--pipeline\.guidance\.fixer\.weights"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors.*train-prior embedded"):
         load_embedded(str(tmp_path / "nowhere"))
     whole = (Path(embedded_weights) / "weights.safetensors").read_bytes()
     (tmp_path / "weights.json").write_text(json.dumps(CHAIN))
