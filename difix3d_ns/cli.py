@@ -60,7 +60,7 @@ def demo_scene(output: Path, seed: int = 0) -> None:
 
 
 def photos(output: Path, seed: int = 0, count: int = 24) -> None:
-    """Write unposed photos of a procedural scene, to try ns-process-data on.
+    """Write unposed photos of a procedural scene, to try difix3d pose on.
 
     Args:
         output: folder to write.
@@ -70,7 +70,37 @@ def photos(output: Path, seed: int = 0, count: int = 24) -> None:
     from difix3d_ns.data.procedural import photographs as write
 
     write(output, seed=seed, count=count)
-    print(f"Pose them: ns-process-data images --data {output} --output-dir SCENE --no-gpu --matching-method exhaustive")
+    print(f"Pose them: difix3d pose {output} --output SCENE")
+
+
+def pose(
+    photos: Annotated[Path, tyro.conf.Positional],
+    output: Path,
+    lens: Literal["perspective", "fisheye", "pinhole"] = "perspective",
+    matching: Literal["exhaustive", "sequential"] | None = None,
+    frames: int = 120,
+    long_side: int = 1600,
+    force: bool = False,
+) -> None:
+    """Find out where photos were taken: from a folder of photos or a video to a scene that ns-train reads.
+
+    Uses COLMAP's Python package; nothing else has to be installed. Started again it goes on where it stopped. Of ten
+    photos and more every eighth is held out for evaluation.
+
+    Args:
+        photos: folder of photos, or a video.
+        output: folder to write: images/, transforms.json, sparse_pc.ply, and COLMAP's files in colmap/.
+        lens: perspective with some distortion, fisheye, or pinhole for undistorted pictures.
+        matching: exhaustive compares each photo with each other, sequential with its neighbours by name (unset:
+            exhaustive up to 120 photos, sequential above and for a video).
+        frames: of a video, at most: evenly along the camera's way, the sharpest ones.
+        long_side: pixels at which features are searched, at most.
+        force: begin again and overwrite a scene that is there.
+    """
+    from difix3d_ns.apps.pose_photos import pose as place
+
+    print(place(photos, output, lens, matching, frames, long_side, force).describe())
+    print(f"Train on it: ns-train difix3d-splatfacto --data {output}")
 
 
 def fix(
@@ -355,6 +385,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo-3dsr": demo_3dsr,
     "demo-scene": demo_scene,
     "photos": photos,
+    "pose": pose,
     "fix": fix,
     "upscale": upscale,
     "depth": depth,

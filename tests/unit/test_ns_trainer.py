@@ -199,7 +199,7 @@ def test_bad_scene(scene: Path) -> None:
     (scene / "transforms.json").unlink()
     with pytest.raises(UserError) as told:
         GuidedTrainer(short_config(scene)).setup()
-    assert "without camera poses; run `ns-process-data images" in str(told.value)
+    assert "without camera poses; run `difix3d pose " in str(told.value)
 
 
 @pytest.mark.parametrize("where", ["file", "file/deeper"])

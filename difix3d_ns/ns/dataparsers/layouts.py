@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.video_frames import VIDEOS
 from difix3d_ns.ns.dataparsers.colmap_model import (
     command,
     count_images,
@@ -31,7 +32,6 @@ from difix3d_ns.ns.dataparsers.realitycapture_csv import is_realitycapture, read
 if TYPE_CHECKING:
     from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig
 
-_VIDEOS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".insv", ".mpg", ".mpeg", ".wmv")
 _MODEL_PARENTS = ("sparse", "colmap/sparse", "dense/sparse", "dense/0/sparse", "distorted/sparse", "", "colmap")
 """where models are looked for, in this order; each may hold one itself, or several in numbered folders"""
 _WITHIN_CAPTURE = ("sparse", "colmap", "dense", "distorted")
@@ -183,7 +183,7 @@ def _from_file(data: Path) -> Layout:
     if data.suffix.lower() == ".json":
         kind: Literal["blender", "transforms"] = "blender" if data.name == "transforms_train.json" else "transforms"
         return Layout(kind, data.parent, file=data)
-    if data.suffix.lower() in _VIDEOS:
+    if data.suffix.lower() in VIDEOS:
         raise UserError(_process("video", data, data.with_suffix("")))
     if data.name in ("cameras.bin", "images.bin", "points3D.bin", "cameras.txt", "images.txt", "points3D.txt"):
         raise UserError(f"--data {data} is a file of a COLMAP model; give the capture's folder: --data {data.parent}")
@@ -289,10 +289,10 @@ def _next_command(folder: Path) -> str:
         return _process("polycam", folder, output)
     if pictures is not None:
         return _process("images", pictures, output)
-    videos = [entry for entry in entries if entry.suffix.lower() in _VIDEOS]
+    videos = [entry for entry in entries if entry.suffix.lower() in VIDEOS]
     if videos:
         return _process("video", videos[0], output)
-    return f"{folder} holds nothing to train on; give a folder with {READ}, or a video or photos for ns-process-data"
+    return f"{folder} holds nothing to train on; give a folder with {READ}, or a video or photos for difix3d pose"
 
 
 def _with_pictures(folder: Path) -> Iterator[Path]:
@@ -308,6 +308,7 @@ def _process(kind: str, data: Path, output: Path) -> str:
         "images": "has photos without camera poses",
         "polycam": "is a capture of Polycam",
     }[kind]
-    needs = "" if kind == "polycam" else " (needs COLMAP and ffmpeg)"
-    run = command("ns-process-data", kind, "--data", data, "--output-dir", output)
-    return f"{data} {what}; run `{run}`{needs}, then train with {command('--data', output)}"
+    run = command("difix3d", "pose", data, "--output", output)
+    if kind == "polycam":
+        run = command("ns-process-data", kind, "--data", data, "--output-dir", output)
+    return f"{data} {what}; run `{run}`, then train with {command('--data', output)}"

@@ -315,7 +315,7 @@ def _existing(data: Path) -> Path:
         raise UserError(f"--data {data} does not exist; give a folder with transforms.json and images")
     path = _transforms_path(data)
     if not path.is_file():
-        hint = f"run `ns-process-data images --data {data} --output-dir SCENE` first and train on SCENE"
+        hint = f"run `difix3d pose {data} --output SCENE` first and train on SCENE"
         if (data / "colmap" / "sparse").exists() or (data / "sparse").exists():
             hint = f"read the COLMAP model with `ns-train difix3d-splatfacto --data {data} colmap`"
         raise UserError(f"{path} is missing: {hint}")

@@ -1,0 +1,336 @@
+"""From photos or a video to a scene: COLMAP's structure from motion, through its Python package."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image, ImageOps
+from rich.console import Console
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import replacing, write_json, write_text
+from difix3d_ns.io.images import READABLE, open_picture, read_picture, write_picture
+from difix3d_ns.io.progress import progress_bar
+from difix3d_ns.io.video_frames import VIDEOS, write_frames
+
+Lens = Literal["perspective", "fisheye", "pinhole"]
+Matching = Literal["exhaustive", "sequential"]
+CAMERA_MODELS: dict[Lens, str] = {"perspective": "OPENCV", "fisheye": "OPENCV_FISHEYE", "pinhole": "PINHOLE"}
+MOST_EXHAUSTIVE = 120
+"""photos up to which each is compared with each other"""
+MIN_PHOTOS = 3
+_NEIGHBOURS = 10  # photos before and after that one of a row is compared with, and those 16, 32, ... apart
+_AS_THEY_ARE = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",)}
+"""formats that COLMAP, nerfstudio and browsers read alike"""
+_QUALITY = 97
+_ORIENTATION = 0x0112  # EXIF
+_FOCAL = (0x920A, 0xA405)  # EXIF: focal length, the same for 35 mm film
+_MAKE = (0x010F, 0x0110)  # EXIF: make, model
+_INNER = 0x8769  # EXIF: where focal lengths are
+
+
+@dataclass(frozen=True)
+class Posed:
+    """What came of posing photos; names are those in the scene."""
+
+    placed: list[str]
+    missing: list[str]
+    pieces: list[int]  # photos of each piece that is connected in itself; the first, largest one is the scene
+
+    def describe(self) -> str:
+        """Return it for people, with what to do about missing photos."""
+        lines = [f"{len(self.placed)} of {len(self.placed) + len(self.missing)} photos are placed."]
+        if self.missing:
+            lines.append(
+                f"Not placed: {', '.join(self.missing)}. They show too little of what the others show, or are blurred. "
+                "Take photos from places between them and the others and begin again, or train without them."
+            )
+        if len(self.pieces) > 1:
+            lines.append(
+                f"The photos fall into {len(self.pieces)} pieces that show nothing in common, of "
+                f"{', '.join(map(str, self.pieces))} photos; the largest is the scene."
+            )
+        return "\n".join(lines)
+
+
+def pose(
+    photos: Path,
+    output: Path,
+    lens: Lens = "perspective",
+    matching: Matching | None = None,
+    frames: int = 120,
+    long_side: int = 1600,
+    force: bool = False,
+) -> Posed:
+    """Find out where photos were taken, and write a scene that ns-train reads.
+
+    Args:
+        photos: folder of photos, perhaps in folders of their own, or a video.
+        output: folder: ``images/``, ``transforms.json``, ``sparse_pc.ply`` and, in ``colmap/``, COLMAP's own files.
+            Started again on the same photos it goes on where it stopped.
+        lens: of the camera.
+        matching: which photos are compared; None: each with each other up to ``MOST_EXHAUSTIVE`` photos, neighbours by
+            name above and in a video.
+        frames: of a video that are used, at most.
+        long_side: pixels at which features are searched, at most.
+        force: begin again and overwrite a scene that is there.
+
+    Raises:
+        UserError: nothing was begun, since the input or the output is no good; or too few photos could be placed.
+    """
+    pycolmap = _pycolmap()
+    _check(photos, output, frames, force)
+    console = Console(stderr=True)
+    try:
+        names = _bring(photos, output, frames, console)
+        if len(names) < MIN_PHOTOS:
+            raise UserError(f"{photos}: {len(names)} photos are too few; take at least {MIN_PHOTOS}, better 20 or more")
+        matching = matching or ("sequential" if _is_video(photos) or len(names) > MOST_EXHAUSTIVE else "exhaustive")
+        database = output / "colmap" / "database.db"
+        _find_features(pycolmap, database, output / "images", names, lens, long_side, console)
+        _match(pycolmap, database, names, matching, console)
+        placed, pieces = _map(pycolmap, database, output, names, console)
+        _write_scene(output, placed)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error}") from error
+    return Posed(placed, sorted(set(names) - set(placed)), pieces)
+
+
+def _pycolmap() -> Any:
+    try:
+        import pycolmap
+    except ImportError as error:
+        raise UserError(f"COLMAP's Python package cannot be loaded ({error}): `pip install pycolmap`") from error
+    pycolmap.logging.minloglevel = 3  # what matters is said here
+    return pycolmap
+
+
+def _is_video(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in VIDEOS
+
+
+def _check(photos: Path, output: Path, frames: int, force: bool) -> None:
+    if not photos.exists():
+        raise UserError(f"{photos} does not exist: give a folder of photos or a video")
+    if photos.is_file() and not _is_video(photos):
+        raise UserError(f"{photos} is neither a folder of photos nor a video ({', '.join(sorted(VIDEOS))})")
+    if frames < MIN_PHOTOS:
+        raise UserError(f"--frames {frames}: at least {MIN_PHOTOS} are needed")
+    if output.resolve() in (photos.resolve(), *photos.resolve().parents):
+        raise UserError(f"--output {output} holds the photos themselves: give another folder")
+    if (output / "transforms.json").exists() and not force:
+        raise UserError(f"--output {output} has a transforms.json already: give another folder, or --force")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {output} is no folder that can be written: {error}") from error
+    if force:
+        (output / "transforms.json").unlink(missing_ok=True)
+        for folder in ("images", "colmap"):
+            shutil.rmtree(output / folder, ignore_errors=True)
+
+
+def _bring(photos: Path, output: Path, frames: int, console: Console) -> list[str]:
+    """Bring the photos to the scene, upright; what an earlier run brought of the same ones stays.
+
+    Returns:
+        Their names, in order.
+    """
+    record, folder = output / "colmap" / "photos.json", output / "images"
+    sources = [photos] if _is_video(photos) else _pictures(photos)
+    stamps = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sources}
+    about = {"sources": stamps, "frames": frames if _is_video(photos) else 0}
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if known.get("about") == about and all((folder / name).is_file() for name in known["names"]):
+        return list(known["names"])
+    if record.exists():
+        raise UserError(f"--output {output} was begun with other photos: give another folder, or --force")
+    with progress_bar(console, counted=not _is_video(photos)) as bar:
+        task = bar.add_task("Reading photos", total=None if _is_video(photos) else len(sources))
+
+        def on_frame(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=max(total, done) or None)
+
+        if _is_video(photos):
+            names = [file.name for file in write_frames(photos, folder, frames, on_frame)]
+        else:
+            names = []
+            for file in sources:
+                names.append(_copy(file, _name(file.relative_to(photos), names), folder))
+                bar.advance(task)
+    write_json(record, {"about": about, "names": names})
+    return names
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in READABLE and path.is_file())
+    found = sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
+    if not found:
+        raise UserError(f"{folder} has no photos (files named .jpg, .png or another ending Pillow knows)")
+    return found
+
+
+def _name(file: Path, taken: Sequence[str]) -> str:
+    """Name of a photo in the scene, relative to its images: without blanks, and an ending that everybody reads."""
+    ending = next((suffix for suffix in _AS_THEY_ARE.values() if file.suffix.lower() in suffix), None)
+    stem = re.sub(r"\s+", "_", file.with_suffix("").as_posix())
+    names = (f"{stem}{'' if number == 1 else f'_{number}'}{file.suffix if ending else '.png'}" for number in count(1))
+    return next(name for name in names if name not in taken)
+
+
+def _copy(file: Path, name: str, folder: Path) -> str:
+    """Copy a photo as it is if everybody reads it so; else turn it upright or convert it. Returns its name."""
+    with open_picture(file) as picture:
+        endings = _AS_THEY_ARE.get(picture.format or "", ())
+        plain = picture.mode in ("RGB", "RGBA", "L") and file.suffix.lower() in endings
+        turned = picture.getexif().get(_ORIENTATION, 1) != 1
+        if plain and turned and picture.format == "JPEG":
+            upright = ImageOps.exif_transpose(picture)
+            keep: dict[str, Any] = {"exif": upright.getexif(), "icc_profile": upright.info.get("icc_profile")}
+            with replacing(folder / name) as part:
+                upright.save(part, quality=_QUALITY, subsampling=0, **keep)
+            return name
+    if plain and not turned:
+        with replacing(folder / name) as part:
+            shutil.copyfile(file, part)
+    else:
+        write_picture(folder / name, read_picture(file))
+    return name
+
+
+def _camera_of(file: Path) -> tuple[Any, ...]:
+    """What photos of one camera at one focal length share."""
+    with Image.open(file) as picture:
+        exif = picture.getexif()
+        inner = exif.get_ifd(_INNER)
+        return (*picture.size, *(str(exif.get(tag)) for tag in _MAKE), *(str(inner.get(tag)) for tag in _FOCAL))
+
+
+def _find_features(
+    pycolmap: Any, database: Path, folder: Path, names: Sequence[str], lens: Lens, long_side: int, console: Console
+) -> None:
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    for name in names:
+        groups.setdefault(_camera_of(folder / name), []).append(name)
+    options, reader = pycolmap.FeatureExtractionOptions(), pycolmap.ImageReaderOptions()
+    options.max_image_size, options.use_gpu = long_side, False
+    reader.camera_model = CAMERA_MODELS[lens]
+    with pycolmap.Database.open(database) as opened:
+        known = {image.name: image.camera_id for image in opened.read_all_images()}
+    at_once = os.cpu_count() or 1
+    with progress_bar(console, counted=True) as bar:
+        task = bar.add_task("Finding features", total=len(names), completed=len(known))
+        for members in groups.values():
+            camera = next((known[name] for name in members if name in known), -1)
+            left = [name for name in members if name not in known]
+            while left:
+                some = left[: at_once if camera >= 0 else 1]
+                reader.existing_camera_id = camera
+                pycolmap.extract_features(
+                    database,
+                    folder,
+                    image_names=some,
+                    camera_mode=pycolmap.CameraMode.SINGLE,
+                    reader_options=reader,
+                    extraction_options=options,
+                    device=pycolmap.Device.cpu,
+                )
+                if camera < 0:
+                    with pycolmap.Database.open(database) as opened:
+                        image = opened.read_image_with_name(some[0])
+                    camera = -1 if image is None else image.camera_id
+                del left[: len(some)]
+                bar.advance(task, len(some))
+
+
+def pairs_of(names: Sequence[str], matching: Matching) -> list[tuple[str, str]]:
+    """Pairs of photos to compare, the later one first; neighbours are by place, some of them far apart for loops."""
+    if matching == "exhaustive":
+        return [(names[later], names[earlier]) for later in range(len(names)) for earlier in range(later)]
+    apart = [*range(1, _NEIGHBOURS + 1), *(2**power for power in range(4, 1 + int(math.log2(max(2, len(names))))))]
+    return [(names[later], names[later - step]) for later in range(len(names)) for step in apart if later >= step]
+
+
+def _match(pycolmap: Any, database: Path, names: Sequence[str], matching: Matching, console: Console) -> None:
+    options, pairing = pycolmap.FeatureMatchingOptions(), pycolmap.ImportedPairingOptions()
+    options.use_gpu = False
+    listed = database.with_name("pairs.txt")
+    pairing.match_list_path = listed
+    pairs = pairs_of(names, matching)
+    rows: dict[str, list[tuple[str, str]]] = {}
+    for pair in pairs:
+        rows.setdefault(pair[0], []).append(pair)
+    with progress_bar(console) as bar:
+        task = bar.add_task("Comparing photos", total=len(pairs))
+        for row in rows.values():
+            write_text(listed, "".join(f"{first} {second}\n" for first, second in row))
+            pycolmap.match_image_pairs(
+                database, matching_options=options, pairing_options=pairing, device=pycolmap.Device.cpu
+            )
+            bar.advance(task, len(row))
+    listed.unlink(missing_ok=True)
+
+
+def _map(
+    pycolmap: Any, database: Path, output: Path, names: Sequence[str], console: Console
+) -> tuple[list[str], list[int]]:
+    """Place the photos. Returns the names in the largest piece, and the sizes of all pieces."""
+    options = pycolmap.IncrementalPipelineOptions()
+    options.random_seed = 0
+    sparse = database.with_name("sparse")
+    shutil.rmtree(sparse, ignore_errors=True)
+    sparse.mkdir(parents=True)
+    with progress_bar(console, counted=True) as bar:
+        task = bar.add_task("Placing photos", total=len(names))
+        found = pycolmap.incremental_mapping(
+            database,
+            output / "images",
+            sparse,
+            options=options,
+            initial_image_pair_callback=lambda: bar.update(task, completed=2),
+            next_image_callback=lambda: bar.advance(task),
+        )
+    if not found:
+        raise UserError(
+            f"none of the {len(names)} photos could be placed: take sharp ones, from different places instead of "
+            "turning on the spot, and each with at least half of what the one before shows"
+        )
+    order = sorted(found, key=lambda key: -found[key].num_reg_images())
+    best = found[order[0]]
+    shutil.rmtree(sparse)
+    (sparse / "0").mkdir(parents=True)
+    best.write(sparse / "0")
+    placed = sorted(image.name for image in best.images.values() if image.has_pose)
+    return placed, [found[key].num_reg_images() for key in order]
+
+
+def _write_scene(output: Path, placed: Sequence[str]) -> None:
+    """Write what nerfstudio reads, every eighth photo held out if there are enough."""
+    from nerfstudio.process_data.colmap_utils import colmap_to_json
+    from nerfstudio.utils.rich_utils import CONSOLE
+
+    from difix3d_ns.ns.dataparsers.splits import ALL_TRAIN, INTERVAL
+
+    with CONSOLE.capture():
+        colmap_to_json(output / "colmap" / "sparse" / "0", output)
+    path = output / "transforms.json"
+    meta = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    meta["frames"].sort(key=lambda frame: frame["file_path"])
+    files = [frame["file_path"] for frame in meta["frames"]]
+    held_out = files[::INTERVAL] if len(files) > ALL_TRAIN else []
+    trained = [file for file in files if file not in set(held_out)]
+    meta |= {"train_filenames": trained, "val_filenames": held_out, "test_filenames": held_out}
+    write_text(path, json.dumps(meta, indent=1))

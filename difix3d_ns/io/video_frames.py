@@ -1,0 +1,115 @@
+"""Frames of a video that are worth posing: evenly along the camera's way, the sharpest of its neighbours each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import replacing
+
+VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mts", ".mpg", ".mpeg", ".3gp", ".wmv"})
+"""of files that are taken for videos"""
+_SIDE = 320  # pixels of the long side, at which motion and sharpness are measured
+_CORNERS = 300
+_MIN_MOTION = 2e-4  # of the long side per frame: the sensor's noise moves corners as much
+_CUT = 0.5  # of the long side: no corner was found again
+_QUALITY = 95
+
+
+def choose_frames(sharpness: np.ndarray, motion: np.ndarray, count: int) -> list[int]:
+    """Choose frames: the camera's way is cut into equal parts, and the sharpest frame of each is taken.
+
+    Args:
+        sharpness: [N] of the frames, in any unit.
+        motion: [N] way of the picture since the frame before, in shares of its long side.
+        count: how many, at most.
+
+    Returns:
+        Their numbers, in order.
+    """
+    way = np.cumsum(np.where(motion < _MIN_MOTION, 0.0, motion))
+    if way[-1] <= 0:
+        return [int(sharpness.argmax())]
+    parts = np.minimum((way / way[-1] * count).astype(int), count - 1)
+    members = (np.flatnonzero(parts == part) for part in range(count))
+    return [int(inside[sharpness[inside].argmax()]) for inside in members if len(inside)]
+
+
+def write_frames(video: Path, folder: Path, count: int, on_frame: Callable[[int, int], None]) -> list[Path]:
+    """Write the chosen frames of a video as JPEG files.
+
+    Args:
+        video: any that OpenCV reads; it is read twice.
+        folder: made if need be.
+        count: how many, at most.
+        on_frame: called with the number of frames read, and of all that will be (0 if that is not known).
+
+    Returns:
+        The files, in order.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    total = 2 * _length(video)
+    sharpness, motion = [], []
+    before: np.ndarray | None = None
+    for number, frame in _frames(video):
+        grey = _small(frame)
+        sharpness.append(float(cv2.Laplacian(grey, cv2.CV_32F).var()))
+        motion.append(0.0 if before is None else _motion(before, grey))
+        before = grey
+        on_frame(number + 1, total)
+    if not sharpness:
+        raise UserError(f"{video} cannot be read as a video: convert it, for example with ffmpeg -i {video} frames.mp4")
+    chosen = choose_frames(np.array(sharpness), np.array(motion), count)
+    files = {number: folder / f"frame_{place + 1:05d}.jpg" for place, number in enumerate(chosen)}
+    for number, frame in _frames(video):
+        if number in files:
+            with replacing(files[number]) as part:
+                Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).save(part, quality=_QUALITY, subsampling=0)
+        on_frame(len(sharpness) + number + 1, total)
+    return list(files.values())
+
+
+def _length(video: Path) -> int:
+    """Frames of a video as its head says; 0 if it does not."""
+    file = cv2.VideoCapture(str(video))
+    count = int(file.get(cv2.CAP_PROP_FRAME_COUNT))
+    file.release()
+    return max(0, count)
+
+
+def _frames(video: Path) -> Iterator[tuple[int, np.ndarray]]:
+    """Numbers and frames [H, W, 3] uint8 (blue first), upright."""
+    file = cv2.VideoCapture(str(video))
+    try:
+        number = 0
+        while True:
+            found, frame = file.read()
+            if not found:
+                return
+            yield number, frame
+            number += 1
+    finally:
+        file.release()
+
+
+def _small(frame: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+    scale = min(1.0, _SIDE / max(grey.shape))
+    return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def _motion(before: np.ndarray, after: np.ndarray) -> float:
+    """Median way of corners between two frames, in shares of the long side."""
+    corners = cv2.goodFeaturesToTrack(before, _CORNERS, 0.01, 5)
+    if corners is None:
+        return 0.0
+    found, status, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None)  # type: ignore[call-overload]
+    ways = np.linalg.norm(found - corners, axis=-1)[status[:, 0] == 1]
+    return float(np.median(ways)) / max(before.shape) if len(ways) else _CUT
