@@ -19,6 +19,7 @@ from typing import Any
 
 from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.guidance import base
+from difix3d_ns.initialization.estimated_depths import PhotoDepthConfig
 from difix3d_ns.initialization.stereo_points import InitialPointsConfig
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.datamanager import SceneDatamanagerConfig
@@ -41,6 +42,7 @@ SHARED: list[tuple[str, str, type]] = [
     ("Splat", "pipeline.model", SplatModelConfig),
     ("Helps for sparse captures", "pipeline", GuidedPipelineConfig),
     ("Initial points", "pipeline.initial-points", InitialPointsConfig),
+    ("Depth of photos", "pipeline.depth", PhotoDepthConfig),
     ("Floaters", "pipeline.floaters", FloatersConfig),
     ("Enhancer", "pipeline.enhancer", EnhancerConfig),
 ]

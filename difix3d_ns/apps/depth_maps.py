@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image
@@ -21,7 +20,8 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import unproject
 from difix3d_ns.guidance.upscaled_photos import file_names
-from difix3d_ns.initialization.estimated_depths import estimate_depths
+from difix3d_ns.initialization.depth_records import coloured
+from difix3d_ns.initialization.estimated_depths import WITHIN, estimate_depths
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.images import Picture, write_picture
@@ -33,8 +33,6 @@ from difix3d_ns.priors.registry import load_depth
 TRANSFORMS = "transforms.json"
 CLOUD = "points.ply"
 GIVEN = "sparse_pc.ply"
-TOLERANCE = 0.02
-"""relative error, exact enough to learn from: a pixel's confidence is the chance that its depth is within it"""
 MIN_LONG_SIDE = 32
 _SHOWN = 0.5  # confidence from which a pixel is a point of the cloud
 _POINTS = 500_000
@@ -144,7 +142,7 @@ def _write(capture: Capture, maps: Sequence[DepthMap], output: Path) -> list[Pat
             found = of_photo[index]
             for folder, key, values in (
                 ("depths", "depth_file_path", found.depth * unit),
-                ("confidence", "depth_confidence_path", found.chance(TOLERANCE)),
+                ("confidence", "depth_confidence_path", found.chance(WITHIN)),
             ):
                 file = _made(output / folder / place.with_suffix(".npy"))
                 np.save(file, values[..., 0].float().numpy())
@@ -179,23 +177,11 @@ def _write_photo(capture: Capture, index: int, place: Path, output: Path, frame:
     write_picture(output / "images" / place, picture)
 
 
-def coloured(depth: Tensor) -> Tensor:
-    """Picture [H, W, 3] of depth [H, W, 1]: near is yellow, far is dark blue, unknown is black."""
-    known = depth > 0
-    if not bool(known.any()):
-        return torch.zeros(*depth.shape[:2], 3)
-    inverse = (1 / depth.clamp_min(1e-9)).where(known, 0.0)
-    low, high = np.quantile(inverse[known].numpy(), (0.02, 0.98))
-    place = ((inverse[..., 0] - low) / max(high - low, 1e-9)).clamp(0, 1)
-    colours = torch.from_numpy(matplotlib.colormaps["cividis"](place.numpy())[..., :3]).float()
-    return colours * known
-
-
 def _cloud(capture: Capture, maps: dict[int, DepthMap]) -> tuple[Tensor, Tensor]:
     """Points [P, 3] and colours [P, 3] of the pixels whose depth is trusted, at most ``_POINTS`` evenly."""
     positions, colours = [torch.zeros(0, 3)], [torch.zeros(0, 3)]
     for index, one in maps.items():
-        shown = one.chance(TOLERANCE)[..., 0] > _SHOWN
+        shown = one.chance(WITHIN)[..., 0] > _SHOWN
         positions.append(unproject(one.depth, capture.cameras[index])[shown].float())
         colours.append(capture.images[index][shown])
     every = max(1, -(-sum(map(len, positions)) // _POINTS))

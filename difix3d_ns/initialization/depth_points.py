@@ -1,4 +1,4 @@
-"""Initial points from the depth that a capture brings, and a check that it fits the scene."""
+"""Initial points from the depth of photographs, and a check that depth which a capture brings fits the scene."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.geometry.warp import in_view, unproject
-from difix3d_ns.views.protocols import PointCloud, Scene, SensorDepth
+from difix3d_ns.views.protocols import PhotoDepth, PointCloud, Scene
 
-_HIGH, _MEDIUM = 0.75, 0.25
-"""confidence above which ARKit's levels are high, and at least medium"""
-_MIN_HIGH = 1000
-"""pixels: a capture with fewer of high confidence gives those of medium, too"""
+_LOW = 0.25
+"""confidence up to which depth is not used; ARKit's medium level is above"""
 _SPARE = 2
 """points drawn per point needed: some are seen through"""
 _IN_FRONT, _SAME = 0.1, 0.05
@@ -32,11 +30,11 @@ _CELLS = 64
 """of a depth map's longer side: the nearest point in each is seen, those behind it may be hidden"""
 
 
-def sensor_points(scene: Scene, count: int, seed: int = 0) -> PointCloud | None:
-    """Back-project the depth that came with the training photographs where it is trusted most.
+def depth_points(scene: Scene, count: int, seed: int = 0) -> PointCloud | None:
+    """Back-project the depth of the training photographs where it is trusted most.
 
-    The same number of pixels is drawn from each photograph; a point that other photographs see through is left out
-    unless more confirm it.
+    The same number of pixels is drawn from each photograph, by the squares of their confidence. A point that other
+    photographs see through is left out unless more confirm it.
 
     Args:
         scene: whose photographs.
@@ -49,18 +47,20 @@ def sensor_points(scene: Scene, count: int, seed: int = 0) -> PointCloud | None:
     depths = {index: depth for index in range(len(scene)) if (depth := scene.depth(index)) is not None}
     if not depths or count < 1:
         return None
-    high = sum(int((depth.confidence > _HIGH).sum()) for depth in depths.values())
-    bound = _HIGH if high >= _MIN_HIGH else _MEDIUM
     quota = -(-_SPARE * count // len(depths))
     generator = torch.Generator().manual_seed(seed)
     positions, colours = [], []
     for index, depth in depths.items():
-        pixels = ((depth.depth > 0) & (depth.confidence > bound)).flatten().nonzero()[:, 0]
-        order = torch.randperm(len(pixels), generator=generator)[:quota].to(pixels.device)
-        pixels = pixels[order]
+        trusted = ((depth.depth > 0) & (depth.confidence > _LOW)).flatten().cpu()
+        if not (number := min(quota, int(trusted.sum()))):
+            continue
+        chances = depth.confidence.flatten().cpu().square().where(trusted, 0.0)
+        pixels = torch.multinomial(chances, number, generator=generator).to(depth.depth.device)
         photo = scene.photo(index)
         positions.append(unproject(depth.depth, photo.pose).view(-1, 3)[pixels])
         colours.append(resized(photo.image, *depth.depth.shape[:2]).reshape(-1, 3)[pixels])
+    if not positions:
+        return None
     xyz, rgb = torch.cat(positions), torch.cat(colours)
     kept = ~_seen_through(xyz, scene, depths)
     xyz, rgb = xyz[kept], rgb[kept]
@@ -94,7 +94,7 @@ def check_scale(scene: Scene, points: Tensor, unit: float, log: Callable[[str], 
             f"the depth that came with the photos is {ratio:.3g} times as far as the points of the scene "
             f"({len(ratios)} compared): another unit? End the command with `nerfstudio-data --depth-unit-scale-factor "
             f"{_plain(unit / ratio):.3g}` (or with your dataparser in its place), or train without it: "
-            "--pipeline.initial-points.sensor 0 --pipeline.sensor-depth-weight 0"
+            "--pipeline.initial-points.depth 0 --pipeline.depth.weight 0"
         )
     log(f"Depth of the photos against {len(ratios)} points of the scene: median ratio {ratio:.3f}")
 
@@ -125,12 +125,12 @@ def depth_ratios(scene: Scene, points: Tensor) -> Tensor:
         number = place // width // cell * width + place % width // cell
         nearest = z.new_full((height * width,), math.inf).scatter_reduce(0, number, z, "amin")
         measured, confidence = depth.depth.flatten()[place], depth.confidence.flatten()[place]
-        chosen = (z <= nearest[number]) & (measured > 0) & (confidence > _MEDIUM)
+        chosen = (z <= nearest[number]) & (measured > 0) & (confidence > _LOW)
         found.append((measured / z)[chosen].to(found[0].device))
     return torch.cat(found)
 
 
-def _places(points: Tensor, scene: Scene, index: int, depth: SensorDepth) -> tuple[Tensor, Tensor, Tensor]:
+def _places(points: Tensor, scene: Scene, index: int, depth: PhotoDepth) -> tuple[Tensor, Tensor, Tensor]:
     """Pixel [P] of each point in a depth map, its z [P], and whether it is in the picture [P]."""
     height, width = depth.depth.shape[:2]
     inside, pixels, z = in_view(points, scene.camera(index).resized(width, height))
@@ -139,13 +139,13 @@ def _places(points: Tensor, scene: Scene, index: int, depth: SensorDepth) -> tup
     return place.long(), z, inside
 
 
-def _seen_through(points: Tensor, scene: Scene, depths: dict[int, SensorDepth]) -> Tensor:
+def _seen_through(points: Tensor, scene: Scene, depths: dict[int, PhotoDepth]) -> Tensor:
     """Points [P] bool before what as many photographs measured as have them on a surface."""
     votes = torch.zeros(len(points), device=points.device)
     for index, depth in depths.items():
         place, z, seen = _places(points, scene, index, depth)
         measured = depth.depth.flatten()[place]
-        seen &= (measured > 0) & (depth.confidence.flatten()[place] > _MEDIUM)
+        seen &= (measured > 0) & (depth.confidence.flatten()[place] > _LOW)
         votes += (seen & (z < (1 - _IN_FRONT) * measured)).float()
         votes -= (seen & ((z / measured - 1).abs() < _SAME)).float()
     return votes >= 0

@@ -3,13 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.point_depth import point_depth
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.geometry.resize import resized
+from difix3d_ns.io.config_fields import check_at_least, fill_unset
+from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import Depth, DepthMap
+from difix3d_ns.priors.registry import load_depth
+from difix3d_ns.views.protocols import PhotoDepth
+
+WITHIN = 0.02
+"""relative error up to which depth helps a training as exact depth does; confidence is the chance to be right within"""
+LONG_SIDE = 480
+"""pixels at which depth is estimated and kept"""
+_WEIGHT = 0.5
+
+
+@dataclass
+class PhotoDepthConfig:
+    """Where the depth of training photos comes from, and how it is learned from."""
+
+    kept: ClassVar[tuple[str, ...]] = ("weights",)
+    """fields that a resumed training takes over from its checkpoint where they are unset"""
+    name: str = "none"
+    """what estimates depth where photos bring none: multiview (embedded), none, or package.module of yours"""
+    weights: str | None = None
+    """weights of it: a .safetensors file, or a folder written by difix3d train-prior depth (unset: its own)"""
+    weight: float | None = None
+    """weight of the difference between rendered depth and a training photo's, as LiDAR measures it or as it was
+    estimated (unset: 0.5; 0 = not learned from)"""
+    fade: float = 1.0
+    """share of the training over which the weight of estimated depth falls to 0; measured depth keeps its weight"""
+
+    def fit(self, run: Run) -> None:
+        """Fill in the weight."""
+        fill_unset(self, weight=_WEIGHT)
+
+    def check(self, flag: str) -> None:
+        """Raise a UserError that names the flag if a number is out of its range."""
+        check_at_least(self, flag, {"weight": 0})
+        if not 0 < self.fade <= 1:
+            raise UserError(f"{flag}.fade {self.fade}: a number above 0 and up to 1 is needed")
+
+    def load(self, device: torch.device, flag: str = "--pipeline.depth") -> Depth | None:
+        """Load the prior, once per process; None for none.
+
+        Args:
+            device: where its network lives.
+            flag: common beginning of its flags, for the message of a failure.
+
+        Raises:
+            UserError: its name or weights are unusable.
+        """
+        if self.name == "none":
+            return None
+        try:
+            return load_depth(self.name, self.weights, str(device))
+        except (ValueError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"the depth prior {self.name!r} cannot be loaded ({flag}.name, {flag}.weights): {error}"
+            ) from error
 
 
 def estimate_depths(
@@ -38,3 +98,19 @@ def estimate_depths(
         on_step(left)
         state = prior.step(state)
     return prior.result(state)
+
+
+def photo_depth(found: DepthMap) -> PhotoDepth:
+    """What a training learns from an estimate: each pixel by its chance to be right."""
+    known = found.depth > 0
+    return PhotoDepth(found.depth, found.chance(WITHIN).where(known, 0.0))
+
+
+def completed(measured: PhotoDepth, estimate: PhotoDepth) -> PhotoDepth:
+    """Measured depth, and where nothing was measured the estimate, at its size."""
+    height, width = estimate.depth.shape[:2]
+    depth, confidence = (
+        resized(maps, height, width, "nearest-exact") for maps in (measured.depth, measured.confidence)
+    )
+    known = confidence > 0
+    return PhotoDepth(depth.where(known, estimate.depth), confidence.where(known, estimate.confidence))

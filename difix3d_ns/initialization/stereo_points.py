@@ -25,9 +25,9 @@ class InitialPointsConfig:
 
     stereo: int | None = None
     """points added before training, found by stereo among the training photos (unset: 12000 on a CPU, 50000 with CUDA,
-    none where points of ``sensor`` are there, the scene's own points are dense or photos many; 0 = none)"""
-    sensor: int | None = None
-    """points added before training from depth that came with the training photos, as LiDAR measures it
+    none where points of ``depth`` are there, the scene's own points are dense or photos many; 0 = none)"""
+    depth: int | None = None
+    """points added before training from the depth of training photos, measured or estimated
     (unset: 12000 on a CPU, 50000 with CUDA; 0 = none)"""
     stereo_by_default: bool = field(default=False, init=False, compare=False)
     """whether the number of stereo was unset; no flag"""
@@ -36,11 +36,11 @@ class InitialPointsConfig:
         """Fill in the numbers of points by device."""
         self.stereo_by_default |= self.stereo is None
         count = CPU_POINTS if run.on_cpu else CUDA_POINTS
-        fill_unset(self, stereo=count, sensor=count)
+        fill_unset(self, stereo=count, depth=count)
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if a number is negative."""
-        check_at_least(self, flag, {"stereo": 0, "sensor": 0})
+        check_at_least(self, flag, {"stereo": 0, "depth": 0})
 
 
 def stereo_room(

@@ -15,7 +15,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.io.depth_files import DEFAULT_UNIT, read_confidence, read_depth
 from difix3d_ns.ns.photo_dataset import PhotoDataset
-from difix3d_ns.views.protocols import SensorDepth
+from difix3d_ns.views.protocols import PhotoDepth
 
 _EDGE = 0.1
 """relative change of depth within three pixels: there a sensor mixes what is before and behind, and pixels of another
@@ -65,7 +65,7 @@ class PhotoDepths:
         """Number of photographs that have a depth."""
         return sum(file is not None for file in self._files("depth_filenames"))
 
-    def of(self, index: int, device: torch.device | str) -> SensorDepth | None:
+    def of(self, index: int, device: torch.device | str) -> PhotoDepth | None:
         """Return the depth of a photograph, undistorted; None if it has none.
 
         Raises:
@@ -77,7 +77,7 @@ class PhotoDepths:
             self._read[index] = self._load(index)
         stored = self._read[index]
         confidence = stored.confidence.to(device).float() / _LEVELS
-        return SensorDepth(stored.metres.to(device).float() * self._scale, confidence)
+        return PhotoDepth(stored.metres.to(device).float() * self._scale, confidence)
 
     def _files(self, key: str) -> list[Path | None]:
         return list(self._dataset.metadata.get(key) or [])

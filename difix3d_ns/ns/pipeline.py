@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,9 +20,11 @@ from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
-from difix3d_ns.initialization.sensor_points import check_scale, sensor_points
+from difix3d_ns.initialization.depth_points import check_scale, depth_points
+from difix3d_ns.initialization.depth_records import ABOUT_DEPTHS, record_depth
+from difix3d_ns.initialization.estimated_depths import LONG_SIDE, PhotoDepthConfig, estimate_depths, photo_depth
 from difix3d_ns.initialization.stereo_points import MIN_POINTS, InitialPointsConfig, stereo_cloud, stereo_room
-from difix3d_ns.io.config_fields import check_at_least, fill_unset
+from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
@@ -45,10 +48,10 @@ from difix3d_ns.splats.floaters import FloatersConfig, FreeSpace
 from difix3d_ns.splats.losses.log_depth import depth_loss
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 from difix3d_ns.splats.strategies.fitness import pause_after_reset
-from difix3d_ns.views.protocols import PointCloud, SensorDepth
+from difix3d_ns.views.folders import DEPTHS_FOLDER
+from difix3d_ns.views.protocols import PhotoDepth, PointCloud
+from difix3d_ns.views.records import ViewRecords
 from difix3d_ns.views.view import TrainView
-
-SENSOR_DEPTH_WEIGHT = 0.5
 
 
 @dataclass
@@ -65,9 +68,8 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
     plane; False switches all of them off, which leaves splatfacto as it is"""
     initial_points: InitialPointsConfig = field(default_factory=InitialPointsConfig)
     """points that training starts from"""
-    sensor_depth_weight: float | None = None
-    """weight of the difference between rendered depth and that which came with a training photo, as LiDAR measures it
-    (unset: 0.5; 0 = not learned from)"""
+    depth: PhotoDepthConfig = field(default_factory=PhotoDepthConfig)
+    """depth of training photos"""
     floaters: FloatersConfig = field(default_factory=FloatersConfig)
     """what is done against Gaussians that float in front of the cameras"""
     enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
@@ -77,18 +79,16 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
         """Switch the helps off if that is requested; before they are fitted themselves."""
         if not self.sparse_helps:
             self.initial_points.stereo, self.floaters.min_depth = 0, 0.0
-            self.initial_points.sensor, self.sensor_depth_weight = 0, 0.0
-        fill_unset(self, sensor_depth_weight=SENSOR_DEPTH_WEIGHT)
+            self.initial_points.depth, self.depth.weight = 0, 0.0
 
     def check(self, flag: str) -> None:
-        """Raise a UserError if a help is requested and switched off, or a weight is negative."""
-        check_at_least(self, flag, {"sensor_depth_weight": 0})
+        """Raise a UserError if a help is requested and switched off, ."""
         if self.sparse_helps:
             return
         given = {
             "initial-points.stereo": self.initial_points.stereo,
-            "initial-points.sensor": self.initial_points.sensor,
-            "sensor-depth-weight": self.sensor_depth_weight,
+            "initial-points.depth": self.initial_points.depth,
+            "depth.weight": self.depth.weight,
             "floaters.min-depth": self.floaters.min_depth,
         }
         for name, value in given.items():
@@ -129,6 +129,7 @@ class GuidedPipeline(VanillaPipeline):
         self.between_pieces: Callable[[int], None] = lambda step: None
         """called between pieces of work that cannot wait; the trainer's, which lets others have its lock"""
         self._free = FreeSpace([], [])
+        self._last_step, self._estimated_in = 0, 0.0
         self._losses = LossMeans()
         # its own renderer and references: what is shown must not change what is trained
         self.renderer = SplatRenderer(self.model)
@@ -171,11 +172,13 @@ class GuidedPipeline(VanillaPipeline):
         """
         self._check_enhancer()
         self._find_free_space()
-        self._check_sensor_depth(run)
+        self._check_measured_depth(run)
+        self._estimate_depth(run)
+        self._record_depth(run)
         self.model.follow_windows(self.guidance.windows(run))
         if not with_points:
             return
-        if not (self._add_sensor_points(run) and self.config.initial_points.stereo_by_default):
+        if not (self._add_depth_points(run) and self.config.initial_points.stereo_by_default):
             self._add_stereo_points(run)
         self.set_up_guidance(run)
         if (points := self.guidance.initial_points()) is not None:
@@ -205,27 +208,70 @@ class GuidedPipeline(VanillaPipeline):
         if config.mode != "off" and (config.name or config.weights):
             self.enhancer.settings.fixer.load(self.model.device, "--pipeline.enhancer")
 
-    def _check_sensor_depth(self, run: Run) -> None:
+    def _check_measured_depth(self, run: Run) -> None:
         """Read the depth that came with the photographs, if it is used, and compare it with the scene's points.
 
         Raises:
             UserError: it cannot be read, or they disagree.
         """
-        if not (self.config.initial_points.sensor or self.config.sensor_depth_weight) or not self.scene.depths.count:
+        if not self._uses_depth() or not self.scene.depths.count:
             return
         for index in range(len(self.scene)):
             self.scene.depth(index)
         if (points := self.scene.given_points()) is not None:
             check_scale(self.scene, points, self.scene.depths.unit, run.tracker.log)
 
-    def _add_sensor_points(self, run: Run) -> bool:
-        """Add points from the depth that came with the photographs; True if stereo is not needed beside them."""
-        found, photos = self.scene.depths.count, len(self.scene)
-        count = self._room(self.config.initial_points.sensor or 0)
+    def _uses_depth(self) -> bool:
+        return bool(self.config.initial_points.depth or self.config.depth.weight)
+
+    def _estimate_depth(self, run: Run) -> None:
+        """Have the depth of all photographs estimated; anew when a training is resumed, from the same photographs.
+
+        Raises:
+            UserError: the prior cannot be loaded.
+        """
+        self._last_step = run.last_step
+        prior = self.config.depth.load(self.model.device) if self._uses_depth() else None
+        if prior is None:
+            return
+        photos = [
+            replace(self.scene.photo(index), camera=self.scene.unoptimized_camera(index)).within(LONG_SIDE)
+            for index in range(len(self.scene))
+        ]
+        started = time.perf_counter()
+        with progress_bar(CONSOLE) as bar:
+            task = bar.add_task("Depth of photos", total=len(photos))
+            found = estimate_depths(
+                photos, self.scene.given_points(), prior, lambda left: bar.update(task, completed=len(photos) - left)
+            )
+        self.scene.estimates = [photo_depth(one) for one in found]
+        self._estimated_in = (time.perf_counter() - started) / len(photos)
+        sure = torch.cat([one.confidence.flatten() for one in self.scene.estimates]).mean()
+        run.tracker.log(
+            f"Depth of {len(photos)} photos estimated; within 2 % with a mean probability of {float(sure):.2f} "
+            "(--pipeline.depth.name)"
+        )
+
+    def _record_depth(self, run: Run) -> None:
+        """Keep pictures of the depth that is used, of photographs evenly."""
+        if not self._uses_depth():
+            return
+        records = ViewRecords(run.folder / DEPTHS_FOLDER, ABOUT_DEPTHS)
+        names, count = self.scene.names(), len(self.scene)
+        for index in range(0, count, -(-count // ABOUT_DEPTHS.most)):
+            if (found := self.scene.depth(index)) is not None:
+                photo = self.scene.photo(index).image
+                records.write(record_depth(index, names[index], photo, found, self._estimated_in, run.first_step))
+
+    def _add_depth_points(self, run: Run) -> bool:
+        """Add points from the depth of the photographs; True if stereo is not needed beside them."""
+        photos = len(self.scene)
+        found = photos if self.scene.estimates else self.scene.depths.count
+        count = self._room(self.config.initial_points.depth or 0)
         if not found or not count or self.model.config.random_init:
             return False
         seeds = self.model.seed_points
-        cloud = sensor_points(self.scene, count)
+        cloud = depth_points(self.scene, count)
         added = 0 if cloud is None else len(cloud.positions)
         if cloud is None or (seeds is None and added < MIN_POINTS):
             run.tracker.log(f"Depth of {found} of {photos} photos gives only {added} points: none is added.")
@@ -234,7 +280,7 @@ class GuidedPipeline(VanillaPipeline):
         stereo = "; stereo is left out" if enough and self.config.initial_points.stereo_by_default else ""
         run.tracker.log(
             f"{added} initial points added to {0 if seeds is None else len(seeds[0])} from the depth of {found} of "
-            f"{photos} photos (--pipeline.initial-points.sensor){stereo}"
+            f"{photos} photos (--pipeline.initial-points.depth){stereo}"
         )
         self._add_points(cloud)
         return enough
@@ -292,8 +338,8 @@ class GuidedPipeline(VanillaPipeline):
         else:
             made = made.to(self.model.device)
             camera, batch = to_batch(made)
-        sensor = self._sensor_depth(made, batch)
-        with self.model.depth_in_training(sensor is not None or (made is not None and made.depth is not None)):
+        target = self._photo_depth(made, batch, step)
+        with self.model.depth_in_training(target is not None or (made is not None and made.depth is not None)):
             outputs = self._model(camera)
         if made is not None and made.alpha is not None:
             # an object cut out stands before the background of this step, as photographs with alpha do
@@ -315,24 +361,23 @@ class GuidedPipeline(VanillaPipeline):
             # the curve of photographs stays readable: made views have their own
             metrics = {"pseudo_" + key if key == "psnr" else key: value for key, value in metrics.items()}
         losses = self._guided_losses(outputs, batch, made, base)
-        if sensor is not None:
-            losses = losses | {"sensor_depth_loss": self._sensor_depth_loss(outputs, sensor)}
+        if target is not None:
+            losses = losses | {"photo_depth_loss": self._photo_depth_loss(outputs, target)}
         return outputs, losses, metrics
 
-    def _sensor_depth(self, made: TrainView | None, batch: dict[str, Any]) -> SensorDepth | None:
-        """Return the depth that came with the photograph a step learns from, if it is learned from."""
-        if not self.config.sensor_depth_weight or (made is not None and made.photo is None):
+    def _photo_depth(self, made: TrainView | None, batch: dict[str, Any], step: int) -> PhotoDepth | None:
+        """Return the depth of the photograph a step learns from, if it is learned from."""
+        if not self.config.depth.weight or (made is not None and made.photo is None):
             return None
-        return self.scene.depth(int(batch["image_idx"]))
+        estimated = 1 - step / max(1.0, self.config.depth.fade * self._last_step)
+        return self.scene.depth(int(batch["image_idx"]), estimated)
 
-    def _sensor_depth_loss(self, outputs: dict[str, Any], sensor: SensorDepth) -> Tensor:
+    def _photo_depth_loss(self, outputs: dict[str, Any], photo: PhotoDepth) -> Tensor:
         """Return the weighted loss of a step between the depth that it rendered and the photograph's."""
         height, width = outputs["accumulation"].shape[:2]
-        target, confidence = (
-            resized(maps, height, width, "nearest-exact") for maps in (sensor.depth, sensor.confidence)
-        )
+        target, confidence = (resized(maps, height, width, "nearest-exact") for maps in (photo.depth, photo.confidence))
         loss = depth_loss(outputs["depth"], outputs["accumulation"], target, confidence)
-        return loss * (self.config.sensor_depth_weight or 0.0)
+        return loss * (self.config.depth.weight or 0.0)
 
     def _guided_losses(
         self, outputs: dict[str, Any], batch: dict[str, Any], made: TrainView | None, base: dict[str, Tensor]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.initialization.estimated_depths import completed
 from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.transfers import sent
 from difix3d_ns.ns.batches import unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager
 from difix3d_ns.ns.photo_depths import PhotoDepths
-from difix3d_ns.views.protocols import SensorDepth
+from difix3d_ns.views.protocols import PhotoDepth
 
 
 class SceneModel(Protocol):
@@ -52,6 +54,8 @@ class TrainingScene:
         self._unoptimized: dict[int, Pinhole] = {}
         scale = datamanager.train_dataparser_outputs.dataparser_scale
         self.depths = PhotoDepths(datamanager.train_dataset, scale, self.mask)
+        self.estimates: Sequence[PhotoDepth] = []
+        """depth of each photograph that a prior estimated, on any device; none if none did"""
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -118,9 +122,19 @@ class TrainingScene:
         """Colour [3] that cut-out photographs stand before."""
         return sent(self._model.background_color, self._model.device)
 
-    def depth(self, index: int) -> SensorDepth | None:
-        """Return the depth that came with a photograph, undistorted; None if it has none."""
-        return self.depths.of(index, self._model.device)
+    def depth(self, index: int, share: float = 1.0) -> PhotoDepth | None:
+        """Return the depth that came with a photograph, completed by its estimate, undistorted; None if it has neither.
+
+        Args:
+            index: of the photograph.
+            share: of its confidence that an estimate gets.
+        """
+        measured = self.depths.of(index, self._model.device)
+        if not self.estimates or share <= 0:
+            return measured
+        one, device = self.estimates[index], self._model.device
+        estimate = PhotoDepth(sent(one.depth, device), share * sent(one.confidence, device))
+        return estimate if measured is None else completed(measured, estimate)
 
     def camera(self, index: int) -> Pinhole:
         """Camera of a photograph at its optimised pose."""

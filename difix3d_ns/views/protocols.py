@@ -32,8 +32,8 @@ class PointCloud:
 
 
 @dataclass(frozen=True)
-class SensorDepth:
-    """Depth that came with a photograph, over its field of view, at any size."""
+class PhotoDepth:
+    """Depth of a photograph, measured or estimated, over its field of view, at any size."""
 
     depth: Tensor  # [h, w, 1] along z, scene units, 0 where it is not known
     confidence: Tensor  # [h, w, 1] in [0, 1]; 0 where depth is not known or not to be used
@@ -83,8 +83,8 @@ class Scene(Protocol):
         """Colour [3] that cut-out photographs stand before."""
         ...
 
-    def depth(self, index: int) -> SensorDepth | None:
-        """Return the depth that came with a photograph, undistorted; None if it has none."""
+    def depth(self, index: int) -> PhotoDepth | None:
+        """Return the depth of a photograph, undistorted, measured or estimated; None if it has none."""
         ...
 
     def unoptimized_camera(self, index: int) -> Pinhole:

@@ -15,10 +15,11 @@ from PIL import Image
 from plyfile import PlyData
 
 from difix3d_ns import cli
-from difix3d_ns.apps.depth_maps import coloured, write_depths
+from difix3d_ns.apps.depth_maps import write_depths
 from difix3d_ns.data.capture import procedural_capture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.initialization.depth_records import coloured
 from difix3d_ns.initialization.estimated_depths import estimate_depths
 from difix3d_ns.io.depth_files import read_confidence, read_depth
 from difix3d_ns.ns.capture_reader import read_dataset

@@ -29,7 +29,7 @@ from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.stereo import stereo_depths, stereo_points
 from difix3d_ns.guidance.fixing import ViewFixer
 from difix3d_ns.guidance.super_resolution import ThreeDSRConfig
-from difix3d_ns.initialization.sensor_points import depth_ratios, sensor_points
+from difix3d_ns.initialization.depth_points import depth_points, depth_ratios
 from difix3d_ns.io.run import Run
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.ns.batches import to_batch
@@ -243,9 +243,9 @@ def _cut_out_photographs(place: Place) -> Any:
 
 
 @case
-def _sensor_depth(place: Place) -> Any:
+def _photo_depth(place: Place) -> Any:
     scene = place.scene("with depth")
-    points, given = sensor_points(scene, 200), scene.given_points()
+    points, given = depth_points(scene, 200), scene.given_points()
     assert points is not None and given is not None
     return {
         "maps": [scene.depth(0), scene.depth(1)],

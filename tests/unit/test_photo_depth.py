@@ -14,17 +14,24 @@ import torch
 from PIL import Image
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.report.made_views import depths_section
+from difix3d_ns.evaluation.report.training import read_training
 from difix3d_ns.geometry.posed_image import PosedImage
-from difix3d_ns.geometry.warp import unproject
-from difix3d_ns.initialization.sensor_points import check_scale, depth_ratios, sensor_points
+from difix3d_ns.geometry.warp import project, unproject
+from difix3d_ns.initialization.depth_points import check_scale, depth_points, depth_ratios
+from difix3d_ns.initialization.depth_records import ABOUT_DEPTHS
+from difix3d_ns.initialization.estimated_depths import PhotoDepthConfig
 from difix3d_ns.initialization.stereo_points import CPU_POINTS, InitialPointsConfig
 from difix3d_ns.io.depth_files import confidence_of, read_confidence, read_depth
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.photo_depths import PhotoDepths
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
-from difix3d_ns.views.protocols import SensorDepth
+from difix3d_ns.views.folders import DEPTHS_FOLDER
+from difix3d_ns.views.protocols import PhotoDepth
+from difix3d_ns.views.records import ViewRecords
 from tests.unit.known_scenes import camera_at, photograph
 from tests.unit.short_training import console_output, short_config, train
+from tests.unit.tiny_depth import write_depth
 from tests.unit.tiny_scene import write_scene
 
 GROUND = -0.5  # height of the plane that all photographs on disk show
@@ -127,7 +134,7 @@ class KnownScene:
     """Photographs of the wall and the card, some with depth."""
 
     photos: list[PosedImage]
-    depths: dict[int, SensorDepth] = field(default_factory=dict)
+    depths: dict[int, PhotoDepth] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -138,7 +145,7 @@ class KnownScene:
     def camera(self, index: int) -> Any:
         return self.photos[index].pose
 
-    def depth(self, index: int) -> SensorDepth | None:
+    def depth(self, index: int) -> PhotoDepth | None:
         return self.depths.get(index)
 
 
@@ -149,12 +156,12 @@ def _known_scene(count: int = 3, without: tuple[int, ...] = ()) -> KnownScene:
         if index not in without:
             # at half the size: a sensor's own; one pixel of each 2 x 2
             depth = photo.pose.resized(photo.pose.width // 2, photo.pose.height // 2)
-            scene.depths[index] = SensorDepth(d := photograph(depth)[0].depth, torch.ones_like(d))  # type: ignore[arg-type]
+            scene.depths[index] = PhotoDepth(d := photograph(depth)[0].depth, torch.ones_like(d))  # type: ignore[arg-type]
     return scene
 
 
 def test_points_lie_on_what_was_measured() -> None:
-    cloud = sensor_points(_known_scene(without=(1,)), 2000)  # type: ignore[arg-type]
+    cloud = depth_points(_known_scene(without=(1,)), 2000)  # type: ignore[arg-type]
     assert cloud is not None and cloud.positions.shape == (2000, 3) and cloud.colours.dtype == torch.uint8
     on_wall, on_card = ((cloud.positions[:, 2] - z).abs() < 1e-4 for z in (6.0, 3.0))
     assert (on_wall | on_card).all() and 100 < int(on_card.sum()) < 1900
@@ -162,25 +169,27 @@ def test_points_lie_on_what_was_measured() -> None:
 
     error = (cloud.colours / 255 - colour(cloud.positions)).abs()
     assert float(error[on_wall].mean()) < 0.01
-    again = sensor_points(_known_scene(without=(1,)), 2000)  # type: ignore[arg-type]
+    again = depth_points(_known_scene(without=(1,)), 2000)  # type: ignore[arg-type]
     assert again is not None and torch.equal(cloud.positions, again.positions)
 
 
-def test_points_come_from_high_confidence_and_are_not_seen_through() -> None:
+def test_points_follow_confidence_and_are_not_seen_through() -> None:
     scene = _known_scene()
     doubted = scene.depths[0]
     doubted.confidence[:, :40] = 0.5
     scene.depths[1].depth[20:40, 50:60] = 1.5  # trusted, and in the air: both others look through it
-    cloud = sensor_points(scene, 3000)  # type: ignore[arg-type]
+    cloud = depth_points(scene, 3000)  # type: ignore[arg-type]
     assert cloud is not None and (cloud.positions[:, 2] > 2.9).all()
     only = KnownScene(scene.photos[:1], {0: doubted})
-    cloud = sensor_points(only, 3000)  # type: ignore[arg-type]
-    assert cloud is not None and len(cloud.positions) == 40 * 60  # the right half of 80 x 60
-    doubted.confidence[:] = 0.5  # none is high: those of medium are better than none
-    cloud = sensor_points(only, 3000)  # type: ignore[arg-type]
-    assert cloud is not None and len(cloud.positions) == 3000
+    cloud = depth_points(only, 400)  # type: ignore[arg-type]
+    assert cloud is not None and len(cloud.positions) == 400
+    right = float((project(cloud.positions, only.photos[0].pose)[0][:, 0] > 40).float().mean())
+    assert 0.7 < right < 0.88  # half of the picture, with four times the weight
+    doubted.confidence[:, :40] = 0.2
+    cloud = depth_points(only, 3000)  # type: ignore[arg-type]
+    assert cloud is not None and len(cloud.positions) == 40 * 60  # what is hardly trusted gives none
     doubted.confidence[:] = 0
-    assert sensor_points(only, 3000) is None  # type: ignore[arg-type]
+    assert depth_points(only, 3000) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [1000.0, 1 / 25.4, 1.0])
@@ -189,7 +198,7 @@ def test_another_unit_is_found_by_the_scenes_points(factor: float) -> None:
     points = torch.cat([unproject(photo.depth, photo.pose).view(-1, 3)[::97] for photo in scene.photos])  # type: ignore[arg-type]
     scattered = torch.rand(len(points) // 4, 3) * torch.tensor([2.0, 2.0, 8.0])  # points that are wrong
     points = torch.cat([points, scattered])
-    scene.depths = {i: SensorDepth(d.depth * factor, d.confidence) for i, d in scene.depths.items()}
+    scene.depths = {i: PhotoDepth(d.depth * factor, d.confidence) for i, d in scene.depths.items()}
     assert float(depth_ratios(scene, points).median()) == pytest.approx(factor, rel=0.01)  # type: ignore[arg-type]
     lines: list[str] = []
     if factor == 1.0:
@@ -255,7 +264,7 @@ def _config(scene: Path, name: str = "run", steps: int = 4, **settings: Any) -> 
     config = short_config(scene, steps=steps, name=name)
     config.pipeline.sparse_helps = True
     config.pipeline.floaters.min_depth = 0.0
-    config.pipeline.initial_points.sensor = 200
+    config.pipeline.initial_points.depth = 200
     for key, value in settings.items():
         setattr(config.pipeline, key, value)
     return config
@@ -291,13 +300,13 @@ def test_a_training_with_depth_of_its_photographs(tmp_path: Path, capsys: pytest
         return pipeline.get_train_loss_dict(step)[1]
 
     pipeline.datamanager.train_unseen_cameras = list(range(5))
-    found = [losses(step).get("sensor_depth_loss") for step in range(5)]
+    found = [losses(step).get("photo_depth_loss") for step in range(5)]
     learned = [loss for loss in found if loss is not None]
     assert len(learned) == 4
     gradient = torch.autograd.grad(learned[-1], pipeline.model.gauss_params["means"])[0]
     assert gradient.isfinite().all() and (gradient != 0).any()
-    pipeline.config.sensor_depth_weight = 0.0
-    assert "sensor_depth_loss" not in losses(5)
+    pipeline.config.depth.weight = 0.0
+    assert "photo_depth_loss" not in losses(5)
 
 
 def test_the_splat_learns_the_measured_depth(tmp_path: Path) -> None:
@@ -305,8 +314,8 @@ def test_the_splat_learns_the_measured_depth(tmp_path: Path) -> None:
     scene = _ground_scene(tmp_path / "scene")
     errors = []
     for weight in (0.0, 5.0):
-        config = _config(scene, name=f"w{weight}", steps=30, sensor_depth_weight=weight)
-        config.pipeline.initial_points.sensor = config.pipeline.initial_points.stereo = 0
+        config = _config(scene, name=f"w{weight}", steps=30, depth=PhotoDepthConfig(weight=weight))
+        config.pipeline.initial_points.depth = config.pipeline.initial_points.stereo = 0
         config.pipeline.model.warmup_length = 1000
         torch.manual_seed(0)
         trainer = GuidedTrainer(config)
@@ -344,6 +353,48 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         assert torch.allclose(parameter, resumed.pipeline.model.gauss_params[name], atol=1e-6), name
 
 
+def test_estimates_complete_what_was_measured_and_fade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scene = _ground_scene(tmp_path / "scene")
+    (tmp_path / "weights").mkdir()
+    depth = PhotoDepthConfig("multiview", str(write_depth(tmp_path / "weights")), fade=0.5)
+    config = _config(scene, depth=depth)
+    trainer = GuidedTrainer(config)
+    trainer.config.save_config()
+    trainer.setup()
+    assert "Depth of 5 photos estimated" in console_output(capsys)
+    photos = trainer.pipeline.scene
+    measured, both = photos.depth(1, share=0.0), photos.depth(1)
+    assert measured is not None and both is not None and both.depth.shape == (*photos.photo(1).image.shape[:2], 1)
+    known = measured.confidence > 0  # at half the size
+    assert torch.equal(both.depth[1::2, 1::2][known], measured.depth[known]) and bool(known.any())
+    trainer.pipeline.datamanager.train_dataset.metadata["depth_filenames"][0] = None
+    half, whole = photos.depth(0, share=0.5), photos.depth(0)
+    assert half is not None and whole is not None and photos.depth(0, share=0.0) is None
+    assert torch.allclose(half.confidence, 0.5 * whole.confidence) and float(whole.confidence.max()) <= 1
+
+    records = ViewRecords(trainer.base_dir / DEPTHS_FOLDER)
+    assert [head.title for head in records.heads()] == photos.names() and records.about == ABOUT_DEPTHS
+    first = records.open(records.heads()[0])
+    assert first is not None and list(first.panels) == ["photo", "depth", "confidence"]
+    assert first.panels["depth"].std() > 1 and first.head.numbers["mean confidence"] > 0
+    section = depths_section(read_training(trainer.base_dir))
+    assert section.title == "Depth of photos" and "5 views" in str(section.parts[1])
+
+    trainer.pipeline.train()
+    shares = []
+    for step in range(4):  # of the four, half have an estimate
+        trainer.pipeline.datamanager.train_unseen_cameras = [0]
+        trainer.pipeline.model.step_cb(trainer.optimizers, step)
+        shares.append("photo_depth_loss" in trainer.pipeline.get_train_loss_dict(step)[1])
+    assert shares == [True, True, False, False]
+
+
+def test_an_unknown_depth_prior_is_named(tmp_path: Path) -> None:
+    for config in (PhotoDepthConfig("sonar"), PhotoDepthConfig("multiview", str(tmp_path / "nothing"))):
+        with pytest.raises(UserError, match=r"--pipeline\.depth\.(name|weights).*(sonar|nothing)"):
+            config.load(torch.device("cpu"))
+
+
 def test_a_wrong_unit_ends_before_training_and_its_remedy_works(tmp_path: Path) -> None:
     scene = _ground_scene(tmp_path / "scene", factor=0.1)  # centimetres
     with pytest.raises(UserError, match=r"0\.1\d* times as far as the points.*--depth-unit-scale-factor 0.01`"):
@@ -354,8 +405,8 @@ def test_a_wrong_unit_ends_before_training_and_its_remedy_works(tmp_path: Path) 
     config.save_config()
     trainer.setup()
     assert float((_height(trainer, trainer.pipeline.model.means.detach()[400:]) - GROUND).abs().max()) < 5e-2
-    config = _config(scene, name="without", sensor_depth_weight=0.0)
-    config.pipeline.initial_points.sensor = config.pipeline.initial_points.stereo = 0
+    config = _config(scene, name="without", depth=PhotoDepthConfig(weight=0.0))
+    config.pipeline.initial_points.depth = config.pipeline.initial_points.stereo = 0
     config.save_config()
     GuidedTrainer(config).setup()  # what the message offers as well
 
@@ -365,7 +416,7 @@ def test_stereo_rests_unless_it_is_requested(stereo: int | None) -> None:
     config = InitialPointsConfig(stereo=stereo)
     for images in (None, 5):
         config.fit(Run(100, images=images))
-    assert config.sensor == CPU_POINTS and config.stereo == (stereo or CPU_POINTS)
+    assert config.depth == CPU_POINTS and config.stereo == (stereo or CPU_POINTS)
     assert config.stereo_by_default == (stereo is None)
 
 

@@ -10,8 +10,8 @@ from markupsafe import Markup
 from difix3d_ns.evaluation.report.page_pictures import long_side_for, picture
 from difix3d_ns.evaluation.report.parts import Section, fold, gallery, slider
 from difix3d_ns.evaluation.report.training import Training, duration
-from difix3d_ns.views.folders import POOL_FOLDER
-from difix3d_ns.views.records import RecordHead, ViewRecord, describe_numbers, mean_numbers
+from difix3d_ns.views.folders import DEPTHS_FOLDER, POOL_FOLDER
+from difix3d_ns.views.records import RecordHead, ViewRecord, ViewRecords, describe_numbers, mean_numbers
 
 _BUDGET = 3.5e6  # bytes of all pictures here
 _EACH = 0.625  # of a detailed picture: of four panels of a repair, two are coarse or smooth
@@ -20,11 +20,22 @@ _QUALITY = 76
 
 def made_views_section(training: Training) -> Section:
     """Section of made views, their panels behind sliders; groups one below the other, the latest open."""
-    about = training.records.about
-    heads = training.made
-    if not heads:
+    if not training.made:
+        about = training.records.about
         return Section(about.title, [_why_none(training)], about.short)
-    records = [record for head in _chosen(heads, about.most) if (record := training.records.open(head)) is not None]
+    return _section(training.records, training.made)
+
+
+def depths_section(training: Training) -> Section:
+    """Section of the depth of photographs, if training used any."""
+    records = ViewRecords(training.folder / DEPTHS_FOLDER)
+    heads = records.heads()
+    return _section(records, heads) if heads else Section("", [])
+
+
+def _section(folder: ViewRecords, heads: Sequence[RecordHead]) -> Section:
+    about = folder.about
+    records = [record for head in _chosen(heads, about.most) if (record := folder.open(head)) is not None]
     groups: dict[str, list[RecordHead]] = {}
     for head in reversed(sorted(heads, key=lambda head: head.order)):
         groups.setdefault(head.group, []).insert(0, head)

@@ -16,7 +16,7 @@ import difix3d_ns
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.flags import settings
 from difix3d_ns.evaluation.report.held_out import HeldOut, measure
-from difix3d_ns.evaluation.report.made_views import made_views_section
+from difix3d_ns.evaluation.report.made_views import depths_section, made_views_section
 from difix3d_ns.evaluation.report.parts import Figure, Section, facts, fold, page, results_table
 from difix3d_ns.evaluation.report.training import Training, duration, read_training
 from difix3d_ns.evaluation.report.training_curves import curves_section
@@ -73,6 +73,7 @@ def write_report(
         [
             Section("Views kept out of training", held_out.parts(problem, methods), "Held-out views"),
             made_views_section(read),
+            depths_section(read),
             curves_section(read),
             Section("Time", [facts(_times(read, held_out))]),
             Section("Settings", _settings(read)),

@@ -27,10 +27,11 @@ from difix3d_ns.ns.rendering import SplatRenderer
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
 from difix3d_ns.ns.viewer.frusta import natural
+from difix3d_ns.ns.viewer.gallery import Gallery
 from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
-from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
+from difix3d_ns.views.folders import DEPTHS_FOLDER, POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.records import LATEST, ViewRecords, newest, thumbnail
 from difix3d_ns.views.store import Store
 from difix3d_ns.views.view import PackedView
@@ -62,6 +63,7 @@ class Panel(ViewerControl):
         self._failed = False
         self._viewer: Viewer | None = None
         self._enhancer_controls: EnhancerControls | None = None
+        self._depths: Gallery | None = None
         self.live = LiveEnhancer(enhancer.enhance)
 
     def _setup(self, viewer: Viewer) -> None:
@@ -78,6 +80,7 @@ class Panel(ViewerControl):
             else:
                 self._enhancer_controls = EnhancerControls(viewer, self._enhancer, self.live, self._mode)
         if viewer.trainer is None:
+            self._show_depths()
             self._show_saved(viewer)
 
     def serve(self, tab: RenderStateMachine, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -95,6 +98,7 @@ class Panel(ViewerControl):
 
     def attach(self, guidance: Guidance, step: int) -> None:
         """Show a training's guidance, if it has something to show."""
+        self._show_depths()
         status = guidance.status(step)
         self._guidance = guidance
         if self._controls is None and status.title:
@@ -129,6 +133,15 @@ class Panel(ViewerControl):
         scale = max(self._viewer.config.camera_frustum_scale, _FRUSTUM * apart)
         with self._folder:
             return GuidanceControls(self._viewer.viser_server, status, cameras, long_side, scale)
+
+    def _show_depths(self) -> None:
+        """Show the depth of photographs that a training began with, if it left any."""
+        if self._viewer is None or self._depths is not None:
+            return
+        if latest := ViewRecords(self._viewer.log_filename.parent / DEPTHS_FOLDER).latest(LATEST):
+            with self._folder, self._viewer.viser_server.gui.add_folder("Depth of photos", expand_by_default=False):
+                self._depths = Gallery(self._viewer.viser_server, "photos")
+            self._depths.add(*latest)
 
     def _show_saved(self, viewer: Viewer) -> None:
         folder = viewer.log_filename.parent
