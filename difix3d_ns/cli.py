@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+import difix3d_ns
 from difix3d_ns.apps.train_prior import train_prior
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.errors import UserError
@@ -398,14 +401,44 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 }
 
 
+_GO_ON = {"pose", "fix", "upscale", "curate", "train-prior", "bench"}
+"""commands that go on where they stopped"""
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
+
+
 def main() -> None:
     """Entry point."""
     replace_unprintable()
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
+    if command == "--version":
+        print(f"difix3d {difix3d_ns.__version__}")
+        return
+    if command and command[0] != "-" and command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, 1)
+        meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"Error: difix3d has no command {command}: {meant}", file=sys.stderr)
+        sys.exit(2)
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, description="Diffusion-fixed Gaussian splatting for nerfstudio.")
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="difix3d", description="Diffusion-fixed Gaussian splatting for nerfstudio."
+        )
     except (UserError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
+    except (KeyboardInterrupt, _Terminated) as end:
+        kept = ": what is finished is kept, and the same command goes on from there" if command in _GO_ON else ""
+        print(f"Interrupted{kept}.", file=sys.stderr)
+        sys.exit(128 + (signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

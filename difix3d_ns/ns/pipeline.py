@@ -128,6 +128,8 @@ class GuidedPipeline(VanillaPipeline):
         self.scene = TrainingScene(self.datamanager, self.model)
         self.between_pieces: Callable[[int], None] = lambda step: None
         """called between pieces of work that cannot wait; the trainer's, which lets others have its lock"""
+        self.before_steps: Callable[[int], None] = lambda step: None
+        """called before each step; the trainer's, which may end there"""
         self._free = FreeSpace([], [])
         self._last_step, self._estimated_in = 0, 0.0
         self._losses = LossMeans()
@@ -410,6 +412,7 @@ class GuidedPipeline(VanillaPipeline):
         CONSOLE.print(f"Trained on {self.datamanager.train_dataset.summary()}.")
 
     def _before_step(self, step: int) -> None:
+        self.before_steps(step)
         while self.guidance.before_step(step):
             self.panel.update(step, self._losses.values)
             self.between_pieces(step)

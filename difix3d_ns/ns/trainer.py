@@ -28,6 +28,7 @@ from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.config_paths import make_absolute
 from difix3d_ns.ns.cuda_kernels import load_kernels
+from difix3d_ns.ns.interrupts import Interrupts
 from difix3d_ns.ns.log_tracker import LogTracker
 from difix3d_ns.ns.patches.eval_setup import find_trainings_again
 from difix3d_ns.ns.patches.event_writers import survive_a_full_disk
@@ -231,6 +232,7 @@ class GuidedTrainer(Trainer):
             comes = "is where it starts" if started else "comes from another method"
             CONSOLE.print(f"{path} {comes}: training goes on for {config.max_num_iterations} steps.")
         super().__init__(config, local_rank, world_size)
+        self._interrupts = Interrupts()
 
     @staticmethod
     def _read_checkpoint(config: GuidedTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
@@ -254,12 +256,14 @@ class GuidedTrainer(Trainer):
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         if self.config.pipeline.datamanager.data is None and self.config.data is not None:
             self.config.pipeline.datamanager.data = self.config.data
-        with self._explained_write_errors():
+        interrupted = "Interrupted before the first step: nothing was begun."
+        with self._explained_write_errors(), self._interrupts.caught(lambda: interrupted):
             super().setup(test_mode)
             survive_a_full_disk()
             if self._loaded is not None:
                 self.pipeline.set_up_guidance(self._run)
         self.pipeline.between_pieces = self._between_pieces
+        self.pipeline.before_steps = self._end_if_interrupted
         if self._loaded is not None and self._ours:
             path, state = self._loaded
             self.pipeline.restore_training_state(self._ours["parts"], path.parent.parent, state["step"] + 1)
@@ -353,10 +357,17 @@ class GuidedTrainer(Trainer):
             self._run.last_step - self._start_step
         )  # nerfstudio counts from the resumed step
         try:
-            with self._explained_write_errors():
+            with self._explained_write_errors(), self._interrupts.caught(self._where_interrupted):
                 super().train()
         finally:
             self.config.max_num_iterations = total
+
+    def _where_interrupted(self) -> str | None:
+        """Return a sentence if nothing has to be saved any more."""
+        if self.training_state == "completed":
+            return f"Ended. The training is in {self.base_dir}."
+        self.training_state = "training"  # a pause would wait for ever
+        return None
 
     @contextmanager
     def _explained_write_errors(self) -> Iterator[None]:
@@ -412,11 +423,21 @@ class GuidedTrainer(Trainer):
 
         nerfstudio holds its lock meanwhile. Before the first step there is nothing a checkpoint could be named by.
         """
+        self._end_if_interrupted(step)
         if step > 0 and time.monotonic() - self._saved_at > _SAVE_IN_BOUNDARIES:
             self.save_checkpoint(step - 1)
         self.train_lock.release()
         time.sleep(0)
         self.train_lock.acquire()
+
+    def _end_if_interrupted(self, step: int) -> None:
+        """Save and end, if that was requested; before a step."""
+        if self._interrupts.number is None:
+            return
+        if step <= self._start_step:
+            self._interrupts.leave("Interrupted before the first step: nothing was trained.")
+        self.save_checkpoint(step - 1)
+        self._interrupts.leave(f"Interrupted at step {step}. Go on with --load-dir {self.checkpoint_dir}")
 
     def eval_iteration(self, step: int) -> None:
         """Evaluate held-out photos now and then, if there are any."""

@@ -20,7 +20,9 @@ def apply() -> None:
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if message := user_message(error):
+        if isinstance(error, KeyboardInterrupt):  # Python ends by the signal itself
+            print("Interrupted.", file=sys.stderr)
+        elif message := user_message(error):
             from rich.console import Console
             from rich.text import Text
 
