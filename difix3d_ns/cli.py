@@ -368,6 +368,32 @@ def report(
     print(f"Open in a browser: {page}")
 
 
+def export(
+    config: Annotated[Path, tyro.conf.Positional],
+    output: Path,
+    frame: Literal["training", "capture"] = "training",
+    crop: tuple[float, float, float, float, float, float] | None = None,
+    keep_all: bool = False,
+    force: bool = False,
+) -> None:
+    """Write a training's splat as one file that other viewers open.
+
+    Left out is what floats in front of the cameras, what cannot be seen and what no photo shows.
+
+    Args:
+        config: config.yml of the training, or its folder.
+        output: file. splat.ply opens everywhere, splat.compressed.ply takes a quarter of the disk (PlayCanvas,
+            SuperSplat), splat.spz a tenth.
+        frame: coordinates: training, with the way back in a file beside it, or capture, those of your own poses.
+        crop: least x, y, z and greatest x, y, z of what is written, in these coordinates.
+        keep_all: leave nothing out.
+        force: overwrite a file that is there.
+    """
+    from difix3d_ns.apps.export_splat import export as write
+
+    print(write(config, output, frame, crop or (), keep_all, force).describe())
+
+
 def doctor(data: Path | None = None, output: Path = Path("outputs"), weights: str = "embedded") -> None:
     """Try what training and the commands around it need; exit with 1 if training would fail.
 
@@ -397,6 +423,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export-pairs": export_pairs,
     "train-prior": train_prior,
     "report": report,
+    "export": export,
     "bench": bench,
 }
 

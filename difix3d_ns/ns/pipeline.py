@@ -130,7 +130,8 @@ class GuidedPipeline(VanillaPipeline):
         """called between pieces of work that cannot wait; the trainer's, which lets others have its lock"""
         self.before_steps: Callable[[int], None] = lambda step: None
         """called before each step; the trainer's, which may end there"""
-        self._free = FreeSpace([], [])
+        self.free = FreeSpace([], [])
+        """space in front of the cameras in which nothing is"""
         self._last_step, self._estimated_in = 0, 0.0
         self._losses = LossMeans()
         # its own renderer and references: what is shown must not change what is trained
@@ -327,8 +328,8 @@ class GuidedPipeline(VanillaPipeline):
         if not floaters.min_depth or (points := self.scene.given_points()) is None:
             return
         # as the points are given: a resumed training has no other poses
-        self._free = FreeSpace.of(points, self.scene.unoptimized_cameras(), floaters.min_depth)
-        if floaters.near_plane and (nearest := self._free.nearest) is not None:
+        self.free = FreeSpace.of(points, self.scene.unoptimized_cameras(), floaters.min_depth)
+        if floaters.near_plane and (nearest := self.free.nearest) is not None:
             self.model.near_plane = max(self.model.near_plane, nearest)
 
     # ------------------------------------------------------------------ a step
@@ -401,7 +402,7 @@ class GuidedPipeline(VanillaPipeline):
         # after the model's: its step counter is then right
         callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step))
         callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._log_size))
-        if self.config.floaters.prune and self._free.nearest is not None:
+        if self.config.floaters.prune and self.free.nearest is not None:
             every = self.config.model.refine_every
             assert every is not None
             after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
@@ -425,7 +426,7 @@ class GuidedPipeline(VanillaPipeline):
     def _prune_floaters(self, step: int) -> None:
         if step == 0:
             return
-        floating = self._free.floating(self.model.means.detach())
+        floating = self.free.floating(self.model.means.detach())
         if floating.any() and not floating.all():
             self.model.remove_gaussians(floating)
 

@@ -34,7 +34,7 @@ def read_start(path: Path) -> tuple[Path, dict[str, Any]]:
     if not path.exists():
         raise UserError(f"{_FLAG} {path}: there is no such file or folder")
     if path.suffix.lower() == ".ply":
-        return path, _as_checkpoint(_read_ply(path))
+        return path, _as_checkpoint(read_ply(path))
     if path.suffix == ".ckpt":
         return path, checkpoints.load(path)
     folder = path if path.is_dir() else path.parent
@@ -52,8 +52,12 @@ def _as_checkpoint(gaussians: dict[str, Tensor]) -> dict[str, Any]:
     return {"step": _TRAINED - 1, "pipeline": parameters, "optimizers": {}, "schedulers": {}, "scalers": {}}
 
 
-def _read_ply(path: Path) -> dict[str, Tensor]:
-    """Splatfacto's parameters of an exported splat, those that are finite."""
+def read_ply(path: Path) -> dict[str, Tensor]:
+    """Read splatfacto's parameters of an exported splat, of the Gaussians that are finite.
+
+    Raises:
+        UserError: it is none, or has none.
+    """
     from plyfile import PlyData, PlyParseError
 
     try:
