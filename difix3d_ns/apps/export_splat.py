@@ -28,7 +28,7 @@ _SPZ_BITS, _SPZ_FRACTION = 23, 16  # of a position in fixed point, without its s
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The file that was written."""
 
     file: Path
     gaussians: int
@@ -128,7 +128,7 @@ def load_pipeline(config: Path) -> Any:
 
 
 def _needless(pipeline: Any, gaussians: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What viewers show and we do not, or what nobody has seen, [N] bool by reason."""
+    """Find what viewers show and we do not, or what nobody has seen, [N] bool by reason."""
     means, scene = gaussians["means"], pipeline.scene
     shown = torch.zeros(len(means), dtype=torch.bool)
     for camera in scene.unoptimized_cameras():

@@ -40,7 +40,7 @@ _INNER = 0x8769  # EXIF: where focal lengths are
 
 @dataclass(frozen=True)
 class Posed:
-    """What came of posing photos; names are those in the scene."""
+    """Result of posing photos; names are those in the scene."""
 
     placed: list[str]
     missing: list[str]
@@ -211,7 +211,7 @@ def _copy(file: Path, name: str, folder: Path) -> str:
 
 
 def _camera_of(file: Path) -> tuple[Any, ...]:
-    """What photos of one camera at one focal length share."""
+    """Values that photos of one camera at one focal length share."""
     with Image.open(file) as picture:
         exif = picture.getexif()
         inner = exif.get_ifd(_INNER)

@@ -28,7 +28,7 @@ _WEIGHT = 0.5
 
 @dataclass
 class PhotoDepthConfig:
-    """Where the depth of training photos comes from, and how it is learned from."""
+    """Settings of the depth of training photos: where it comes from, and how it is learned from."""
 
     kept: ClassVar[tuple[str, ...]] = ("weights",)
     """fields that a resumed training takes over from its checkpoint where they are unset"""
@@ -101,7 +101,7 @@ def estimate_depths(
 
 
 def photo_depth(found: DepthMap) -> PhotoDepth:
-    """What a training learns from an estimate: each pixel by its chance to be right."""
+    """Return what a training learns from an estimate: each pixel by its chance to be right."""
     known = found.depth > 0
     return PhotoDepth(found.depth, found.chance(WITHIN).where(known, 0.0))
 

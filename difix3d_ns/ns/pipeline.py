@@ -249,9 +249,9 @@ class GuidedPipeline(VanillaPipeline):
             )
         self.scene.estimates = [photo_depth(one) for one in found]
         self._estimated_in = (time.perf_counter() - started) / len(photos)
-        sure = torch.cat([one.confidence.flatten() for one in self.scene.estimates]).mean()
+        mean = torch.cat([one.confidence.flatten() for one in self.scene.estimates]).mean()
         run.tracker.log(
-            f"Depth of {len(photos)} photos estimated; within 2 % with a mean probability of {float(sure):.2f} "
+            f"Depth of {len(photos)} photos estimated; within 2 % with a mean probability of {float(mean):.2f} "
             "(--pipeline.depth.name)"
         )
 
