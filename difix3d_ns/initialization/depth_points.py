@@ -62,7 +62,7 @@ def depth_points(scene: Scene, count: int, seed: int = 0) -> PointCloud | None:
     if not positions:
         return None
     xyz, rgb = torch.cat(positions), torch.cat(colours)
-    kept = ~_seen_through(xyz, scene, depths)
+    kept = ~seen_through(xyz, scene)
     xyz, rgb = xyz[kept], rgb[kept]
     order = torch.randperm(len(xyz), generator=generator)[:count].to(xyz.device)
     if not len(order):
@@ -139,13 +139,22 @@ def _places(points: Tensor, scene: Scene, index: int, depth: PhotoDepth) -> tupl
     return place.long(), z, inside
 
 
-def _seen_through(points: Tensor, scene: Scene, depths: dict[int, PhotoDepth]) -> Tensor:
-    """Points [P] bool before what as many photographs measured as have them on a surface."""
+def seen_through(points: Tensor, scene: Scene) -> Tensor:
+    """Find points [P, 3] that float: as many photographs have their surface behind them as have them on a surface.
+
+    Returns:
+        [P] bool; photographs without depth, or with one that is not trusted there, have no vote, nor have those that
+        see something in front.
+    """
     votes = torch.zeros(len(points), device=points.device)
-    for index, depth in depths.items():
+    behind = torch.zeros_like(votes, dtype=torch.bool)
+    for index in range(len(scene)):
+        if (depth := scene.depth(index)) is None:
+            continue
         place, z, seen = _places(points, scene, index, depth)
         measured = depth.depth.flatten()[place]
         seen &= (measured > 0) & (depth.confidence.flatten()[place] > _LOW)
-        votes += (seen & (z < (1 - _IN_FRONT) * measured)).float()
-        votes -= (seen & ((z / measured - 1).abs() < _SAME)).float()
-    return votes >= 0
+        through = seen & (z < (1 - _IN_FRONT) * measured)
+        behind |= through
+        votes += through.float() - (seen & ((z / measured - 1).abs() < _SAME)).float()
+    return behind & (votes >= 0)

@@ -20,7 +20,7 @@ from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
-from difix3d_ns.initialization.depth_points import check_scale, depth_points
+from difix3d_ns.initialization.depth_points import check_scale, depth_points, seen_through
 from difix3d_ns.initialization.depth_records import ABOUT_DEPTHS, record_depth
 from difix3d_ns.initialization.estimated_depths import LONG_SIDE, PhotoDepthConfig, estimate_depths, photo_depth
 from difix3d_ns.initialization.stereo_points import MIN_POINTS, InitialPointsConfig, stereo_cloud, stereo_room
@@ -402,7 +402,8 @@ class GuidedPipeline(VanillaPipeline):
         # after the model's: its step counter is then right
         callbacks.append(TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self._before_step))
         callbacks.append(TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], self._log_size))
-        if self.config.floaters.prune and self.free.nearest is not None:
+        floaters = self.config.floaters
+        if floaters.prune and (self.free.nearest is not None or floaters.see_through):
             every = self.config.model.refine_every
             assert every is not None
             after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
@@ -426,7 +427,10 @@ class GuidedPipeline(VanillaPipeline):
     def _prune_floaters(self, step: int) -> None:
         if step == 0:
             return
-        floating = self.free.floating(self.model.means.detach())
+        means = self.model.means.detach()
+        floating = self.free.floating(means)
+        if self.config.floaters.see_through:
+            floating = floating | seen_through(means, self.scene)
         if floating.any() and not floating.all():
             self.model.remove_gaussians(floating)
 

@@ -34,6 +34,8 @@ class FloatersConfig:
     what is nearer floats (unset: 0.5 with up to 64 photos, else 0; 0 = nothing is known to float)"""
     prune: bool = True
     """remove Gaussians from free space throughout training: few photos cannot separate them from what is behind"""
+    see_through: bool = False
+    """also remove Gaussians that photos see through, by their depth (--pipeline.depth.name)"""
     near_plane: bool = True
     """draw nothing, in any view, that is nearer than free space of the nearest photo reaches"""
 

@@ -18,7 +18,7 @@ from difix3d_ns.evaluation.report.made_views import depths_section
 from difix3d_ns.evaluation.report.training import read_training
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import project, unproject
-from difix3d_ns.initialization.depth_points import check_scale, depth_points, depth_ratios
+from difix3d_ns.initialization.depth_points import check_scale, depth_points, depth_ratios, seen_through
 from difix3d_ns.initialization.depth_records import ABOUT_DEPTHS
 from difix3d_ns.initialization.estimated_depths import PhotoDepthConfig
 from difix3d_ns.initialization.stereo_points import CPU_POINTS, InitialPointsConfig
@@ -190,6 +190,20 @@ def test_points_follow_confidence_and_are_not_seen_through() -> None:
     assert cloud is not None and len(cloud.positions) == 40 * 60  # what is hardly trusted gives none
     doubted.confidence[:] = 0
     assert depth_points(only, 3000) is None  # type: ignore[arg-type]
+
+
+def test_what_photographs_see_through_floats() -> None:
+    scene = _known_scene()
+    camera = scene.photos[0].pose
+    surface = unproject(scene.depths[0].depth, camera)[30, 40]
+    ray = surface - camera.position
+    points = torch.stack(
+        [surface, camera.position + 0.5 * ray, camera.position + 1.3 * ray, camera.position - ray]
+    )  # on it, before it, behind it, and where nobody looks
+    assert seen_through(points, scene).tolist() == [False, True, False, False]  # type: ignore[arg-type]
+    for depth in scene.depths.values():
+        depth.confidence[:] = 0.1
+    assert not seen_through(points, scene).any()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [1000.0, 1 / 25.4, 1.0])
