@@ -45,6 +45,7 @@ from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import State, Upscaler, picture_round
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
+from difix3d_ns.views.likeness import MIN_PSNR, checked_photographs, psnr_at
 from difix3d_ns.views.pool import Entry, Pool
 from difix3d_ns.views.protocols import References, Renderer, Scene
 from difix3d_ns.views.records import ViewRecord, ViewRecords, thumbnail
@@ -56,8 +57,6 @@ STEPS_PER_ROUND = {"cpu": 500, "cuda": 5000}
 """with the paper's four rounds: 5,000 are the paper's"""
 D_SSIM = 0.2
 """share of 1 - SSIM in the losses of both sizes; the paper's"""
-MIN_PSNR = 15.0
-"""dB between photographs and renders of a splat to start from; below, it is of another scene or in another frame"""
 MIN_AGREEMENT = 0.65
 """of the photographs' details, from which the photographs alone teach more than what is made from noise"""
 _SEED = 1_000_003  # between the noise of two photographs lie the draws of all rounds
@@ -251,12 +250,8 @@ class ThreeDSRGuidance(Guidance):
         """Refuse a splat that does not show the photographs."""
         if (start := self.config.start) is None:
             return
-        count = len(self._scene)
-        for index in sorted({0, count // 2, count - 1}):
-            photo, used = self._scene.photo(index), self._scene.mask(index)
-            error = (self._renderer.render(photo.pose, photo=index).image - photo.image).square()
-            mean = error.mean() if used is None else (error * used).sum() / (3 * used.sum()).clamp_min(1)
-            psnr = float(-10 * mean.clamp_min(1e-10).log10())
+        for index in checked_photographs(len(self._scene)):
+            psnr = psnr_at(self._scene, self._renderer, index)
             self._run.tracker.log(f"{start} shows {self._names[index]} with a PSNR of {psnr:.1f} dB.")
             if psnr < MIN_PSNR:
                 raise UserError(

@@ -33,7 +33,8 @@ from difix3d_ns.ns.log_tracker import LogTracker
 from difix3d_ns.ns.patches.eval_setup import find_trainings_again
 from difix3d_ns.ns.patches.event_writers import survive_a_full_disk
 from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
-from difix3d_ns.ns.starting_splat import read_start
+from difix3d_ns.ns.splat_frame import SplatFrame
+from difix3d_ns.ns.starting_splat import LOAD_PLY, START, SplatPlacer, degree_of, read_loaded, read_start
 
 find_trainings_again()
 
@@ -92,6 +93,11 @@ class GuidedTrainerConfig(TrainerConfig):
     _target: type = field(default_factory=lambda: GuidedTrainer)
     pipeline: GuidedPipelineConfig = field(default_factory=GuidedPipelineConfig)
     """pipeline settings"""
+    load_ply: Path | None = None
+    """a splat to go on from: .ply of any origin; its coordinates are found by what it shows at three photos"""
+    load_transform: Path | None = None
+    """coordinates of load-ply where they cannot be found: splat_frame.json or dataparser_transforms.json of the
+    training that it comes from"""
     max_num_iterations: int | None = None  # type: ignore[assignment]
     """steps in all, resumed ones included (unset: 30000 with CUDA, 2000 without, and what the guidance adds to them)"""
     steps_per_save: int | None = None  # type: ignore[assignment]
@@ -211,7 +217,9 @@ class GuidedTrainer(Trainer):
             )
         self._ours = state.get(STATE_KEY, {})
         resumed = config.load_dir is not None or config.load_checkpoint is not None
-        started = config.pipeline.guidance.starting_splat is not None and not resumed
+        started = not resumed and (config.load_ply or config.pipeline.guidance.starting_splat) is not None
+        if config.load_ply is not None:  # resumed as well
+            config.pipeline.model.sh_degree = degree_of(state)
         if started or self._ours.get("method") != config.method_name:
             self._ours = {}
         foreign = self._loaded is not None and not self._ours
@@ -244,6 +252,13 @@ class GuidedTrainer(Trainer):
             state = checkpoints.load(path)
         elif config.load_checkpoint is not None:
             path, state = config.load_checkpoint, checkpoints.load(config.load_checkpoint)
+        elif config.load_ply is not None:
+            if start is not None:
+                raise UserError(
+                    f"{LOAD_PLY} {config.load_ply}: --pipeline.guidance.start is a splat to begin with as well; leave "
+                    "one of them out"
+                )
+            return read_loaded(config.load_ply)
         else:
             return None if start is None else read_start(start)
         # a resumed training began with its start
@@ -309,6 +324,8 @@ class GuidedTrainer(Trainer):
             return
         path, state = self._loaded
         self._check_exposures(path, state)
+        if path.suffix.lower() == ".ply":
+            state = self._placed(path, state)
         try:
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
             self._load_moments(state["optimizers"], with_rates=bool(self._ours))
@@ -321,6 +338,19 @@ class GuidedTrainer(Trainer):
             ) from error
         self._start_step = state["step"] + 1
         CONSOLE.print(f"Loaded {path}: going on at step {self._start_step}.")
+
+    def _placed(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
+        """Bring a .ply into the coordinates of this training."""
+
+        def load(candidate: dict[str, Any]) -> None:
+            self.pipeline.load_pipeline(candidate["pipeline"], candidate["step"])
+
+        frame = SplatFrame.of(self.pipeline.datamanager.train_dataparser_outputs)
+        placer = SplatPlacer(self.pipeline.scene, self.pipeline.renderer, frame)
+        flag = START if self.config.load_ply is None else LOAD_PLY
+        return placer.place(
+            path, flag, state, self.config.load_transform, load, lambda text: CONSOLE.print(text, soft_wrap=True)
+        )
 
     def _check_exposures(self, path: Path, state: dict[str, Any]) -> None:
         saved, requested = "exposure" in state.get("optimizers", {}), self.config.pipeline.model.exposure

@@ -593,7 +593,8 @@ def _started(scene: Path, start: Path, name: str) -> Any:
 @pytest.fixture
 def no_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """These splats are trained for a moment."""
-    monkeypatch.setattr("difix3d_ns.guidance.super_resolution.MIN_PSNR", 5.0)
+    for module in ("guidance.super_resolution", "ns.starting_splat"):
+        monkeypatch.setattr(f"difix3d_ns.{module}.MIN_PSNR", 5.0)
 
 
 @pytest.mark.usefixtures("no_bound")
