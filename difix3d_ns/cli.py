@@ -394,6 +394,35 @@ def export(
     print(write(config, output, frame, crop or (), keep_all, force).describe())
 
 
+def enhance(
+    splat: Annotated[Path, tyro.conf.Positional],
+    data: Path,
+    output: Path = Path("outputs"),
+    transform: Path | None = None,
+    fixer: str | None = None,
+    weights: str | None = None,
+) -> None:
+    """Open a splat that exists beside its photos, to look at it, render and measure it with the enhancer.
+
+    Nothing is trained.
+
+    Args:
+        splat: a .ply of any program, whose coordinates are found by what it shows at three photos; or a checkpoint, the
+            config.yml or the folder of a training by splatfacto.
+        data: the scene with the photos that the splat shows, as ns-train reads it.
+        output: folder of trainings.
+        transform: coordinates of a .ply where they cannot be found: splat_frame.json or dataparser_transforms.json.
+        fixer: of the enhancer (unset: embedded).
+        weights: of the fixer (unset: its own).
+    """
+    from difix3d_ns.apps.enhance_splat import open_splat
+
+    config = open_splat(splat, data, output, transform, fixer, weights)
+    print(f"Look at it: ns-viewer --load-config {config}")
+    print(f"Measure it: ns-eval --load-config {config} --output-path results.json")
+    print(f"Render it: ns-render dataset --load-config {config} --rendered-output-names rgb enhanced")
+
+
 def doctor(data: Path | None = None, output: Path = Path("outputs"), weights: str = "embedded") -> None:
     """Try what training and the commands around it need; exit with 1 if training would fail.
 
@@ -424,6 +453,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train-prior": train_prior,
     "report": report,
     "export": export,
+    "enhance": enhance,
     "bench": bench,
 }
 

@@ -27,12 +27,13 @@ START = "--pipeline.guidance.start"
 LOAD_PLY, LOAD_TRANSFORM = "--load-ply", "--load-transform"
 
 
-def read_start(path: Path) -> tuple[Path, dict[str, Any]]:
+def read_start(path: Path, flag: str = START) -> tuple[Path, dict[str, Any]]:
     """Read a splat as a checkpoint.
 
     Args:
         path: a .ply as ns-export and the original implementation write it, see ``SplatPlacer`` for its coordinates; a
             checkpoint; a training's folder, its config.yml or its folder of checkpoints.
+        flag: that names it, for messages.
 
     Returns:
         The file, and what it holds in a checkpoint's layout; of a .ply Gaussians alone.
@@ -41,18 +42,18 @@ def read_start(path: Path) -> tuple[Path, dict[str, Any]]:
         UserError: it is none of these, or cannot be read; the message names the flag.
     """
     if not path.exists():
-        raise UserError(f"{START} {path}: there is no such file or folder")
+        raise UserError(f"{flag} {path}: there is no such file or folder")
     if path.suffix.lower() == ".ply":
-        return path, _as_checkpoint(read_ply(path))
+        return path, _as_checkpoint(read_ply(path, flag))
     if path.suffix == ".ckpt":
         return path, checkpoints.load(path)
     folder = path if path.is_dir() else path.parent
     if not path.is_dir() and path.suffix not in (".yml", ".yaml"):
-        raise UserError(f"{START} {path}: a .ply, a .ckpt, or the folder or config.yml of a training is needed")
+        raise UserError(f"{flag} {path}: a .ply, a .ckpt, or the folder or config.yml of a training is needed")
     models = folder / "nerfstudio_models"
     folder = models if models.is_dir() else folder
     if not checkpoints.checkpoint_steps(folder):
-        raise UserError(f"{START} {path}: there is no checkpoint in {folder}; give the folder of a finished training")
+        raise UserError(f"{flag} {path}: there is no checkpoint in {folder}; give the folder of a finished training")
     return checkpoints.load_newest(folder)
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from difix3d_ns.apps.enhance_splat import open_splat
 from difix3d_ns.apps.export_splat import export
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.runs import evaluate
 from difix3d_ns.ns import starting_splat
 from difix3d_ns.ns.starting_splat import read_ply, read_transform
 from difix3d_ns.ns.trainer import GuidedTrainer
@@ -23,11 +25,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> GuidedTrainer:
-    """Of flat pictures: the splat is opaque and grey before the cameras, and elsewhere nothing."""
+    """Of a moment: the splat shows the photos a little."""
     folder = tmp_path_factory.mktemp("training")
     config = short_config(write_scene(folder / "scene"), steps=40, rounds=0)
     config.pipeline.model.sh_degree = 1
-    config.pipeline.model.background_color = "black"
     trainer = train(config)
     config.write()
     return trainer
@@ -42,7 +43,6 @@ def _begun(training: GuidedTrainer, ply: Path, **flags: object) -> GuidedTrainer
     scene = training.config.pipeline.datamanager.data
     assert scene is not None
     config = short_config(scene, steps=2, rounds=0, name=ply.stem)
-    config.pipeline.model.background_color = "black"
     config.load_ply = ply
     for name, value in flags.items():
         setattr(config, name, value)
@@ -105,7 +105,10 @@ def _write_scaled(path: Path, gaussians: dict[str, torch.Tensor], factor: float)
     gsply.plywrite(path, arrays[0] * np.float32(factor), arrays[1] + np.float32(np.log(factor)), arrays[2], *rest)
 
 
-def test_a_splat_of_something_else_is_refused(training: GuidedTrainer, tmp_path: Path) -> None:
+def test_a_splat_of_something_else_is_refused(
+    training: GuidedTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting_splat, "MIN_PSNR", 20.0)
     ply = tmp_path / "other.ply"
     export(training.base_dir, ply, keep_all=True)
     gaussians = read_ply(ply)
@@ -129,3 +132,30 @@ def test_files_of_coordinates(training: GuidedTrainer, tmp_path: Path) -> None:
         (tmp_path / "b.json").write_text(text)
         with pytest.raises(UserError, match=r"b\.json has no coordinates"):
             read_transform(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("kind", ["ply", "config.yml", "checkpoint"])
+def test_a_splat_is_opened_without_training(
+    training: GuidedTrainer, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splat = training.base_dir / "config.yml"
+    if kind == "checkpoint":
+        splat = max(training.checkpoint_dir.iterdir())
+    elif kind == "ply":
+        splat = tmp_path / "splat.ply"
+        export(training.base_dir, splat, "capture", keep_all=True)
+        (tmp_path / "splat_frame.json").unlink(missing_ok=True)
+    scene = training.config.pipeline.datamanager.data
+    assert scene is not None
+    config = open_splat(splat, scene, tmp_path / "outputs", fixer="none")
+    assert config.is_file() and config.parents[2].parent == tmp_path / "outputs"
+    ours, theirs = (evaluate(path, enhance=True) for path in (training.base_dir / "config.yml", config))
+    assert theirs.views[0].enhanced is not None
+    assert float((ours.views[0].render - theirs.views[0].render).abs().max()) < 0.02
+
+
+def test_nothing_to_open(training: GuidedTrainer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"SPLAT .*nothing: there is no such file"):
+        open_splat(tmp_path / "nothing", tmp_path)
+    with pytest.raises(UserError, match=r"--data .*nowhere does not exist"):
+        open_splat(training.base_dir, tmp_path / "nowhere")
