@@ -228,7 +228,7 @@ class GuidedPipeline(VanillaPipeline):
         return bool(self.config.initial_points.depth or self.config.depth.weight)
 
     def _estimate_depth(self, run: Run) -> None:
-        """Have the depth of all photographs estimated; anew when a training is resumed, from the same photographs.
+        """Have the depth of all photographs estimated; again when a training is resumed, from the same photographs.
 
         Raises:
             UserError: the prior cannot be loaded.

@@ -114,14 +114,14 @@ class SplatPlacer:
             psnr = sum(psnr_at(self._scene, self._renderer, index) for index in chosen) / len(chosen)
             found[name] = psnr, candidate
         best = max(found, key=lambda name: found[name][0])
-        told = ", ".join(f"{psnr:.1f} dB in {name}" for name, (psnr, _) in found.items())
+        message = ", ".join(f"{psnr:.1f} dB in {name}" for name, (psnr, _) in found.items())
         if found[best][0] < MIN_PSNR:
             remedy = "give another file" if transform else f"give the coordinates it is in with {LOAD_TRANSFORM} FILE"
             raise UserError(
-                f"{flag} {path} does not show the photos of this scene ({told}): it is of another scene, or in "
+                f"{flag} {path} does not show the photos of this scene ({message}): it is of another scene, or in "
                 f"coordinates that are not known; {remedy}"
             )
-        log(f"{path} shows the photos with {told}: it is taken to be in {best}.")
+        log(f"{path} shows the photos with {message}: it is taken to be in {best}.")
         return found[best][1]
 
     def _candidates(self, path: Path, transform: Path | None) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""How well a splat shows the photographs."""
+"""Likeness of a splat to the photographs."""
 
 from __future__ import annotations
 
