@@ -28,6 +28,9 @@ LONG_SIDE = 480
 """pixels a photograph is matched at"""
 NEIGHBOURS = 4
 """photographs that each is matched with, at most"""
+_TYPICAL = 0.5
+"""of Laplace's scale: a few wild errors double it. So the chances to be right within 1, 2 and 5 % are right by 2 to 4 % on
+scenes of training, instead of 7 to 17 %"""
 _MAX_POINTS = 4096  # of the scene, to choose neighbours by
 
 
@@ -89,7 +92,8 @@ class MultiviewDepth:
         hints = hint_maps(state[f"hints/{index}"], near, far, described[0].quarter.shape[-2:]).to(self._device)
         _, _, found = self._net(pictures[0], described[0], described[1:], views, hints)
         depth = views.depth(found.place)[0, 0, :height, :width, None]
-        spread = 2**0.5 * found.log_scale[0, 0, :height, :width, None].exp()  # standard deviation of Laplace's
+        scale = _TYPICAL * found.log_scale[0, 0, :height, :width, None].exp()
+        spread = 2**0.5 * scale  # standard deviation of Laplace's distribution
         known = found.surface[0, 0, :height, :width, None] > 0
         if (mask := state.get(f"mask/{index}")) is not None:
             known = known & mask.to(known.device)
