@@ -29,8 +29,8 @@ LONG_SIDE = 480
 NEIGHBOURS = 4
 """photographs that each is matched with, at most"""
 _TYPICAL = 0.5
-"""of Laplace's scale: a few wild errors double it. So the chances to be right within 1, 2 and 5 % are right by 2 to 4 % on
-scenes of training, instead of 7 to 17 %"""
+"""of Laplace's scale, which a few wild errors double: so the chances to be right within 1, 2 and 5 % err by 2 to 4 % on
+scenes of training, instead of by 7 to 17 %"""
 _MAX_POINTS = 4096  # of the scene, to choose neighbours by
 
 
