@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -158,7 +159,7 @@ def _write(part: Path, output: Path, gaussians: dict[str, Tensor]) -> None:
     try:
         gsply.plywrite(ply, means, array("scales"), quats, opacities, *colours)
         if output.suffix.lower() != ".spz":
-            ply.replace(part)
+            shutil.copyfile(ply, part)
             return
         whole = max(1, int(np.ceil(np.log2(np.abs(means).max() + 1))))
         if whole >= _SPZ_BITS:

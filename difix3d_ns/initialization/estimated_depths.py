@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,8 +29,6 @@ _WEIGHT = 0.5
 class PhotoDepthConfig:
     """Settings of the depth of training photos: where it comes from, and how it is learned from."""
 
-    kept: ClassVar[tuple[str, ...]] = ("weights",)
-    """fields that a resumed training takes over from its checkpoint where they are unset"""
     name: str = "none"
     """what estimates depth where photos bring none: multiview (embedded), none, or package.module of yours"""
     weights: str | None = None
