@@ -31,6 +31,9 @@ MIN_PHOTOS = 3
 _NEIGHBOURS = 10  # photos before and after that one of a row is compared with, and those 16, 32, ... apart
 _AS_THEY_ARE = {"JPEG": (".jpg", ".jpeg"), "PNG": (".png",)}
 """formats that COLMAP, nerfstudio and browsers read alike"""
+RECORD = "colmap/photos.json"
+_OURS = ("transforms.json", "images", "colmap")
+"""files and folders of a scene that are written here, and replaced on request"""
 _QUALITY = 97
 _ORIENTATION = 0x0112  # EXIF
 _FOCAL = (0x920A, 0xA405)  # EXIF: focal length, the same for 35 mm film
@@ -133,10 +136,12 @@ def _check(photos: Path, output: Path, frames: int, force: bool) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {output} is no folder that can be written: {error}") from error
+    if not (output / RECORD).exists() and any((output / name).exists() for name in _OURS):
+        raise UserError(f"--output {output} has files that this command did not write: give another folder")
     if force:
-        (output / "transforms.json").unlink(missing_ok=True)
-        for folder in ("images", "colmap"):
-            shutil.rmtree(output / folder, ignore_errors=True)
+        for name in _OURS:
+            path = output / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _bring(photos: Path, output: Path, frames: int, console: Console) -> list[str]:
@@ -145,7 +150,7 @@ def _bring(photos: Path, output: Path, frames: int, console: Console) -> list[st
     Returns:
         Their names, in order.
     """
-    record, folder = output / "colmap" / "photos.json", output / "images"
+    record, folder = output / RECORD, output / "images"
     sources = [photos] if _is_video(photos) else _pictures(photos)
     stamps = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sources}
     about = {"sources": stamps, "frames": frames if _is_video(photos) else 0}
@@ -153,10 +158,12 @@ def _bring(photos: Path, output: Path, frames: int, console: Console) -> list[st
         known = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    if known.get("about") == about and all((folder / name).is_file() for name in known["names"]):
-        return list(known["names"])
-    if record.exists():
+    names = list(known.get("names", []))
+    if known.get("about") == about and names and all((folder / name).is_file() for name in names):
+        return names
+    if record.exists() and known.get("about") != about:
         raise UserError(f"--output {output} was begun with other photos: give another folder, or --force")
+    write_json(record, {"about": about, "names": []})  # a killed run is known as ours
     with progress_bar(console, counted=not _is_video(photos)) as bar:
         task = bar.add_task("Reading photos", total=None if _is_video(photos) else len(sources))
 

@@ -105,6 +105,11 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path: Path) -> None:
         pose(tmp_path / "empty", tmp_path / "other")
     with pytest.raises(UserError, match="--frames 2"):
         pose(tmp_path / "photos", tmp_path / "other", frames=2)
+    kept = _photo(tmp_path / "scene of mine" / "images" / "original.png")
+    for force in (False, True):  # photos of somebody else are never taken away
+        with pytest.raises(UserError, match="did not write"):
+            pose(tmp_path / "photos", tmp_path / "scene of mine", force=force)
+    assert kept.is_file()
     _photo(tmp_path / "photos" / "b.png")
     with pytest.raises(UserError, match=r"begun with other photos.*--force"):
         pose(tmp_path / "photos", tmp_path / "scene")
@@ -194,6 +199,12 @@ def test_a_video_is_read_once_more_only_if_it_changed(video: Path, tmp_path: Pat
     names = _bring(video, tmp_path, 5, Console(quiet=True))
     stamp = (tmp_path / "images" / names[0]).stat().st_mtime_ns
     assert len(names) == 5 and _bring(video, tmp_path, 5, Console(quiet=True)) == names
+    (tmp_path / "colmap" / "photos.json").write_text(
+        json.dumps(json.loads((tmp_path / "colmap" / "photos.json").read_text()) | {"names": []})
+    )  # killed while they were brought
+    assert _bring(video, tmp_path, 5, Console(quiet=True)) == names
+    stamp = (tmp_path / "images" / names[0]).stat().st_mtime_ns
+    assert _bring(video, tmp_path, 5, Console(quiet=True)) == names
     assert (tmp_path / "images" / names[0]).stat().st_mtime_ns == stamp
     with pytest.raises(UserError, match="other photos"):
         _bring(video, tmp_path, 6, Console(quiet=True))
