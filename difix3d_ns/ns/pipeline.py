@@ -82,12 +82,13 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
             self.initial_points.depth, self.depth.weight = 0, 0.0
 
     def check(self, flag: str) -> None:
-        """Raise a UserError if a help is requested and switched off, ."""
+        """Raise a UserError if a help is requested and switched off."""
         if self.sparse_helps:
             return
         given = {
             "initial-points.stereo": self.initial_points.stereo,
             "initial-points.depth": self.initial_points.depth,
+            "depth.name": None if self.depth.name == "none" else self.depth.name,
             "depth.weight": self.depth.weight,
             "floaters.min-depth": self.floaters.min_depth,
         }

@@ -25,6 +25,7 @@ from difix3d_ns.initialization.stereo_points import CPU_POINTS, InitialPointsCon
 from difix3d_ns.io.depth_files import confidence_of, read_confidence, read_depth
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.photo_depths import PhotoDepths
+from difix3d_ns.ns.pipeline import GuidedPipelineConfig
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 from difix3d_ns.views.folders import DEPTHS_FOLDER
 from difix3d_ns.views.protocols import PhotoDepth
@@ -407,6 +408,9 @@ def test_an_unknown_depth_prior_is_named(tmp_path: Path) -> None:
     for config in (PhotoDepthConfig("sonar"), PhotoDepthConfig("multiview", str(tmp_path / "nothing"))):
         with pytest.raises(UserError, match=r"--pipeline\.depth\.(name|weights).*(sonar|nothing)"):
             config.load(torch.device("cpu"))
+    pipeline = GuidedPipelineConfig(sparse_helps=False, depth=PhotoDepthConfig("multiview"))
+    with pytest.raises(UserError, match=r"sparse-helps False switches off what --pipeline\.depth\.name multiview"):
+        pipeline.check("--pipeline")
 
 
 def test_a_wrong_unit_ends_before_training_and_its_remedy_works(tmp_path: Path) -> None:
