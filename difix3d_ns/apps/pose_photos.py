@@ -9,7 +9,8 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,7 +103,7 @@ def pose(
         _find_features(pycolmap, database, output / "images", names, lens, long_side, console)
         _match(pycolmap, database, names, matching, console)
         placed, pieces = _map(pycolmap, database, output, names, console)
-        _write_scene(output, placed)
+        _write_scene(output)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error}") from error
     return Posed(placed, sorted(set(names) - set(placed)), pieces)
@@ -276,17 +277,15 @@ def _match(pycolmap: Any, database: Path, names: Sequence[str], matching: Matchi
     listed = database.with_name("pairs.txt")
     pairing.match_list_path = listed
     pairs = pairs_of(names, matching)
-    rows: dict[str, list[tuple[str, str]]] = {}
-    for pair in pairs:
-        rows.setdefault(pair[0], []).append(pair)
     with progress_bar(console) as bar:
         task = bar.add_task("Comparing photos", total=len(pairs))
-        for row in rows.values():
-            write_text(listed, "".join(f"{first} {second}\n" for first, second in row))
+        for _, row in groupby(pairs, key=itemgetter(0)):
+            lines = [f"{first} {second}\n" for first, second in row]
+            write_text(listed, "".join(lines))
             pycolmap.match_image_pairs(
                 database, matching_options=options, pairing_options=pairing, device=pycolmap.Device.cpu
             )
-            bar.advance(task, len(row))
+            bar.advance(task, len(lines))
     listed.unlink(missing_ok=True)
 
 
@@ -323,7 +322,7 @@ def _map(
     return placed, [found[key].num_reg_images() for key in order]
 
 
-def _write_scene(output: Path, placed: Sequence[str]) -> None:
+def _write_scene(output: Path) -> None:
     """Write what nerfstudio reads, every eighth photo held out if there are enough."""
     from nerfstudio.process_data.colmap_utils import colmap_to_json
     from nerfstudio.utils.rich_utils import CONSOLE
