@@ -21,7 +21,7 @@ from difix3d_ns.priors.networks.depth_net import DepthNet, Estimate, Match, View
 from difix3d_ns.priors.registry import load_depth
 from difix3d_ns.training.prior_recipe import Phase, Recipe, load_recipe
 from difix3d_ns.training.systems import create
-from difix3d_ns.training.systems.depth import Batch, DepthSystem, _likelihood, _matched, _remade
+from difix3d_ns.training.systems.depth import Batch, DepthSystem, _found_by_others, _likelihood, _matched, _remade
 from difix3d_ns.training.train import train
 from tests.unit.known_scenes import camera_at
 from tests.unit.tiny_depth import NET
@@ -116,6 +116,18 @@ def test_a_mirrored_scene_is_the_same_scene(samples: list[Sample]) -> None:
         assert drawn.hints.shape[1] == 2 and 1 <= len(drawn.pictures) - 1 <= 4
 
 
+def test_hints_as_of_other_photographs_are_few_and_nearly_right(samples: list[Sample]) -> None:
+    prepared = DepthSystem(RECIPE).prepare(samples[4])
+    truth, shares = prepared.depth[0].float(), []
+    for seed in range(8):
+        found = _found_by_others(prepared, torch.Generator().manual_seed(seed))[..., 0]
+        shares.append(float((found > 0).float().mean()))
+        if shares[-1]:
+            errors = (found / truth).log().abs()[found > 0]
+            assert float(errors.median()) < 0.006 and float((errors < 0.03).float().mean()) > 0.9
+    assert max(shares) > 0.02 and max(shares) < 1 / 12 and min(shares) < 0.02
+
+
 def replace_views(drawn: Batch, number: int) -> Batch:
     views = drawn.views
     chosen = Views(views.tables[:, number - 1 : number], views.extents[:, number - 1 : number], views.far, views.near)
@@ -159,7 +171,7 @@ def test_trained_weights_are_what_the_prior_reads(samples: list[Sample], tmp_pat
         )
     assert after < before - 1
     prior = load_depth("multiview", str(tmp_path / "run"))
-    assert prior.steps_left(prior.start([samples[0].request.references[0]])) == 1
+    assert prior.steps_left(prior.start([samples[0].request.references[0]])) == 2
     for name in ("swept", "estimated"):
         shown = system.pictures(trained)[name](samples[0])
         assert shown.shape == samples[0].truth.shape and shown.isfinite().all()
