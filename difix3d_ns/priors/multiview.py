@@ -35,8 +35,8 @@ WITHIN, _CERTAIN = 0.02, 0.8
 _SAME = 0.03
 """relative depth within which two photographs found the same surface"""
 _DOUBT = (3.0, 2.5, 2.0, 1.75, 1.5)
-"""factor of the uncertainty where none, one, two, three, more of the others found the same surface; the likelihood of the
-truth is highest near these on scenes of training"""
+"""factor of the uncertainty where none, one, two, three, more of the others found the same surface: near these the
+truth is likeliest on scenes of training"""
 _EVERY = 2
 """rows and columns of a half-sized depth map of which one is handed on: a sixteenth of a photograph's pixels"""
 _TYPICAL = 0.5
