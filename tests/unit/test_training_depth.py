@@ -116,6 +116,16 @@ def test_a_mirrored_scene_is_the_same_scene(samples: list[Sample]) -> None:
         assert drawn.hints.shape[1] == 2 and 1 <= len(drawn.pictures) - 1 <= 4
 
 
+def test_gradients_in_bfloat16_are_finite(batch: Batch) -> None:
+    torch.manual_seed(0)
+    net = DepthNet()  # of the package's size: smaller ones never showed it
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = DepthSystem(RECIPE).loss(net, batch, RECIPE.phases[0], lambda a, b: a.mean())
+    loss.backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
 def test_hints_as_of_other_photographs_are_few_and_nearly_right(samples: list[Sample]) -> None:
     prepared = DepthSystem(RECIPE).prepare(samples[4])
     truth, shares = prepared.depth[0].float(), []

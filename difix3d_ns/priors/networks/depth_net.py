@@ -104,7 +104,7 @@ class DepthNet(nn.Module):
         self.correct = nn.Sequential(
             nn.Conv2d(_HALF + 3 + 4, refinement, 3, padding=1),
             nn.SiLU(),
-            nn.Conv2d(refinement, refinement, 3, padding=2, dilation=2),
+            _Dilated(refinement, refinement, 3, padding=2, dilation=2),
             nn.SiLU(),
             nn.Conv2d(refinement, refinement, 3, padding=1),
             nn.SiLU(),
@@ -329,6 +329,14 @@ class VolumeConv(nn.Conv2d):
         threes = [planes[:, first : first + last : self.stride[0]] for first in range(3)]
         pictures = torch.cat([one.flatten(0, 1) for one in threes], 1).contiguous(memory_format=torch.channels_last)
         return super().forward(pictures).unflatten(0, threes[0].shape[:2]).transpose(1, 2)
+
+
+class _Dilated(nn.Conv2d):
+    """Dilated convolution, always in float32: in bfloat16 its gradient on a CPU is not finite with torch 2.15."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        with torch.autocast(maps.device.type, enabled=False):
+            return super().forward(maps.float())
 
 
 class _Mixed(nn.Conv2d):
