@@ -62,6 +62,7 @@ class SplatModelConfig(SplatfactoModelConfig):
 
     _target: type = field(default_factory=lambda: SplatModel)
     announced: ClassVar[dict[str, str]] = {"max_gs_num": "at most {} Gaussians"}
+    kept: ClassVar[tuple[str, ...]] = ("exposure",)  # decided by the photos
     warmup_length: int | None = None  # type: ignore[assignment]
     """steps before the first densification (unset: fitted to --max-num-iterations)"""
     refine_every: int | None = None  # type: ignore[assignment]
@@ -91,9 +92,10 @@ class SplatModelConfig(SplatfactoModelConfig):
     """download the networks of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) when an evaluation first needs them"""
     gaussian_dropout: float = 0.0
     """probability with which a Gaussian is left out of a training step (DropGaussian, Park et al. 2025)"""
-    exposure: bool = False
+    exposure: bool | None = None
     """learn an affine colour change per training photo, for captures whose exposure or white balance varies;
-    the splat, its renders and made views keep the mean of all"""
+    the splat, its renders and made views keep the mean of all (unset: where photos whose depth is known differ in the
+    colours of what they show in common)"""
 
     def fit(self, run: Run) -> None:
         """Fill in splatfacto's own numbers for its 30,000 steps, shrunk with the training where it is shorter."""
@@ -252,6 +254,15 @@ class SplatModel(SplatfactoModel):
         groups: dict[str, list[nn.Parameter]] = super().get_param_groups()
         return groups | {"exposure": list(self.exposures.parameters())} if self.exposures is not None else groups
 
+    def learn_exposures(self, affine: Tensor) -> None:
+        """Learn exposures of the photographs; only before optimizers are built.
+
+        Args:
+            affine: [N, 3, 4] they start from; their mean is no change.
+        """
+        self.exposures = Exposures(self.num_train_data).to(self.device)
+        self.exposures.residual.data = affine.to(self.device) - torch.eye(3, 4, device=self.device)
+
     def set_initial_points(self, positions: Tensor, colours: Tensor) -> None:
         """Start again from these points; only before optimizers hold the parameters.
 
@@ -259,9 +270,10 @@ class SplatModel(SplatfactoModel):
             positions: [N, 3] world.
             colours: [N, 3] uint8.
         """
-        device = self.device
+        device, exposures = self.device, self.exposures
         self.seed_points = (positions.cpu(), colours.cpu())
         self.populate_modules()
+        self.exposures = exposures
         self.to(device)
 
     def set_background(self, background_color: Tensor) -> None:

@@ -23,6 +23,7 @@ from difix3d_ns.guidance.base import Guidance, GuidanceConfig
 from difix3d_ns.initialization.depth_points import check_scale, depth_points, seen_through
 from difix3d_ns.initialization.depth_records import ABOUT_DEPTHS, record_depth
 from difix3d_ns.initialization.estimated_depths import LONG_SIDE, PhotoDepthConfig, estimate_depths, photo_depth
+from difix3d_ns.initialization.matched_exposures import MIN_SPREAD, match_exposures
 from difix3d_ns.initialization.stereo_points import MIN_POINTS, InitialPointsConfig, stereo_cloud, stereo_room
 from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.io.run import Run
@@ -179,6 +180,7 @@ class GuidedPipeline(VanillaPipeline):
         self._check_measured_depth(run)
         self._estimate_depth(run)
         self._record_depth(run)
+        self._match_exposures(run)
         self.model.follow_windows(self.guidance.windows(run))
         if not with_points:
             return
@@ -266,6 +268,24 @@ class GuidedPipeline(VanillaPipeline):
             if (found := self.scene.depth(index)) is not None:
                 photo = self.scene.photo(index).image
                 records.write(record_depth(index, names[index], photo, found, self._estimated_in, run.first_step))
+
+    def _match_exposures(self, run: Run) -> None:
+        """Decide whether photographs have exposures of their own, which then start from what they agree on."""
+        config, measured = self.model.config, self.scene.estimates or self.scene.depths.count
+        if config.exposure is False or config.use_bilateral_grid or not (self._uses_depth() and measured):
+            return
+        found = match_exposures(self.scene)
+        if config.exposure is None:
+            config.exposure = found is not None and found.spread > MIN_SPREAD
+        if found is None:
+            return
+        learned = "an exposure is learned for each" if config.exposure else "one exposure serves all"
+        run.tracker.log(
+            f"What photos show in common differs by {100 * found.spread:.1f} % of white: {learned} "
+            "(--pipeline.model.exposure)"
+        )
+        if config.exposure:
+            self.model.learn_exposures(found.affine)
 
     def _add_depth_points(self, run: Run) -> bool:
         """Add points from the depth of the photographs; True if stereo is not needed beside them."""

@@ -260,6 +260,7 @@ def test_what_a_resumed_training_takes_over() -> None:
     kept = presets.kept(first)
     assert kept == {
         "--max-num-iterations": 300,
+        "--pipeline.model.exposure": None,
         "--pipeline.guidance.rounds": 5,
         "--pipeline.guidance.probability": 0.5,
         "--pipeline.floaters.min-depth": 0.0,
