@@ -26,6 +26,7 @@ class Metric:
 
 METRICS = {
     "psnr": Metric("PSNR ↑", 2),
+    "cc_psnr": Metric("PSNR, colours corrected ↑", 2, everywhere=False),
     "ssim": Metric("SSIM ↑"),
     "flip": Metric("FLIP ↓", lower_is_better=True),
     "lpips_alex": Metric("LPIPS (AlexNet) ↓", lower_is_better=True),

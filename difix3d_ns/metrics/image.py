@@ -40,16 +40,21 @@ def image_metrics(prediction: Tensor, truth: Tensor) -> dict[str, float]:
     if not prediction.isfinite().all():
         raise ValueError("the picture to measure contains NaN or infinity")
     first, second = (t.detach().to("cpu", torch.float32).clamp(0, 1) for t in (prediction, truth))
-    error = torch.mean((first.double() - second.double()) ** 2)
     channels_first = [t.permute(2, 0, 1)[None].contiguous() for t in (first, second)]
     _, flip, _ = flip_evaluator.evaluate(
         second.contiguous().numpy(), first.contiguous().numpy(), "LDR", inputsRGB=True, applyMagma=False
     )
     return {
-        "psnr": float(-10 * torch.log10(error.clamp_min(_MIN_ERROR))),
+        "psnr": psnr(first, second),
         "ssim": float(ssim(*channels_first, data_range=1.0, win_size=_WINDOW)),
         "flip": float(flip),
     }
+
+
+def psnr(prediction: Tensor, truth: Tensor) -> float:
+    """PSNR in dB of two pictures of one shape in [0, 1], 100 for equal ones."""
+    error = torch.mean((prediction.double() - truth.double()) ** 2)
+    return float(-10 * torch.log10(error.clamp_min(_MIN_ERROR)))
 
 
 def mean_metrics(pictures: list[dict[str, float]]) -> dict[str, float]:

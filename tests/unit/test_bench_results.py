@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from difix3d_ns.evaluation.bench.bench_page import markdown_page, show_pictures
 from difix3d_ns.evaluation.bench.bench_recipe import Comparison, Gap, Method, Recipe
-from difix3d_ns.evaluation.bench.job import Job, Scene
+from difix3d_ns.evaluation.bench.job import Job, Scene, corrected_psnr
 from difix3d_ns.evaluation.bench.paired_gains import Gain
 from difix3d_ns.evaluation.bench.results import (
     Scores,
@@ -21,6 +22,7 @@ from difix3d_ns.evaluation.bench.results import (
     results,
 )
 from difix3d_ns.evaluation.bench.rows import Row
+from difix3d_ns.metrics.image import psnr
 from tests.unit.bench_states import finish
 
 RECIPE = Recipe(
@@ -274,3 +276,11 @@ def test_the_page_tells_what_was_chosen_where_from_and_what_is_undecided(tmp_pat
 def test_no_column_is_no_picture(tmp_path: Path) -> None:
     """All methods of the pictures have failed, others have not."""
     assert show_pictures(_scores(tmp_path), tmp_path, []) == {}
+
+
+def test_colour_correction_forgives_exposure_and_nothing_else() -> None:
+    truth = torch.rand(24, 32, 3, generator=torch.Generator().manual_seed(0))
+    darker = 0.7 * truth + 0.02
+    assert corrected_psnr(darker, truth) > 60 > 20 > psnr(darker, truth)
+    moved = truth.roll(1, 0)
+    assert corrected_psnr(moved, truth) < 15

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from filelock import FileLock
@@ -29,7 +30,7 @@ from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.checkpoints import checkpoint_steps
 from difix3d_ns.metrics.high_pass import high_pass_correlation, low_consistency
-from difix3d_ns.metrics.image import image_metrics, mean_metrics
+from difix3d_ns.metrics.image import image_metrics, mean_metrics, psnr
 from difix3d_ns.metrics.perceptual import NETS, column
 
 Changed = Literal["refuse", "redo", "keep"]
@@ -238,6 +239,7 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
             truths = [view.truth for view in found.views]
             metrics: dict[str, Any] = {
                 **mean_metrics([image_metrics(p, t) for p, t in zip(pictures, truths, strict=True)]),
+                "cc_psnr": fmean(corrected_psnr(p, t) for p, t in zip(pictures, truths, strict=True)),
                 **{column(net): None for net in NETS},  # filled in from the pictures
                 "seconds": seconds if step is None else None,  # stopping at an earlier checkpoint was not measured
                 "gaussians": found.gaussians,
@@ -254,6 +256,13 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
             rows.append(row | sizes)
             keep_pictures(output, row, pictures, truths)
         add_rows(job.rows(output), rows)  # all checkpoints of a method, or none
+
+
+def corrected_psnr(picture: Tensor, truth: Tensor) -> float:
+    """PSNR in dB after nerfstudio's colour correction: exposure and white balance of a held-out photo do not count."""
+    from nerfstudio.model_components.lib_bilagrid import color_correct
+
+    return psnr(color_correct(picture, truth).clamp(0, 1), truth)
 
 
 def _agreements(folder: Path) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from difix3d_ns.evaluation.table import METRICS
 
-COMPARED = ("psnr", "ssim", "flip", "lpips_alex", "lpips_vgg", "high_pass", "low_psnr", "agreement")
+COMPARED = ("psnr", "cc_psnr", "ssim", "flip", "lpips_alex", "lpips_vgg", "high_pass", "low_psnr", "agreement")
 
 
 @dataclass(frozen=True)
