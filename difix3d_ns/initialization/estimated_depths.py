@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +12,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.point_depth import point_depth
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.geometry.stereo import stereo_depths
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import Depth, DepthMap
@@ -23,6 +24,8 @@ WITHIN = 0.02
 LONG_SIDE = 480
 """pixels at which depth is estimated and kept"""
 _WEIGHT = 0.5
+_SWEPT_ERROR = 0.01
+"""standard deviation of log depth where a sweep is certain: on scenes of training, 95 % of it is within 2 %"""
 
 
 @dataclass
@@ -75,13 +78,15 @@ def estimate_depths(
     prior: Depth,
     on_step: Callable[[int], None] = lambda left: None,
 ) -> list[DepthMap]:
-    """Estimate the depth of photographs.
+    """Estimate the depth of photographs: by a sweep where it is certain, by a prior elsewhere.
+
+    Where neighbours show the same texture, matching windows is more exact than a network.
 
     Args:
         photographs: with cameras; all of those that may be matched with each other.
         points: [P, 3] world, of the scene; None if it has none.
         prior: what estimates.
-        on_step: called with the number of steps left, before each.
+        on_step: called with the number of steps left, before each; a photograph takes one for the sweep.
 
     Returns:
         Their depth, of their sizes.
@@ -91,10 +96,25 @@ def estimate_depths(
         for photograph in photographs
     ]
     state = prior.start(hinted)
+    steps = prior.steps_left(state)
+
+    def counted(indices: Iterable[int]) -> Iterator[int]:
+        for number, index in enumerate(indices):
+            on_step(steps + len(photographs) - number)
+            yield index
+
+    swept = stereo_depths(photographs, points, counted)
     while left := prior.steps_left(state):
         on_step(left)
         state = prior.step(state)
-    return prior.result(state)
+    maps = prior.result(state)
+    for index, found in swept.items():
+        height, width = photographs[index].image.shape[:2]
+        depth = resized(found.depth.where(found.kept, 0.0), height, width, "nearest-exact").to(maps[index].depth)
+        certain, estimate = depth > 0, maps[index]
+        spread = torch.full_like(depth, _SWEPT_ERROR).where(certain, estimate.uncertainty)
+        maps[index] = DepthMap(depth.where(certain, estimate.depth), spread)
+    return maps
 
 
 def photo_depth(found: DepthMap) -> PhotoDepth:

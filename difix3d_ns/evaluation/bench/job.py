@@ -262,7 +262,10 @@ def corrected_psnr(picture: Tensor, truth: Tensor) -> float:
     """PSNR in dB after nerfstudio's colour correction: exposure and white balance of a held-out photo do not count."""
     from nerfstudio.model_components.lib_bilagrid import color_correct
 
-    return psnr(color_correct(picture, truth).clamp(0, 1), truth)
+    try:
+        return psnr(color_correct(picture, truth).clamp(0, 1), truth)
+    except AssertionError:  # of one colour: no correction can be solved for
+        return psnr(picture, truth)
 
 
 def _agreements(folder: Path) -> list[float]:
