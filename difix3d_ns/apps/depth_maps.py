@@ -25,7 +25,7 @@ from difix3d_ns.initialization.estimated_depths import WITHIN, estimate_depths
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.images import Picture, write_picture
-from difix3d_ns.io.progress import progress_bar
+from difix3d_ns.io.progress import counted_down
 from difix3d_ns.ns.capture_reader import read_dataset
 from difix3d_ns.priors.base import Depth, DepthMap
 from difix3d_ns.priors.registry import load_depth
@@ -76,18 +76,11 @@ def write_depths(
         (output / TRANSFORMS).unlink(missing_ok=True)
     masks = capture.masks or [None] * len(capture.images)  # type: ignore[list-item]
     photographs = [PosedImage(capture.images[i], capture.cameras[i], mask=masks[i]) for i in capture.train]
-    with progress_bar(None, counted=True) as bar:
-        task = bar.add_task("Depth of photos", total=None)
-
-        def on_step(left: int) -> None:
-            total = bar.tasks[task].total or left
-            bar.update(task, total=total, completed=total - left)
-
+    with counted_down("Depth of photos", None) as on_step:
         try:
             maps = estimate_depths(photographs, None if capture.random_points else capture.points, prior, on_step)
         except torch.cuda.OutOfMemoryError as error:
             raise UserError(f"--device {where}: memory does not suffice; close other programs, or give cpu") from error
-        bar.update(task, completed=bar.tasks[task].total)
     try:
         return _write(capture, maps, output)
     except OSError as error:

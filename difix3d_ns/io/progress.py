@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -16,3 +19,17 @@ def progress_bar(console: Console | None, counted: bool = False) -> Progress:
     done = MofNCompleteColumn() if counted else TextColumn("{task.percentage:>3.0f} %")
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     return Progress(TextColumn("{task.description}"), BarColumn(), done, *times, console=console)
+
+
+@contextmanager
+def counted_down(description: str, console: Console | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar for work in steps, and yield what is called with the number of steps left before each."""
+    with progress_bar(console) as bar:
+        task = bar.add_task(description, total=None)
+
+        def on_step(left: int) -> None:
+            total = bar.tasks[task].total or left
+            bar.update(task, total=total, completed=total - left)
+
+        yield on_step
+        bar.update(task, completed=bar.tasks[task].total)

@@ -25,7 +25,7 @@ from difix3d_ns.initialization.depth_records import ABOUT_DEPTHS, record_depth
 from difix3d_ns.initialization.estimated_depths import LONG_SIDE, PhotoDepthConfig, estimate_depths, photo_depth
 from difix3d_ns.initialization.matched_exposures import MIN_SPREAD, match_exposures
 from difix3d_ns.initialization.stereo_points import MIN_POINTS, InitialPointsConfig, stereo_cloud, stereo_room
-from difix3d_ns.io.progress import progress_bar
+from difix3d_ns.io.progress import counted_down
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
@@ -245,11 +245,8 @@ class GuidedPipeline(VanillaPipeline):
             for index in range(len(self.scene))
         ]
         started = time.perf_counter()
-        with progress_bar(CONSOLE) as bar:
-            task = bar.add_task("Depth of photos", total=len(photos))
-            found = estimate_depths(
-                photos, self.scene.given_points(), prior, lambda left: bar.update(task, completed=len(photos) - left)
-            )
+        with counted_down("Depth of photos", CONSOLE) as on_step:
+            found = estimate_depths(photos, self.scene.given_points(), prior, on_step)
         self.scene.estimates = [photo_depth(one) for one in found]
         self._estimated_in = (time.perf_counter() - started) / len(photos)
         mean = torch.cat([one.confidence.flatten() for one in self.scene.estimates]).mean()
