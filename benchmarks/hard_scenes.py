@@ -2,30 +2,38 @@
 
     python benchmarks/hard_scenes.py OUTPUT [--seed N]
 
-All are the demo scene of 480 x 320 pixels, photographed in another way:
+All but the last are the demo scene of 480 x 320 pixels, photographed in another way:
 
     steady      six photographs, as a control
     moving      a ball that is elsewhere in each photograph, and in no held-out view
     exposure    exposure changes by about a stop between views, white balance with it, held-out ones included
     white       what is farther than 1.1 m from the middle is white, as cut out on a turntable
     far         three photographs instead of six: references are far
+    outside-*   held-out cameras half a camera spacing, one and two above the photographs' path
+    poses-*     training cameras turned by 0.2, 0.5 and 1 pixel (standard deviation, about each axis)
+    focal       a focal length stated one per cent too long
+    street      a facade passed by three cameras; the middle one is trained on, the others are held out
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 import tyro
+from scipy.spatial.transform import Rotation
 
-from difix3d_ns.data.procedural import View, demo_world, photograph_world, write_views
+from difix3d_ns.data.procedural import View, World, demo_world, photograph_world, training_world, write_views
+from difix3d_ns.data.procedural.trajectories import look_at, views_along
 
 MIDDLE = torch.tensor([2.3, 3.0, 0.5])
 BALL = 0.22  # metres
+_SIDE_ANGLE, _SIDE_DISTANCE = 0.6, 0.3  # radians and metres, of a rig's outer cameras
+Pose = tuple[np.ndarray, bool]  # camera-to-world [4, 4], OpenCV axes; whether it is a training view
 
 
 def with_ball(views: Sequence[View]) -> list[View]:
@@ -76,32 +84,116 @@ def _rays(view: View) -> tuple[torch.Tensor, torch.Tensor]:
     return camera.position.float(), rays @ camera.camera_to_world[:3, :3].float().T
 
 
-KINDS: dict[str, tuple[int, float, Callable[[Sequence[View]], Sequence[View]]]] = {
-    "steady": (6, 0.0, list),
-    "moving": (6, 0.0, with_ball),
-    "exposure": (6, 1.0, list),
-    "white": (6, 0.0, on_white),
-    "far": (3, 0.0, list),
+def outside(spacings: float) -> Callable[[Sequence[Pose], np.random.Generator], list[Pose]]:
+    """Held-out cameras so many camera spacings above the photographs' path."""
+
+    def move(poses: Sequence[Pose], rng: np.random.Generator) -> list[Pose]:
+        places = np.stack([pose[:3, 3] for pose, training in poses if training])
+        spacing = float(np.linalg.norm(np.diff(places, axis=0), axis=1).mean())
+        up = np.array([0, 0, spacings * spacing])
+        return [(pose if training else _moved(pose, up), training) for pose, training in poses]
+
+    return move
+
+
+def _moved(pose: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """A camera elsewhere that still looks at the middle of what it looked at."""
+    target = pose[:3, 3] + pose[:3, 2] * np.linalg.norm(MIDDLE.numpy() - pose[:3, 3])
+    return look_at(pose[:3, 3] + by, target)
+
+
+def rig(poses: Sequence[Pose], rng: np.random.Generator) -> list[Pose]:
+    """Three cameras on a car: the one in the middle is trained on, those at its sides are held out."""
+    found: list[Pose] = []
+    for pose, training in poses:
+        if not training:
+            continue
+        found.append((pose, True))
+        for side in (-1, 1):
+            turn, turned = side * _SIDE_ANGLE, pose.copy()
+            turned[:3, :3] = pose[:3, :3] @ Rotation.from_rotvec([0, turn, 0]).as_matrix()
+            turned[:3, 3] += side * _SIDE_DISTANCE * pose[:3, 0]
+            found.append((turned, False))
+    return found
+
+
+def misplaced(pixels: float) -> Callable[[Sequence[View], np.random.Generator], list[View]]:
+    """Training cameras that are turned by so many pixels, as poses with an error are; held-out ones are exact."""
+
+    def turn(views: Sequence[View], rng: np.random.Generator) -> list[View]:
+        found = []
+        for view in views:
+            if view.training:
+                angle = rng.normal(0, pixels / float(view.camera.intrinsics[0, 0]), 3)
+                pose = view.camera.camera_to_world.clone()
+                pose[:3, :3] = pose[:3, :3] @ torch.from_numpy(Rotation.from_rotvec(angle).as_matrix()).to(pose)
+                view = replace(view, camera=replace(view.camera, camera_to_world=pose))
+            found.append(view)
+        return found
+
+    return turn
+
+
+def longer(views: Sequence[View], rng: np.random.Generator) -> list[View]:
+    """Cameras whose focal length is stated one per cent too long."""
+    found = []
+    for view in views:
+        intrinsics = view.camera.intrinsics.clone()
+        intrinsics[:2, :2] *= 1.01
+        found.append(replace(view, camera=replace(view.camera, intrinsics=intrinsics)))
+    return found
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to photograph."""
+
+    photographs: int = 6
+    exposure_change: float = 0.0  # stops
+    poses: Callable[[Sequence[Pose], np.random.Generator], list[Pose]] | None = None
+    views: Callable[[Sequence[View], np.random.Generator], Sequence[View]] = lambda views, rng: views
+    world: Callable[[int], World] = lambda seed: replace(demo_world(seed), spread=0.05)
+
+
+KINDS: dict[str, Kind] = {
+    "steady": Kind(),
+    "moving": Kind(views=lambda views, rng: with_ball(views)),
+    "exposure": Kind(exposure_change=1.0),
+    "white": Kind(views=lambda views, rng: on_white(views)),
+    "far": Kind(photographs=3),
+    "outside-half": Kind(poses=outside(0.5)),
+    "outside-one": Kind(poses=outside(1.0)),
+    "outside-two": Kind(poses=outside(2.0)),
+    "poses-0.2": Kind(views=misplaced(0.2)),
+    "poses-0.5": Kind(views=misplaced(0.5)),
+    "poses-1": Kind(views=misplaced(1.0)),
+    "focal": Kind(views=longer),
+    "street": Kind(photographs=10, poses=rig, world=lambda seed: replace(training_world(1001 + seed), spread=0.02)),
 }
-"""name -> photographs, change of exposure in stops, what is done to the views"""
 
 
 def write(output: Path, kind: str, seed: int = 0, width: int = 480, height: int = 320, test_views: int = 8) -> Path:
     """One of them as a nerfstudio dataset."""
-    photographs, exposure_change, change = KINDS[kind]
+    chosen = KINDS[kind]
     rng = np.random.default_rng([11, seed])
+    world = chosen.world(seed)
+    poses = None
+    if chosen.poses is not None:
+        along = views_along(world.path, chosen.photographs, test_views, rng, world.spread, 0.0)
+        poses = chosen.poses(along, rng)
     views = photograph_world(
-        replace(demo_world(seed), spread=0.05),
+        world,
         rng,
         width=width,
         height=height,
-        train_views=photographs,
+        train_views=chosen.photographs,
         test_views=test_views,
         beyond=0.0,
-        exposure_change=exposure_change,
+        exposure_change=chosen.exposure_change,
+        poses=poses,
         label=kind,
     )
-    return write_views(change(views), output, rng)
+    return write_views(chosen.views(views, rng), output, rng)
 
 
 def main(output: Annotated[Path, tyro.conf.Positional], seed: int = 0) -> None:

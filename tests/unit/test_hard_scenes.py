@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.hard_scenes import KINDS, write
+from benchmarks.hard_scenes import rig, write
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def captures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[np.ndarray]]]:
     folder = tmp_path_factory.mktemp("hard")
     found = {}
-    for kind in KINDS:
+    for kind in ("steady", "moving", "exposure", "white", "far"):
         path = write(folder / kind, kind, width=96, height=64, test_views=2)
         content = json.loads((path / "transforms.json").read_text())
         found[kind] = {
@@ -54,3 +54,44 @@ def test_exposure_changes(captures: dict) -> None:
 
 def test_few_photographs_are_far_apart(captures: dict) -> None:
     assert len(captures["far"]["train"]) == 3 and len(captures["steady"]["train"]) == 6
+
+
+@pytest.fixture(scope="module")
+def cameras(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
+    """Camera-to-world matrices [N, 4, 4] of the splits, and the focal length."""
+    found = {}
+    for kind in ("steady", "outside-two", "poses-1", "focal"):
+        path = write(tmp_path_factory.mktemp("cameras") / kind, kind, width=48, height=32, test_views=2)
+        content = json.loads((path / "transforms.json").read_text())
+        frames = {frame["file_path"]: frame for frame in content["frames"]}
+        found[kind] = {
+            split: np.stack([frames[name]["transform_matrix"] for name in content[f"{split}_filenames"]])
+            for split in ("train", "val")
+        }
+        found[kind]["focal"] = np.asarray(content.get("fl_x", content["frames"][0].get("fl_x")))
+    return found
+
+
+def test_held_out_cameras_are_outside(cameras: dict[str, dict[str, np.ndarray]]) -> None:
+    photographs = cameras["steady"]["train"][:, :3, 3]
+    spacing = np.linalg.norm(np.diff(photographs, axis=0), axis=1).mean()
+    outside = cameras["outside-two"]
+    assert np.allclose(outside["train"][:, :3, 3], photographs, atol=0.02)
+    nearest = np.linalg.norm(outside["val"][:, None, :3, 3] - photographs, axis=-1).min(1)
+    assert nearest.min() > 1.8 * spacing and nearest.max() < 2.8 * spacing
+
+
+def test_poses_and_focal_length_are_off(cameras: dict[str, dict[str, np.ndarray]]) -> None:
+    exact, turned, longer = (cameras[kind] for kind in ("steady", "poses-1", "focal"))
+    traces = np.einsum("nij,nij->n", exact["train"][:, :3, :3], turned["train"][:, :3, :3])
+    pixels = exact["focal"] * np.arccos(np.clip((traces - 1) / 2, -1, 1))
+    assert 0.7 < pixels.mean() < 3 and np.allclose(exact["val"], turned["val"])
+    assert turned["focal"] == exact["focal"] and longer["focal"] == pytest.approx(1.01 * exact["focal"])
+
+
+def test_a_rig_sees_to_its_sides() -> None:
+    poses = [(np.eye(4), True), (np.eye(4), False)]
+    (middle, trained), *sides = rig(poses, np.random.default_rng(0))
+    assert trained and np.array_equal(middle, np.eye(4)) and len(sides) == 2
+    left, right = (pose for pose, training in sides if not training)
+    assert left[0, 3] < 0 < right[0, 3] and left[0, 2] < -0.5 and right[0, 2] > 0.5  # apart, and turned outwards

@@ -48,6 +48,7 @@ def photograph_world(
     beyond: float = 0.2,
     exposure_change: float = 0.0,
     supersampling: int = 1,
+    poses: Sequence[tuple[np.ndarray, bool]] | None = None,
     label: str | None = "Rendering views",
 ) -> list[View]:
     """Render the training and held-out views of a world, in the order of its path.
@@ -62,12 +63,14 @@ def photograph_world(
         exposure_change: standard deviation of log2 exposure between views; white balance changes by a quarter of it.
         supersampling: views are rendered so many times larger, and reduced by an antialiased filter instead of a
             mean, which leaves some aliasing: no detail that could be learned. At 2 with as many rays as at 1.
+        poses: camera-to-world matrices [4, 4] and whether each is a training view, in place of those along the path.
         label: of the progress bar; None for no bar.
     """
     volumes = BoundingVolumes.build(world.scene)
     views = []
     exposure = None
-    poses = views_along(world.path, train_views, test_views, rng, world.spread, beyond)
+    if poses is None:
+        poses = views_along(world.path, train_views, test_views, rng, world.spread, beyond)
     for pose, training in track(poses, label or "", disable=label is None):
         camera = pinhole(pose, width, height, world.field_of_view)
         colour, depth = _supersampled(world, camera, supersampling, volumes)
