@@ -33,7 +33,7 @@ _CELLS = 64
 def depth_points(scene: Scene, count: int, seed: int = 0) -> PointCloud | None:
     """Back-project the depth of the training photographs where it is trusted most.
 
-    The same number of pixels is drawn from each photograph, by the squares of their confidence. A point that other
+    The same number of pixels is drawn from each photograph, in proportion to their confidence. A point that other
     photographs see through is left out unless more confirm it.
 
     Args:
@@ -54,7 +54,7 @@ def depth_points(scene: Scene, count: int, seed: int = 0) -> PointCloud | None:
         trusted = ((depth.depth > 0) & (depth.confidence > _LOW)).flatten().cpu()
         if not (number := min(quota, int(trusted.sum()))):
             continue
-        chances = depth.confidence.flatten().cpu().square().where(trusted, 0.0)
+        chances = depth.confidence.flatten().cpu().where(trusted, 0.0)
         pixels = torch.multinomial(chances, number, generator=generator).to(depth.depth.device)
         photo = scene.photo(index)
         positions.append(unproject(depth.depth, photo.pose).view(-1, 3)[pixels])

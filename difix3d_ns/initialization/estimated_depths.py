@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,10 +18,11 @@ from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import Depth, DepthMap
 from difix3d_ns.priors.registry import load_depth
+from difix3d_ns.views.coverage import spare_share
 from difix3d_ns.views.protocols import PhotoDepth
 
 WITHIN = 0.02
-"""relative error up to which depth helps a training as exact depth does; confidence is the chance to be right within"""
+"""relative error up to which depth helps a training as exact depth does"""
 LONG_SIDE = 480
 """pixels at which depth is estimated and kept"""
 _WEIGHT = 0.5
@@ -32,8 +34,10 @@ _SWEPT_ERROR = 0.01
 class PhotoDepthConfig:
     """Settings of the depth of training photos: where it comes from, and how it is learned from."""
 
-    name: str = "none"
-    """what estimates depth where photos bring none: multiview (embedded), none, or package.module of yours"""
+    kept: ClassVar[tuple[str, ...]] = ("name",)
+    name: str | None = None
+    """what estimates depth where photos bring none: multiview (embedded), none, or package.module of yours
+    (unset: multiview where photos are few and most bring none; of many, training finds their depth by itself)"""
     weights: str | None = None
     """weights of it: a .safetensors file, or a folder written by difix3d train-prior depth (unset: its own)"""
     weight: float | None = None
@@ -42,9 +46,15 @@ class PhotoDepthConfig:
     fade: float = 1.0
     """share of the training over which the weight of estimated depth falls to 0; measured depth keeps its weight"""
 
+    by_default: bool = field(default=False, init=False, compare=False)
+    """whether the name was unset; no flag"""
+
     def fit(self, run: Run) -> None:
-        """Fill in the weight."""
+        """Fill in the weight, and once the number of photographs is known, whether it takes a prior."""
         fill_unset(self, weight=_WEIGHT)
+        self.by_default |= self.name is None
+        if run.images is not None:
+            fill_unset(self, name="multiview" if spare_share(run.images, run.steps) else "none")
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if a number is out of its range."""
@@ -62,7 +72,7 @@ class PhotoDepthConfig:
         Raises:
             UserError: its name or weights are unusable.
         """
-        if self.name == "none":
+        if self.name in (None, "none"):
             return None
         try:
             return load_depth(self.name, self.weights, str(device))
@@ -118,9 +128,12 @@ def estimate_depths(
 
 
 def photo_depth(found: DepthMap) -> PhotoDepth:
-    """Return what a training learns from an estimate: each pixel by its chance to be right."""
+    """Return what a training learns from an estimate: each pixel by the square of its chance to be right.
+
+    The square, since depth that is as likely wrong as right harms more than it helps.
+    """
     known = found.depth > 0
-    return PhotoDepth(found.depth, found.chance(WITHIN).where(known, 0.0))
+    return PhotoDepth(found.depth, found.chance(WITHIN).square().where(known, 0.0))
 
 
 def completed(measured: PhotoDepth, estimate: PhotoDepth) -> PhotoDepth:

@@ -13,6 +13,7 @@ def _config() -> GuidedTrainerConfig:
     config = splatfacto_with("3dsr-splatfacto", ThreeDSRConfig())
     config.pipeline.model.rasterize_mode = "antialiased"  # rendered larger than it is trained, a classic one has holes
     config.pipeline.datamanager.camera_res_scale_factor = 1.0  # what is made larger is not made smaller first
+    config.pipeline.depth.name = "none"  # on photos this small it was not measured
     config.pipeline.datamanager.reduction = "bicubic"  # where a user does, as upscalers take photos to be reduced
     return config
 

@@ -22,7 +22,7 @@ from difix3d_ns.geometry.resize import resized
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
 from difix3d_ns.initialization.depth_points import check_scale, depth_points, seen_through
 from difix3d_ns.initialization.depth_records import ABOUT_DEPTHS, record_depth
-from difix3d_ns.initialization.estimated_depths import LONG_SIDE, PhotoDepthConfig, estimate_depths, photo_depth
+from difix3d_ns.initialization.estimated_depths import LONG_SIDE, WITHIN, PhotoDepthConfig, estimate_depths, photo_depth
 from difix3d_ns.initialization.matched_exposures import MIN_SPREAD, match_exposures
 from difix3d_ns.initialization.stereo_points import MIN_POINTS, InitialPointsConfig, stereo_cloud, stereo_room
 from difix3d_ns.io.progress import counted_down
@@ -237,7 +237,12 @@ class GuidedPipeline(VanillaPipeline):
             UserError: the prior cannot be loaded.
         """
         self._last_step = run.last_step
-        prior = self.config.depth.load(self.model.device) if self._uses_depth() else None
+        config, brought = self.config.depth, 2 * self.scene.depths.count >= len(self.scene)
+        if config.by_default and brought:
+            config.name = "none"  # a resumed training takes it over
+        if not self._uses_depth():
+            return
+        prior = config.load(self.model.device)
         if prior is None:
             return
         photos = [
@@ -249,7 +254,7 @@ class GuidedPipeline(VanillaPipeline):
             found = estimate_depths(photos, self.scene.given_points(), prior, on_step)
         self.scene.estimates = [photo_depth(one) for one in found]
         self._estimated_in = (time.perf_counter() - started) / len(photos)
-        mean = torch.cat([one.confidence.flatten() for one in self.scene.estimates]).mean()
+        mean = torch.cat([one.chance(WITHIN).flatten() for one in found]).mean()
         run.tracker.log(
             f"Depth of {len(photos)} photos estimated; within 2 % with a mean probability of {float(mean):.2f} "
             "(--pipeline.depth.name)"

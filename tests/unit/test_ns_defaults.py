@@ -261,6 +261,7 @@ def test_what_a_resumed_training_takes_over() -> None:
     assert kept == {
         "--max-num-iterations": 300,
         "--pipeline.model.exposure": None,
+        "--pipeline.depth.name": "none",
         "--pipeline.guidance.rounds": 5,
         "--pipeline.guidance.probability": 0.5,
         "--pipeline.floaters.min-depth": 0.0,
