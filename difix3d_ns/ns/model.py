@@ -62,7 +62,6 @@ class SplatModelConfig(SplatfactoModelConfig):
 
     _target: type = field(default_factory=lambda: SplatModel)
     announced: ClassVar[dict[str, str]] = {"max_gs_num": "at most {} Gaussians"}
-    kept: ClassVar[tuple[str, ...]] = ("exposure",)  # decided by the photos
     warmup_length: int | None = None  # type: ignore[assignment]
     """steps before the first densification (unset: fitted to --max-num-iterations)"""
     refine_every: int | None = None  # type: ignore[assignment]
@@ -92,10 +91,9 @@ class SplatModelConfig(SplatfactoModelConfig):
     """download the networks of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) when an evaluation first needs them"""
     gaussian_dropout: float = 0.0
     """probability with which a Gaussian is left out of a training step (DropGaussian, Park et al. 2025)"""
-    exposure: bool | None = None
-    """learn an affine colour change per training photo, for captures whose exposure or white balance varies;
-    the splat, its renders and made views keep the mean of all (unset: where photos whose depth is known differ in the
-    colours of what they show in common)"""
+    exposure: bool = False
+    """learn an affine colour change per training photo, for captures whose exposure or white balance varies, from what
+    photos whose depth is known show in common; the splat, its renders and made views keep the mean of all"""
 
     def fit(self, run: Run) -> None:
         """Fill in splatfacto's own numbers for its 30,000 steps, shrunk with the training where it is shorter."""

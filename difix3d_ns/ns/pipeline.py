@@ -272,19 +272,17 @@ class GuidedPipeline(VanillaPipeline):
                 records.write(record_depth(index, names[index], photo, found, self._estimated_in, run.first_step))
 
     def _match_exposures(self, run: Run) -> None:
-        """Decide whether photographs have exposures of their own, which then start from what they agree on."""
-        config, measured = self.model.config, self.scene.estimates or self.scene.depths.count
-        if config.exposure is False or config.use_bilateral_grid or not (self._uses_depth() and measured):
+        """Start exposures, if they are learned, from what photographs agree on; else say where they differ."""
+        config, known = self.model.config, self.scene.estimates or self.scene.depths.count
+        if config.use_bilateral_grid or not (self._uses_depth() and known):
             return
         found = match_exposures(self.scene)
-        if config.exposure is None:
-            config.exposure = found is not None and found.spread > MIN_SPREAD
-        if found is None:
+        if found is None or (not config.exposure and found.spread < MIN_SPREAD):
             return
-        learned = "an exposure is learned for each" if config.exposure else "one exposure serves all"
+        learned = "each starts from its own" if config.exposure else "True learns one for each"
         run.tracker.log(
-            f"What photos show in common differs by {100 * found.spread:.1f} % of white: {learned} "
-            "(--pipeline.model.exposure)"
+            f"Exposures differ: what photos show in common by {100 * found.spread:.1f} % of white "
+            f"(--pipeline.model.exposure: {learned})"
         )
         if config.exposure:
             self.model.learn_exposures(found.affine)

@@ -260,7 +260,6 @@ def test_what_a_resumed_training_takes_over() -> None:
     kept = presets.kept(first)
     assert kept == {
         "--max-num-iterations": 300,
-        "--pipeline.model.exposure": None,
         "--pipeline.depth.name": "none",
         "--pipeline.guidance.rounds": 5,
         "--pipeline.guidance.probability": 0.5,
