@@ -21,7 +21,7 @@ from difix3d_ns.priors.networks.depth_net import DepthNet, Estimate, Match, View
 from difix3d_ns.priors.registry import load_depth
 from difix3d_ns.training.prior_recipe import Phase, Recipe, load_recipe
 from difix3d_ns.training.systems import create
-from difix3d_ns.training.systems.depth import Batch, DepthSystem, _found_by_others, _likelihood, _matched, _remade
+from difix3d_ns.training.systems.depth import Batch, DepthSystem, _likelihood, _matched, _remade
 from difix3d_ns.training.train import train
 from tests.unit.known_scenes import camera_at
 from tests.unit.tiny_depth import NET
@@ -124,18 +124,6 @@ def test_gradients_in_bfloat16_are_finite(batch: Batch) -> None:
     loss.backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
-
-
-def test_hints_as_of_other_photographs_are_few_and_nearly_right(samples: list[Sample]) -> None:
-    prepared = DepthSystem(RECIPE).prepare(samples[4])
-    truth, shares = prepared.depth[0].float(), []
-    for seed in range(8):
-        found = _found_by_others(prepared, torch.Generator().manual_seed(seed))[..., 0]
-        shares.append(float((found > 0).float().mean()))
-        if shares[-1]:
-            errors = (found / truth).log().abs()[found > 0]
-            assert float(errors.median()) < 0.006 and float((errors < 0.03).float().mean()) > 0.9
-    assert max(shares) > 0.02 and max(shares) < 1 / 12 and min(shares) < 0.02
 
 
 def replace_views(drawn: Batch, number: int) -> Batch:

@@ -33,11 +33,6 @@ _MATCHED, _COARSE, _SURFACE = 0.5, 0.5, 0.2  # weights of losses beside that of 
 _MAX_ERROR = 1.0  # of log depth: a few wild pixels must not decide
 _POINTS = (0.0, 1.0)  # share of the points that are kept, evenly drawn
 _GAIN = 0.25  # of brightness, each photograph by itself, log2
-_FOUND = 1 / 16
-"""share of the pixels that hint where others have found the depth already, as ``MultiviewDepth`` gives them"""
-_FOUND_ERROR, _WRONG, _WRONG_ERROR = 0.005, 0.04, 0.1
-"""relative error of these hints, the share that is wrong, and the error of those"""
-_PATCHES = 6  # across a picture, of which others have found some
 
 
 class Prepared(NamedTuple):
@@ -138,10 +133,7 @@ class DepthSystem:
         low, high = _POINTS
         share = low + (high - low) * float(torch.rand((), generator=generator))
         kept = torch.rand(sample.hints.shape, generator=generator) < share
-        given = sample.hints.float() * kept
-        if integer(2, generator):
-            given = given.where(given > 0, _found_by_others(sample, generator))
-        hints = hint_maps(given, near, far, (height // 4, width // 4))
+        hints = hint_maps(sample.hints.float() * kept, near, far, (height // 4, width // 4))
         depth, seen = sample.depth[None].float(), sample.seen[chosen].any(0)[None, None].float()
         if integer(2, generator):  # mirrored, all of them
             mirror = torch.tensor([[-1.0, 0, 2], [0, 1, 0], [0, 0, 1]])  # of columns from 0 to 2
@@ -205,20 +197,6 @@ class DepthSystem:
         return Batch(
             pictures.to(device), views.to(device), hints.to(device), sample.depth[None].float().to(device), seen
         )
-
-
-def _found_by_others(sample: Prepared, generator: Generator) -> Tensor:
-    """Sparse depth [H, W, 1] as other photographs may have found it: here and there in patches, a little wrong."""
-    truth = sample.depth[0].float()
-    found = torch.rand(len(sample.seen), generator=generator) < 0.5
-    seen = F.interpolate(sample.seen[found].any(0)[None, None].float(), truth.shape, mode="nearest")
-    patches = torch.rand(1, 1, _PATCHES, _PATCHES, generator=generator)
-    patches = F.interpolate(patches, truth.shape, mode="bilinear", align_corners=False)
-    chosen = torch.rand(truth.shape, generator=generator) < _FOUND
-    chosen = chosen & (seen[0, 0] > 0) & (patches[0, 0] > torch.rand((), generator=generator)) & (truth > 0)
-    wrong = torch.rand(truth.shape, generator=generator) < _WRONG
-    error = torch.where(wrong, _WRONG_ERROR, _FOUND_ERROR) * torch.randn(truth.shape, generator=generator)
-    return (truth * error.exp()).where(chosen, 0.0)[..., None]
 
 
 def _seen(truth: Tensor, camera: Pinhole, depth: Tensor, photograph: PosedImage) -> Tensor:
