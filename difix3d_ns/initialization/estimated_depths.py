@@ -13,7 +13,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.point_depth import point_depth
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.geometry.stereo import stereo_depths
+from difix3d_ns.geometry.stereo import StereoDepth, stereo_depths
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import Depth, DepthMap
@@ -36,10 +36,12 @@ class PhotoDepthConfig:
 
     kept: ClassVar[tuple[str, ...]] = ("name",)
     name: str | None = None
-    """what estimates depth where photos bring none: multiview (embedded), none, or package.module of yours
+    """what estimates depth where photos bring none: multiview (embedded), single-view (published weights that you
+    name, fitted to each photo), none, or package.module of yours
     (unset: multiview where photos are few and most bring none; of many, training finds their depth by itself)"""
     weights: str | None = None
-    """weights of it: a .safetensors file, or a folder written by difix3d train-prior depth (unset: its own)"""
+    """weights of it: a .safetensors file or a folder written by difix3d train-prior depth; of single-view a folder or
+    hub id of transformers' depth estimation, such as depth-anything/Depth-Anything-V2-Small-hf (unset: its own)"""
     weight: float | None = None
     """weight of the difference between rendered depth and a training photo's, as LiDAR measures it or as it was
     estimated (unset: 0.5; 0 = not learned from)"""
@@ -113,18 +115,31 @@ def estimate_depths(
             on_step(steps + len(photographs) - number)
             yield index
 
-    swept = stereo_depths(photographs, points, counted)
+    swept = {
+        index: _certain(found, photographs[index])
+        for index, found in stereo_depths(photographs, points, counted).items()
+    }
+    if getattr(prior, "wants_matched_depth", False):
+        for index, matched in swept.items():
+            given = hinted[index].depth
+            depth = matched if given is None else matched.where(matched > 0, given)
+            hinted[index] = replace(hinted[index], depth=depth)
+        state = prior.start(hinted)
     while left := prior.steps_left(state):
         on_step(left)
         state = prior.step(state)
     maps = prior.result(state)
-    for index, found in swept.items():
-        height, width = photographs[index].image.shape[:2]
-        depth = resized(found.depth.where(found.kept, 0.0), height, width, "nearest-exact").to(maps[index].depth)
-        certain, estimate = depth > 0, maps[index]
-        spread = torch.full_like(depth, _SWEPT_ERROR).where(certain, estimate.uncertainty)
-        maps[index] = DepthMap(depth.where(certain, estimate.depth), spread)
+    for index, matched in swept.items():
+        depth, estimate = matched.to(maps[index].depth), maps[index]
+        spread = torch.full_like(depth, _SWEPT_ERROR).where(depth > 0, estimate.uncertainty)
+        maps[index] = DepthMap(depth.where(depth > 0, estimate.depth), spread)
     return maps
+
+
+def _certain(found: StereoDepth, photograph: PosedImage) -> Tensor:
+    """Depth [H, W, 1] of a sweep at the size of a photograph, 0 where it is not certain."""
+    height, width = photograph.image.shape[:2]
+    return resized(found.depth.where(found.kept, 0.0), height, width, "nearest-exact")
 
 
 def photo_depth(found: DepthMap) -> PhotoDepth:

@@ -215,7 +215,11 @@ class DepthMap:
 
 
 class Depth(Stepwise[list[DepthMap]], Protocol):
-    """Estimates the depth of posed photographs; results in their order and sizes."""
+    """Estimates the depth of posed photographs; results in their order and sizes.
+
+    It may have one member more, ``wants_matched_depth``, a bool: whether the hints hold depth matched among the
+    photographs besides the scene's points.
+    """
 
     def start(self, photographs: Sequence[PosedImage], seed: int = 0) -> State:
         """Create the state of the work on photographs with cameras, of any sizes; depth they may have is a hint."""

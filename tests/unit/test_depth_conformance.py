@@ -15,14 +15,17 @@ from difix3d_ns.priors.base import Depth, State
 from difix3d_ns.priors.registry import available_priors, load_depth
 from tests.pretended_cuda import pretended_cuda
 from tests.unit.known_scenes import camera_at, photograph
-from tests.unit.tiny_depth import write_depth
+from tests.unit.tiny_depth import write_depth, write_single_view
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    return {"multiview": str(write_depth(tmp_path_factory.mktemp("multiview")))}
+    return {
+        "multiview": str(write_depth(tmp_path_factory.mktemp("multiview"))),
+        "single-view": str(write_single_view(tmp_path_factory.mktemp("single-view"))),
+    }
 
 
 @pytest.fixture(scope="module", params=available_priors(Depth))
