@@ -199,8 +199,8 @@ def depth(
     Args:
         scene: folder that ns-train reads.
         output: folder to write.
-        prior: multiview (embedded), or package.module of yours.
-        weights: a file or folder of weights (unset: the prior's own).
+        prior: multiview (embedded), single-view (published weights that you name), or package.module of yours.
+        weights: a file or folder of weights, or a hub id (unset: the prior's own).
         long_side: of photos and maps in pixels at most.
         device: cpu or cuda (unset: cuda if there is one).
         force: overwrite a scene that is there.

@@ -159,7 +159,8 @@ def fitted_rows() -> list[str]:
         for name in field_texts(settings):
             values = [getattr(_at(config, prefix), name) for config in configs]
             if getattr(_at(methods()[MAIN], prefix), name) is None and None not in values:
-                rows.append(f"| `{flag(prefix, name)}` | " + " | ".join(f"{value:,}" for value in values) + " |")
+                texts = [value if isinstance(value, str) else f"{value:,}" for value in values]
+                rows.append(f"| `{flag(prefix, name)}` | " + " | ".join(texts) + " |")
     return rows
 
 
