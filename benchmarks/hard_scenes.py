@@ -173,7 +173,7 @@ KINDS: dict[str, Kind] = {
 
 
 def write(output: Path, kind: str, seed: int = 0, width: int = 480, height: int = 320, test_views: int = 8) -> Path:
-    """One of them as a nerfstudio dataset."""
+    """One of them as a nerfstudio dataset; a rig holds two views out for each photograph, whatever ``test_views``."""
     chosen = KINDS[kind]
     rng = np.random.default_rng([11, seed])
     world = chosen.world(seed)

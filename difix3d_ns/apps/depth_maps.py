@@ -21,7 +21,7 @@ from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import unproject
 from difix3d_ns.guidance.upscaled_photos import file_names
 from difix3d_ns.initialization.depth_records import coloured
-from difix3d_ns.initialization.estimated_depths import WITHIN, estimate_depths
+from difix3d_ns.initialization.estimated_depths import WITHIN, estimate_depths, photo_depth
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.images import Picture, write_picture
@@ -135,7 +135,7 @@ def _write(capture: Capture, maps: Sequence[DepthMap], output: Path) -> list[Pat
             found = of_photo[index]
             for folder, key, values in (
                 ("depths", "depth_file_path", found.depth * unit),
-                ("confidence", "depth_confidence_path", found.chance(WITHIN)),
+                ("confidence", "depth_confidence_path", photo_depth(found).confidence),
             ):
                 file = _made(output / folder / place.with_suffix(".npy"))
                 np.save(file, values[..., 0].float().numpy())

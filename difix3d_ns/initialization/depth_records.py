@@ -15,7 +15,7 @@ ABOUT_DEPTHS = About(
     "Depth of photos",
     "Depth that training began with and learned from: near is yellow, far is dark blue, unknown is black. Beside it is "
     "the confidence, from 0 (black) to 1 (white): depth that a photo brings counts as far as it is trusted, and depth "
-    "that was estimated by its probability of being right within 2 %.",
+    "that was estimated by the square of its probability of being right within 2 %.",
     "Depth",
     24,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,36 +41,41 @@ class MatchedExposures:
     spread: float  # root mean square over photographs of the change of medium grey, in [0, 1]
 
 
-def match_exposures(scene: Scene) -> MatchedExposures | None:
+def match_exposures(scene: Scene, most: int = 1000) -> MatchedExposures | None:
     """Fit a gain and an offset per photograph and channel to surfaces that several photographs show.
 
-    Differences of colours are minimised over all pairs at once, robustly, with some weight of no change; a photograph
-    that shares nothing stays as it is.
+    Differences of colours are minimised over all pairs at once, robustly, with some weight of no change.
 
     Args:
         scene: whose photographs have depth.
+        most: photographs that are compared, evenly chosen, if there are more; the others have no change.
 
     Returns:
         The changes, on the CPU; None where nothing is shared.
     """
-    pairs = _shared_colours(scene)
+    chosen = sorted({round(i) for i in torch.linspace(0, len(scene) - 1, min(len(scene), most)).tolist()})
+    pairs = _shared_colours(scene, chosen)
     if not pairs:
         return None
     first, second = (torch.cat([torch.full((len(a),), pair[k]) for *pair, a, _ in pairs]) for k in (0, 1))
     ours, theirs = torch.cat([a for *_, a, _ in pairs]), torch.cat([b for *_, _, b in pairs])
-    channels = [_fitted(len(scene), first, second, ours[:, c], theirs[:, c]) for c in range(3)]
+    channels = [_fitted(len(chosen), first, second, ours[:, c], theirs[:, c]) for c in range(3)]
     gains, offsets = (torch.stack([channel[k] for channel in channels], 1) for k in (0, 1))  # to what all share
-    affine = torch.cat([torch.diag_embed(1 / gains), (-offsets / gains)[..., None]], 2)
-    affine = affine - affine.mean(0) + torch.eye(3, 4, dtype=affine.dtype)
-    grey = 0.5 * affine[..., :3].sum(2) + affine[..., 3] - 0.5
-    return MatchedExposures(affine.float(), float(grey.square().mean().sqrt()))
+    slopes, levels = 1 / gains, -offsets / gains  # from what all share to each photograph
+    middle, level = slopes.mean(0), levels.mean(0)
+    slopes, levels = slopes / middle, levels - slopes * level / middle  # shared are the colours of the mean photograph
+    grey = 0.5 * slopes + levels - 0.5
+    affine = torch.cat([torch.diag_embed(slopes), levels[..., None]], 2)
+    every = torch.eye(3, 4).repeat(len(scene), 1, 1)
+    every[chosen] = affine.float()
+    return MatchedExposures(every, float(grey.square().mean().sqrt()))
 
 
-def _shared_colours(scene: Scene) -> list[tuple[int, int, Tensor, Tensor]]:
-    """Numbers of two photographs, and their colours [M, 3] each of surfaces that both show."""
-    photos = [scene.photo(index).within(_SIDE) for index in range(len(scene))]
+def _shared_colours(scene: Scene, chosen: Sequence[int]) -> list[tuple[int, int, Tensor, Tensor]]:
+    """Numbers of two of the chosen photographs, and their colours [M, 3] each of surfaces that both show."""
+    photos = [scene.photo(index).within(_SIDE) for index in chosen]
     depths = []
-    for index, photo in enumerate(photos):
+    for index, photo in zip(chosen, photos, strict=True):
         found, (height, width) = scene.depth(index), photo.image.shape[:2]
         if found is None:
             depths.append(photo.image.new_zeros(height, width))
@@ -107,13 +113,12 @@ def _both(
 
 
 def _fitted(count: int, first: Tensor, second: Tensor, ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    """Gains and offsets [N] by which values [M] of two photographs become equal; 1 and 0 in the mean.
+    """Gains and offsets [N] by which values [M] of two photographs become equal.
 
     First gains alone, by ratios: of values with noise a regression would find too small ones.
     """
     ratio, bright = (ours / theirs).log(), ours * theirs  # noise matters less where it is bright
     gains = _levels(count, first, second, ratio, bright, *_RATIOS).exp()
-    gains = gains / gains.mean()
     difference = gains[first] * ours - gains[second] * theirs
     return gains, _levels(count, first, second, difference, torch.ones_like(ours), *_OFFSETS)
 
@@ -133,4 +138,4 @@ def _levels(
         pull = pull.index_add(0, first, -each * difference).index_add(0, second, each * difference)
         normal = torch.diag(joined.sum(1) + damping) - joined
         levels = torch.linalg.solve(normal, pull)
-    return levels - levels.mean()
+    return levels

@@ -373,8 +373,8 @@ class SplatModel(SplatfactoModel):
         splatfacto replaces them, after which resumed steps train nothing (facts: its ``load_state_dict``).
         """
         state = {key: value for key, value in dict.items() if not key.startswith("lpips.")}
-        if self.exposures is not None:  # a checkpoint made without: none is known yet
-            state.setdefault("exposures.residual", torch.zeros_like(self.exposures.residual))
+        if self.exposures is not None:  # a checkpoint made without: they start as they are here
+            state.setdefault("exposures.residual", self.exposures.residual.detach().clone())
         for name, parameter in self.gauss_params.items():
             if name in state:  # checkpoints of the first splatfacto
                 state[f"gauss_params.{name}"] = state.pop(name)

@@ -54,6 +54,9 @@ from difix3d_ns.views.protocols import PhotoDepth, PointCloud
 from difix3d_ns.views.records import ViewRecords
 from difix3d_ns.views.view import TrainView
 
+_COMPARED = 64
+"""photographs whose exposures are compared, if none is to be learned"""
+
 
 @dataclass
 class GuidedPipelineConfig(VanillaPipelineConfig):
@@ -80,7 +83,7 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
         """Switch the helps off if that is requested; before they are fitted themselves."""
         if not self.sparse_helps:
             self.initial_points.stereo, self.floaters.min_depth = 0, 0.0
-            self.initial_points.depth, self.depth.weight = 0, 0.0
+            self.initial_points.depth, self.depth.weight, self.depth.name = 0, 0.0, "none"
 
     def check(self, flag: str) -> None:
         """Raise a UserError if a help is requested and switched off."""
@@ -274,18 +277,20 @@ class GuidedPipeline(VanillaPipeline):
     def _match_exposures(self, run: Run) -> None:
         """Start exposures, if they are learned, from what photographs agree on; else say where they differ."""
         config, known = self.model.config, self.scene.estimates or self.scene.depths.count
-        if config.use_bilateral_grid or not (self._uses_depth() and known):
+        if run.resumed or config.use_bilateral_grid or not (self._uses_depth() and known):
             return
-        found = match_exposures(self.scene)
-        if found is None or (not config.exposure and found.spread < MIN_SPREAD):
+        found = match_exposures(self.scene) if config.exposure else match_exposures(self.scene, _COMPARED)
+        if found is None:
             return
-        learned = "each starts from its own" if config.exposure else "True learns one for each"
-        run.tracker.log(
-            f"Exposures differ: what photos show in common by {100 * found.spread:.1f} % of white "
-            f"(--pipeline.model.exposure: {learned})"
-        )
         if config.exposure:
             self.model.learn_exposures(found.affine)
+        if found.spread < MIN_SPREAD:
+            return
+        learned = "One is learned" if config.exposure else "Give --pipeline.model.exposure True to learn one"
+        run.tracker.log(
+            f"Exposure differs between photos: the same surface by {100 * found.spread:.1f} % of white. {learned} for "
+            "each photo."
+        )
 
     def _add_depth_points(self, run: Run) -> bool:
         """Add points from the depth of the photographs; True if stereo is not needed beside them."""

@@ -227,7 +227,8 @@ class GuidedTrainer(Trainer):
         presets.check(config)
         if config.machine.device_type == "cuda":
             load_kernels("--machine.device-type cpu")
-        presets.adopt(config, self._ours.get("kept", {}))
+        # checkpoints from before depth was estimated by default know nothing of it
+        presets.adopt(config, ({"--pipeline.depth.name": "none"} if self._ours else {}) | self._ours.get("kept", {}))
         self._run = config.run(first_step)
         messages = presets.fit(config, self._run)
         if messages and self._run.on_cpu:
@@ -357,7 +358,7 @@ class GuidedTrainer(Trainer):
         if saved and not requested:
             raise UserError(f"{path} holds exposures of the photos: give --pipeline.model.exposure True")
         if requested and not saved:
-            CONSOLE.print(f"{path} holds no exposures of the photos: they start from no change.")
+            CONSOLE.print(f"{path} holds no exposures of the photos: this training finds them.")
 
     def _load_moments(self, saved: dict[str, Any], with_rates: bool) -> None:
         """Adam's moments of a checkpoint, run as this machine runs them.

@@ -105,7 +105,7 @@ class MultiviewDepth:
                 resized(state[name], height, width, "nearest-exact")
                 for name in (f"first/{index}", f"first_uncertainty/{index}")
             )
-            better = first_spread < spread
+            better = (first_spread < spread) & state.get(f"mask/{index}", torch.ones_like(depth, dtype=torch.bool))
             found = {
                 f"depth/{index}": first.where(better, depth),
                 f"uncertainty/{index}": first_spread.where(better, spread),

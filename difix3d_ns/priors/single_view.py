@@ -1,18 +1,20 @@
 """Depth of photographs by a published network that sees one at a time, fitted to what is known of each.
 
-Networks such as Depth Anything (Yang et al., CVPR 2024) and DPT (Ranftl et al., ICCV 2021) tell inverse depth up to a
-scale and a shift (Ranftl et al., TPAMI 2020), which points and matched depth of the photograph decide.
+Depth Anything (Yang et al., CVPR 2024) tells inverse depth up to a scale and a shift (Ranftl et al., TPAMI 2020), which
+points and matched depth of the photograph decide.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from difix3d_ns.geometry.point_depth import reduced_depth
@@ -38,10 +40,10 @@ _MAX_RANGE = 3.0
 
 
 class SingleViewDepth:
-    """A network of ``transformers`` for depth estimation behind the contract of ``Depth``: a step is a photograph.
+    """Depth Anything of ``transformers`` behind the contract of ``Depth``: a step is a photograph.
 
     Args:
-        net: the network, whose output has ``predicted_depth``.
+        net: the network.
         settings: of its ``preprocessor_config.json``, as far as known.
         device: where it lives.
     """
@@ -51,12 +53,12 @@ class SingleViewDepth:
 
     def __init__(self, net: Any, settings: dict[str, Any], device: torch.device) -> None:
         self._net, self._device = net, device
-        self._metric = _is_metric(net.config)
+        self._metric = net.config.depth_estimation_type == "metric"
         mean, deviation = settings.get("image_mean", _MEAN), settings.get("image_std", _DEVIATION)
         self._mean, self._deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, deviation))
         size = settings.get("size", {})
         self._short_side = int(min(size.get("height", _SHORT_SIDE), size.get("width", _SHORT_SIDE)))
-        self._multiple = int(settings.get("ensure_multiple_of") or _patch(net.config))
+        self._multiple = math.lcm(int(settings.get("ensure_multiple_of") or 1), net.config.patch_size)
 
     def start(self, photographs: Sequence[PosedImage], seed: int = 0) -> State:
         state: dict[str, Tensor] = {}
@@ -149,25 +151,12 @@ def fitted(inverse: Tensor, known: Tensor) -> tuple[Tensor, float]:
     return depth.float(), max(spread, _MIN_SPREAD)
 
 
-def _is_metric(config: Any) -> bool:
-    """Return whether a network tells depth rather than its inverse."""
-    kind = getattr(config, "depth_estimation_type", None)
-    return kind == "metric" if kind else config.model_type in ("zoedepth", "depth_pro", "glpn")
-
-
-def _patch(config: Any) -> int:
-    for part in (config, getattr(config, "backbone_config", None)):
-        if isinstance(size := getattr(part, "patch_size", None), int):
-            return size
-    return 32
-
-
 def load(weights: str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Depth:
-    """Read a network of transformers' depth estimation.
+    """Read Depth Anything, of either version, for relative or metric depth.
 
     Args:
-        weights: a folder with config.json and model.safetensors, or a hub id, which downloads; for example
-            depth-anything/Depth-Anything-V2-Small-hf (0.1 GB, Apache-2.0).
+        weights: a folder with config.json and model.safetensors as transformers has them, or a hub id, which downloads;
+            for example depth-anything/Depth-Anything-V2-Small-hf (0.1 GB, Apache-2.0).
         device: where it lives.
         dtype: its precision; None for float32, whose digits depth needs.
 
@@ -175,24 +164,42 @@ def load(weights: str | None = None, device: torch.device | str = "cpu", dtype: 
         FileNotFoundError: no folder given, or a file is missing from it.
         RuntimeError: it is damaged, or of another kind.
     """
-    from transformers import AutoModelForDepthEstimation
+    from transformers import DepthAnythingForDepthEstimation
 
     if weights is None:
         raise FileNotFoundError(
-            "it has no weights of its own: give a folder or a hub id of transformers' depth estimation, for example "
+            "it has no weights of its own: give a folder or a hub id of Depth Anything, for example "
             "depth-anything/Depth-Anything-V2-Small-hf (0.1 GB, Apache-2.0)"
         )
     folder = hub.download(weights, hub.DEPTH) if hub.is_hub_id(weights) else Path(weights).expanduser()
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder / 'config.json'} is missing: give a folder of transformers' depth estimation")
-    settings = folder / "preprocessor_config.json"
+        raise FileNotFoundError(f"{folder / 'config.json'} is missing: give a folder or a hub id of Depth Anything")
     try:
-        known = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-        net: nn.Module = AutoModelForDepthEstimation.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        kind = _read(folder / "config.json").get("model_type")
+        if kind != "depth_anything":
+            raise ValueError(f"its model_type is {kind!r}")
+        settings = folder / "preprocessor_config.json"
+        known = _read(settings) if settings.is_file() else {}
+        net: nn.Module = DepthAnythingForDepthEstimation.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise RuntimeError(f"{folder} is no network of transformers' depth estimation: {error}") from error
+    except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise RuntimeError(
+            f"{folder} cannot be read as Depth Anything of transformers: {error}. Give another copy, for example the "
+            "hub id depth-anything/Depth-Anything-V2-Small-hf"
+        ) from error
     place = torch.device(device)
     net = net.eval().requires_grad_(False).to(place, dtype or torch.float32)
     return SingleViewDepth(net, known, place)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no object")
+    return found

@@ -282,5 +282,8 @@ def test_colour_correction_forgives_exposure_and_nothing_else() -> None:
     truth = torch.rand(24, 32, 3, generator=torch.Generator().manual_seed(0))
     darker = 0.7 * truth + 0.02
     assert corrected_psnr(darker, truth) > 60 > 20 > psnr(darker, truth)
+    grey = truth.mean(-1, keepdim=True).expand(-1, -1, 3).contiguous()
+    for shown, there in ((0.8 * grey, grey), (grey * 0 + 0.3, truth), (grey * 0, truth)):
+        assert corrected_psnr(shown, there) >= psnr(shown, there)
     moved = truth.roll(1, 0)
     assert corrected_psnr(moved, truth) < 15

@@ -64,7 +64,8 @@ def test_what_is_written_trains_and_is_the_depth(tmp_path: Path) -> None:
         assert len(points) and np.abs(points @ to_splat[2, :3] + to_splat[2, 3] - ground_depth.HEIGHT).max() < 1e-3
         confidence = read_confidence(output / frame["depth_confidence_path"])
         chances = [1 - math.exp(-0.02 * math.sqrt(2) / (ground_depth.BLUR * factor)) for factor in (1, 2)]
-        assert np.unique(confidence.round(4)).tolist() == pytest.approx([0, chances[1], chances[0]], abs=1e-4)
+        expected = [0, chances[1] ** 2, chances[0] ** 2]
+        assert np.unique(confidence.round(4)).tolist() == pytest.approx(expected, abs=1e-4)
     for one, other in zip(before.train + before.test, after.train + after.test, strict=True):
         assert float((before.images[one] - after.images[other]).abs().max()) < 1 / 255
         assert before.masks is not None and after.masks is not None

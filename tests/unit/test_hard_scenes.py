@@ -60,7 +60,7 @@ def test_few_photographs_are_far_apart(captures: dict) -> None:
 def cameras(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
     """Camera-to-world matrices [N, 4, 4] of the splits, and the focal length."""
     found = {}
-    for kind in ("steady", "outside-two", "poses-1", "focal"):
+    for kind in ("steady", "outside-two", "poses-1", "focal", "street"):
         path = write(tmp_path_factory.mktemp("cameras") / kind, kind, width=48, height=32, test_views=2)
         content = json.loads((path / "transforms.json").read_text())
         frames = {frame["file_path"]: frame for frame in content["frames"]}
@@ -89,9 +89,10 @@ def test_poses_and_focal_length_are_off(cameras: dict[str, dict[str, np.ndarray]
     assert turned["focal"] == exact["focal"] and longer["focal"] == pytest.approx(1.01 * exact["focal"])
 
 
-def test_a_rig_sees_to_its_sides() -> None:
+def test_a_rig_sees_to_its_sides(cameras: dict[str, dict[str, np.ndarray]]) -> None:
     poses = [(np.eye(4), True), (np.eye(4), False)]
     (middle, trained), *sides = rig(poses, np.random.default_rng(0))
     assert trained and np.array_equal(middle, np.eye(4)) and len(sides) == 2
     left, right = (pose for pose, training in sides if not training)
+    assert len(cameras["street"]["val"]) == 2 * len(cameras["street"]["train"])
     assert left[0, 3] < 0 < right[0, 3] and left[0, 2] < -0.5 and right[0, 2] > 0.5  # apart, and turned outwards

@@ -9,7 +9,7 @@ import torch
 
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.priors.multiview import _helped, load
+from difix3d_ns.priors.multiview import _confirming, _helped, load
 from tests.unit.known_scenes import camera_at, photograph
 from tests.unit.tiny_depth import write_depth
 
@@ -54,6 +54,20 @@ def test_what_a_photograph_has_is_kept(weights: str) -> None:
         state[f"first_uncertainty/{number}"] = torch.full((32, 48, 1), 0.001)
     own = state["hints/1"] > 0
     assert own.any() and torch.equal(_helped(state, 1)[own], state["hints/1"][own])
+
+
+def test_others_confirm_what_they_found_in_the_same_place(weights: str) -> None:
+    views = photographs()
+    state = dict(load(weights).start(views))
+    for number, view in enumerate(views):
+        assert view.depth is not None
+        state[f"depth/{number}"] = view.depth
+    assert float((_confirming(state, 1) == 2).float().mean()) > 0.7  # not beside the card, nor outside
+    state["depth/0"] = 1.1 * state["depth/0"]
+    count = _confirming(state, 1)
+    assert float((count == 1).float().mean()) > 0.7 and float((count == 2).float().mean()) < 0.05
+    state["depth/2"] = 0 * state["depth/2"]
+    assert float((_confirming(state, 1) == 0).float().mean()) > 0.95
 
 
 def test_the_more_certain_of_both_passes_counts(weights: str) -> None:

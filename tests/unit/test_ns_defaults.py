@@ -237,6 +237,8 @@ def test_one_flag_switches_all_helps_off() -> None:
     config.pipeline.sparse_helps = False
     _fit(config, images=5)
     assert config.pipeline.initial_points.stereo == 0 and config.pipeline.floaters.min_depth == 0
+    assert config.pipeline.depth.name == "none"
+    presets.check(config)  # as when its config.yml is trained again
     for part, name, value in (("initial_points", "stereo", 100), ("floaters", "min_depth", 0.3)):
         config = _config(steps=300)
         config.pipeline.sparse_helps = False

@@ -135,8 +135,12 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         load()
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         load(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(RuntimeError, match="is no network of transformers' depth estimation"):
+    (tmp_path / "config.json").write_text('{"model_type": "dpt"}')
+    with pytest.raises(RuntimeError, match=r"cannot be read as Depth Anything.*model_type is 'dpt'.*Small-hf"):
         load(str(tmp_path))
+    damaged = write_single_view(tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes((damaged / "model.safetensors").read_bytes()[:2000])
+    with pytest.raises(RuntimeError, match="cannot be read as Depth Anything"):
+        load(str(damaged))
     with pytest.raises(Exception, match=r"--pipeline\.depth\.weights"):
         PhotoDepthConfig(name="single-view").load(torch.device("cpu"))

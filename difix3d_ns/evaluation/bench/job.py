@@ -259,13 +259,18 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
 
 
 def corrected_psnr(picture: Tensor, truth: Tensor) -> float:
-    """PSNR in dB after nerfstudio's colour correction: exposure and white balance of a held-out photo do not count."""
+    """PSNR in dB after nerfstudio's colour correction, a quadratic change of colours fitted to the truth.
+
+    So exposure and white balance of a held-out photo do not count. Where colours are too few for a fit, as in a grey
+    picture, the correction may be worse than none: then that counts.
+    """
     from nerfstudio.model_components.lib_bilagrid import color_correct
 
     try:
-        return psnr(color_correct(picture, truth).clamp(0, 1), truth)
-    except AssertionError:  # of one colour: no correction can be solved for
-        return psnr(picture, truth)
+        corrected = psnr(color_correct(picture, truth).clamp(0, 1), truth)
+    except AssertionError:  # the fit is not finite
+        corrected = 0.0
+    return max(corrected, psnr(picture, truth))
 
 
 def _agreements(folder: Path) -> list[float]:

@@ -29,7 +29,7 @@ UPSCALER = (
 )
 """of a folder of an upscaler"""
 DEPTH = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
-"""of a network of transformers' depth estimation"""
+"""of Depth Anything, as transformers has it"""
 PICKLED = (
     *("model_index.json", "*/*.json", "tokenizer/merges.txt"),
     *("*/diffusion_pytorch_model.bin", "text_encoder/pytorch_model.bin"),
