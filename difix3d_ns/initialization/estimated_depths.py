@@ -26,7 +26,7 @@ WITHIN = 0.02
 LONG_SIDE = 480
 """pixels at which depth is estimated and kept"""
 _WEIGHT = 0.5
-_FEW = 64
+_MAX_PHOTOS = 64
 """photographs up to which depth is estimated unasked, all of them swept; beyond, it would take minutes"""
 _SWEPT_ERROR = 0.01
 """standard deviation of log depth where a sweep is certain: on scenes of training, 95 % of it is within 2 %"""
@@ -59,8 +59,8 @@ class PhotoDepthConfig:
         fill_unset(self, weight=_WEIGHT)
         self.by_default |= self.name is None
         if run.images is not None:
-            few = run.images <= _FEW and spare_share(run.images, run.steps)
-            fill_unset(self, name="multiview" if few else "none")
+            spare = run.images <= _MAX_PHOTOS and spare_share(run.images, run.steps)
+            fill_unset(self, name="multiview" if spare else "none")
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if a number is out of its range."""

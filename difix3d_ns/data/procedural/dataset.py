@@ -63,8 +63,8 @@ def photograph_world(
         exposure_change: standard deviation of log2 exposure between views; white balance changes by a quarter of it.
         supersampling: views are rendered so many times larger, and reduced by an antialiased filter instead of a
             mean, which leaves some aliasing: no detail that could be learned. At 2 with as many rays as at 1.
-        poses: camera-to-world matrices [4, 4] and whether each is a training view, in place of those that ``train_views``,
-            ``test_views`` and ``beyond`` lay along the path.
+        poses: camera-to-world matrices [4, 4] and whether each is a training view, in place of those that
+            ``train_views``, ``test_views`` and ``beyond`` lay along the path.
         label: of the progress bar; None for no bar.
     """
     volumes = BoundingVolumes.build(world.scene)
