@@ -1,4 +1,4 @@
-"""``sparse-splatfacto``: no prior, splatfacto on any device with helps for captures of few photographs."""
+"""``sparse-splatfacto``: no fixer, splatfacto on any device with helps for captures of few photographs."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from difix3d_ns.methods.base import splatfacto_with
 
 sparse_splatfacto = MethodSpecification(
     config=splatfacto_with("sparse-splatfacto", GuidanceConfig()),
-    description="Splatfacto on any device, with stereo points, floater pruning and a near plane for sparse captures.",
+    description="Splatfacto on any device, with depth of the photos, floater pruning and a near plane for few photos.",
 )
