@@ -27,6 +27,7 @@ from difix3d_ns.initialization.matched_exposures import MIN_SPREAD, match_exposu
 from difix3d_ns.initialization.stereo_points import MIN_POINTS, InitialPointsConfig, stereo_cloud, stereo_room
 from difix3d_ns.io.progress import counted_down
 from difix3d_ns.io.run import Run
+from difix3d_ns.io.transfers import moved
 from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.cuda_kernels import load_kernels
@@ -255,7 +256,7 @@ class GuidedPipeline(VanillaPipeline):
         started = time.perf_counter()
         with counted_down("Depth of photos", CONSOLE) as on_step:
             found = estimate_depths(photos, self.scene.given_points(), prior, on_step)
-        self.scene.estimates = [photo_depth(one) for one in found]
+        self.scene.estimates = [moved(photo_depth(one), self.model.device) for one in found]
         self._estimated_in = (time.perf_counter() - started) / len(photos)
         mean = torch.cat([one.chance(WITHIN).flatten() for one in found]).mean()
         run.tracker.log(

@@ -55,7 +55,7 @@ class TrainingScene:
         scale = datamanager.train_dataparser_outputs.dataparser_scale
         self.depths = PhotoDepths(datamanager.train_dataset, scale, self.mask)
         self.estimates: Sequence[PhotoDepth] = []
-        """depth of each photograph that a prior estimated, on any device; none if none did"""
+        """depth of each photograph that a prior estimated, on the model's device; none if none did"""
 
     def __len__(self) -> int:
         """Number of photographs."""
@@ -132,8 +132,8 @@ class TrainingScene:
         measured = self.depths.of(index, self._model.device)
         if not self.estimates or share <= 0:
             return measured
-        one, device = self.estimates[index], self._model.device
-        estimate = PhotoDepth(sent(one.depth, device), share * sent(one.confidence, device))
+        one = self.estimates[index]
+        estimate = PhotoDepth(one.depth, share * one.confidence)
         return estimate if measured is None else completed(measured, estimate)
 
     def camera(self, index: int) -> Pinhole:
