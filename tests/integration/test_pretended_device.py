@@ -26,7 +26,8 @@ STEPS, SAVED = 40, 20
 COMMON = (
     *("--vis", "tensorboard", "--max-num-iterations", STEPS, "--steps-per-save", SAVED),
     *("--save-only-latest-checkpoint", False, "--machine.device-type", "cuda"),
-    *("--pipeline.initial-points.stereo", 200, "--pipeline.model.max-gs-num", 5000, "--pipeline.model.exposure", True),
+    *("--pipeline.initial-points.depth", 100, "--pipeline.initial-points.stereo", 100),
+    *("--pipeline.model.max-gs-num", 5000, "--pipeline.model.exposure", True),
     *("--experiment-name", "scene", "--timestamp", "run"),
 )
 TRAINING = (
@@ -50,10 +51,11 @@ def run(name: str, *arguments: object) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a training with stereo, a round of the embedded prior, exposures and depth."""
+    """Folder of a training with estimated depth, stereo, a round of the embedded prior, exposures and depth."""
     output = tmp_path_factory.mktemp("pretended")
     said = run("ns-train", "difix3d-splatfacto", "--data", tiny_scene, "--output-dir", output, *TRAINING)
-    assert "Round 1/1 done" in said and "200 initial points added to 2000 by stereo" in said
+    assert "Round 1/1 done" in said and "100 initial points added to 2000 from the depth" in said
+    assert "100 initial points added to 2100 by stereo" in said
     return output / "scene" / "difix3d-splatfacto" / "run"
 
 
