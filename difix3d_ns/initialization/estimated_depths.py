@@ -48,8 +48,9 @@ class PhotoDepthConfig:
     weight: float | None = None
     """weight of the difference between rendered depth and a training photo's, as LiDAR measures it or as it was
     estimated (unset: 0.5; 0 = not learned from)"""
-    fade: float = 1.0
-    """share of the training over which the weight of estimated depth falls to 0; measured depth keeps its weight"""
+    fade: float = 0.0
+    """share of the training over which the weight of estimated depth falls to 0 (0 = it gives initial points alone);
+    measured depth keeps its weight"""
 
     by_default: bool = field(default=False, init=False, compare=False)
     """whether the name was unset; no flag"""
@@ -65,8 +66,8 @@ class PhotoDepthConfig:
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if a number is out of its range."""
         check_at_least(self, flag, {"weight": 0})
-        if not 0 < self.fade <= 1:
-            raise UserError(f"{flag}.fade {self.fade}: a number above 0 and up to 1 is needed")
+        if not 0 <= self.fade <= 1:
+            raise UserError(f"{flag}.fade {self.fade}: a number from 0 to 1 is needed")
 
     def load(self, device: torch.device, flag: str = "--pipeline.depth") -> Depth | None:
         """Load the prior, once per process; None for none.

@@ -399,8 +399,8 @@ class GuidedPipeline(VanillaPipeline):
         """Return the depth of the photograph a step learns from, if it is learned from."""
         if not self.config.depth.weight or (made is not None and made.photo is None):
             return None
-        estimated = 1 - step / max(1.0, self.config.depth.fade * self._last_step)
-        return self.scene.depth(int(batch["image_idx"]), estimated)
+        until = self.config.depth.fade * self._last_step
+        return self.scene.depth(int(batch["image_idx"]), 1 - step / until if until else 0.0)
 
     def _photo_depth_loss(self, outputs: dict[str, Any], photo: PhotoDepth) -> Tensor:
         """Return the weighted loss of a step between the depth that it rendered and the photograph's."""
