@@ -81,12 +81,12 @@ def test_what_is_nearer_than_photographs_look_is_not_drawn(scene: Path, on: bool
 def test_stereo_points_are_added_to_a_new_training_alone(tmp_path: Path) -> None:
     scene = demo_scene(tmp_path / "scene", seed=3, width=128, height=96, train_views=4, test_views=1)
     config = short_config(scene, steps=4, rounds=1)
-    config.pipeline.initial_points.stereo = 300
+    config.pipeline.initial_points.stereo, config.pipeline.depth.name = 300, "none"
     new = train(config)
     given = len(new.pipeline.datamanager.train_dataparser_outputs.metadata["points3D_xyz"])
     assert len(new.pipeline.model.means) == given + 300
     resumed = short_config(scene, steps=6, rounds=1, name="resumed")
-    resumed.pipeline.initial_points.stereo = 300
+    resumed.pipeline.initial_points.stereo = 300  # that no depth is estimated is taken over
     resumed.load_dir = new.checkpoint_dir
     assert len(train(resumed).pipeline.model.means) == given + 300
     plain = short_config(scene, steps=2, rounds=0, name="plain")

@@ -23,6 +23,7 @@ _BOOKKEEPING = (
     "--pipeline.enhancer.from-environment",  # no flag
     "--pipeline.guidance.by-coverage",
     "--pipeline.initial-points.stereo-by-default",
+    "--pipeline.depth.by-default",
 )
 
 
