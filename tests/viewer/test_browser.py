@@ -97,14 +97,14 @@ def test_buttons_add_views(training: LiveTraining, tab: Tab) -> None:
     status = training.wait_for("status", lambda status: status["pool"] == 5)
     assert status["round"] == 1
     _until(lambda: "Round 1 of 2, pool 5" in _text(tab, "Round 1 of"), "the panel does not tell of the round")
-    tab.page.get_by_text("Gallery", exact=True).click()
+    tab.page.get_by_text("Gallery", exact=True).last.click()
     pictures = tab.page.get_by_alt_text("made view")
     _until(lambda: pictures.count() >= 4, "the gallery stays empty")
     widths = pictures.evaluate_all("images => images.map(image => image.naturalWidth)")
     assert all(width > 100 for width in widths), widths
-    message = " ".join(tab.page.get_by_text("confidence 0.").first.inner_text().split())
+    message = " ".join(tab.page.get_by_text("change 0.").first.inner_text().split())
     assert "change 0." in message and "confidence 0." in message and "frame_" in message, message
-    tab.page.get_by_text("Gallery", exact=True).click()
+    tab.page.get_by_text("Gallery", exact=True).last.click()
 
 
 def test_a_path_that_is_too_short_is_told(training: LiveTraining, tab: Tab) -> None:
