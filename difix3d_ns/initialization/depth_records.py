@@ -13,7 +13,7 @@ from difix3d_ns.views.records import About, ViewRecord, panels_of
 
 ABOUT_DEPTHS = About(
     "Depth of photos",
-    "Depth that training began with and learned from: near is yellow, far is dark blue, unknown is black. Beside it is "
+    "Depth that training began with: near is yellow, far is dark blue, unknown is black. Beside it is "
     "the confidence, from 0 (black) to 1 (white): depth that a photo brings counts as far as it is trusted, and depth "
     "that was estimated by the square of its probability of being right within 2 %.",
     "Depth",

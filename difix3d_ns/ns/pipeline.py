@@ -182,7 +182,7 @@ class GuidedPipeline(VanillaPipeline):
         self._check_enhancer()
         self._find_free_space()
         self._check_measured_depth(run)
-        self._estimate_depth(run)
+        self._estimate_depth(run, with_points)
         self._record_depth(run)
         self._match_exposures(run)
         self.model.follow_windows(self.guidance.windows(run))
@@ -234,8 +234,10 @@ class GuidedPipeline(VanillaPipeline):
     def _uses_depth(self) -> bool:
         return bool(self.config.initial_points.depth or self.config.depth.weight)
 
-    def _estimate_depth(self, run: Run) -> None:
-        """Have the depth of all photographs estimated; again when a training is resumed, from the same photographs.
+    def _estimate_depth(self, run: Run, with_points: bool) -> None:
+        """Have the depth of all photographs estimated, if anything is going to be made of it.
+
+        A resumed training that learns from it has it estimated again, from the same photographs.
 
         Raises:
             UserError: the prior cannot be loaded.
@@ -244,7 +246,9 @@ class GuidedPipeline(VanillaPipeline):
         config, brought = self.config.depth, 2 * self.scene.depths.count >= len(self.scene)
         if config.by_default and brought:
             config.name = "none"  # a resumed training takes it over
-        if not self._uses_depth():
+        drawn = with_points and self.config.initial_points.depth
+        matched = self.model.config.exposure and not run.resumed
+        if not (drawn or matched or self.config.floaters.see_through or (config.weight and config.fade)):
             return
         prior = config.load(self.model.device)
         if prior is None:

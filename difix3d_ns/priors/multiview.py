@@ -94,10 +94,9 @@ class MultiviewDepth:
 
     @torch.no_grad()
     def step(self, state: State) -> State:
-        index, halved = int(state["done"]), int(state["done"]) < len(state["sizes"])
-        index -= 0 if halved else len(state["sizes"])
-        depth, spread = self._estimated(state, index, halved)
-        if halved:
+        again, index = divmod(int(state["done"]), len(state["sizes"]))
+        depth, spread = self._estimated(state, index, not again)
+        if not again:
             found = {f"first/{index}": depth, f"first_uncertainty/{index}": spread}
         else:
             height, width = depth.shape[:2]
@@ -114,7 +113,7 @@ class MultiviewDepth:
 
     def _estimated(self, state: State, index: int, halved: bool) -> tuple[Tensor, Tensor]:
         """Depth and its uncertainty, [h, w, 1] on the CPU, of a photograph at its size or half of it."""
-        shown = [index, *(int(other) for other in state["neighbours"][index, :NEIGHBOURS] if other >= 0)]
+        shown = [index, *_others(state, index)[:NEIGHBOURS]]
         near, far = state["ranges"][index].tolist()
         cameras = [_camera(state, number, halved) for number in shown]
         pictures = [self._padded(state, number, camera) for number, camera in zip(shown, cameras, strict=True)]
@@ -156,11 +155,16 @@ def _camera(state: State, index: int, halved: bool) -> Pinhole:
     return camera.resized(max(1, width // 2), max(1, height // 2)) if halved else camera
 
 
+def _others(state: State, index: int) -> list[int]:
+    """Photographs that may help one, best first."""
+    return [other for other in state["neighbours"][index].tolist() if other >= 0]
+
+
 def _confirming(state: State, index: int) -> Tensor:
     """Number of others [H, W, 1] that found the surface a pixel shows where this photograph did."""
     depth, camera = state[f"depth/{index}"], _camera(state, index, False)
     count = torch.zeros_like(depth)
-    for other in (int(other) for other in state["neighbours"][index] if other >= 0):
+    for other in _others(state, index):
         grid, z = reproject(depth[..., 0].clamp_min(1e-9), camera, _camera(state, other, False))
         found = state[f"depth/{other}"].permute(2, 0, 1)[None]
         there = F.grid_sample(found, grid[None].float(), mode="nearest", align_corners=False)[0, 0]
@@ -173,7 +177,7 @@ def _helped(state: State, index: int) -> Tensor:
     """Sparse depth [H, W, 1] of a photograph: its own, and where it has none, what others are certain of."""
     own, camera = state[f"hints/{index}"], _camera(state, index, False)
     points = []
-    for other in (int(other) for other in state["neighbours"][index] if other >= 0):
+    for other in _others(state, index):
         found = DepthMap(state[f"first/{other}"], state[f"first_uncertainty/{other}"])
         places = unproject(found.depth, _camera(state, other, True))[::_EVERY, ::_EVERY]
         points.append(places[found.chance(WITHIN)[::_EVERY, ::_EVERY, 0] > _CERTAIN])

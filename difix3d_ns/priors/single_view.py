@@ -6,7 +6,6 @@ points and matched depth of the photograph decide.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.priors.base import Depth, DepthMap, State
 from difix3d_ns.priors.published import hub
+from difix3d_ns.priors.published.folder import read_json
 
 LONG_SIDE = 480
 """pixels at which the result is kept"""
@@ -175,11 +175,11 @@ def load(weights: str | None = None, device: torch.device | str = "cpu", dtype: 
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder / 'config.json'} is missing: give a folder or a hub id of Depth Anything")
     try:
-        kind = _read(folder / "config.json").get("model_type")
+        kind = read_json(folder / "config.json").get("model_type")
         if kind != "depth_anything":
             raise ValueError(f"its model_type is {kind!r}")
         settings = folder / "preprocessor_config.json"
-        known = _read(settings) if settings.is_file() else {}
+        known = read_json(settings) if settings.is_file() else {}
         net: nn.Module = DepthAnythingForDepthEstimation.from_pretrained(
             folder, local_files_only=True, use_safetensors=True
         )
@@ -191,15 +191,3 @@ def load(weights: str | None = None, device: torch.device | str = "cpu", dtype: 
     place = torch.device(device)
     net = net.eval().requires_grad_(False).to(place, dtype or torch.float32)
     return SingleViewDepth(net, known, place)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
-
-    Raises:
-        OSError, ValueError: there is none.
-    """
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name} holds no object")
-    return found
