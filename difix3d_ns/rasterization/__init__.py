@@ -1,6 +1,6 @@
 """Gaussians to image and gradients on a CPU, behind gsplat's signature.
 
-The two functions load their kernels (numba) on first use, so that importing this package costs nothing.
+These functions load their kernels (numba) on first use, so that importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from difix3d_ns.rasterization.median import median_depth
+    from difix3d_ns.rasterization.median import median_depth, surface_depth
     from difix3d_ns.rasterization.rasterize import rasterization
 
-__all__ = ["median_depth", "rasterization"]
+__all__ = ["median_depth", "rasterization", "surface_depth"]
 
-_HOMES = {"median_depth": "median", "rasterization": "rasterize"}
+_HOMES = {"median_depth": "median", "rasterization": "rasterize", "surface_depth": "median"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ The number of channels is a constant of the compiled kernels for the same reason
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numba as nb
@@ -261,35 +262,56 @@ def backward_kernel(channels: int):
     return backward
 
 
-@jit(parallel=True, fastmath=FASTMATH)
-def median(lists, scratch, next_tile, depth, final):
-    """Depth [H, W] (the first colour) at which transmittance falls below 0.5, else 0; final transmittance [H, W]."""
-    _, packed, offsets, ids, width, height, tiles_x, tiles_y = lists
-    for thread in nb.prange(scratch.shape[0]):
-        s = scratch[thread]
-        tile = take(next_tile)
-        while tile < tiles_x * tiles_y:
-            x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
-            _start_tile(s, x0, y0, width, height)
-            for p in range(PIXELS):
-                s[_S + p] = F0
-            begin = offsets[tile]
-            for k in range(begin, offsets[tile + 1]):
-                i = ids[k]
-                mx, my = packed[i, 0], packed[i, 1]
-                ha, b, hc = HALF * packed[i, 2], packed[i, 3], HALF * packed[i, 4]
-                opacity, z = packed[i, 5], packed[i, 6]
-                for p in range(PIXELS):
-                    counts, _, t, _, after, _ = _pass(s, p, mx, my, ha, b, hc, opacity)
-                    s[_S + p] = z if counts & (t >= HALF) & (after < HALF) else s[_S + p]
-                if (k - begin) & 7 == 7 and not _alive(s):
-                    break
-            for y in range(y0, min(y0 + TILE, height)):
-                for x in range(x0, min(x0 + TILE, width)):
-                    p = (y - y0) * TILE + x - x0
-                    depth[y, x] = s[_S + p]
-                    final[y, x] = abs(s[_T + p])
+@jit(inline="always")
+def _depth_inside(s, p, packed, i, alpha, before):
+    """Depth at which Gaussian i brings pixel p to one half; a function of the module: numba caches no other's users."""
+    z = packed[i, 6] + packed[i, 7] * (s[_X + p] - packed[i, 0]) + packed[i, 8] * (s[_Y + p] - packed[i, 1])
+    enough = max(F1 - HALF / max(before, HALF), ALPHA_MIN)  # of the alpha that the whole Gaussian has
+    return z - packed[i, 9] * math.sqrt(max(np.float32(2) * math.log(max(alpha, ALPHA_MIN) / enough), F0))
+
+
+@functools.cache
+def median_kernel(inside: bool):
+    """Compile kernel(lists, scratch, next_tile, depth, final) for the depth at which transmittance passes one half.
+
+    It writes depth [H, W], 0 where transmittance stays above 0.5, and final transmittance [H, W]. The first colour is
+    the depth of a Gaussian's centre, which is what is written unless ``inside``: then three more are its slope, per
+    pixel right and down, and its spread along the ray, and the depth is where on the ray one half is passed.
+    """
+
+    @jit(parallel=True, fastmath=FASTMATH)
+    def median(lists, scratch, next_tile, depth, final):
+        _, packed, offsets, ids, width, height, tiles_x, tiles_y = lists
+        for thread in nb.prange(scratch.shape[0]):
+            s = scratch[thread]
             tile = take(next_tile)
+            while tile < tiles_x * tiles_y:
+                x0, y0 = (tile % tiles_x) * TILE, (tile // tiles_x) * TILE
+                _start_tile(s, x0, y0, width, height)
+                for p in range(PIXELS):
+                    s[_S + p] = F0
+                begin = offsets[tile]
+                for k in range(begin, offsets[tile + 1]):
+                    i = ids[k]
+                    mx, my = packed[i, 0], packed[i, 1]
+                    ha, b, hc = HALF * packed[i, 2], packed[i, 3], HALF * packed[i, 4]
+                    opacity = packed[i, 5]
+                    for p in range(PIXELS):
+                        counts, alpha, t, before, after, _ = _pass(s, p, mx, my, ha, b, hc, opacity)
+                        z = packed[i, 6]
+                        if inside:
+                            z = _depth_inside(s, p, packed, i, alpha, before)
+                        s[_S + p] = z if counts & (t >= HALF) & (after < HALF) else s[_S + p]
+                    if (k - begin) & 7 == 7 and not _alive(s):
+                        break
+                for y in range(y0, min(y0 + TILE, height)):
+                    for x in range(x0, min(x0 + TILE, width)):
+                        p = (y - y0) * TILE + x - x0
+                        depth[y, x] = s[_S + p]
+                        final[y, x] = abs(s[_T + p])
+                tile = take(next_tile)
+
+    return median
 
 
 @jit(parallel=True)

@@ -108,11 +108,13 @@ def median_of_projected(
     radii: Tensor,  # [N], 0 = invisible
     width: int,
     height: int,
+    courses: Tensor | None = None,  # [N, 3], see projection.depth_courses; None: depths are those of the centres
 ) -> tuple[Tensor, Tensor]:
     """Median depth [H, W] of one camera (0 where transmittance never falls below 0.5) and alpha [H, W]."""
     m, c, o, z = (as_array(x) for x in (means2d, conics, opacities, depths))
     depth, final = np.empty((height, width), np.float32), np.empty((height, width), np.float32)
     with KERNELS:
-        tiles = bin_gaussians(m, c, z[:, None], o, z, radii.to(torch.int32).contiguous().numpy(), width, height)
-        compositing.median(tiles, _scratch(tiles, 1), _zero(), depth, final)
+        planes = z[:, None] if courses is None else np.concatenate([z[:, None], as_array(courses)], 1)
+        tiles = bin_gaussians(m, c, planes, o, z, radii.to(torch.int32).contiguous().numpy(), width, height)
+        compositing.median_kernel(courses is not None)(tiles, _scratch(tiles, 1), _zero(), depth, final)
     return torch.from_numpy(depth), torch.from_numpy(1.0 - final)

@@ -65,6 +65,36 @@ def median_depth(
 
 
 @torch.no_grad()
+def surface_depth(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4] wxyz
+    scales: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    width: int,
+    height: int,
+    near_plane: float = 0.01,
+    rasterize_mode: str = "classic",
+) -> tuple[Tensor, Tensor]:
+    """Depth on the ray at which the splat becomes more opaque than not, inside the Gaussian that does it; for meshes.
+
+    The median depth is that of the Gaussian's centre, so that it lies behind the surface and is flat within each of
+    them. Here opacity grows along the ray as the Gaussian does, up to its densest point, and one half is passed before
+    that (Gaussian Opacity Fields, Yu et al. 2024, section 3.2). Tensors are on the CPU; arguments as of `median_depth`.
+
+    Returns:
+        depth [C, H, W, 1] along the camera's z axis in scene units, 0 where opacity never reaches one half; alpha
+        [C, H, W, 1].
+    """
+    from difix3d_ns.rasterization.projection import Limits
+    from difix3d_ns.rasterization.rasterize import exact_median_depth
+
+    gaussians = (means, quats, scales, opacities, viewmats, Ks, width, height)
+    return exact_median_depth(*gaussians, rasterize_mode, Limits(near_plane), inside=True)
+
+
+@torch.no_grad()
 def binned_median_depth(
     gsplat: Any,
     means: Tensor,  # [N, 3]

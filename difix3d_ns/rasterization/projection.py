@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from difix3d_ns.rasterization import projection_kernels, sh_kernels
@@ -62,6 +63,41 @@ def project(
     ]
     radii, means2d, depths, conics, factors = (torch.stack(x) for x in zip(*per_camera, strict=True))
     return radii, means2d, depths, conics, factors
+
+
+@torch.no_grad()
+def depth_courses(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4] wxyz
+    scales: Tensor,  # [N, 3]
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    conics: Tensor,  # [C, N, 3] as projected
+) -> Tensor:
+    """Slope of depth in each Gaussian, per pixel right and down, and its spread along a ray, [C, N, 3].
+
+    A ray aside of the centre meets the densest point at another depth: the mean of the depth given the pixel, in the
+    affine approximation by which Gaussians are projected (RaDe-GS, Zhang et al. 2024, section 3.2), with the blur of
+    the projection: small where a Gaussian is a pixel or less. The spread is the Gaussian's own standard deviation on
+    the ray through its centre.
+    """
+    from gsplat.utils import normalized_quat_to_rotmat
+
+    turns = normalized_quat_to_rotmat(F.normalize(quats, dim=-1))  # [N, 3, 3]
+    axes = turns * scales[:, None]
+    courses = []
+    for view, lens, conic in zip(viewmats, Ks, conics, strict=True):
+        x, y, z = (means @ view[:3, :3].T + view[:3, 3]).unbind(-1)
+        across, down, along = (view[:3, :3] @ axes).unbind(1)  # [N, 3] each
+        across = lens[0, 0] * (across - along * (x / z)[:, None]) / z[:, None]  # pixels
+        down = lens[1, 1] * (down - along * (y / z)[:, None]) / z[:, None]
+        shared = torch.stack([(across * along).sum(-1), (down * along).sum(-1)], -1)  # covariance with depth
+        a, b, c = conic.unbind(-1)
+        slope = torch.stack([a * shared[:, 0] + b * shared[:, 1], b * shared[:, 0] + c * shared[:, 1]], -1)
+        ray = torch.stack([x, y, z], -1) @ view[:3, :3]  # world
+        steps = torch.einsum("nij,ni->nj", turns, ray) / scales  # to the centre, in standard deviations of each axis
+        courses.append(torch.cat([slope, (z / steps.norm(dim=-1))[:, None]], -1))
+    return torch.stack(courses).nan_to_num(0.0, 0.0, 0.0)
 
 
 def sh_colors(

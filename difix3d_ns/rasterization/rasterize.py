@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from difix3d_ns.rasterization.compositor import Composite, median_of_projected
-from difix3d_ns.rasterization.projection import Limits, project, sh_colors
+from difix3d_ns.rasterization.projection import Limits, depth_courses, project, sh_colors
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 
@@ -137,15 +138,20 @@ def exact_median_depth(
     height: int,
     rasterize_mode: str,
     limits: Limits,
+    inside: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Compute `median_depth` on a CPU: depth and alpha, [C, H, W, 1] each."""
+    """Compute `median_depth`, or with ``inside`` `surface_depth`, on a CPU: depth and alpha, [C, H, W, 1] each."""
     _check(means, quats, scales, None, opacities, means, viewmats, Ks, None, "D", rasterize_mode)
     with torch.no_grad():
         radii, means2d, depths, conics, factors = project(
             means, quats, scales, None, viewmats, Ks, width, height, limits
         )
         projected = (means2d, conics, _alphas(opacities, factors, rasterize_mode), depths, radii)
-        results = [median_of_projected(*camera, width, height) for camera in zip(*projected, strict=True)]
+        courses: Sequence[Tensor | None] = [None] * len(viewmats)
+        if inside:
+            courses = list(depth_courses(means, quats, scales, viewmats, Ks, conics))
+        cameras = zip(zip(*projected, strict=True), courses, strict=True)
+        results = [median_of_projected(*camera, width, height, course) for camera, course in cameras]
     depth, alpha = (torch.stack(x)[..., None] for x in zip(*results, strict=True))
     return depth, alpha
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from difix3d_ns.rasterization import median_depth, rasterization
+from difix3d_ns.rasterization import compositing, median_depth, rasterization
 from difix3d_ns.rasterization.median import binned_median_depth, depth_bins
 from difix3d_ns.rasterization.projection import project
 from tests import pretended_gsplat
@@ -140,3 +140,10 @@ def test_binned_depth_of_blurred_gaussians(mode):
     blurred = binned_median_depth(pretended_gsplat, *gaussians, views, Ks, WIDTH, HEIGHT, antialiased=mode != "classic")
     torch.testing.assert_close(blurred[1], alpha, rtol=0, atol=1e-5)
     assert ((blurred[0] > 0) != (exact > 0)).double().mean() < 1e-3
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_kernel_is_found_in_numbas_cache_again(inside):
+    """What it closes over is part of its key there: another kernel would be another one in each process."""
+    cells = compositing.median_kernel(inside).py_func.__closure__ or ()
+    assert all(isinstance(cell.cell_contents, bool) for cell in cells)

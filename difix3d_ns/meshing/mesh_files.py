@@ -1,0 +1,113 @@
+"""Meshes as files that Blender, MeshLab and web viewers open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import trimesh
+from PIL import Image
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.io.atomic import write_bytes
+
+MESH_ENDINGS = (".glb", ".obj", ".ply")
+COUNT = "photos"
+"""attribute of vertices: number of photos that show them; ``_PHOTOS`` in a .glb, whose own names begin so"""
+_UPRIGHT = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # z up to glTF's y up
+
+
+def write_mesh(
+    path: Path,
+    mesh: trimesh.Trimesh,
+    colours: np.ndarray,
+    counts: np.ndarray,
+    picture: np.ndarray | None = None,
+    places: np.ndarray | None = None,
+    z_up: bool = True,
+) -> list[Path]:
+    """Write a mesh.
+
+    Args:
+        path: its ending is one of ``MESH_ENDINGS``. A .glb holds everything; beside an .obj lie its .mtl and .png.
+        mesh: without colours.
+        colours: [V, 3] uint8 of its vertices, which are written unless there is a picture and the format has one.
+        counts: [V] photos that show each vertex; an .obj cannot hold them.
+        picture: [S, S, 3] uint8 of its texture.
+        places: [V, 2] of its vertices in the picture: right, up.
+        z_up: whether z points up, so that a .glb is turned to y up, as glTF wants it.
+
+    Returns:
+        All files that were written.
+
+    Raises:
+        OSError: they cannot be.
+    """
+    ending = path.suffix.lower()
+    textured = picture is not None and ending != ".ply"
+    written = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=np.asarray(mesh.vertex_normals), process=False)
+    if picture is not None and textured:
+        image = Image.fromarray(picture)
+        look: Any = trimesh.visual.material.PBRMaterial(baseColorTexture=image, metallicFactor=0.0, roughnessFactor=1.0)
+        if ending == ".obj":
+            look = trimesh.visual.material.SimpleMaterial(image=image)
+        written.visual = trimesh.visual.TextureVisuals(uv=places, material=look)
+    else:
+        opaque = np.full((len(colours), 1), 255, np.uint8)
+        written.visual = trimesh.visual.ColorVisuals(written, vertex_colors=np.concatenate([colours, opaque], 1))
+    if ending != ".obj":
+        written.vertex_attributes["_PHOTOS" if ending == ".glb" else COUNT] = counts.astype(np.float32)
+    if ending == ".glb" and z_up:
+        written.apply_transform(_UPRIGHT)
+    return _written(path, _exported(written, path, textured))
+
+
+def read_mesh(path: Path) -> trimesh.Trimesh:
+    """Read a mesh of any format that trimesh reads; a .glb is turned from y up to z up.
+
+    Raises:
+        UserError: it cannot be read, or has no faces.
+    """
+    try:
+        found = trimesh.load(path, force="mesh", process=False)
+    except Exception as error:  # whatever a reader of a format raises
+        raise UserError(f"{path} is no mesh that can be read: {error}") from error
+    if not isinstance(found, trimesh.Trimesh) or not len(found.faces):
+        raise UserError(f"{path} has no faces: it is no mesh")
+    if path.suffix.lower() in (".glb", ".gltf"):
+        found.apply_transform(_UPRIGHT.T)
+    return found
+
+
+def _exported(mesh: trimesh.Trimesh, path: Path, textured: bool) -> Mapping[Path, bytes]:
+    """Contents by file."""
+    if path.suffix.lower() != ".obj":
+        content: Any = mesh.export(file_type=path.suffix.lower()[1:])
+        return {path: content}
+    if not textured:
+        return {path: trimesh.exchange.obj.export_obj(mesh).encode()}
+    name = path.stem.replace(" ", "_")  # a blank ends a name in an .obj
+    text, beside = trimesh.exchange.obj.export_obj(mesh, return_texture=True, mtl_name=f"{name}.mtl")
+    files = {path: text.encode()}
+    pictures = [each for each in beside if not each.endswith(".mtl")]
+    for each, content in beside.items():
+        if each.endswith(".mtl"):
+            for number, picture in enumerate(pictures):
+                content = content.replace(picture.encode(), _picture_name(name, number).encode())
+            files[path.with_name(each)] = content
+        else:
+            files[path.with_name(_picture_name(name, pictures.index(each)))] = content
+    return files
+
+
+def _picture_name(name: str, number: int) -> str:
+    return f"{name}.png" if number == 0 else f"{name}_{number}.png"
+
+
+def _written(path: Path, files: Mapping[Path, bytes]) -> list[Path]:
+    """Write files, that of the mesh last."""
+    for file in [*(each for each in files if each != path), path]:
+        write_bytes(file, files[file])
+    return list(files)
