@@ -14,23 +14,21 @@ from torch import Generator, Tensor, nn
 
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
-from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import pad_to_multiple
 from difix3d_ns.geometry.stereo import search_range
-from difix3d_ns.geometry.warp import in_view, reproject
-from difix3d_ns.io.atomic import write_json, write_tensors
+from difix3d_ns.geometry.warp import in_view
 from difix3d_ns.priors.multiview import NEIGHBOURS, hint_maps, hinted_points, read_net, views_of
 from difix3d_ns.priors.networks.depth_net import SIDE, DepthNet, Estimate, Features, Match, Views, reprojected
 from difix3d_ns.training.crops import integer, to_bytes, to_unit
+from difix3d_ns.training.depth_losses import laplace_likelihood, plane_likelihood, surfaces_seen
 from difix3d_ns.training.losses import Loss
+from difix3d_ns.training.networks import begin_with, configured, save_half
 from difix3d_ns.training.prior_recipe import Phase, Recipe
 from difix3d_ns.training.validate import Make
 
 _POSE_ERROR = 0.1  # pixels, standard deviation
-_HIDDEN = 0.03  # relative depth by which what a neighbour shows differs from a surface that it does not see
 _MATCHED, _COARSE, _SURFACE = 0.5, 0.5, 0.2  # weights of losses beside that of the final depth
-_MAX_ERROR = 1.0  # of log depth: a few wild pixels must not decide
 _POINTS = (0.0, 1.0)  # share of the points that are kept, evenly drawn
 _GAIN = 0.25  # of brightness, each photograph by itself, log2
 
@@ -69,15 +67,8 @@ class DepthSystem:
 
     def build(self) -> DepthNet:
         """The network, new or of the weights to start from."""
-        try:
-            net = DepthNet(**self._recipe.network["net"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"recipe: network.net is no configuration of the depth network: {error!r}") from error
-        if self._recipe.start is not None:
-            try:
-                net.load_state_dict(read_net(self._recipe.start).state_dict())
-            except (OSError, RuntimeError) as error:
-                raise UserError(f"--start {self._recipe.start} does not fit the recipe's network: {error}") from error
+        net = configured(DepthNet, self._recipe, "depth network")
+        begin_with(net, self._recipe, read_net)
         return net
 
     def parts(self, module: nn.Module) -> dict[str, Iterable[nn.Parameter]]:
@@ -101,9 +92,8 @@ class DepthSystem:
         visible = torch.zeros(len(cameras) - 1, height // 4, width // 4, dtype=torch.bool)
         if sample.reference_true_depths is not None:
             for number, depth in enumerate(sample.reference_true_depths):
-                visible[number] = _seen(
-                    truth[0], replace(cameras[0], width=width, height=height), depth, photographs[1 + number]
-                )
+                enlarged = replace(cameras[0], width=width, height=height)
+                visible[number] = surfaces_seen(truth[0], enlarged, depth, cameras[1 + number])
         hints = F.pad(request.depth[..., 0], (0, width - request.depth.shape[1], 0, height - request.depth.shape[0]))
         return Prepared(
             to_bytes(torch.cat(pictures)),
@@ -153,7 +143,7 @@ class DepthSystem:
         return (
             _likelihood(fine, batch.views, depth)
             + _COARSE * _likelihood(coarse, batch.views, quarter)
-            + _MATCHED * _matched(match, batch.views, quarter, batch.seen)
+            + _MATCHED * plane_likelihood(match.logits, batch.views, quarter, batch.seen)
         )
 
     def pictures(self, module: nn.Module) -> Mapping[str, Make]:
@@ -179,9 +169,7 @@ class DepthSystem:
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """``weights.safetensors`` (float16) and its JSON."""
-        tensors = {key: value.detach().cpu().half().contiguous() for key, value in module.state_dict().items()}
-        write_json(folder / "weights.json", {**self._recipe.network, **self._recipe.extra})
-        write_tensors(folder / "weights.safetensors", tensors)
+        save_half(module, folder, {**self._recipe.network, **self._recipe.extra})
 
     @staticmethod
     def _whole(sample: Prepared, device: torch.device) -> Batch:
@@ -199,15 +187,6 @@ class DepthSystem:
         )
 
 
-def _seen(truth: Tensor, camera: Pinhole, depth: Tensor, photograph: PosedImage) -> Tensor:
-    """Find the surfaces of a photograph that a neighbour with exact depth [H, W, 1] sees, [h, w] bool."""
-    surface = truth[2::4, 2::4]
-    grid, z = reproject(truth.clamp_min(1e-6), camera, photograph.pose)
-    there = F.grid_sample(depth.permute(2, 0, 1)[None], grid[None], mode="nearest", align_corners=False)[0, 0]
-    seen = (grid.abs() < 1).all(-1) & (z > 0) & ((there / z.clamp_min(1e-6) - 1).abs() < _HIDDEN)
-    return seen[2::4, 2::4] & (surface > 0)
-
-
 def _estimated(net: DepthNet, batch: Batch) -> tuple[Match, Estimate, Estimate]:
     features = net.describe(batch.pictures)
     described = [Features(*(maps[number, None] for maps in features)) for number in range(len(batch.pictures))]
@@ -219,25 +198,10 @@ def _estimated(net: DepthNet, batch: Batch) -> tuple[Match, Estimate, Estimate]:
 
 def _likelihood(estimate: Estimate, views: Views, depth: Tensor) -> Tensor:
     """Negative logarithm of the likelihood of depth [1, 1, H, W]: 0 is sky, below that nothing is known."""
-    known, surface = depth >= 0, depth > 0
-    error = (views.depth(estimate.place).log() - depth.clamp_min(1e-6).log()).abs().clamp(max=_MAX_ERROR)
-    each = error * (-estimate.log_scale).exp() + estimate.log_scale
-    there = F.binary_cross_entropy_with_logits(estimate.surface, surface.float(), reduction="none")
-    count = surface.sum().clamp_min(1)
-    return (each * surface).sum() / count + _SURFACE * (there * known).sum() / known.sum().clamp_min(1)
-
-
-def _matched(match: Match, views: Views, depth: Tensor, seen: Tensor) -> Tensor:
-    """Cross entropy of the two planes around the surface, where a neighbour sees it."""
-    planes = match.logits.shape[1]
-    far, near = (bound.view(-1, 1, 1, 1) for bound in (views.far, views.near))
-    level = (1 / depth.clamp_min(1e-6) - far) / (near - far) * (planes - 1)  # [1, 1, h, w]
-    counted = (depth > 0) & (seen > 0) & (level > 0) & (level < planes - 1)
-    below = level.clamp(0, planes - 1 - 1e-4).floor()
-    share = (level - below).clamp(0, 1)
-    log = match.logits.log_softmax(1)
-    each = -(1 - share) * log.gather(1, below.long()) - share * log.gather(1, (below.long() + 1).clamp(max=planes - 1))
-    return (each * counted).sum() / counted.sum().clamp_min(1)
+    known, surface = depth >= 0, (depth > 0).float()
+    there = F.binary_cross_entropy_with_logits(estimate.surface, surface, reduction="none")
+    of_depth = laplace_likelihood(views.depth(estimate.place), estimate.log_scale, depth, surface)
+    return of_depth + _SURFACE * (there * known).sum() / known.sum().clamp_min(1)
 
 
 def _remade(batch: Batch, place: Tensor) -> Tensor:

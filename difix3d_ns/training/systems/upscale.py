@@ -17,7 +17,6 @@ from torch import Generator, Tensor, nn
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resampling import BACK_PROJECTIONS, resample, resampled
-from difix3d_ns.io.atomic import write_json, write_tensors
 from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.bicubic import BicubicUpscaler
 from difix3d_ns.priors.networks.alternation import LEVELS
@@ -28,6 +27,7 @@ from difix3d_ns.priors.residual import ResidualUpscaler, read_net
 from difix3d_ns.priors.single_photo import upscale_alone
 from difix3d_ns.training.crops import Crop, common_size, integer, to_bytes, to_unit
 from difix3d_ns.training.losses import Loss
+from difix3d_ns.training.networks import begin_with, configured, save_half
 from difix3d_ns.training.prior_recipe import Phase, Recipe
 from difix3d_ns.training.validate import Make
 
@@ -74,15 +74,8 @@ class Upscale:
 
     def build(self) -> ResidualNet:
         """The network, new or of the weights to start from."""
-        try:
-            net = ResidualNet(**self._recipe.network["net"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"recipe: network.net is no configuration of the upscaler: {error!r}") from error
-        if self._recipe.start is not None:
-            try:
-                net.load_state_dict(read_net(self._recipe.start)[0].state_dict())
-            except (OSError, RuntimeError) as error:
-                raise UserError(f"--start {self._recipe.start} does not fit the recipe's network: {error}") from error
+        net = configured(ResidualNet, self._recipe, "upscaler")
+        begin_with(net, self._recipe, lambda start: read_net(start)[0])
         return net.to(memory_format=torch.channels_last)
 
     def parts(self, module: nn.Module) -> dict[str, Iterable[nn.Parameter]]:
@@ -164,9 +157,7 @@ class Upscale:
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """``weights.safetensors`` (float16) and its JSON."""
-        tensors = {key: value.detach().cpu().half().contiguous() for key, value in module.state_dict().items()}
-        write_json(folder / "weights.json", {**self._recipe.network, **self._recipe.extra})
-        write_tensors(folder / "weights.safetensors", tensors)
+        save_half(module, folder, {**self._recipe.network, **self._recipe.extra})
 
 
 def upscaled(
