@@ -84,6 +84,8 @@ def pose(
     frames: int = 120,
     long_side: int = 1600,
     force: bool = False,
+    masks: Path | None = None,
+    gps: Literal["auto", "no"] = "auto",
 ) -> None:
     """Find out where photos were taken: from a folder of photos or a video to a scene that ns-train reads.
 
@@ -92,17 +94,20 @@ def pose(
 
     Args:
         photos: folder of photos, or a video.
-        output: folder to write: images/, transforms.json, sparse_pc.ply, and COLMAP's files in colmap/.
+        output: folder to write: images/, transforms.json, sparse_pc.ply, and COLMAP's files and masks in colmap/.
         lens: perspective with some distortion, fisheye, or pinhole for undistorted pictures.
         matching: exhaustive compares each photo with each other, sequential with its neighbours by name (unset:
             exhaustive up to 120 photos, sequential above and for a video).
         frames: of a video, at most: evenly along the camera's way, the sharpest ones.
         long_side: pixels at which features are searched, at most.
         force: begin again and overwrite a scene that is there.
+        masks: folder of masks, named as the photos: what is black in them is neither matched nor trained on.
+        gps: auto takes metres and up from GPS positions in the photos, if they are exact enough; no leaves scale and
+            up as COLMAP has them.
     """
     from difix3d_ns.apps.pose_photos import pose as place
 
-    print(place(photos, output, lens, matching, frames, long_side, force).describe())
+    print(place(photos, output, lens, matching, frames, long_side, force, masks, gps).describe())
     print(f"Train on it: ns-train difix3d-splatfacto --data {output}")
 
 
@@ -110,6 +115,8 @@ def fix(
     inputs: Annotated[list[Path], tyro.conf.Positional],
     output: Path,
     reference: tuple[Path, ...] = (),
+    scene: Path | None = None,
+    config: Path | None = None,
     weights: str = "embedded",
     device: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -117,16 +124,18 @@ def fix(
     nearest: int | None = None,
     compile: bool = False,
 ) -> None:
-    """Repair pictures outside of any training.
+    """Repair pictures, or a video, outside of any training, by photos of the same things.
 
-    Started again, an interrupted folder goes on where it stopped. Without cameras references cannot be aligned, which
-    is where the embedded fixer's gain comes from: it leaves the pictures as they are here. Weights trained on
-    unaligned references, such as nvidia/difix_ref, repair them.
+    Photos whose cameras are not known (--reference) are aligned by their features; more is gained where cameras are
+    known (--scene), and most with the splat that the pictures are renders of (--config). Started again, an interrupted
+    folder goes on where it stopped.
 
     Args:
-        inputs: pictures or folders of pictures.
-        output: a picture for one picture, else a folder; names are kept.
-        reference: photos of the same scene, shown with every picture; of a folder the nearest by name.
+        inputs: pictures or folders of pictures, or one video.
+        output: a picture for one picture, an .mp4 for a video, else a folder; names are kept.
+        reference: photos of the same things, or folders of them, of which those nearest by name are compared.
+        scene: what ns-train reads: cameras of pictures that are named after its photos.
+        config: config.yml of a training: cameras and splat of pictures that are named after its photos.
         weights: embedded, a folder of weights, or a hub id such as nvidia/difix_ref (which downloads 5 GB).
         device: cpu or cuda (unset: cuda if there is one).
         dtype: float32, bfloat16 or float16 (unset: the fastest the device handles well).
@@ -137,10 +146,15 @@ def fix(
     """
     import torch
 
-    from difix3d_ns.apps.fix_images import fix_pictures
+    from difix3d_ns.apps.fix_images import Sources, fix_pictures
+    from difix3d_ns.apps.fix_video import fix_video, is_video
 
     precision = getattr(torch, dtype) if dtype else None
-    fix_pictures(inputs, output, reference, weights, device, precision, force, nearest, compile)
+    sources = Sources(reference, scene, config, nearest)
+    if any(is_video(path) for path in inputs):
+        fix_video(inputs, output, sources, weights, device, precision, force, compile)
+    else:
+        fix_pictures(inputs, output, sources, weights, device, precision, force, compile)
 
 
 def upscale(
@@ -157,9 +171,9 @@ def upscale(
     """Enlarge pictures outside of any training.
 
     Started again, an interrupted folder goes on where it stopped. Each picture is enlarged by itself: in 3DSR a splat
-    makes the results of several photos agree between the rounds of a diffusion model; here each round goes on from its
-    own result, through all rounds. Alpha is enlarged with the picture. At a factor of 1.5 an odd last row or column is
-    cut off. Nothing is ever squashed.
+    makes the results of several photos agree between the rounds of a diffusion model; here the embedded one makes one
+    round, which is best without a splat, and others go on from their own results. Alpha is enlarged with the picture.
+    At a factor of 1.5 an odd last row or column is cut off. Nothing is ever squashed.
 
     Args:
         inputs: pictures or folders of pictures.
@@ -394,6 +408,91 @@ def export(
     print(write(config, output, frame, crop or (), keep_all, force).describe())
 
 
+def mesh(
+    splat: Annotated[Path, tyro.conf.Positional],
+    output: Path | None = None,
+    data: Path | None = None,
+    between: int = 16,
+    voxels: int | None = None,
+    simplify: int | None = None,
+    texture: int | None = None,
+    colours: Literal["photos", "count"] = "photos",
+    frame: Literal["training", "capture"] = "training",
+    crop: tuple[float, float, float, float, float, float] | None = None,
+    obb_center: tuple[float, float, float] | None = None,
+    obb_rotation: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    obb_scale: tuple[float, float, float] | None = None,
+    seen_by: int | None = None,
+    close_holes: bool = False,
+    smoothing: int = 5,
+    force: bool = False,
+) -> None:
+    """Make a mesh of a splat, with the photos' colours.
+
+    What three photos see is meshed; around an object also what none sees, of which the share is printed and each vertex
+    has a count. Holes stay open. Minutes on a CPU, which is used on every machine.
+
+    Args:
+        splat: config.yml of a training by any of our methods, its folder, or a .ply of any program.
+        output: file: mesh.glb (Blender, web), mesh.obj (with .mtl and .png beside it) or mesh.ply (MeshLab, colours of
+            vertices). Unset: mesh.glb in the training's folder, where the viewer finds it.
+        data: the scene with the photos that a .ply shows, as ns-train reads it.
+        between: cameras between the photos from which the splat's depth is used as well.
+        voxels: of the grid along its longest side, 22 bytes of memory each in the whole box (unset: as fine as the
+            photos' pixels, 64 to 384).
+        simplify: number of faces at most (unset: all, or 20,000 with a texture).
+        texture: side of the texture in pixels, 0 for colours of vertices alone (unset: 2048 in a .glb or .obj).
+        colours: as in the photos; or count, by how many photos show a face: red for none, yellow for one, blue for
+            five and more.
+        frame: coordinates: training (z up, in a .glb y up), with the way back in a file beside it, or capture, those of
+            your own poses.
+        crop: least x, y, z and greatest x, y, z of what is meshed, in the coordinates of --frame.
+        obb_center: center of a box in training coordinates, as the viewer's Export tab writes it.
+        obb_rotation: of that box.
+        obb_scale: of that box.
+        seen_by: photos that show a face at least; others are left out (unset: 0 around an object, 2 elsewhere).
+        close_holes: close holes, with flat patches.
+        smoothing: steps of smoothing, 0 for none.
+        force: overwrite a file that is there.
+    """
+    from difix3d_ns.apps.mesh_splat import box_of, turned_box
+    from difix3d_ns.apps.mesh_splat import mesh as write
+    from difix3d_ns.meshing.splat_mesh import MeshOptions
+
+    box, turn = (box_of(crop) if crop else None), None
+    if (obb_center is None) != (obb_scale is None):
+        raise UserError("--obb-center and --obb-scale belong together; the viewer's Export tab writes both")
+    if obb_center is not None and obb_scale is not None:
+        if crop:
+            raise UserError("--crop and --obb-center both say what is meshed; leave one out")
+        box, turn = turned_box(obb_center, obb_rotation, obb_scale)
+    options = MeshOptions(between, voxels, box, turn, seen_by, simplify, smoothing, close_holes)
+    print(write(splat, output, data, options, frame, colours, texture, force).describe())
+
+
+def compare(
+    first: Annotated[Path, tyro.conf.Positional],
+    second: Annotated[Path, tyro.conf.Positional],
+    output: Path,
+    output_name: str = "rgb",
+    seconds: float = 8.0,
+    force: bool = False,
+) -> None:
+    """Show two trainings of one scene in a video, on either side of a line that moves, and measure both.
+
+    Args:
+        first: config.yml of a training, shown at the left.
+        second: config.yml of another.
+        output: an .mp4 file.
+        output_name: what is shown: rgb, enhanced or another output.
+        seconds: of the video.
+        force: overwrite a file that is there.
+    """
+    from difix3d_ns.apps.compare_trainings import compare as write
+
+    print(write(first, second, output, output_name, seconds, force).describe())
+
+
 def enhance(
     splat: Annotated[Path, tyro.conf.Positional],
     data: Path,
@@ -453,6 +552,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train-prior": train_prior,
     "report": report,
     "export": export,
+    "mesh": mesh,
+    "compare": compare,
     "enhance": enhance,
     "bench": bench,
 }
@@ -487,11 +588,18 @@ def main() -> None:
         tyro.extras.subcommand_cli_from_dict(
             COMMANDS, prog="difix3d", description="Diffusion-fixed Gaussian splatting for nerfstudio."
         )
-    except (UserError, OSError) as error:
+    except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        known = error.filename is not None and error.strerror
+        print(f"Error: {f'{error.filename}: {error.strerror}' if known else error}", file=sys.stderr)
+        sys.exit(1)
     except (KeyboardInterrupt, _Terminated) as end:
-        kept = ": what is finished is kept, and the same command goes on from there" if command in _GO_ON else ""
+        from difix3d_ns.io.video_frames import is_video
+
+        goes_on = command in _GO_ON and not any(is_video(Path(word)) for word in sys.argv[2:])  # a video begins again
+        kept = ": what is finished is kept, and the same command goes on from there" if goes_on else ""
         print(f"Interrupted{kept}.", file=sys.stderr)
         sys.exit(128 + (signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM))
     finally:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from difix3d_ns.apps.picture_tasks import loaded, usable_device
 from difix3d_ns.data.capture import Capture
-from difix3d_ns.data.procedural.dataset import write_points
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import unproject
@@ -25,6 +24,7 @@ from difix3d_ns.initialization.estimated_depths import WITHIN, estimate_depths, 
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.images import Picture, write_picture
+from difix3d_ns.io.point_files import write_points
 from difix3d_ns.io.progress import counted_down
 from difix3d_ns.ns.capture_reader import read_dataset
 from difix3d_ns.priors.base import Depth, DepthMap

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.geometry.warp import in_view
-from difix3d_ns.io.atomic import replacing
+from difix3d_ns.io.splat_files import ENDINGS, write_splat
 from difix3d_ns.ns.config_paths import find_again
+from difix3d_ns.ns.finished_splat import finished_gaussians
 from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.splats.placing import placed
 
 Frame = Literal["training", "capture"]
-ENDINGS = (".compressed.ply", ".ply", ".spz")
-_MIN_OPACITY = 1 / 255
-"""below, a Gaussian changes no picture of 8 bits"""
-_MARGIN = 0.25  # of the picture, around it: what lies beyond is seen by views between the photos
 _MAX_LOST = 0.1  # of a Gaussian's size
-_SPZ_BITS, _SPZ_FRACTION = 23, 16  # of a position in fixed point, without its sign; of its fraction, at most
 
 
 @dataclass(frozen=True)
@@ -67,16 +61,11 @@ def export(
     """
     from difix3d_ns.evaluation.report.training import read_training
 
-    _check(output, crop, force)
+    check_output(output, ENDINGS, force)
+    if crop:
+        check_crop(crop)
     pipeline = load_pipeline(read_training(config).path)
-    gaussians = {name: values.detach().cpu() for name, values in pipeline.model.gauss_params.items()}
-    finite = torch.stack([values.flatten(1).isfinite().all(1) for values in gaussians.values()]).all(0)
-    kept, left_out = finite, {"that are no numbers": int((~finite).sum())}
-    if not keep_all:
-        for reason, needless in _needless(pipeline, gaussians).items():
-            left_out[reason] = int((kept & needless).sum())
-            kept = kept & ~needless
-    gaussians = {name: values[kept] for name, values in gaussians.items()}
+    gaussians, left_out = finished_gaussians(pipeline, keep_all)
     place = SplatFrame.of(pipeline.datamanager.train_dataparser_outputs)
     if frame == "capture":
         gaussians = placed(gaussians, torch.from_numpy(place.to_original))
@@ -92,8 +81,7 @@ def export(
             + (": --crop takes all away; its numbers are in the coordinates of --frame " + frame if crop else "")
         )
     try:
-        with replacing(output) as part:
-            _write(part, output, gaussians)
+        write_splat(output, gaussians)
         if frame == "training":
             place.write(output.with_name(f"{_stem(output)}_frame.json"))
     except OSError as error:
@@ -101,12 +89,17 @@ def export(
     return Exported(output, len(gaussians["means"]), left_out, output.stat().st_size / 1e6)
 
 
-def _check(output: Path, crop: tuple[float, ...], force: bool) -> None:
-    if not output.name.lower().endswith(ENDINGS):
-        raise UserError(f"--output {output}: the name must end in one of {', '.join(ENDINGS)}")
+def check_output(output: Path, endings: Sequence[str], force: bool) -> None:
+    """Raise a UserError if a file is not to be written: its ending is none of these, or it is there already."""
+    if not output.name.lower().endswith(tuple(endings)):
+        raise UserError(f"--output {output}: the name must end in one of {', '.join(endings)}")
     if output.exists() and not force:
         raise UserError(f"--output {output} exists already; --force overwrites")
-    if crop and (len(crop) != 6 or any(low >= high for low, high in zip(crop[:3], crop[3:], strict=True))):
+
+
+def check_crop(crop: Sequence[float]) -> None:
+    """Raise a UserError if --crop is no box."""
+    if len(crop) != 6 or any(low >= high for low, high in zip(crop[:3], crop[3:], strict=True)):
         raise UserError(f"--crop {' '.join(f'{value:g}' for value in crop)}: least x y z, then greatest x y z")
 
 
@@ -120,50 +113,25 @@ def _check_digits(gaussians: dict[str, Tensor], output: Path) -> None:
         )
 
 
-def load_pipeline(config: Path) -> Any:
-    """Load a finished training."""
+def load_pipeline(config: Path, device: str | None = None) -> Any:
+    """Load a finished training.
+
+    Args:
+        config: its config.yml.
+        device: of the splat and of its photos; None for CUDA where there is one.
+    """
     from nerfstudio.utils.eval_utils import eval_setup
 
-    _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=lambda one: find_again(one, config))
+    def with_device(trainer: Any) -> Any:
+        pipeline = find_again(trainer, config).pipeline
+        if device is not None:  # eval_setup asks for none
+            target = pipeline._target
+            pipeline._target = lambda *args, **kwargs: target(*args, **{**kwargs, "device": torch.device(device)})
+        return trainer
+
+    _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=with_device)
     return pipeline
-
-
-def _needless(pipeline: Any, gaussians: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Find what viewers show and we do not, or what nobody has seen, [N] bool by reason."""
-    means, scene = gaussians["means"], pipeline.scene
-    shown = torch.zeros(len(means), dtype=torch.bool)
-    for camera in scene.unoptimized_cameras():
-        shown |= in_view(means, camera, _MARGIN)[0]
-    return {
-        "that float in front of the cameras": pipeline.free.floating(means),
-        "that cannot be seen": gaussians["opacities"].sigmoid()[:, 0] < _MIN_OPACITY,
-        "that no photo shows": ~shown,
-    }
 
 
 def _stem(path: Path) -> str:
     return next(path.name[: -len(ending)] for ending in ENDINGS if path.name.lower().endswith(ending))
-
-
-def _write(part: Path, output: Path, gaussians: dict[str, Tensor]) -> None:
-    import gsply
-
-    def array(name: str) -> np.ndarray:
-        return np.ascontiguousarray(gaussians[name].float().numpy())
-
-    means, quats = array("means"), array("quats")
-    quats /= np.linalg.norm(quats, axis=1, keepdims=True)
-    colours, opacities = (array("features_dc"), array("features_rest")), array("opacities")[:, 0]
-    compressed = output.name.lower().endswith(ENDINGS[0])
-    ply = part.with_name(f"{part.stem}.{'compressed' if compressed else 'whole'}.ply")
-    try:
-        gsply.plywrite(ply, means, array("scales"), quats, opacities, *colours)
-        if output.suffix.lower() != ".spz":
-            shutil.copyfile(ply, part)
-            return
-        whole = max(1, int(np.ceil(np.log2(np.abs(means).max() + 1))))
-        if whole >= _SPZ_BITS:
-            raise UserError(f"--output {output}: .spz has no digits for coordinates so large; give --frame training")
-        gsply.write_spz(part, gsply.plyread(ply), fractional_bits=min(_SPZ_FRACTION, _SPZ_BITS - whole))
-    finally:
-        ply.unlink(missing_ok=True)

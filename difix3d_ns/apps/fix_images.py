@@ -1,14 +1,15 @@
-"""Repair of picture files without a scene."""
+"""Repair of picture files outside of any training."""
 
 from __future__ import annotations
 
 import difflib
-import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -23,9 +24,17 @@ from difix3d_ns.apps.picture_tasks import (
     usable_device,
     work_through,
 )
+from difix3d_ns.apps.picture_views import (
+    MAX_CANDIDATES,
+    MatchedViews,
+    SceneViews,
+    TrainingViews,
+    UnalignedViews,
+    Views,
+)
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.images import Picture, read_picture, write_picture
-from difix3d_ns.priors.base import Fixer, FixRequest, PosedImage, default_references, describe_references
+from difix3d_ns.priors.base import Fixer, FixRequest, aligns_references, default_references, describe_references
 from difix3d_ns.priors.registry import fixer_of, load_fixer
 
 RECORD = ".difix3d_fix.json"
@@ -33,19 +42,57 @@ RECORD = ".difix3d_fix.json"
 
 
 @dataclass(frozen=True)
-class _Task(PictureTask):
-    references: tuple[Path, ...]
+class Sources:
+    """Photographs or cameras by which pictures are repaired."""
+
+    references: tuple[Path, ...] = ()
+    """photographs, or folders of them, whose cameras are not known"""
+    scene: Path | None = None
+    """what ns-train reads"""
+    config: Path | None = None
+    """config.yml of a finished training"""
+    nearest: int | None = None
+    """photographs chosen from each folder of references for each picture; None: the fixer's own number"""
+
+    def check(self) -> None:
+        """Raise a UserError if more than one is given, or one is not there."""
+        given = [name for name in ("references", "scene", "config") if getattr(self, name)]
+        if len(given) > 1:
+            raise UserError("give one of --reference, --scene and --config")
+        if self.nearest is not None and self.nearest < 1:
+            raise UserError(f"--nearest {self.nearest}: at least 1 is needed")
+        if self.nearest is not None and not self.references:
+            raise UserError("--nearest chooses photos of a folder of references: give --reference as well")
+        for flag, path in (("--scene", self.scene), ("--config", self.config)):
+            if path is not None and not path.exists():
+                raise UserError(f"{flag} {path} does not exist")
+
+    def settings(self) -> dict[str, object]:
+        """Return what results depend on, as JSON has it."""
+        content: dict[str, object] = {
+            "references": sorted({str(path.absolute()) for path in self.references}),
+            "nearest": self.nearest,
+        }
+        for name in ("scene", "config"):
+            if (path := getattr(self, name)) is not None:
+                content[name] = [str(path.absolute()), _newest(path)]
+        return content
+
+
+def _newest(path: Path) -> int:
+    """Time in nanoseconds of the last change to a scene's description or to a training's checkpoints."""
+    places = [path, path / "transforms.json", *(path.parent / "nerfstudio_models").glob("*.ckpt")]
+    return max(place.stat().st_mtime_ns for place in places if place.is_file() or place == path)
 
 
 def fix_pictures(
     inputs: Sequence[Path],
     output: Path,
-    references: Sequence[Path],
+    sources: Sources,
     weights: str,
     device: str | None,
     dtype: torch.dtype | None = None,
     force: bool = False,
-    nearest: int | None = None,
     compile: bool = False,
 ) -> list[Path]:
     """Repair picture files; those of an earlier run that was interrupted are not made again.
@@ -53,70 +100,97 @@ def fix_pictures(
     Args:
         inputs: pictures or folders of pictures.
         output: a file if there is a single file in ``inputs``, else a folder (same names).
-        references: photographs shown to the fixer, unaligned; of a folder the ``nearest`` by name.
+        sources: what shows the same.
         weights: the name of a fixer, a file or folder of weights, or a hub id.
         device: None for CUDA where there is one.
         dtype: None for the fastest the device handles well.
         force: overwrite what is there.
-        nearest: photographs chosen from each folder of references for each picture; None: the fixer's own number.
         compile: compile the networks first.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: nothing was begun, since an input is missing, two would get one name, or something would be
-            overwritten; or, at the end, some pictures failed.
+        UserError: nothing was begun, since an input is missing, two would get one name, something would be
+            overwritten, or nothing shows what the pictures show; or, at the end, some pictures failed.
     """
-    tasks = [
-        _Task(task.source, task.target, _choose(task.source, references, nearest or 1))
-        for task in picture_tasks(inputs, output)
-    ]
-    shown = sorted({str(path.absolute()) for path in references})
-    settings: dict[str, object] = {"weights": weights, "references": shown, "nearest": nearest}
+    sources.check()
+    tasks = picture_tasks(inputs, output)
+    for task in tasks:
+        _choose(task.source, sources.references, 1)  # one that is missing is reported before the work begins
     single = len(tasks) == 1 and inputs[0].is_file()
-    record = None if single else FinishedPictures(output / RECORD, settings)
+    record = None if single else FinishedPictures(output / RECORD, {"weights": weights, **sources.settings()})
     left = left_to_do(tasks, output, record, force)
     where = usable_device(device)
-    read_reference = functools.lru_cache(maxsize=64)(lambda path: PosedImage(read_picture(path).image.to(where)))
-    for path in references:
+    if not left:
+        return work_through(tasks, left, record, "Fixing", lambda chunk, _: [])
+    for path in sources.references:
         if path.is_file():
-            read_reference(path)  # one that cannot be read is reported before the work begins
-    fixer = _load(weights, where, dtype, compile)
-    if nearest is None and (own := _own_number(fixer)) > 1:
-        left = [replace(task, references=_choose(task.source, references, own)) for task in left]
-    console = Console(stderr=True)
-    if sentence := describe_references(fixer, max((len(task.references) for task in left), default=0)):
-        console.print(f"[yellow]--weights {escape(weights)}: {sentence}[/yellow]", highlight=False, soft_wrap=True)
+            read_picture(path)
+    fixer = load_named_fixer(weights, where, dtype, compile)
+    views = views_of(sources, fixer, weights, where, [task.source for task in left])
     try:
         together = 4 if where.startswith("cuda") else 1
-        return work_through(
-            tasks, left, record, "Fixing", lambda chunk, _: _fix(chunk, fixer, read_reference, where), together
-        )
+        return work_through(tasks, left, record, "Fixing", lambda chunk, _: _fix(chunk, fixer, views, where), together)
     finally:
         if where.startswith("cuda"):
-            console.print(f"Peak memory: {torch.cuda.max_memory_allocated(where) / 2**30:.1f} GiB")
+            Console(stderr=True).print(f"Peak memory: {torch.cuda.max_memory_allocated(where) / 2**30:.1f} GiB")
 
 
-def _fix(
-    tasks: Sequence[_Task], fixer: Fixer, read_reference: functools._lru_cache_wrapper[PosedImage], where: str
-) -> list[Outcome[_Task]]:
+def views_of(sources: Sources, fixer: Fixer, weights: str, where: str, pictures: Sequence[Path]) -> Views:
+    """Find out what a fixer is told of pictures, and say what becomes of the references.
+
+    Args:
+        sources: what was given.
+        fixer: which.
+        weights: as given, for messages.
+        where: the device.
+        pictures: files, for the number of references.
+
+    Raises:
+        UserError: the fixer can do nothing with what was given.
+    """
+    count = sources.nearest or default_references(fixer)
+    if sources.scene is not None:
+        return SceneViews(sources.scene, count, where)
+    if sources.config is not None:
+        return TrainingViews(sources.config, count, where)
+    if aligns_references(fixer):
+        if not sources.references:
+            raise UserError(
+                f"--weights {weights} repairs pictures by what photos show: give photos of the same things "
+                "(--reference), or, for pictures that are named after its photos, a scene (--scene) or the config.yml "
+                "of a training (--config)"
+            )
+        return MatchedViews(lambda source: _choose(source, sources.references, max(MAX_CANDIDATES, count)), count)
+    own = sources.nearest or (1 if getattr(fixer, "trained_references", None) is None else count)
+
+    def choose(source: Path) -> tuple[Path, ...]:
+        return _choose(source, sources.references, max(1, own))
+
+    shown = max((len(choose(picture)) for picture in pictures), default=0)
+    if sentence := describe_references(fixer, shown):
+        console = Console(stderr=True)
+        console.print(f"[yellow]--weights {escape(weights)}: {sentence}[/yellow]", highlight=False, soft_wrap=True)
+    return UnalignedViews(choose, where)
+
+
+def _fix(tasks: Sequence[PictureTask], fixer: Fixer, views: Views, where: str) -> list[Outcome[PictureTask]]:
     """Repair a few pictures; returns each task with its error, if there was one."""
-    ready: list[tuple[_Task, Picture, FixRequest]] = []
-    outcome: list[Outcome[_Task]] = []
+    ready: list[tuple[PictureTask, Picture, FixRequest]] = []
+    outcome: list[Outcome[PictureTask]] = []
     for task in tasks:
         try:
             picture = read_picture(task.source)
-            shown = [read_reference(path) for path in task.references]
-            ready.append((task, picture, FixRequest(picture.image.to(where), shown)))
-        except UserError as error:
+            ready.append((task, picture, views.request(task.source, picture.image.to(where))))
+        except (UserError, RuntimeError, ValueError, cv2.error, np.linalg.LinAlgError) as error:
             outcome.append((task, str(error)))
     try:
         results = fixer.fix([request for _, _, request in ready])
     except (RuntimeError, ValueError) as error:
         if len(tasks) == 1:
             return [*outcome, (tasks[0], str(error))]
-        return [pair for task in tasks for pair in _fix([task], fixer, read_reference, where)]
+        return [pair for task in tasks for pair in _fix([task], fixer, views, where)]
     for (task, picture, _), result in zip(ready, results, strict=True):
         try:
             write_picture(task.target, picture.repaired(result.image))
@@ -147,12 +221,18 @@ def _distance(one: str, other: str) -> tuple[float, float]:
     return apart, 1 - difflib.SequenceMatcher(None, one, other).ratio()
 
 
-def _own_number(fixer: Fixer) -> int:
-    """References unless somebody says otherwise; without cameras one is enough for a fixer that does not know."""
-    return 1 if getattr(fixer, "trained_references", None) is None else default_references(fixer)
+def load_named_fixer(weights: str, where: str, dtype: torch.dtype | None = None, compile: bool = False) -> Fixer:
+    """Load a fixer by one word.
 
+    Args:
+        weights: its name, a file or folder of weights, or a hub id.
+        where: the device.
+        dtype: None for the fastest the device handles well.
+        compile: compile the networks.
 
-def _load(weights: str, where: str, dtype: torch.dtype | None, compile: bool) -> Fixer:
+    Raises:
+        UserError: there is none, or it cannot be read; the message names --weights.
+    """
     try:
         name, path = fixer_of(weights)
         return load_fixer(name, path, where, dtype, compile)

@@ -139,7 +139,8 @@ def left_to_do(tasks: Sequence[Task], output: Path, record: FinishedPictures | N
     if there:
         more = f" and {len(there) - 1} more" if len(there) > 1 else ""
         why = "" if record is None else ", not made from these pictures with these settings"
-        raise UserError(f"--output: {there[0]}{more} exists already{why}; --force overwrites")
+        verb = "exist" if more else "exists"
+        raise UserError(f"--output: {there[0]}{more} {verb} already{why}; --force overwrites")
     return left
 
 

@@ -7,24 +7,29 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from itertools import count, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from PIL import Image, ImageOps
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
 from rich.console import Console
 
+from difix3d_ns.apps import photo_gps, photo_masks
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import replacing, write_json, write_text
-from difix3d_ns.io.images import READABLE, open_picture, read_picture, write_picture
+from difix3d_ns.io.images import open_picture, pictures_below, read_picture, write_picture
 from difix3d_ns.io.progress import progress_bar
-from difix3d_ns.io.video_frames import VIDEOS, write_frames
+from difix3d_ns.io.video_frames import VIDEOS, is_video, write_frames
 
 Lens = Literal["perspective", "fisheye", "pinhole"]
 Matching = Literal["exhaustive", "sequential"]
+Gps = Literal["auto", "no"]
 CAMERA_MODELS: dict[Lens, str] = {"perspective": "OPENCV", "fisheye": "OPENCV_FISHEYE", "pinhole": "PINHOLE"}
 MOST_EXHAUSTIVE = 120
 """photos up to which each is compared with each other"""
@@ -36,10 +41,28 @@ RECORD = "colmap/photos.json"
 _OURS = ("transforms.json", "images", "colmap")
 """files and folders of a scene that are written here, and replaced on request"""
 _QUALITY = 97
-_ORIENTATION = 0x0112  # EXIF
 _FOCAL = (0x920A, 0xA405)  # EXIF: focal length, the same for 35 mm film
 _MAKE = (0x010F, 0x0110)  # EXIF: make, model
 _INNER = 0x8769  # EXIF: where focal lengths are
+_ORIGIN = ("latitude", "longitude", "altitude")
+_MIN_FEATURES = 100  # of a photo; sharp ones of anything but plain walls have thousands
+
+Failure = Literal["featureless", "apart", "weak"]
+_REMEDIES: dict[Failure, tuple[str, str]] = {
+    "featureless": (
+        "too dark, blurred or plain, or masked but for a little",
+        "Take them again, in more light and with a steady hand",
+    ),
+    "apart": (
+        "they show nothing that the placed ones show",
+        "Take photos from places in between, or pose them as a scene of their own",
+    ),
+    "weak": (
+        "they show too little of what the placed ones show",
+        "Take photos from places between them and the others",
+    ),
+}
+"""why photos are not placed, and what to do"""
 
 
 @dataclass(frozen=True)
@@ -47,18 +70,23 @@ class Posed:
     """Result of posing photos; names are those in the scene."""
 
     placed: list[str]
-    missing: list[str]
+    missing: Mapping[str, Failure]
     pieces: list[int]  # photos of each piece that is connected in itself; the first, largest one is the scene
+    gps: str = ""  # what became of the photos' GPS positions
+    masked: int = 0  # photos with a mask
 
     def describe(self) -> str:
         """Return it for people, with what to do about missing photos."""
-        lines = [f"{len(self.placed)} of {len(self.placed) + len(self.missing)} photos are placed."]
-        if self.missing:
-            lines.append(
-                f"Not placed: {', '.join(self.missing)}. They show too little of what the others show, or are blurred. "
-                "Take photos from places between them and the others and begin again, or train without them."
-            )
-        if len(self.pieces) > 1:
+        count = len(self.placed) + len(self.missing)
+        lines = [f"{len(self.placed)} of {count} photos are placed."]
+        for failure, (reason, remedy) in _REMEDIES.items():
+            if names := [name for name, why in self.missing.items() if why == failure]:
+                lines.append(f"Not placed, {reason}: {', '.join(names)}. {remedy}, or train without them.")
+        if self.masked:
+            lines.append(f"{self.masked} of {count} photos have a mask; what is black there is not trained on.")
+        if self.gps:
+            lines.append(self.gps)
+        if self.missing and len(self.pieces) > 1:
             lines.append(
                 f"The photos fall into {len(self.pieces)} pieces that show nothing in common, of "
                 f"{', '.join(map(str, self.pieces))} photos; the largest is the scene."
@@ -74,6 +102,8 @@ def pose(
     frames: int = 120,
     long_side: int = 1600,
     force: bool = False,
+    masks: Path | None = None,
+    gps: Gps = "auto",
 ) -> Posed:
     """Find out where photos were taken, and write a scene that ns-train reads.
 
@@ -87,26 +117,37 @@ def pose(
         frames: of a video that are used, at most.
         long_side: pixels at which features are searched, at most.
         force: begin again and overwrite a scene that is there.
+        masks: folder of masks, named as the photos, black where nothing is to be used.
+        gps: auto: metres and up by the positions in EXIF, if they suffice; no: as COLMAP has them.
 
     Raises:
         UserError: nothing was begun, since the input or the output is no good; or too few photos could be placed.
     """
     pycolmap = _pycolmap()
-    _check(photos, output, frames, force)
+    _check(photos, output, frames, force, masks)
     console = Console(stderr=True)
     try:
-        names = _bring(photos, output, frames, console)
+        brought = _bring(photos, output, frames, console, masks)
+        names = brought.names
         if len(names) < MIN_PHOTOS:
             raise UserError(f"{photos}: {len(names)} photos are too few; take at least {MIN_PHOTOS}, better 20 or more")
-        matching = matching or ("sequential" if _is_video(photos) or len(names) > MOST_EXHAUSTIVE else "exhaustive")
+        matching = matching or ("sequential" if is_video(photos) or len(names) > MOST_EXHAUSTIVE else "exhaustive")
         database = output / "colmap" / "database.db"
         _find_features(pycolmap, database, output / "images", names, lens, long_side, console)
         _match(pycolmap, database, names, matching, console)
-        placed, pieces = _map(pycolmap, database, output, names, console)
-        _write_scene(output)
+        model, pieces = _map(pycolmap, database, output, names, console)
+        centres = {image.name: image.projection_center() for image in model.images.values() if image.has_pose}
+        missing = _failures(pycolmap, database, names, centres)
+        found = photo_gps.align(pycolmap, centres, brought.positions) if gps == "auto" else None
+        if found is not None and found.transform is not None:
+            model.transform(found.transform)
+        sparse = output / "colmap" / "sparse" / "0"
+        sparse.mkdir(parents=True)
+        model.write(sparse)
+        _write_scene(output, found)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error}") from error
-    return Posed(placed, sorted(set(names) - set(placed)), pieces)
+    return Posed(sorted(centres), missing, pieces, found.message if found else "", brought.masked)
 
 
 def _pycolmap() -> Any:
@@ -118,15 +159,18 @@ def _pycolmap() -> Any:
     return pycolmap
 
 
-def _is_video(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in VIDEOS
-
-
-def _check(photos: Path, output: Path, frames: int, force: bool) -> None:
+def _check(photos: Path, output: Path, frames: int, force: bool, masks: Path | None) -> None:
     if not photos.exists():
         raise UserError(f"{photos} does not exist: give a folder of photos or a video")
-    if photos.is_file() and not _is_video(photos):
+    if photos.is_file() and not is_video(photos):
         raise UserError(f"{photos} is neither a folder of photos nor a video ({', '.join(sorted(VIDEOS))})")
+    if masks is not None and photos.is_file():
+        raise UserError(
+            f"--masks {masks}: frames of a video are not known by name before they are chosen; pose the video, draw "
+            f"masks on {output / 'images'}, and pose that folder with --masks to another --output"
+        )
+    if masks is not None and any((output / name).resolve() in (masks / "-").resolve().parents for name in _OURS):
+        raise UserError(f"--masks {masks} is a part of the scene that this command writes: copy it elsewhere first")
     if frames < MIN_PHOTOS:
         raise UserError(f"--frames {frames}: at least {MIN_PHOTOS} are needed")
     if output.resolve() in (photos.resolve(), *photos.resolve().parents):
@@ -145,46 +189,59 @@ def _check(photos: Path, output: Path, frames: int, force: bool) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def _bring(photos: Path, output: Path, frames: int, console: Console) -> list[str]:
-    """Bring the photos to the scene, upright; what an earlier run brought of the same ones stays.
+class _Brought(NamedTuple):
+    """Photos in the scene."""
 
-    Returns:
-        Their names, in order.
-    """
+    names: list[str]  # in order
+    positions: dict[str, list[float]] = {}  # see ``photo_gps.read_position``, of those that have one
+    masked: int = 0  # photos with a mask
+
+
+def _bring(photos: Path, output: Path, frames: int, console: Console, masks: Path | None = None) -> _Brought:
+    """Bring the photos and their masks to the scene, upright; what an earlier run brought of the same ones stays."""
     record, folder = output / RECORD, output / "images"
-    sources = [photos] if _is_video(photos) else _pictures(photos)
-    stamps = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in sources}
-    about = {"sources": stamps, "frames": frames if _is_video(photos) else 0}
+    sources = [photos] if is_video(photos) else _pictures(photos, masks)
+    masked = {} if masks is None else photo_masks.find_masks(masks, photos, sources)
+    stamps = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in (*sources, *masked.values())}
+    about = {"sources": stamps, "frames": frames if is_video(photos) else 0}
     try:
         known = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     names = list(known.get("names", []))
     if known.get("about") == about and names and all((folder / name).is_file() for name in names):
-        return names
+        return _Brought(names, known.get("positions", {}), len(masked))
     if record.exists() and known.get("about") != about:
-        raise UserError(f"--output {output} was begun with other photos: give another folder, or --force")
+        raise UserError(f"--output {output} was begun with other photos or masks: give another folder, or --force")
     write_json(record, {"about": about, "names": []})  # a killed run is known as ours
-    with progress_bar(console, counted=not _is_video(photos)) as bar:
-        task = bar.add_task("Reading photos", total=None if _is_video(photos) else len(sources))
+    with progress_bar(console, counted=not is_video(photos)) as bar:
+        task = bar.add_task("Reading photos", total=None if is_video(photos) else len(sources))
 
         def on_frame(done: int, total: int) -> None:
             bar.update(task, completed=done, total=max(total, done) or None)
 
-        if _is_video(photos):
+        names, positions = [], {}
+        if is_video(photos):
             names = [file.name for file in write_frames(photos, folder, frames, on_frame)]
         else:
-            names = []
             for file in sources:
                 names.append(_copy(file, _name(file.relative_to(photos), names), folder))
+                if masked:
+                    photo_masks.bring_mask(masked.get(file), file, output / _mask_of(names[-1]))
+                if position := photo_gps.read_position(file):
+                    positions[names[-1]] = list(position)
                 bar.advance(task)
-    write_json(record, {"about": about, "names": names})
-    return names
+    write_json(record, {"about": about, "names": names, "positions": positions})
+    return _Brought(names, positions, len(masked))
 
 
-def _pictures(folder: Path) -> list[Path]:
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in READABLE and path.is_file())
-    found = sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
+def _mask_of(name: str) -> Path:
+    """Place of a photo's mask in the scene, as COLMAP expects it."""
+    return Path(photo_masks.FOLDER) / f"{name}.png"
+
+
+def _pictures(folder: Path, masks: Path | None = None) -> list[Path]:
+    found = [path for path in pictures_below(folder) if masks is None or masks.resolve() not in path.resolve().parents]
     if not found:
         raise UserError(f"{folder} has no photos (files named .jpg, .png or another ending Pillow knows)")
     return found
@@ -203,7 +260,7 @@ def _copy(file: Path, name: str, folder: Path) -> str:
     with open_picture(file) as picture:
         endings = _AS_THEY_ARE.get(picture.format or "", ())
         plain = picture.mode in ("RGB", "RGBA", "L") and file.suffix.lower() in endings
-        turned = picture.getexif().get(_ORIENTATION, 1) != 1
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
         if plain and turned and picture.format == "JPEG":
             upright = ImageOps.exif_transpose(picture)
             keep: dict[str, Any] = {"exif": upright.getexif(), "icc_profile": upright.info.get("icc_profile")}
@@ -234,6 +291,8 @@ def _find_features(
         groups.setdefault(_camera_of(folder / name), []).append(name)
     options, reader = pycolmap.FeatureExtractionOptions(), pycolmap.ImageReaderOptions()
     options.max_image_size, options.use_gpu = long_side, False
+    if (masks := folder.parent / photo_masks.FOLDER).is_dir():
+        reader.mask_path = masks
     reader.camera_model = CAMERA_MODELS[lens]
     with pycolmap.Database.open(database) as opened:
         known = {image.name: image.camera_id for image in opened.read_all_images()}
@@ -289,10 +348,8 @@ def _match(pycolmap: Any, database: Path, names: Sequence[str], matching: Matchi
     listed.unlink(missing_ok=True)
 
 
-def _map(
-    pycolmap: Any, database: Path, output: Path, names: Sequence[str], console: Console
-) -> tuple[list[str], list[int]]:
-    """Place the photos. Returns the names in the largest piece, and the sizes of all pieces."""
+def _map(pycolmap: Any, database: Path, output: Path, names: Sequence[str], console: Console) -> tuple[Any, list[int]]:
+    """Place the photos. Returns the largest piece, and the number of photos in each."""
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed = 0
     sparse = database.with_name("sparse")
@@ -314,23 +371,39 @@ def _map(
             "turning on the spot, and each with at least half of what the one before shows"
         )
     order = sorted(found, key=lambda key: -found[key].num_reg_images())
-    best = found[order[0]]
     shutil.rmtree(sparse)
-    (sparse / "0").mkdir(parents=True)
-    best.write(sparse / "0")
-    placed = sorted(image.name for image in best.images.values() if image.has_pose)
-    return placed, [found[key].num_reg_images() for key in order]
+    return found[order[0]], [found[key].num_reg_images() for key in order]
 
 
-def _write_scene(output: Path) -> None:
+def _failures(pycolmap: Any, database: Path, names: Sequence[str], placed: Mapping[str, Any]) -> dict[str, Failure]:
+    """Reasons why photos are not placed, by name."""
+    with pycolmap.Database.open(database) as opened:
+        images = {image.image_id: image.name for image in opened.read_all_images()}
+        features = {name: opened.num_keypoints_for_image(number) for number, name in images.items()}
+        pairs, counts = opened.read_two_view_geometry_num_inliers()
+    beside: set[str] = set()  # photos that show something of what placed ones show
+    for pair, inliers in zip(pairs, counts, strict=True):
+        one, other = (images[number] for number in pycolmap.pair_id_to_image_pair(pair))
+        if inliers:
+            beside |= {one} if other in placed else set()
+            beside |= {other} if one in placed else set()
+    return {
+        name: "featureless" if features.get(name, 0) < _MIN_FEATURES else "weak" if name in beside else "apart"
+        for name in names
+        if name not in placed
+    }
+
+
+def _write_scene(output: Path, gps: photo_gps.GpsAlignment | None) -> None:
     """Write what nerfstudio reads, every eighth photo held out if there are enough."""
     from nerfstudio.process_data.colmap_utils import colmap_to_json
     from nerfstudio.utils.rich_utils import CONSOLE
 
     from difix3d_ns.ns.dataparsers.splits import ALL_TRAIN, INTERVAL
 
-    with CONSOLE.capture():
-        colmap_to_json(output / "colmap" / "sparse" / "0", output)
+    placed = gps is not None and gps.transform is not None
+    with CONSOLE.capture(), redirect_stdout(StringIO()):
+        colmap_to_json(output / "colmap" / "sparse" / "0", output, keep_original_world_coordinate=placed)
     path = output / "transforms.json"
     meta = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
@@ -339,4 +412,11 @@ def _write_scene(output: Path) -> None:
     held_out = files[::INTERVAL] if len(files) > ALL_TRAIN else []
     trained = [file for file in files if file not in set(held_out)]
     meta |= {"train_filenames": trained, "val_filenames": held_out, "test_filenames": held_out}
+    for frame in meta["frames"]:
+        mask = _mask_of(Path(frame["file_path"]).relative_to("images").as_posix())
+        if (output / mask).is_file():
+            frame["mask_path"] = mask.as_posix()
+    if gps is not None and placed:
+        meta["applied_transform"] = np.eye(4)[:3].tolist()  # without it, readers expect that axes were exchanged
+        meta |= {"orientation_override": "none", "gps_origin": dict(zip(_ORIGIN, gps.origin, strict=True))}
     write_text(path, json.dumps(meta, indent=1))

@@ -27,7 +27,7 @@ from difix3d_ns.guidance.upscaled_photos import FACTORS
 from difix3d_ns.io.images import Picture, read_picture, write_picture
 from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.registry import load_upscaler
-from difix3d_ns.priors.single_photo import upscale_alone
+from difix3d_ns.priors.single_photo import rounds_alone, upscale_alone
 
 RECORD = ".difix3d_upscale.json"
 """in a folder of results: which of them are finished, and with which settings"""
@@ -87,7 +87,7 @@ def enlarge(picture: Picture, upscaler: Upscaler, factor: float, seed: int, say:
 
     Args:
         picture: of any size; cut off at the end to a size whose ``factor``-fold is whole.
-        upscaler: which goes through all its rounds.
+        upscaler: which goes through the rounds that serve a picture by itself.
         factor: of the sides.
         seed: of all random draws.
         say: told the round.
@@ -102,11 +102,13 @@ def enlarge(picture: Picture, upscaler: Upscaler, factor: float, seed: int, say:
     alpha = None if picture.alpha is None else picture.alpha[:height, :width]
     low = _without_holes(picture.image, picture.alpha)[:height, :width]
 
-    def on_round(number: int) -> None:
-        if upscaler.rounds > 1:
-            say(f", round {number + 1}/{upscaler.rounds}")
+    rounds = rounds_alone(upscaler)
 
-    high = upscale_alone(upscaler, low, size, seed, on_round=on_round)
+    def on_round(number: int) -> None:
+        if rounds > 1:
+            say(f", round {number + 1}/{rounds}")
+
+    high = upscale_alone(upscaler, low, size, seed, rounds, on_round=on_round)
     if alpha is not None:
         alpha = resampled(alpha, *size)
     return replace(picture, image=high.cpu(), alpha=alpha)

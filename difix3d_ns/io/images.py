@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
@@ -18,7 +18,6 @@ from difix3d_ns.io.atomic import replacing
 
 Reduction = Literal["bilinear", "bicubic"]
 """filter of a reduction, antialiased"""
-_ORIENTATION = 0x0112  # EXIF
 _NO_PICTURES = {"MPEG", "BUFR", "GRIB", "HDF5", "WMF", "PDF", "PALM"}
 _WITH_ALPHA = {".png", ".apng", ".webp", ".tif", ".tiff", ".avif", ".avifs", ".tga", ".jp2", ".j2k", ".qoi", ".dds"}
 _WITH_16_BITS = {".png", ".tif", ".tiff"}
@@ -28,6 +27,12 @@ _HEIF = {".heic", ".heif", ".hif"}
 Image.init()
 READABLE = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN and f not in _NO_PICTURES)
 WRITABLE = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.SAVE and f not in _NO_PICTURES)
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Return the pictures in a folder and those below, by their names' endings, sorted; hidden ones are left out."""
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in READABLE and path.is_file())
+    return sorted(path for path in files if not any(part[0] == "." for part in path.relative_to(folder).parts))
 
 
 @dataclass(frozen=True)
@@ -136,10 +141,10 @@ def read_picture(path: Path | str) -> Picture:
         deep = file.mode in ("RGB", "RGBA") and ";16" in str(file.tile)  # Pillow would drop the lower 8 bits
         exif = file.getexif()
         if deep:
-            pixels = _upright(_read_16_bits(path), exif.get(_ORIENTATION, 1))
+            pixels = _upright(_read_16_bits(path), exif.get(ExifTags.Base.Orientation, 1))
         else:
             pixels = _numbers(ImageOps.exif_transpose(file))
-        exif.pop(_ORIENTATION, None)
+        exif.pop(ExifTags.Base.Orientation, None)
         if file.format == "TIFF":  # there EXIF is mixed with the tags that say how pixels are stored
             exif.clear()
         keep = {"icc_profile": file.info.get("icc_profile"), "exif": exif.tobytes() if len(exif) else None}

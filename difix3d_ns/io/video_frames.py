@@ -1,13 +1,15 @@
-"""Frames of a video that are worth posing: evenly along the camera's way, the sharpest of its neighbours each."""
+"""Frames of a video for posing: evenly along the camera's way, the sharpest of its neighbours each, none blurred."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
+from skimage.measure import blur_effect
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import replacing
@@ -17,8 +19,22 @@ VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mts", ".m
 _SIDE = 320  # pixels of the long side, at which motion and sharpness are measured
 _CORNERS = 300
 _MIN_MOTION = 2e-4  # of the long side per frame: the sensor's noise moves corners as much
+_MAX_BLUR = 0.1
+"""of a frame above the median of all chosen ones, from 0 to 1 (``skimage.measure.blur_effect``): a picture is smeared
+over several pixels there, and sharp ones of one scene differ by half as much"""
 _CUT = 0.5  # of the long side: no corner was found again
 _QUALITY = 95
+
+
+def is_video(path: Path) -> bool:
+    """Return whether a path is a file that is taken for a video."""
+    return path.is_file() and path.suffix.lower() in VIDEOS
+
+
+def check_ffmpeg() -> None:
+    """Raise a UserError if videos cannot be written."""
+    if shutil.which("ffmpeg") is None:
+        raise UserError("videos are written by ffmpeg, which is missing: apt-get install ffmpeg (macOS: brew install)")
 
 
 def choose_frames(sharpness: np.ndarray, motion: np.ndarray, count: int) -> list[int]:
@@ -41,7 +57,7 @@ def choose_frames(sharpness: np.ndarray, motion: np.ndarray, count: int) -> list
 
 
 def write_frames(video: Path, folder: Path, count: int, on_frame: Callable[[int, int], None]) -> list[Path]:
-    """Write the chosen frames of a video as JPEG files.
+    """Write the chosen frames of a video as JPEG files; where all frames of a stretch are blurred, none of it.
 
     Args:
         video: any that OpenCV reads; it is read twice.
@@ -55,10 +71,10 @@ def write_frames(video: Path, folder: Path, count: int, on_frame: Callable[[int,
     Raises:
         UserError: it cannot be read.
     """
-    total = 2 * _length(video)
+    total = 2 * video_length(video)
     sharpness, motion = [], []
     before: np.ndarray | None = None
-    for number, frame in _frames(video):
+    for number, frame in read_frames(video):
         grey = _small(frame)
         sharpness.append(float(cv2.Laplacian(grey, cv2.CV_32F).var()))
         motion.append(0.0 if before is None else _motion(before, grey))
@@ -68,15 +84,21 @@ def write_frames(video: Path, folder: Path, count: int, on_frame: Callable[[int,
         raise UserError(f"{video} cannot be read as a video: convert it, for example with ffmpeg -i {video} frames.mp4")
     chosen = choose_frames(np.array(sharpness), np.array(motion), count)
     files = {number: folder / f"frame_{place + 1:05d}.jpg" for place, number in enumerate(chosen)}
-    for number, frame in _frames(video):
+    blur: dict[Path, float] = {}
+    for number, frame in read_frames(video):
         if number in files:
+            blur[files[number]] = float(blur_effect(_small(frame)))
             with replacing(files[number]) as part:
                 Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).save(part, quality=_QUALITY, subsampling=0)
         on_frame(len(sharpness) + number + 1, total)
-    return list(files.values())
+    allowed = float(np.median(list(blur.values()))) + _MAX_BLUR
+    for file, found in blur.items():
+        if found > allowed:
+            file.unlink()
+    return [file for file, found in blur.items() if found <= allowed]
 
 
-def _length(video: Path) -> int:
+def video_length(video: Path) -> int:
     """Frames of a video as its head says; 0 if it does not."""
     file = cv2.VideoCapture(str(video))
     count = int(file.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -84,7 +106,7 @@ def _length(video: Path) -> int:
     return max(0, count)
 
 
-def _frames(video: Path) -> Iterator[tuple[int, np.ndarray]]:
+def read_frames(video: Path) -> Iterator[tuple[int, np.ndarray]]:
     """Numbers and frames [H, W, 3] uint8 (blue first), upright."""
     file = cv2.VideoCapture(str(video))
     try:

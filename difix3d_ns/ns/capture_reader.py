@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from torch import Tensor
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
@@ -26,6 +28,8 @@ from difix3d_ns.ns.splat_frame import SplatFrame
 
 _WHITE = (1.0, 1.0, 1.0)
 _RANDOM_POINTS = 2000
+_REMEMBERED = 16
+"""photos that are kept after they were read: at 1600 px some 300 MB"""
 
 
 class _Photograph(NamedTuple):
@@ -35,6 +39,43 @@ class _Photograph(NamedTuple):
     image: Tensor  # [H, W, 3]
     mask: Tensor | None  # [H, W, 1]
     cut_out: bool  # an object with alpha, put before white
+
+
+class ScenePhotos:
+    """Photos of a dataset with their cameras, as ``read_dataset`` reads them, each when it is asked for.
+
+    Args:
+        path: see ``read_dataset``.
+        long_side: pictures are reduced to this many pixels on their longer side, never enlarged.
+
+    Raises:
+        UserError: nothing nerfstudio reads is there, or its description cannot be used.
+    """
+
+    def __init__(self, path: Path, long_side: int) -> None:
+        splits = _splits(_dataparser(path, None), path)
+        datasets = {split: _dataset(outputs) for split, outputs in splits.items()}
+        self._long_side = long_side
+        self._places = [(dataset, index) for dataset in datasets.values() for index in range(len(dataset))]
+        self.cameras = [to_pinhole(dataset.cameras[index]).within(long_side) for dataset, index in self._places]
+        self.files = [Path(dataset.image_filenames[index]) for dataset, index in self._places]
+        self.train = list(range(len(datasets["train"])))
+        """numbers of the photos that are trained on"""
+        self.points = _points(splits["train"])[0]
+        """points [P, 3] that came with the scene, world; None if it has none"""
+        self._read = functools.lru_cache(maxsize=_REMEMBERED)(self._photo)
+
+    def __getitem__(self, index: int) -> PosedImage:
+        """Read a photo, undistorted, with camera and mask.
+
+        Raises:
+            UserError: its file cannot be read.
+        """
+        return self._read(index)
+
+    def _photo(self, index: int) -> PosedImage:
+        found = _photograph(*self._places[index], self._long_side)
+        return PosedImage(found.image, found.camera, mask=found.mask)
 
 
 def read_dataset(
@@ -66,8 +107,7 @@ def read_dataset(
     train: list[int] = []
     test: list[int] = []
     for split, outputs in splits.items():
-        outputs.alpha_color = None  # alpha is used below
-        dataset = PhotoDataset(outputs)
+        dataset = _dataset(outputs)
         for index in range(len(dataset)):
             (train if split == "train" else test).append(len(photographs))
             photographs.append(_photograph(dataset, index, long_side))
@@ -146,6 +186,11 @@ def _parse(parser: DataParser, path: Path, split: str) -> DataparserOutputs:
     except (AssertionError, RuntimeError, LookupError, OSError, ValueError, ArithmeticError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path} cannot be read as a scene: {reason}; make it again with ns-process-data") from error
+
+
+def _dataset(outputs: DataparserOutputs) -> PhotoDataset:
+    outputs.alpha_color = None  # alpha is used by ``_photograph``
+    return PhotoDataset(outputs)
 
 
 def _photograph(dataset: PhotoDataset, index: int, long_side: int) -> _Photograph:

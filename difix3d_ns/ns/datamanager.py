@@ -12,6 +12,7 @@ from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatama
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.io.cut_outs import CutOut
 from difix3d_ns.io.images import Reduction
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
 from difix3d_ns.ns.photo_dataset import PhotoDataset
@@ -30,6 +31,9 @@ class SceneDatamanagerConfig(FullImageDatamanagerConfig):
     """factor on the image size (unset: 1 with CUDA; on a CPU such that the long side is about 480 px)"""
     reduction: Reduction = "bilinear"
     """filter, antialiased, with which larger photos are brought to that size. bicubic: what upscalers are made for"""
+    cut_out: CutOut = "no"
+    """what cuts objects out, so that nothing may be around them: masks: the masks, which else mean "ignore"; plain: a
+    background of one colour; no: the photos' alpha alone"""
     pose_frame: Literal["all", "train"] = "all"
     """poses by which up, centre and scale are found: all, those of evaluation included, as nerfstudio does; or those
     of training, so that nothing depends on where evaluation cameras are. Checkpoints and camera paths fit one frame"""
@@ -70,12 +74,12 @@ class SceneDatamanager(FullImageDatamanager[PhotoDataset]):
         if self.config.camera_res_scale_factor is None:
             self.config.camera_res_scale_factor = _scale_factor(outputs.cameras, str(self.device))
         dataset = super().create_train_dataset()
-        dataset.reduction = self.config.reduction
+        dataset.reduction, dataset.cut_out = self.config.reduction, self.config.cut_out
         return dataset
 
     def create_eval_dataset(self) -> PhotoDataset:
         dataset = super().create_eval_dataset()
-        dataset.reduction = self.config.reduction
+        dataset.reduction, dataset.cut_out = self.config.reduction, self.config.cut_out
         opened = self.test_mode != "inference"
         check_views(dataset._dataparser_outputs, self.get_datapath(), "eval", opened)
         return dataset

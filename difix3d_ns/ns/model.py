@@ -25,6 +25,7 @@ from difix3d_ns.geometry.panorama import Panorama, nearest_in_faces
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Window
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
+from difix3d_ns.io.notices import once_per_machine
 from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.io.transfers import sent
 from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights, check_files, column
@@ -233,7 +234,7 @@ class SplatModel(SplatfactoModel):
             super().populate_modules()
         from difix3d_ns.splats.losses.ssim import FusedSSIM
 
-        self.lpips_vgg = LazyLPIPS("vgg", CONSOLE.log, weights)
+        self.lpips_vgg = LazyLPIPS("vgg", once_per_machine(CONSOLE.log), weights)
 
         self.ssim = FusedSSIM()
         if colours is not None and colours.shape[0] > 0:
@@ -471,6 +472,18 @@ class SplatModel(SplatfactoModel):
             return ready | dict.fromkeys(lazy, image)
         return Outputs(ready, lazy, camera, image)
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of what is rendered outside training."""
+        more = {"off": (), "key": ("enhanced",), "rgb": ("raw",)}[self.enhance if self.enhancer is not None else "off"]
+        return ("rgb", "depth", "accumulation", "background", *more)
+
+    def get_rgba_image(self, outputs: dict[str, Any], output_name: str = "rgb") -> Tensor:
+        """Picture [H, W, 4] in [0, 1] with the splat's opacity as alpha, its colours free of the background."""
+        alpha, picture = outputs["accumulation"], outputs[output_name]
+        colours = (picture - (1 - alpha) * outputs["background"].to(picture)) / alpha.clamp_min(1e-4)
+        return torch.cat([colours.clamp(0, 1), alpha], dim=-1)
+
     def get_image_metrics_and_images(
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -554,5 +567,32 @@ class SplatModel(SplatfactoModel):
             camera.height,
             near_plane=self.near_plane,
             rasterize_mode=self.config.rasterize_mode,
+        )
+        return depth[0], alpha[0]
+
+    @torch.no_grad()
+    def surface_depth(self, camera: Pinhole) -> tuple[Tensor, Tensor]:
+        """Render the depth of the splat's surface, on the CPU on every device; see ``rasterization.surface_depth``.
+
+        Args:
+            camera: OpenCV axes, scene units.
+
+        Returns:
+            (depth [H, W, 1] along z, 0 where nothing is; accumulated opacity [H, W, 1]), on the CPU.
+        """
+        from difix3d_ns.rasterization import surface_depth
+
+        camera, shape = camera.to("cpu", torch.float32), self.gauss_params
+        depth, alpha = surface_depth(
+            shape["means"].detach().cpu(),
+            shape["quats"].detach().cpu(),
+            shape["scales"].detach().cpu().exp(),
+            shape["opacities"].detach().cpu().sigmoid().squeeze(-1),
+            torch.linalg.inv(camera.camera_to_world)[None],
+            camera.intrinsics[None],
+            camera.width,
+            camera.height,
+            self.near_plane,
+            self.config.rasterize_mode,
         )
         return depth[0], alpha[0]

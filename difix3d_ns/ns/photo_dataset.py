@@ -17,6 +17,7 @@ from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.io.cut_outs import CutOut, before_plain_background, with_silhouette
 from difix3d_ns.io.images import Reduction, open_picture, read_mask, read_stored
 from difix3d_ns.ns.dataparsers.picture_files import find_full_size
 from difix3d_ns.ns.undistortion import Undistortion, undistortion_of
@@ -43,6 +44,8 @@ class PhotoDataset(InputDataset):
         self._noted_mask = False
         self.reduction: Reduction = "bilinear"
         """with which larger files are brought to the size of training"""
+        self.cut_out: CutOut = "no"
+        """what becomes the silhouette of a photograph: its alpha alone, its mask, or all but a plain background"""
 
     def _scale_crop_radius(self, factor: float) -> None:
         metadata = self.cameras.metadata or {}
@@ -102,9 +105,33 @@ class PhotoDataset(InputDataset):
         with open_picture(path) as picture:
             found = picture.size
         self._check_size(path, found, size, image_idx)
-        pixels = read_stored(path, size, self.reduction)
+        pixels = self._cut_out(read_stored(path, size, self.reduction), image_idx)
         undistortion = self._undistortions[image_idx]
         return pixels if undistortion is None else undistortion.picture(pixels)
+
+    def _cut_out(self, pixels: np.ndarray, index: int) -> np.ndarray:
+        """Give a stored picture the silhouette that was asked for."""
+        if self.cut_out == "masks":
+            if (mask := self._mask_file(index)) is None:
+                raise UserError(
+                    f"{self.image_filenames[index]} has no mask: add one (mask_path in transforms.json), or leave out "
+                    "--pipeline.datamanager.cut-out masks"
+                )
+            return with_silhouette(pixels, read_mask(mask, (pixels.shape[1], pixels.shape[0])))
+        if self.cut_out == "plain":
+            silhouette = before_plain_background(pixels[..., :3])
+            if silhouette is None:
+                raise UserError(
+                    f"{self.image_filenames[index]}: no plain background, whose colour most of its border has: leave "
+                    "out --pipeline.datamanager.cut-out plain, or draw masks and give --pipeline.datamanager.cut-out "
+                    "masks"
+                )
+            return with_silhouette(pixels, silhouette)
+        return pixels
+
+    def _mask_file(self, index: int) -> Path | None:
+        files = self._dataparser_outputs.mask_filenames
+        return files[index] if files else None
 
     def original_size(self, index: int) -> tuple[int, int] | None:
         """Width and height of a photograph at the size of its file, undistorted; None if it is trained on at that.
@@ -138,7 +165,8 @@ class PhotoDataset(InputDataset):
         own = self.original_size(index)
         if own is None:
             return None
-        pixels, undistortion = read_stored(self._original_file(index)[0]), self._undistortions[index]
+        undistortion = self._undistortions[index]
+        pixels = self._cut_out(read_stored(self._original_file(index)[0]), index)
         if undistortion is not None:
             pixels = undistortion.larger_picture(pixels, self.stored_size(index))
         if size[0] < own[0] and size[1] < own[1]:
@@ -195,12 +223,10 @@ class PhotoDataset(InputDataset):
             CONSOLE.log(f"Masks are fitted to their photos, e.g. {path} ({what}): what is not black in them is used.")
 
     def _mask(self, index: int) -> Tensor | None:
-        files = self._dataparser_outputs.mask_filenames
-        size = self.stored_size(index)
-        used = None
-        if files and files[index] is not None:
-            self._note_mask(files[index], index)
-            used = read_mask(files[index], size)
+        size, used = self.stored_size(index), None
+        if self.cut_out != "masks" and (file := self._mask_file(index)) is not None:
+            self._note_mask(file, index)
+            used = read_mask(file, size)
         undistortion = self._undistortions[index]
         if undistortion is not None:
             used = undistortion.mask(used, size)

@@ -419,7 +419,7 @@ class GuidedPipeline(VanillaPipeline):
         """Return the losses of a step as the guidance weighs them."""
         if made is not None:
             return self.guidance.losses(outputs, replace(made, image=batch["image"]), base)
-        if type(self.guidance).losses is Guidance.losses:
+        if not self.guidance.weighs_photographs:
             return base  # nothing of the guidance's is felt on a photograph
         camera = self.scene.unoptimized_camera(int(batch["image_idx"]))
         image = self.model.composite_with_background(unit_range(batch["image"]), outputs["background"])

@@ -66,6 +66,11 @@ class SplatRenderer:
         with self.lock:
             return self._model.median_depth(camera)
 
+    def surface_depth(self, camera: Pinhole) -> tuple[Tensor, Tensor]:
+        """Render (depth of the surface [H, W, 1], accumulated opacity [H, W, 1]) from a camera, on the CPU."""
+        with self.lock:
+            return self._model.surface_depth(camera)
+
     def exclusive(self) -> AbstractContextManager[object]:
         """Keep other threads from training meanwhile."""
         return self.lock

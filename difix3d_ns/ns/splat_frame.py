@@ -43,6 +43,12 @@ class SplatFrame:
         placed[:, :3] *= self.scale
         return placed
 
+    def pose_of(self, original: np.ndarray) -> np.ndarray:
+        """Return a camera-to-world [3, 4] of original coordinates in the splat's; the camera's axes stay the same."""
+        placed = self.transform @ np.vstack([original, [0.0, 0.0, 0.0, 1.0]])
+        placed[:, 3] *= self.scale
+        return placed
+
     def as_json(self) -> dict[str, Any]:
         """Return the contents of the file beside a splat."""
         return {

@@ -17,6 +17,7 @@ import yaml
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -28,6 +29,8 @@ from difix3d_ns.io.run import Run, at_most
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.config_paths import make_absolute
 from difix3d_ns.ns.cuda_kernels import load_kernels
+from difix3d_ns.ns.curve_services import check_curve_service
+from difix3d_ns.ns.disk_space import check_space
 from difix3d_ns.ns.interrupts import Interrupts
 from difix3d_ns.ns.log_tracker import LogTracker
 from difix3d_ns.ns.patches.eval_setup import find_trainings_again
@@ -144,6 +147,7 @@ class GuidedTrainerConfig(TrainerConfig):
         self._check_one_device()
         if self.max_num_iterations is not None and self.max_num_iterations < 1:
             raise UserError(f"--max-num-iterations {self.max_num_iterations}: at least 1 is needed")
+        check_curve_service(self.vis)
 
     def _check_one_device(self) -> None:
         """Raise a UserError if several devices are requested.
@@ -231,6 +235,8 @@ class GuidedTrainer(Trainer):
         presets.adopt(config, ({"--pipeline.depth.name": "none"} if self._ours else {}) | self._ours.get("kept", {}))
         self._run = config.run(first_step)
         messages = presets.fit(config, self._run)
+        if (warning := check_space(config.output_dir, config.pipeline.model.max_gs_num)) is not None:
+            CONSOLE.print(f"[yellow]{warning}", soft_wrap=True)
         if messages and self._run.on_cpu:
             if config.pipeline.datamanager.camera_res_scale_factor is None:
                 messages.append("images of about 480 px (--pipeline.datamanager.camera-res-scale-factor)")
@@ -276,6 +282,7 @@ class GuidedTrainer(Trainer):
         with self._explained_write_errors(), self._interrupts.caught(lambda: interrupted):
             super().setup(test_mode)
             survive_a_full_disk()
+            writer.GLOBAL_BUFFER["max_iter"] = self._run.last_step  # else a resumed training counts too few
             if self._loaded is not None:
                 self.pipeline.set_up_guidance(self._run)
         self.pipeline.between_pieces = self._between_pieces
@@ -298,6 +305,7 @@ class GuidedTrainer(Trainer):
         for message in presets.fit(self.config, self._run):
             CONSOLE.print(f"Fitted to {images} photos: {message}")
         self.pipeline.begin(self._run, with_points=self._loaded is None)
+        self.base_dir.mkdir(parents=True, exist_ok=True)  # the viewer opens a log there, and makes no folders
         optimizers = super().setup_optimizers()
         self._restart_rates(optimizers, self._run)
         return optimizers

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from plyfile import PlyData
 
 from tests.conftest import Command, command_line
@@ -84,6 +86,29 @@ def test_unusable_variables_end_with_one_line(
     assert variable in message and value in message
     assert len(message.strip().splitlines()) == 1
     assert "Traceback" not in output
+
+
+def test_renders_are_repaired_by_the_training_they_come_from(run: Command, trained: Path, tmp_path: Path) -> None:
+    run(
+        *("ns-render", "dataset", "--load-config", trained, "--output-path", tmp_path, "--split", "test"),
+        *("--rendered-output-names", "rgb", "gt-rgb", "--image-format", "png"),
+    )
+    renders, output = tmp_path / "test" / "rgb", tmp_path / "fixed"
+    run("difix3d", "fix", renders, "--output", output, "--config", trained, "--weights", "blend")
+    names = sorted(path.name for path in renders.iterdir())
+    assert sorted(path.name for path in output.glob("*.png")) == names
+    before, after = (
+        sum(
+            float(np.abs(_pixels(folder / name) - _pixels(tmp_path / "test" / "gt-rgb" / name)).mean())
+            for name in names
+        )
+        for folder in (renders, output)
+    )
+    assert after < before
+
+
+def _pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path), np.float32)
 
 
 def test_export_writes_the_gaussians(trained: Path, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from difix3d_ns.apps.export_splat import export
+from difix3d_ns.apps.fix_images import Sources, fix_pictures
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.runs import evaluate
 from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.ns.starting_splat import read_ply
 from difix3d_ns.ns.trainer import GuidedTrainer
@@ -74,6 +76,27 @@ def test_in_the_captures_coordinates_and_cropped(training: GuidedTrainer, tmp_pa
     means = read_ply(half.file)["means"].numpy()
     assert 0 < half.gaussians < theirs.gaussians and (means[:, 0] <= middle[0]).all()
     assert half.left_out["outside of the crop"] == theirs.gaussians - half.gaussians
+
+
+@pytest.mark.parametrize("ending", [".spz", ".compressed.ply"])
+def test_the_bench_measures_what_the_file_holds(training: GuidedTrainer, tmp_path: Path, ending: str) -> None:
+    config = training.base_dir / "config.yml"
+    whole, found = (evaluate(config, False, exported=given) for given in (None, ending))
+    assert found.gaussians == export(training.base_dir, tmp_path / f"a{ending}").gaussians <= whole.gaussians
+    for one, other in zip(whole.views, found.views, strict=True):
+        change = (one.render - other.render).abs()
+        assert torch.equal(one.truth, other.truth) and 0 < change.mean() < 0.02
+
+
+def test_pictures_are_repaired_on_the_device_that_was_asked_for(
+    training: GuidedTrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = training.base_dir.parents[3] / "scene" / "images" / "frame_001.png"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # eval_setup would take it
+    monkeypatch.setattr("difix3d_ns.ns.pipeline.load_kernels", lambda cpu: pytest.fail("CUDA was asked for"))
+    config = training.base_dir / "config.yml"
+    (fixed,) = fix_pictures([picture], tmp_path / "fixed.png", Sources(config=config), "blend", "cpu")
+    assert fixed.is_file()
 
 
 def test_what_floats_and_what_nobody_sees_is_left_out(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
+import re
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,14 +80,20 @@ def _text(tab: Tab, start: str) -> str:
 
 def test_the_panel_is_there(tab: Tab) -> None:
     page = tab.page
-    for label in ("Enhance", "Split", "Strength", "When", "Show pseudo-views", "Show references", "Show targets"):
+    for label in ("Enhance", "Split", "Strength, %", "When", "Show pseudo-views", "Show references", "Show targets"):
         assert page.get_by_text(label, exact=True).first.is_visible(), label
-    for button in ("Run a fix round now", "Add a pseudo-view here", "Use this camera path as targets"):
+    for button in (
+        "First photo",
+        "Render this view",
+        "Run a fix round now",
+        "Add a pseudo-view here",
+        "Use this camera path as targets",
+    ):
         assert page.get_by_role("button", name=button).is_visible(), button
     page.get_by_text("Fixer", exact=True).click()
     page.get_by_text("References", exact=True).wait_for()
     assert page.get_by_label("Name", exact=True).input_value() == "embedded"
-    assert _text(tab, "Round 0 of").startswith("Round 0 of 2, pool 0")
+    assert _text(tab, "Round 0 of").startswith("Round 0 of 2, 0 pseudo-views in the pool")
 
 
 def test_buttons_add_views(training: LiveTraining, tab: Tab) -> None:
@@ -96,15 +105,36 @@ def test_buttons_add_views(training: LiveTraining, tab: Tab) -> None:
     # three targets and the view that was added
     status = training.wait_for("status", lambda status: status["pool"] == 5)
     assert status["round"] == 1
-    _until(lambda: "Round 1 of 2, pool 5" in _text(tab, "Round 1 of"), "the panel does not tell of the round")
+    _until(
+        lambda: "Round 1 of 2, 5 pseudo-views in the pool" in _text(tab, "Round 1 of"),
+        "the panel does not tell of the round",
+    )
     tab.page.get_by_text("Gallery", exact=True).last.click()
     pictures = tab.page.get_by_alt_text("made view")
     _until(lambda: pictures.count() >= 4, "the gallery stays empty")
     widths = pictures.evaluate_all("images => images.map(image => image.naturalWidth)")
     assert all(width > 100 for width in widths), widths
-    message = " ".join(tab.page.get_by_text("change 0.").first.inner_text().split())
-    assert "change 0." in message and "confidence 0." in message and "frame_" in message, message
+    message = " ".join(tab.page.get_by_text("change ").first.inner_text().split())
+    assert re.search(r"change [\d.]+ %, confidence [\d.]+ %", message) and "frame_" in message, message
+    address = "images => images.map(image => image.src)"
+    before = pictures.evaluate_all(address)
+    tab.page.get_by_text("Compare, %", exact=True).last.wait_for()
+    slider = tab.page.locator(".mantine-Flex-root", has_text="Compare, %").last.get_by_role("slider")
+    slider.focus()
+    slider.press("Home")  # all of it the picture after
+    _until(lambda: slider.get_attribute("aria-valuenow") == "0", "the slider does not move")
+    _until(lambda: pictures.evaluate_all(address) != before, "the slider changes nothing")
     tab.page.get_by_text("Gallery", exact=True).last.click()
+
+
+def test_a_view_is_kept_with_the_command_that_renders_it(training: LiveTraining, tab: Tab) -> None:
+    tab.page.get_by_role("button", name="Render this view").click()
+    command = tab.page.get_by_text("ns-render camera-path").first
+    command.wait_for()
+    words = shlex.split(command.inner_text())
+    content = json.loads(Path(words[words.index("--camera-path-filename") + 1]).read_text())
+    assert Path(words[words.index("--load-config") + 1]).is_file()
+    assert max(content["render_width"], content["render_height"]) == 1920 and len(content["camera_path"]) == 1
 
 
 def test_a_path_that_is_too_short_is_told(training: LiveTraining, tab: Tab) -> None:

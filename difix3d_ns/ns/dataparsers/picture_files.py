@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import ExifTags
+
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.images import open_picture
 from difix3d_ns.ns.dataparsers.described_scene import Frame, Lens
@@ -18,7 +20,6 @@ MAX_LONG_SIDE = 1600  # pixels, nerfstudio's: larger photos are trained on reduc
 COPIES = (2, 4, 8)
 """factors of reduced copies: images_2, images_4, images_8"""
 _ENDINGS = (".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".JPEG", ".webp", ".tif", ".tiff", ".heic", ".HEIC")
-_ORIENTATION = 0x0112  # EXIF
 _DEPTH = 3  # folders above a photo that may have reduced siblings: images/left/camera_1
 TURN = (
     'python -c "import sys; from PIL import Image, ImageOps; '
@@ -49,7 +50,7 @@ def read_header(path: Path) -> Header:
     with open_picture(path) as picture:
         # PNG would be decoded for a tag that may come last
         tags = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
-        return Header(picture.size, int(tags.get(_ORIENTATION, 1) or 1))
+        return Header(picture.size, int(tags.get(ExifTags.Base.Orientation, 1) or 1))
 
 
 def find_picture(folder: Path, name: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.checkpoints import checkpoint_steps
+from difix3d_ns.ns.command_requests import check_request, complete_names
 from difix3d_ns.ns.config_paths import find_again
 
 _MODULE = "nerfstudio.utils.eval_utils"
@@ -50,13 +51,20 @@ def _found_again(eval_setup: Callable[..., Any]) -> Callable[..., Any]:
                 "(one that was refused, or is still being set up, has none)"
             )
 
+        command = sys._getframe(1).f_locals.get("self")  # nerfstudio's commands are objects whose ``main`` calls this
+
         def with_paths(config: Any) -> Any:
             if hasattr(config, "write"):  # ours
+                check_request(command)
                 find_again(config, config_path)
                 check_checkpoints(config, config_path.parent)
             return update_config_callback(config) if update_config_callback is not None else config
 
-        return eval_setup(config_path, *args, update_config_callback=with_paths, **kwargs)
+        loaded = eval_setup(config_path, *args, update_config_callback=with_paths, **kwargs)
+        outputs = getattr(loaded[1].model, "output_names", None)
+        if outputs is not None:  # ours
+            complete_names(command, outputs)
+        return loaded
 
     return wrapped
 

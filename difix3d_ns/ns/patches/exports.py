@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from difix3d_ns.errors import UserError
 from difix3d_ns.ns.splat_frame import SplatFrame
 
 _COMMANDS = ("nerfstudio.scripts.exporter", "__main__")
@@ -34,8 +35,13 @@ def write_frame_beside(frame: SplatFrame) -> None:
 
 
 def _with_frame(write_ply: Callable[..., None], frame: SplatFrame) -> Callable[..., None]:
-    def write_both(filename: str, *args: Any, **kwargs: Any) -> None:
-        write_ply(filename, *args, **kwargs)
+    def write_both(filename: str, count: int, *args: Any, **kwargs: Any) -> None:
+        if count == 0:
+            raise UserError(
+                f"{filename} was not written: no Gaussian is left. The box of --obb-center, --obb-rotation and "
+                "--obb-scale holds none; it is in the coordinates of training, as the viewer's crop box"
+            )
+        write_ply(filename, count, *args, **kwargs)
         path = Path(filename).with_name(f"{Path(filename).stem}_frame.json")
         frame.write(path)
         x, y, z = frame.offset

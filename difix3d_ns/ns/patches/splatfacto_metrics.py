@@ -15,6 +15,7 @@ import torch
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 
+from difix3d_ns.io.notices import once_per_machine
 from difix3d_ns.metrics.perceptual import LazyLPIPS, PerceptualWeights
 
 
@@ -41,7 +42,7 @@ def light_metrics(weights: PerceptualWeights | None = None) -> Iterator[None]:
     """
 
     def lazy(**options: Any) -> LazyLPIPS:
-        return LazyLPIPS("alex", CONSOLE.log, weights)
+        return LazyLPIPS("alex", once_per_machine(CONSOLE.log), weights)
 
     image, lpip = ModuleType("torchmetrics.image"), ModuleType("torchmetrics.image.lpip")
     image.PeakSignalNoiseRatio, lpip.LearnedPerceptualImagePatchSimilarity = PSNR, lazy  # type: ignore[attr-defined]

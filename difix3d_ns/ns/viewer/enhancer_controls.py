@@ -42,7 +42,9 @@ class EnhancerControls:
         settings, fixer, gui = enhancer.settings, enhancer.settings.fixer, viewer.viser_server.gui
         self._on = gui.add_checkbox("Enhance", mode == "rgb", hint=f"Show the output '{self._enhanced}'")
         self._split = gui.add_checkbox("Split", False, hint="Render on the left, enhanced on the right")
-        self._strength = gui.add_slider("Strength", 0.0, 1.0, 0.05, settings.strength, hint="0: the render")
+        self._strength = gui.add_slider(
+            "Strength, %", 0, 100, 5, round(100 * settings.strength), hint="0: the render; 100: the fixer's picture"
+        )
         self._when = gui.add_dropdown(
             "When", (_STILL, _ALWAYS), hint="always: moving views wait for the fixer, which makes them slow"
         )
@@ -60,7 +62,7 @@ class EnhancerControls:
         self._lock = threading.Lock()  # viser calls back in threads of its own
         self._on.on_update(lambda _: self._show())
         self._split.on_update(lambda _: self._set_split())
-        self._strength.on_update(lambda _: self._change(strength=float(self._strength.value)))
+        self._strength.on_update(lambda _: self._change(strength=self._strength.value / 100))
         self._references.on_update(lambda _: self._choose_references())
         self._fixer.on_update(lambda _: self._choose_fixer())
         self._when.on_update(lambda _: self._set_when())

@@ -10,7 +10,7 @@ import viser
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.status import ShownView
-from difix3d_ns.ns.viewer.viewer_cameras import placed
+from difix3d_ns.ns.viewer.viewer_cameras import placed, stand_at
 
 MADE_VIEW = (255, 140, 0)
 TARGET = (70, 200, 120)
@@ -33,7 +33,10 @@ class Frusta:
         self._scale = scale
         self._shown: dict[str, tuple[int, dict[str, viser.SceneNodeHandle]]] = {}  # handles by their names
         self._targets: list[Pinhole] = []
+        self._inside: dict[int, str | None] = {}  # key of the view that a tab stands in
+        self._arrived: dict[int, bool] = {}  # whether it was seen there
         gui, scene = server.gui, server.scene
+        server.on_client_disconnect(lambda client: self.leave(client.client_id))
         self._views_on = gui.add_checkbox(f"Show {plural}", True, hint="Frusta with the picture inside")
         self._group = gui.add_dropdown("Group", (_ALL,), hint="Views of one group alone", visible=False)
         self._links_on = gui.add_checkbox("Show references", False, hint="Lines to the photos each leans on")
@@ -100,9 +103,7 @@ class Frusta:
 
         @frustum.on_click
         def _(event: viser.SceneNodePointerEvent[viser.CameraFrustumHandle]) -> None:
-            with event.client.atomic():
-                event.client.camera.position = event.target.position
-                event.client.camera.wxyz = event.target.wxyz
+            self._stand_in(event.client, view.key)
 
         handles: dict[str, viser.SceneNodeHandle] = {f"{_ROOT}/views/{name}": frustum}
         if references:
@@ -112,6 +113,45 @@ class Frusta:
             if old not in handles:  # what has a successor of the same name is gone already
                 handle.remove()
         self._shown[view.key] = view.version, handles
+        self._refresh(view.key)
+
+    def _stand_in(self, client: viser.ClientHandle, key: str) -> None:
+        """Move a tab's camera into a frustum, which is hidden until it leaves: its picture would be all there is."""
+        frustum = self._frustum(key)
+        if frustum is None:
+            return
+        known, before = client.client_id in self._inside, self._inside.get(client.client_id)
+        self._inside[client.client_id], self._arrived[client.client_id] = key, False
+        for each in (before, key):
+            self._refresh(each)
+        stand_at(client, frustum.position, frustum.wxyz)
+        if not known:
+            client.camera.on_update(lambda camera: self._follow(client.client_id, np.asarray(camera.position)))
+
+    def _follow(self, tab: int, position: np.ndarray) -> None:
+        """Show the frustum again that a tab has left; what was sent before it arrived does not count."""
+        key = self._inside.get(tab)
+        frustum = None if key is None else self._frustum(key)
+        away = frustum is None or np.linalg.norm(position - frustum.position) > self._scale
+        if not away:
+            self._arrived[tab] = True
+        elif self._arrived.get(tab, False):
+            self._inside[tab] = None
+            self._refresh(key)
+
+    def leave(self, tab: int) -> None:
+        """Forget a tab that is gone."""
+        self._arrived.pop(tab, None)
+        self._refresh(self._inside.pop(tab, None))
+
+    def _frustum(self, key: str) -> viser.SceneNodeHandle | None:
+        handles = self._shown.get(key, (0, {}))[1]
+        return next(iter(handles.values()), None)
+
+    def _refresh(self, key: str | None) -> None:
+        """Hide a frustum in which somebody stands."""
+        if key is not None and (frustum := self._frustum(key)) is not None:
+            frustum.visible = key not in self._inside.values()
 
     def _link(self, name: str, view: ShownView, references: Sequence[Pinhole]) -> viser.SceneNodeHandle:
         """Straight lines to all references, as one spline that goes there and back."""

@@ -16,6 +16,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 
 from difix3d_ns.enhance.enhancer import Enhancer
 from difix3d_ns.enhance.enhancer_config import EnhanceMode
+from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.poses import camera_spacing, stack_poses
 from difix3d_ns.guidance.base import Guidance
 from difix3d_ns.guidance.status import ShownView, Status
@@ -31,6 +32,8 @@ from difix3d_ns.ns.viewer.gallery import Gallery
 from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
+from difix3d_ns.ns.viewer.still_view import LONG_SIDE, write_still_view
+from difix3d_ns.ns.viewer.viewer_cameras import client_pinhole, placed, stand_at
 from difix3d_ns.views.folders import DEPTHS_FOLDER, POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.records import LATEST, ViewRecords, newest, thumbnail
 from difix3d_ns.views.store import Store
@@ -79,9 +82,33 @@ class Panel(ViewerControl):
                 gui.add_markdown("The enhancer is off (`--pipeline.enhancer.mode off` or `DIFIX3D_ENHANCE=off`).")
             else:
                 self._enhancer_controls = EnhancerControls(viewer, self._enhancer, self.live, self._mode)
+            first = gui.add_button("First photo", hint="Look from where the first photo was taken")
+            first.on_click(self._stand_at_first_photo)
+            still = gui.add_button("Render this view", hint="Keep what this tab shows, and show the command for it")
+            still.on_click(self._keep_view)
+            self._command = gui.add_markdown("", visible=False)
         if viewer.trainer is None:
             self._show_depths()
             self._show_saved(viewer)
+
+    def _stand_at_first_photo(self, event: Any) -> None:
+        if event.client is not None:
+            place = placed(self._scene.camera(0))
+            stand_at(event.client, place["position"], place["wxyz"])
+
+    def _keep_view(self, event: Any) -> None:
+        if event.client is None or self._viewer is None:
+            return
+        try:
+            camera = client_pinhole(event.client, LONG_SIDE)
+            command = write_still_view(camera, self._viewer.log_filename.parent.absolute(), self._shown_outputs())
+            text = f"In a terminal, once a checkpoint is saved:\n\n```\n{command}\n```"
+        except (UserError, OSError) as error:
+            text = f"**{plain(error)}**"
+        self._command.content, self._command.visible = text, True
+
+    def _shown_outputs(self) -> tuple[str, ...]:
+        return {"off": ("rgb",), "rgb": ("raw", "rgb"), "key": ("rgb", "enhanced")}[self._mode]
 
     def serve(self, tab: RenderStateMachine, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the outputs of a render for a tab: the enhanced picture is shown there once it is ready."""

@@ -49,6 +49,19 @@ def client_pinhole(client: viser.ClientHandle, long_side: int) -> Pinhole:
     return pinhole_of(camera.wxyz, camera.position, camera.fov, camera.aspect, long_side)
 
 
+def stand_at(client: viser.ClientHandle, position: np.ndarray, wxyz: np.ndarray) -> None:
+    """Move a browser tab's camera to a place of viser's scene.
+
+    Args:
+        client: of the tab.
+        position: [3].
+        wxyz: [4] orientation, OpenCV axes.
+    """
+    with client.atomic():
+        client.camera.position = position
+        client.camera.wxyz = wxyz
+
+
 def placed(camera: Pinhole) -> dict[str, Any]:
     """Return arguments of ``add_camera_frustum``: fov (vertical, radians), aspect, wxyz, position in viser's scene."""
     pose = camera.camera_to_world.cpu().double().numpy()
