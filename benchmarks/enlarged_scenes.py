@@ -26,13 +26,13 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from difix3d_ns.data.procedural import World, demo_world, photograph_world, write_views
-from difix3d_ns.data.procedural.dataset import write_points
 from difix3d_ns.data.procedural.ray_scene import SceneBuilder
 from difix3d_ns.data.procedural.worlds import facade, tabletop
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.images import read_mask, read_stored
+from difix3d_ns.io.point_files import write_points
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Lens
 from difix3d_ns.ns.dataparsers.picture_files import choose_copy
 from difix3d_ns.ns.dataparsers.scene_parser import describe

@@ -23,13 +23,34 @@ from torch import Tensor
 from difix3d_ns.data.shards import Sample, find_shards, read_shards
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 from difix3d_ns.priors.alignment.aligned_references import align
-from difix3d_ns.priors.base import Fixer
+from difix3d_ns.priors.alignment.plane_alignment import features_of, request_on_a_plane
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, default_references
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.embedded import EmbeddedFixer, load
 from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.training.validate import LimitReferences
 
 _WINDOW = 9  # pixels
+
+
+class WithoutCameras:
+    """A fixer that is shown references aligned by matched features, as ``difix3d fix --reference`` shows them."""
+
+    def __init__(self, fixer: Fixer):
+        self._fixer = fixer
+        self.trained_references, self.generative = fixer.trained_references, fixer.generative
+
+    def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
+        """Repair a batch (contract of ``Fixer``)."""
+        count = default_references(self._fixer)
+        return self._fixer.fix(
+            [
+                request_on_a_plane(
+                    request.image, features_of(request.image), [features_of(r.image) for r in request.references], count
+                )
+                for request in requests
+            ]
+        )
 
 
 def main(shards: Path, weights: str | None = None, kinds: tuple[str, ...] = ("full",)) -> None:
@@ -46,6 +67,7 @@ def main(shards: Path, weights: str | None = None, kinds: tuple[str, ...] = ("fu
         "naive blend": BlendFixer(),
         "fixed": fixed,
         "without diffusion": EmbeddedFixer(fixed.chain, diffusion=False),
+        "without cameras": WithoutCameras(fixed),
         "without references": LimitReferences(fixed, 0),
     }
     print("| scene | views | " + " | ".join(fixers) + " | oracle |\n|---|---|" + "---|" * (len(fixers) + 1))

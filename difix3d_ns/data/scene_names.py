@@ -12,7 +12,7 @@ from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.errors import UserError
 
 _SEED = "-seed"
-_OF_SEEDS = {f"procedural{_SEED}": None, f"object{_SEED}": "object"}
+_OF_SEEDS = {f"procedural{_SEED}": None, f"object{_SEED}": "object", f"grounded{_SEED}": "grounded"}
 """source -> kind of world; None: kinds take turns"""
 
 
@@ -84,10 +84,10 @@ def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
 
     Args:
         texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, ``object:N`` and
-            ``object-seed:S`` for objects alone, ``sample-pictures`` for pictures without a scene, a folder that
-            nerfstudio reads (``transforms.json`` or a COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of
-            its dataparsers.
-        first_seed: of ``procedural:N`` and ``object:N``.
+            ``object-seed:S`` for objects alone, ``grounded:N`` and ``grounded-seed:S`` for objects on ground,
+            ``sample-pictures`` for pictures without a scene, a folder that nerfstudio reads (``transforms.json`` or a
+            COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
+        first_seed: of ``procedural:N``, ``object:N`` and ``grounded:N``.
 
     Raises:
         UserError: there is none, a number is missing, or two scenes would have one name.

@@ -18,6 +18,7 @@ from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.ns.cameras import to_cameras, to_pinhole
 from difix3d_ns.ns.config_paths import find_again
+from difix3d_ns.ns.finished_splat import show_as_exported
 from difix3d_ns.ns.larger_views import reduced_outputs
 
 DEFAULT_METHOD = "difix3d-splatfacto"
@@ -114,6 +115,7 @@ def evaluate(
     step: int | None = None,
     weights: str | None = None,
     long_side: int | None = None,
+    exported: str | None = None,
 ) -> Evaluation:
     """Render all evaluation views of a finished training, and measure the enhancer's time.
 
@@ -127,6 +129,8 @@ def evaluate(
         step: of the checkpoint; None: the last.
         weights: of the enhancer; None: as in the training.
         long_side: of truth and render in pixels, whatever size the training had; None: see above.
+        exported: ending of a file (.ply, .compressed.ply, .spz): render what difix3d export writes, read back, as other
+            viewers do; None: the splat as it is.
 
     Raises:
         UserError: a photo's file is smaller than ``long_side``.
@@ -142,6 +146,8 @@ def evaluate(
         return find_again(trainer, config)
 
     _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=with_settings)
+    if exported is not None:
+        show_as_exported(pipeline, exported)
     views, whole = [], 0.0
     datamanager: Any = pipeline.datamanager
     model: Any = pipeline.model

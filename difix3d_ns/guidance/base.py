@@ -142,6 +142,11 @@ class Guidance:
         """
         return None
 
+    @property
+    def weighs_photographs(self) -> bool:
+        """Return whether ``losses`` changes anything on a photograph: if not, steps on one are spared the call."""
+        return type(self).losses is not Guidance.losses
+
     def counts(self, view: TrainView) -> bool:
         """Return whether gradients of a step on this view count for densification.
 

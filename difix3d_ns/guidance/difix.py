@@ -450,12 +450,12 @@ class DifixGuidance(Guidance):
     # ------------------------------------------------------------------ what people see and request
 
     def status(self, step: int) -> Status:
-        lines = [f"Round **{self.round} of {self.schedule.rounds}**, pool {len(self.pool)}"]
+        lines = [f"Round **{self.round} of {self.schedule.rounds}**, {len(self.pool)} pseudo-views in the pool"]
         if left := len(self.queue.tasks):
             fit = self.schedule.may_render(step, late=self.queue.tasks[0].requested)
             lines.append(f"{left} views to go" + ("" if fit else ", waiting: the splat is not fit to be rendered yet"))
         elif self.round < self.schedule.rounds and not self._given_up:
-            lines.append(f"Next round at step {self.schedule.starts[self.round]}, now {step}")
+            lines.append(f"Next round at step {self.schedule.starts[self.round]:,}, now {step:,}")
         return Status(
             title="Pseudo-views",
             lines=[*lines, f"**{self._problem}**"] if self._problem else lines,

@@ -262,11 +262,14 @@ class ThreeDSRGuidance(Guidance):
     def _announce(self) -> None:
         plan, count, results = self.plan, len(self._scene), self._results
         cost = estimate_cost(self.photos, count, self.upscaler, results, plan.last - plan.first, self._run.device)
-        low, high = self.photos.size(0), self.photos.high_size(0)
+        largest = max(range(count), key=lambda index: max(self.photos.size(index)))
+        low, high = self.photos.size(largest), self.photos.high_size(largest)
+        sizes = "" if len({self.photos.size(index) for index in range(count)}) == 1 else "at most "
         self._run.tracker.log(
-            f"{count} photos of {low[1]} x {low[0]} px are upscaled by {float(self.photos.factor):g} to {high[1]} x "
-            f"{high[0]} (--pipeline.guidance.factor, --pipeline.guidance.long-side), from step {plan.first} on in "
-            f"{plan.rounds} round{'s' * (plan.rounds > 1)} of {plan.window} steps: {cost.describe()} for it."
+            f"{count} photos of {sizes}{low[1]} x {low[0]} px are upscaled by {float(self.photos.factor):g} to "
+            f"{high[1]} x {high[0]} (--pipeline.guidance.factor, --pipeline.guidance.long-side), from step "
+            f"{plan.first} on in {plan.rounds} round{'s' * (plan.rounds > 1)} of {plan.window} steps: "
+            f"{cost.describe()} for it."
         )
         usual, steps = ROUNDS * _usual(self._run.on_cpu), plan.rounds * plan.window
         if self._shortened and steps + plan.rounds <= usual:  # of division, a step may be left in each

@@ -17,6 +17,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.io.device_memory import free_memory
+from difix3d_ns.io.durations import duration
 from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.views.protocols import Scene
 from difix3d_ns.views.records import About, ViewRecord, panels_of
@@ -181,8 +182,8 @@ class Cost:
 
     def describe(self) -> str:
         """Return a phrase for people."""
-        memory, disk = self.memory / 2**30, self.disk / 2**30
-        return f"about {self.seconds / 60:.0f} minutes, {memory:.1f} GiB of memory and {disk:.1f} GiB on the disk"
+        memory, disk = (max(0.1, size / 2**30) for size in (self.memory, self.disk))
+        return f"about {duration(self.seconds)}, {memory:.1f} GiB of memory and {disk:.1f} GiB on the disk"
 
 
 def estimate_cost(

@@ -17,7 +17,7 @@ from difix3d_ns.geometry.stereo import StereoDepth, stereo_depths
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import Depth, DepthMap
-from difix3d_ns.priors.registry import load_depth
+from difix3d_ns.priors.registry import check_prior_name, load_depth
 from difix3d_ns.views.coverage import spare_share
 from difix3d_ns.views.protocols import PhotoDepth
 
@@ -68,6 +68,8 @@ class PhotoDepthConfig:
         check_at_least(self, flag, {"weight": 0})
         if not 0 <= self.fade <= 1:
             raise UserError(f"{flag}.fade {self.fade}: a number from 0 to 1 is needed")
+        if self.name not in (None, "none"):
+            check_prior_name(Depth, str(self.name), flag)
 
     def load(self, device: torch.device, flag: str = "--pipeline.depth") -> Depth | None:
         """Load the prior, once per process; None for none.

@@ -6,7 +6,7 @@ Imported by every ns-command, so nothing heavy is imported here.
 from __future__ import annotations
 
 import torch
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.configs.base_config import LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from difix3d_ns.guidance.base import GuidanceConfig
@@ -14,6 +14,7 @@ from difix3d_ns.ns.datamanager import SceneDatamanagerConfig
 from difix3d_ns.ns.model import SplatModelConfig
 from difix3d_ns.ns.pipeline import GuidedPipelineConfig
 from difix3d_ns.ns.trainer import FittedAdamConfig, FittedDecayConfig, FusedAdamConfig, GuidedTrainerConfig
+from difix3d_ns.ns.training_lines import TrainingLinesConfig
 
 
 def splatfacto_with(name: str, guidance: GuidanceConfig) -> GuidedTrainerConfig:
@@ -27,6 +28,7 @@ def splatfacto_with(name: str, guidance: GuidanceConfig) -> GuidedTrainerConfig:
         method_name=name,
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
         steps_per_eval_batch=0,
+        logging=LoggingConfig(local_writer=TrainingLinesConfig(enable=True)),
         mixed_precision=False,
         pipeline=GuidedPipelineConfig(
             datamanager=SceneDatamanagerConfig(

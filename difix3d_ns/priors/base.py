@@ -55,9 +55,9 @@ class FixResult:
 class Fixer(Protocol):
     """Repairs pictures. Any size, any number of references, deterministic under the request's seed.
 
-    It may have two members more: ``default_references``, an int, see the function of that name; and
-    ``describe(references) -> str``, a sentence for users on what it does with so many references, empty if nothing is
-    worth saying.
+    It may have three members more: ``default_references``, an int, see the function of that name; ``aligns``, True if
+    it brings references into the view by cameras and depth, and can do nothing without; and ``describe(references) ->
+    str``, a sentence for users on what it does with so many references, empty if nothing is worth saying.
     """
 
     @property
@@ -90,6 +90,11 @@ def default_references(fixer: Fixer) -> int:
     return DEFAULT_REFERENCES if own is None else own
 
 
+def aligns_references(fixer: Fixer) -> bool:
+    """Return whether a fixer needs cameras and depth of the view and its references."""
+    return bool(getattr(fixer, "aligns", False))
+
+
 def describe_references(fixer: Fixer, references: int) -> str:
     """Sentence for users on what a fixer does with so many references; empty: nothing worth saying."""
     describe: Callable[[int], str] | None = getattr(fixer, "describe", None)
@@ -118,6 +123,8 @@ class Stepwise(Protocol[Result]):
 
 class Upscaler(Stepwise[list[Tensor]], Protocol):
     """Enlarges photographs in rounds; after each, a splat may be trained on the results of all photographs.
+
+    It may have a member more: ``rounds_alone``, the number of rounds that serve a photograph whose splat nobody trains.
 
     The caller keeps the states. Results are [H, W, 3] in [0, 1], float32, of the requested sizes, in the order of the
     photographs, and reduced to a photograph's size (``geometry.resampling.resample``) they differ from it by at most
@@ -177,10 +184,16 @@ class GeneratedView:
 
     image: Tensor  # [H, W, 3] in [0, 1], float32
     confidence: Tensor  # [H, W, 1] in [0, 1]
+    visible: Tensor | None = None  # [H, W, 1] in [0, 1]: that some photograph shows the surface; None: it does not say
+    depth: Tensor | None = None  # [H, W, 1] along z, 0 where unknown
+    weight: float = 1.0  # of the picture as a whole in a loss; less where a draw made up little of it
 
 
 class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
-    """Makes pictures at several cameras jointly from posed photographs; results in the order of the cameras."""
+    """Makes pictures at several cameras jointly from posed photographs; results in the order of the cameras.
+
+    It may have a member more: ``generative``, True if it makes up what no photograph shows.
+    """
 
     def start(
         self,
@@ -193,11 +206,20 @@ class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
         """Create the state of a joint generation.
 
         Args:
-            photographs: at least one, with cameras in the scene's own unit; pictures of any sizes.
+            photographs: at least one, with cameras in the scene's own unit; pictures of any sizes; depth they may
+                have is a hint.
             cameras: of the requested pictures, of any sizes.
             renders: [H, W, 3] in [0, 1] for each camera, to start from; None: from noise alone.
             noise: share of the way from a clean render (0) to noise alone (1) where it starts.
             seed: of all random draws.
+        """
+        ...
+
+    def again(self, state: State, renders: Sequence[Tensor] | None = None, noise: float = 1.0, seed: int = 0) -> State:
+        """Create the state of generating the same pictures from other renders or noise.
+
+        What depends on photographs and cameras alone is not made again. Arguments as of ``start``; ``state`` has no
+        step left.
         """
         ...
 

@@ -57,5 +57,16 @@ class BicubicUpscaler:
 def load(
     weights: str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
 ) -> BicubicUpscaler:
-    """Create it; there are no weights, and it computes in float32."""
+    """Create it; it computes in float32.
+
+    Raises:
+        ValueError: weights were given, and it has none.
+    """
+    refuse_weights("bicubic", weights)
     return BicubicUpscaler(torch.device(device))
+
+
+def refuse_weights(name: str, weights: str | None) -> None:
+    """Raise a ValueError if an upscaler that has no weights is given some."""
+    if weights is not None:
+        raise ValueError(f"the upscaler {name} has no weights: leave {weights} out, or name another")

@@ -30,6 +30,7 @@ class BlendFixer:
 
     trained_references = None  # any number does
     generative = False
+    aligns = True
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``)."""

@@ -24,6 +24,8 @@ class CascadeFixer:
     def __init__(self, first: Fixer, second: Fixer):
         self.first, self.second = first, second
 
+    aligns = True  # the second does
+
     @property
     def trained_references(self) -> int | None:
         """Maximum over both: the other was then shown fewer."""

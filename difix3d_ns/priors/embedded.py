@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from difix3d_ns.io.device_memory import free_memory, run_in_chunks
@@ -18,7 +16,7 @@ from difix3d_ns.priors.base import DEFAULT_REFERENCES, FixRequest, FixResult, fi
 from difix3d_ns.priors.blend import visible_in_any
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.stages import EmbeddedChain
-from difix3d_ns.priors.networks.weight_files import find_weights
+from difix3d_ns.priors.networks.weight_files import find_weights, read_weights
 
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
 
@@ -67,6 +65,7 @@ class EmbeddedFixer:
     trained_references = MAX_REFERENCES
     default_references = DEFAULT_REFERENCES
     generative = False  # the gate of its diffusion model is closed where no reference sees anything
+    aligns = True
 
     def __init__(self, chain: EmbeddedChain, diffusion: bool = True):
         self.chain = chain.eval().requires_grad_(False)
@@ -168,20 +167,19 @@ def load(
     """
     own = weights in (None, "embedded")
     path = find_weights(WEIGHTS if own else str(weights), "embedded", "fixer", "embedded")
-    try:
-        config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        if missing := sorted({"align", "blend", "difix"} - set(config)):
-            raise ValueError(f"it lacks {', '.join(missing)}: an aligner alone, or made by an earlier version")
-        tensors = load_file(path)
-        chain = EmbeddedChain(config)
-        chain.load_state_dict(tensors, strict=True)
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise RuntimeError(
-            f"cannot read fixer weights {path} (with {path.with_suffix('.json').name}): {error}. "
-            "Reinstall the package, or give --pipeline.guidance.fixer.weights a folder written by "
-            "`difix3d train-prior`."
-        ) from error
+    chain = read_weights(
+        path,
+        _chain,
+        "fixer",
+        "--pipeline.guidance.fixer.weights a folder written by `difix3d train-prior`",
+    )
     chain = chain.to(device).cast_networks(dtype or fast_dtype(torch.device(device).type))
     return EmbeddedFixer(chain.to(memory_format=torch.channels_last), diffusion)
+
+
+def _chain(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> EmbeddedChain:
+    if missing := sorted({"align", "blend", "difix"} - set(config)):
+        raise ValueError(f"it lacks {', '.join(missing)}: an aligner alone, or made by an earlier version")
+    chain = EmbeddedChain(config)
+    chain.load_state_dict(tensors, strict=True)
+    return chain

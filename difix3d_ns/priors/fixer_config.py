@@ -9,7 +9,7 @@ import torch
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import Fixer, default_references
-from difix3d_ns.priors.registry import load_fixer
+from difix3d_ns.priors.registry import check_prior_name, load_fixer
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -31,7 +31,7 @@ class FixerConfig:
     """compile the networks of the fixer difix for each size of pictures: minutes once, faster afterwards on CUDA"""
 
     def check(self, flag_prefix: str) -> None:
-        """Check the numbers; ``load`` checks the name and the weights.
+        """Check the name and the numbers; ``load`` checks the weights.
 
         Args:
             flag_prefix: common beginning of its flags: ``--pipeline.guidance.fixer``.
@@ -41,6 +41,7 @@ class FixerConfig:
         """
         if self.references is not None and self.references < 0:
             raise UserError(f"{flag_prefix}.references {self.references}: at least 0 is needed")
+        check_prior_name(Fixer, self.name, flag_prefix)
 
     def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.fixer") -> Fixer:
         """Load the fixer, once per process.

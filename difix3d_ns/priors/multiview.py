@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
@@ -21,7 +18,7 @@ from difix3d_ns.geometry.stereo import matching_neighbours, search_range
 from difix3d_ns.geometry.warp import in_view, projection_table, reproject, unproject
 from difix3d_ns.priors.base import Depth, DepthMap, State
 from difix3d_ns.priors.networks.depth_net import SIDE, DepthNet, Views
-from difix3d_ns.priors.networks.weight_files import find_weights
+from difix3d_ns.priors.networks.weight_files import find_weights, loaded, read_weights
 
 WEIGHTS = Path(__file__).parent / "weights" / "depth.safetensors"
 LONG_SIDE = 480
@@ -221,13 +218,13 @@ def hint_maps(depth: Tensor, near: float, far: float, size: Sequence[int]) -> Te
     return torch.cat([place.where(known, 0.0), known.float()], 1)
 
 
-def hinted_points(photographs: Sequence[PosedImage]) -> Tensor | None:
-    """World points [P, 3] of the photographs' sparse depth; None if there is none."""
+def hinted_points(photographs: Sequence[PosedImage], most: int = _MAX_POINTS) -> Tensor | None:
+    """World points [P, 3] of the photographs' sparse depth, evenly thinned beyond ``most``; None if there is none."""
     found = []
     for photograph in photographs:
         if photograph.depth is not None and bool((known := photograph.depth[..., 0] > 0).any()):
             points = unproject(photograph.depth, photograph.pose)[known]
-            found.append(points[:: max(1, len(points) * len(photographs) // _MAX_POINTS)])
+            found.append(points[:: max(1, len(points) * len(photographs) // most)])
     return torch.cat(found) if found else None
 
 
@@ -250,14 +247,5 @@ def load(weights: str | None = None, device: torch.device | str = "cpu", dtype: 
 def read_net(weights: str | None) -> DepthNet:
     """Read the network (float32, on the CPU); errors and argument as of ``load``."""
     path = find_weights(WEIGHTS if weights is None else weights, "depth", "depth", "depth")
-    try:
-        net = DepthNet(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["net"])
-        net.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-        return net
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise RuntimeError(
-            f"cannot read depth weights {path} (with {path.with_suffix('.json').name}): {error}. Reinstall the "
-            "package, or give a folder written by `difix3d train-prior depth`."
-        ) from error
+    remedy = "a folder written by `difix3d train-prior depth`"
+    return read_weights(path, lambda config, tensors: loaded(DepthNet(**config["net"]), tensors), "depth", remedy)

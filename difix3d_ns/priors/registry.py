@@ -8,9 +8,11 @@ is the prior's name (dashes for underscores). One of another package is named as
 from __future__ import annotations
 
 import ast
+import difflib
 import functools
 import importlib
 import inspect
+import re
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +20,9 @@ from typing import Any
 
 import torch
 
+from difix3d_ns.errors import UserError
 from difix3d_ns.io.sources import parse
-from difix3d_ns.priors.base import Depth, Fixer, FixRequest, FixResult, Upscaler
+from difix3d_ns.priors.base import Depth, Fixer, FixRequest, FixResult, Upscaler, ViewGenerator
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
 _FOLDER = Path(__file__).parent
@@ -104,13 +107,49 @@ def load_upscaler(
         ValueError: no such upscaler, or it has no such option.
         FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
     """
-    module = _module(name, Upscaler)
+    upscaler: Upscaler = _load_with(Upscaler, name, weights, device, dtype, options)
+    return upscaler
+
+
+@functools.lru_cache(maxsize=4)
+def load_view_generator(
+    name: str = "epipolar-views",
+    weights: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    options: tuple[tuple[str, Any], ...] = (),
+) -> ViewGenerator:
+    """Load a generator of views, once per process.
+
+    Loading leaves torch's random generators as they were.
+
+    Args:
+        name: one of ``available_priors(ViewGenerator)``, or a module with a ``load`` like theirs, as "package.module".
+        weights, device, dtype: as of ``load_fixer``.
+        options: further arguments of its ``load`` by name.
+
+    Raises:
+        ValueError: no such generator, or it has no such option.
+        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
+    """
+    generator: ViewGenerator = _load_with(ViewGenerator, name, weights, device, dtype, options)
+    return generator
+
+
+def _load_with(
+    capability: type,
+    name: str,
+    weights: str | None,
+    device: str,
+    dtype: torch.dtype | None,
+    options: tuple[tuple[str, Any], ...],
+) -> Any:
+    """Load a prior with options; see ``load_upscaler``."""
+    module = _module(name, capability)
     known = inspect.signature(module.load).parameters
     if unknown := [option for option, _ in options if option not in known]:
-        raise ValueError(f"the upscaler {name!r} has no option {', '.join(unknown)}; leave it out")
-    arguments = {"weights": weights, "device": torch.device(device), "dtype": dtype, **dict(options)}
-    upscaler: Upscaler = _load(module, arguments)
-    return upscaler
+        raise ValueError(f"the {_kind(capability)} {name!r} has no option {', '.join(unknown)}; leave it out")
+    return _load(module, {"weights": weights, "device": torch.device(device), "dtype": dtype, **dict(options)})
 
 
 @functools.lru_cache(maxsize=2)
@@ -161,7 +200,7 @@ class _OneAtATime:
 
 
 def _module(name: str, capability: type) -> Any:
-    kind = capability.__name__.lower()
+    kind = _kind(capability)
     if "." in name:
         try:
             module = importlib.import_module(name)
@@ -174,10 +213,35 @@ def _module(name: str, capability: type) -> Any:
         return module
     if name not in (known := available_priors(capability)):
         raise ValueError(
-            f"unknown {kind} {name!r}; --pipeline.guidance.{kind}.name takes one of {', '.join(known)}, "
-            "or package.module of yours"
+            f"unknown {kind} {name!r}; --pipeline.guidance.{kind.replace(' ', '-')}.name takes one of "
+            f"{', '.join(known)}, or package.module of yours"
         )
     return importlib.import_module(f"difix3d_ns.priors.{name.replace('-', '_')}")
+
+
+def _kind(capability: type) -> str:
+    """Name of a capability for people."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", capability.__name__).lower()
+
+
+def check_prior_name(capability: type, name: str, flag_prefix: str) -> None:
+    """Refuse a name that no prior has; nothing is imported.
+
+    Args:
+        capability: a protocol of ``base``.
+        name: as given.
+        flag_prefix: beginning of its flag: ``--pipeline.guidance.fixer``.
+
+    Raises:
+        UserError: naming the flag, and the nearest name there is.
+    """
+    kind, known = _kind(capability), available_priors(capability)
+    if "." not in name and name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        meant = f"did you mean {near[0]}? There are " if near else "there are "
+        raise UserError(
+            f"{flag_prefix}.name {name}: no {kind} has this name; {meant}{', '.join(known)}, or package.module of yours"
+        )
 
 
 def fixer_of(weights: str) -> tuple[str, str | None]:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from difix3d_ns.priors.networks.alternation import AlternatingUpscaler, Transition
 from difix3d_ns.priors.networks.diffusion import signal_levels
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.residual_net import Enlargement, ResidualNet
-from difix3d_ns.priors.networks.weight_files import find_weights
+from difix3d_ns.priors.networks.weight_files import find_weights, loaded, read_weights
 
 WEIGHTS = Path(__file__).parent / "weights" / "upscaler.safetensors"
 
@@ -28,6 +25,8 @@ class ResidualUpscaler(AlternatingUpscaler):
         device: where the network lives.
         transition, eta, samples, back_projection: see ``AlternatingUpscaler``.
     """
+
+    rounds_alone = 1  # without a splat's renders the later rounds are sharper and further from the truth (its card)
 
     def __init__(
         self,
@@ -101,16 +100,9 @@ def load(
 def read_net(weights: str | None) -> tuple[ResidualNet, Tensor]:
     """Read network (float32, on the CPU) and signal levels [T] from weights; errors and argument as of ``load``."""
     path = find_weights(WEIGHTS if weights is None else weights, "upscaler", "upscaler", "upscale")
-    try:
-        config = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        net = ResidualNet(**config["net"])
-        net.load_state_dict({key: value.float() for key, value in load_file(path).items()})
-        return net, signal_levels(config["scheduler"])
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise RuntimeError(
-            f"cannot read upscaler weights {path} (with {path.with_suffix('.json').name}): {error}. "
-            "Reinstall the package, or give --pipeline.guidance.upscaler.weights a folder written by "
-            "`difix3d train-prior upscale`."
-        ) from error
+    return read_weights(
+        path,
+        lambda config, tensors: (loaded(ResidualNet(**config["net"]), tensors), signal_levels(config["scheduler"])),
+        "upscaler",
+        "--pipeline.guidance.upscaler.weights a folder written by `difix3d train-prior upscale`",
+    )

@@ -10,7 +10,7 @@ import torch
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.fixer_config import Precision
-from difix3d_ns.priors.registry import load_upscaler
+from difix3d_ns.priors.registry import check_prior_name, load_upscaler
 
 _OPTIONS = ("transition", "eta", "samples", "back_projection")
 
@@ -39,7 +39,7 @@ class UpscalerConfig:
     """make each result agree with its photo (unset: yes)"""
 
     def check(self, flag_prefix: str) -> None:
-        """Check the numbers; ``load`` checks the name and the weights.
+        """Check the name and the numbers; ``load`` checks the weights.
 
         Args:
             flag_prefix: common beginning of its flags: ``--pipeline.guidance.upscaler``.
@@ -51,6 +51,7 @@ class UpscalerConfig:
             raise UserError(f"{flag_prefix}.eta {self.eta}: a number from 0 to 1 is needed")
         if self.samples is not None and self.samples < 1:
             raise UserError(f"{flag_prefix}.samples {self.samples}: at least 1 is needed")
+        check_prior_name(Upscaler, self.name, flag_prefix)
 
     def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.upscaler") -> Upscaler:
         """Load the upscaler, once per process.

@@ -47,6 +47,10 @@ class Scene(Protocol):
         ...
 
     def points(self) -> Tensor | None:
+        """Points [P, 3] on surfaces that training starts from, world; None if it has none."""
+        ...
+
+    def given_points(self) -> Tensor | None:
         """Points [P, 3] on surfaces that came with the scene, world; None if it has none."""
         ...
 

@@ -27,6 +27,9 @@ LONG_SIDE = 640
 LATEST = 12
 """records that the viewer shows, at most"""
 
+PERCENT = frozenset({"added", "change", "confidence", "no photo shows"})
+"""numbers that are shares of the range of colours, or of the picture: printed in percent"""
+
 _ABOUT = "about.json"
 _QUALITY = 88
 _THUMBNAIL = 100  # pixels on the long side
@@ -62,7 +65,7 @@ class RecordHead:
     references: tuple[str, ...] = ()  # file names of the photographs it leans on, most useful first
 
     def describe(self) -> str:
-        """Return the numbers in a line: "change 0.0512, confidence 0.75"."""
+        """Return the numbers in a line: "change 5.1 %, confidence 75 %"."""
         return describe_numbers(self.numbers)
 
 
@@ -104,8 +107,16 @@ def panels_of(pictures: Mapping[str, Tensor], long_side: int = LONG_SIDE) -> dic
 
 
 def describe_numbers(numbers: Mapping[str, float | str]) -> str:
-    """Format numbers for people: "change 0.0512, confidence 0.75"."""
-    return ", ".join(f"{name} {value if isinstance(value, str) else f'{value:.3g}'}" for name, value in numbers.items())
+    """Format numbers for people: "change 5.1 %, confidence 75 %"."""
+    return ", ".join(f"{name} {_formatted(name, value)}" for name, value in numbers.items())
+
+
+def _formatted(name: str, value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    if name not in PERCENT:
+        return f"{value:.3g}"
+    return f"{100 * value:.{1 if value < 0.0995 else 0}f} %"
 
 
 def mean_numbers(heads: Sequence[RecordHead]) -> dict[str, float]:

@@ -42,6 +42,7 @@ RECIPE = {
         "sparse": {"ns_method": "sparse-splatfacto", "flags": {}},
         "difix3d": {"flags": ONE_ROUND},
         "difix3d+": {"of": "difix3d", "enhanced": True},
+        "as-exported": {"of": "difix3d", "exported": ".spz"},
     },
     "compare": [{"method": "difix3d", "against": "plain-tuned", "bars": {"psnr": 0.4}}],
 }
@@ -80,13 +81,16 @@ def test_every_method_is_measured(folder: Path) -> None:
     assert table["plain-earlystop"]["seconds"] is None
     assert table["plain-tuned"] in (table["plain"], table["plain-earlystop"])
     assert table["plain-tuned"]["psnr"] == max(table["plain"]["psnr"], table["plain-earlystop"]["psnr"])
+    assert table["as-exported"]["gaussians"] <= table["difix3d"]["gaussians"]
+    assert table["as-exported"]["psnr"] != table["difix3d"]["psnr"]
+    assert table["as-exported"]["psnr"] == pytest.approx(table["difix3d"]["psnr"], abs=1)
     assert "### difix3d over plain-tuned" in (folder / "out" / "table.md").read_text()
     assert "Held-out view" in (folder / "out" / "report.html").read_text()
     with Image.open(folder / "out" / "comparison" / f"{name}.png") as sheet:
         assert sheet.size[0] > 6 * 128  # plain, tuned, fix-only, difix3d, difix3d+ and the truth
     lines = [json.loads(line) for line in (folder / "record" / "bench-tiny.jsonl").read_text().splitlines()]
     assert {line["method"] for line in lines} == {
-        *("plain", "plain-earlystop@30", "fix-only", "sparse", "difix3d", "difix3d+")
+        *("plain", "plain-earlystop@30", "fix-only", "sparse", "difix3d", "difix3d+", "as-exported")
     }
     assert {line["method"] for line in lines if line["ns_method"] == "sparse-splatfacto"} == {"sparse"}
     assert all(line["seed"] == 3 and line["scene"] == name for line in lines)
@@ -116,7 +120,9 @@ def test_started_again_it_goes_on(folder: Path, tiny_scene: Path, monkeypatch: p
         means[tiny_scene.name]["difix3d"]["psnr"], abs=0.5
     )
     record = (folder / "record" / "bench-tiny.jsonl").read_text()
-    assert record.startswith(lines) and len(record.splitlines()) == len(lines.splitlines()) + 2
+    assert record.startswith(lines)
+    added = [json.loads(line)["method"] for line in record.removeprefix(lines).splitlines()]
+    assert sorted(added) == ["as-exported", "difix3d", "difix3d+"]  # the training and what is measured of it
 
 
 def test_scenes_are_spread_over_a_cluster_and_one_that_fails_is_named(tiny_scene: Path, tmp_path: Path) -> None:

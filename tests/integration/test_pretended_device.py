@@ -15,10 +15,12 @@ from PIL import Image
 from plyfile import PlyData
 
 import difix3d_ns.methods.difix3d
+import difix3d_ns.methods.sparsefusion
 import difix3d_ns.methods.threedsr  # noqa: F401  (registers what a checkpoint may hold)
 from difix3d_ns.io import checkpoints
 from tests.commands import TIMEOUT, can_fork, run_forked
 from tests.conftest import execute
+from tests.unit.tiny_views import write_sparsefusion
 from tests.unit.training_samples import write_shards
 
 SMOKE = Path(__file__).parents[2] / "configs" / "prior" / "smoke.yaml"
@@ -113,6 +115,24 @@ def test_a_training_on_upscaled_photos(tiny_scene: Path, tmp_path: Path) -> None
     assert len(state["difix3d_ns"]["parts"]["guidance"]["pool"]) == 12  # a view and a state of each photo
     run("ns-eval", "--load-config", folder / "config.yml", "--output-path", tmp_path / "eval.json")
     assert json.loads((tmp_path / "eval.json").read_text())["results"]["psnr"] > 10
+
+
+def test_a_training_on_generated_views(tiny_scene: Path, tmp_path: Path) -> None:
+    """Predicted, and made again from noised renders."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    flags = (
+        *("--data", tiny_scene, "--output-dir", tmp_path, *COMMON, "--pipeline.guidance.count", 1),
+        *("--pipeline.guidance.refresh", 1, "--pipeline.depth.name", "none", "--pipeline.initial-points.stereo", 0),
+        *("--pipeline.guidance.view-generator.name", "sparsefusion"),
+        *("--pipeline.guidance.view-generator.weights", write_sparsefusion(weights)),
+    )
+    said = run("ns-train", "sparsefusion-splatfacto", *flags)
+    assert "Made again 1 done" in said
+    folder = tmp_path / "scene" / "sparsefusion-splatfacto" / "run"
+    state = checkpoints.load(folder / "nerfstudio_models" / f"step-{STEPS - 1:09d}.ckpt")
+    means = state["pipeline"]["_model.gauss_params.means"]
+    assert means.device.type == "cpu" and means.isfinite().all()
 
 
 def test_a_training_that_goes_on(trained: Path, tiny_scene: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from viser.transforms import SO3
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.ns.cameras import to_pinhole
+from difix3d_ns.ns.viewer.still_view import write_still_view
 from difix3d_ns.views.targets import camera_path_targets
 from difix3d_ns.views.view import decode
 from tests.conftest import Command
@@ -101,6 +103,20 @@ def test_camera_path(run: Command, trained: Path, saved_path: Path, tmp_path: Pa
 
 
 @needs_ffmpeg
+def test_a_view_of_the_viewer_is_rendered_by_the_command_it_shows(
+    run: Command, trained: Path, tiny_scene: Path
+) -> None:
+    camera = _training_cameras(trained)[1]
+    words = shlex.split(write_still_view(camera, trained.parent, ("rgb", "enhanced")))
+    run(*words)
+    (picture,) = _pictures(trained.parent / "still_views" / "view_1", "images")
+    _check_side_by_side([picture], camera.width, camera.height)
+    photos = [np.asarray(Image.open(path), float) for path in sorted((tiny_scene / "images").iterdir())]
+    errors = [np.abs(picture[:, : camera.width] - photo).mean() for photo in photos]
+    assert min(errors) < 0.6 * np.median(errors)  # of one photo the camera is
+
+
+@needs_ffmpeg
 @pytest.mark.parametrize("kind", ["images", "video"])
 def test_interpolate(run: Command, trained: Path, tmp_path: Path, kind: str) -> None:
     run(
@@ -126,6 +142,20 @@ def test_dataset(run: Command, trained: Path, tmp_path: Path) -> None:
     pairs = zip(plain, enhanced, strict=True)
     pictures = [np.concatenate([np.asarray(Image.open(p), float) for p in pair], 1) for pair in pairs]
     _check_side_by_side(pictures, 128, 96)
+
+
+def test_all_outputs_and_transparency(run: Command, trained: Path, tmp_path: Path) -> None:
+    run(
+        "ns-render",
+        *("dataset", "--load-config", trained, "--output-path", tmp_path, "--split", "test"),
+        *("--rendered-output-names", "all", "rgba", "--image-format", "png"),
+    )
+    folders = {folder.name for folder in (tmp_path / "test").iterdir()}
+    assert folders == {"rgb", "depth", "accumulation", "background", "enhanced", "rgba"}
+    for path in (tmp_path / "test" / "rgba").glob("*.png"):
+        picture = np.asarray(Image.open(path))
+        assert picture.shape == (96, 128, 4)
+        assert picture[..., 3].min() < picture[..., 3].max()
 
 
 @pytest.mark.parametrize("command", ["interpolate", "camera-path"])

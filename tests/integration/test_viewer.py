@@ -103,7 +103,7 @@ def test_enhanced_output_and_its_switch(viewer: tuple[ClientConnection, Path], t
     messages = _receive(client, at_rest)
     plain = _pictures(messages)[-1]
     controls = {m["label"]: m for m in messages if "label" in m and "id" in m}
-    assert {"difix3d-splatfacto", "Enhance", "Strength", "Show pseudo-views"} <= set(controls)
+    assert {"difix3d-splatfacto", "Enhance", "Strength, %", "Show pseudo-views"} <= set(controls)
     assert "Run a fix round now" not in controls  # training is over
     frusta = [m["name"] for m in messages if m["type"] == "CameraFrustumMessage" and "/difix3d/views/" in m["name"]]
     assert len(set(frusta)) == 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -38,6 +39,18 @@ def photograph(camera: Pinhole) -> tuple[PosedImage, torch.Tensor]:
     depth = torch.where(on_card, to_card, WALL / ray[..., 2])[..., None]
     points = camera.position + ray * depth
     return PosedImage(colour(points), camera, depth, torch.ones_like(depth)), points
+
+
+def photographs_with_points(count: int = 3, width: int = 64, height: int = 48) -> list[PosedImage]:
+    """Photographs of the wall and the card, each with some points of known depth."""
+    found = []
+    for number in range(count):
+        shown, _ = photograph(camera_at(0.4 * number, width=width, height=height))
+        assert shown.depth is not None
+        sparse = torch.zeros_like(shown.depth)
+        sparse[::7, ::5] = shown.depth[::7, ::5]
+        found.append(replace(shown, depth=sparse))
+    return found
 
 
 def look_at(position, target=(0.0, 0.0, 0.0), width=96, height=64, focal=80.0, roll=0.0) -> Pinhole:

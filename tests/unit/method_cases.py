@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,11 @@ from nerfstudio.plugins.types import MethodSpecification
 from difix3d_ns.io import checkpoints
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.methods.sparse import sparse_splatfacto
+from difix3d_ns.methods.sparsefusion import sparsefusion_splatfacto
 from difix3d_ns.methods.threedsr import threedsr_splatfacto
 from difix3d_ns.ns.trainer import STATE_KEY, GuidedTrainer, GuidedTrainerConfig
 from tests.toys import joint_splatfacto, weighing_splatfacto
+from tests.unit.tiny_views import write_sparsefusion
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "enlarge"
 STEPS = 60
@@ -52,6 +56,17 @@ def _small_upscaling(config: GuidedTrainerConfig) -> None:
     guidance.steps_per_round, guidance.photos_first = 15, False
 
 
+@functools.cache
+def _sparsefusion_weights() -> str:
+    return str(write_sparsefusion(Path(tempfile.mkdtemp())))
+
+
+def _small_views(config: GuidedTrainerConfig) -> None:
+    guidance = config.pipeline.guidance
+    guidance.view_generator.name, guidance.view_generator.weights = "sparsefusion", _sparsefusion_weights()
+    guidance.count = 3
+
+
 @dataclass(frozen=True)
 class Case:
     """A method and what its suite needs to know of it."""
@@ -75,6 +90,8 @@ CASES = {
     "3dsr-splatfacto": Case(
         lambda: threedsr_splatfacto, _small_upscaling, lambda s: s["round"] == 0, 1, boundary=2 * PHOTOGRAPHS + 8 + 9
     ),
+    # a step of the generator, or a render to begin with
+    "sparsefusion-splatfacto": Case(lambda: sparsefusion_splatfacto, _small_views, lambda s: s["begun"], 1),
     "weighing-splatfacto": Case(lambda: weighing_splatfacto),
     "joint-splatfacto": Case(lambda: joint_splatfacto, busy=lambda s: 0 < s["part"] < 8, renders=1, boundary=5),
 }

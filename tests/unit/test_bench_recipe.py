@@ -18,13 +18,14 @@ from difix3d_ns.evaluation.bench.rows import current_rows, read_rows
 from difix3d_ns.io.run import Run
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.methods.sparse import sparse_splatfacto
+from difix3d_ns.methods.sparsefusion import sparsefusion_splatfacto
 from difix3d_ns.methods.threedsr import threedsr_splatfacto
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 RECIPES = Path(__file__).parents[2] / "configs" / "bench"
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results"
-ALL = (difix3d_splatfacto, sparse_splatfacto, threedsr_splatfacto)
+ALL = (difix3d_splatfacto, sparse_splatfacto, threedsr_splatfacto, sparsefusion_splatfacto)
 METHODS = {method.config.method_name: method.config for method in ALL}
 
 
@@ -64,7 +65,9 @@ def test_the_default_compares_with_every_plain_variant() -> None:
     plain = {name for name in recipe.methods if name.startswith("plain")}
     assert {"plain", "plain-earlystop", "plain-cap", "plain-dropout", "plain-mcmc", "plain-tuned"} <= plain
     assert set(recipe.methods["plain-tuned"].best_of) == plain - {"plain-tuned"}
-    assert {"fix-only", "no-pseudo-views", "difix3d", "difix3d+", "sparse"} == set(recipe.methods) - plain
+    exported = {"as-exported", "as-compressed"}
+    assert {"fix-only", "difix3d", "difix3d+", "sparse", *exported} == set(recipe.methods) - plain
+    assert {recipe.methods[name].exported for name in exported} == {".spz", ".compressed.ply"}
     assert recipe.methods["difix3d"].flags == {}  # the defaults of ns-train are what is measured
     for name in plain - {"plain-tuned", "plain-earlystop"}:
         pipeline = _settings(recipe, name, 0).pipeline
@@ -87,15 +90,17 @@ def test_the_method_without_a_prior_is_a_row_of_its_own() -> None:
     assert recipe.methods["sparse"].ns_method == "sparse-splatfacto" and recipe.methods["sparse"].flags == {}
     assert {method.ns_method for name, method in recipe.methods.items() if name != "sparse"} == {"difix3d-splatfacto"}
     assert len(recipe.methods["plain-tuned"].best_of) == 6 and "sparse" not in recipe.methods["plain-tuned"].best_of
-    assert not any("sparse" in entry.needs for entry in recipe.compare)  # nothing is claimed without figures
-    without, with_rounds = (_settings(recipe, name, 0).pipeline for name in ("no-pseudo-views", "difix3d"))
-    sparse = _settings(recipe, "sparse", 0).pipeline
-    for other in (without, with_rounds):  # the same helps
-        assert (sparse.initial_points, sparse.floaters) == (other.initial_points, other.floaters)
+    assert [entry.needs for entry in recipe.compare if "sparse" in entry.needs] == [
+        ("difix3d", "sparse"), ("sparse", "plain"), ("sparse", "plain-tuned")
+    ]  # fmt: skip
+    with_rounds, sparse = (_settings(recipe, name, 0).pipeline for name in ("difix3d", "sparse"))
+    assert (sparse.initial_points, sparse.floaters, sparse.depth) == (  # the same helps
+        with_rounds.initial_points, with_rounds.floaters, with_rounds.depth
+    )  # fmt: skip
     assert sparse.initial_points.stereo == 12_000 and sparse.floaters.min_depth == 0.5
 
 
-@pytest.mark.parametrize(("name", "runs", "lines"), [("default", 87, 164), ("ablation", 51, 51), ("hard", 15, 20)])
+@pytest.mark.parametrize(("name", "runs", "lines"), [("default", 75, 145), ("ablation", 51, 51), ("hard", 15, 20)])
 def test_what_was_run_with_flags_of_earlier_names_is_still_found(name: str, runs: int, lines: int) -> None:
     found = current_rows(read_rows(RECORD / f"bench-{name}.jsonl"), load_recipe(name))
     assert len({row["run"].partition("/")[0] for row in found}) >= runs and len(found) >= lines
@@ -117,7 +122,7 @@ def test_flags_of_earlier_names_are_those_of_today() -> None:
             config: Any = tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=now)
             presets.check(config)
             presets.fit(config, Run(2000, images=6))
-            if entry["ns_method"] != "difix3d-splatfacto":  # others have no earlier names
+            if entry["ns_method"] != "difix3d-splatfacto" or "flags_now" not in entry:  # nothing has an earlier name
                 continue
             pipeline = config.pipeline
             plain = before.get("--pipeline.rounds") == "0"
@@ -176,6 +181,8 @@ PLAIN = {"plain": {"flags": {}}}
         ({"methods": {**PLAIN, "x": {"of": "plain", "earlier": True}}}, "checkpoints of 2 or more"),
         ({"methods": {**PLAIN, "x": {"best_of": ["plain", "z"]}}}, "x cannot be the best of z"),
         ({"methods": {**PLAIN, "x": {"of": "plain", "enhanced": True, "strength": 2}}}, "strength is from 0 to 1"),
+        ({"methods": {**PLAIN, "x": {"of": "plain", "exported": ".obj"}}}, r"exported is one of \.compressed\.ply, "),
+        ({"methods": {**PLAIN, "x": {"of": "plain", "exported": ".spz", "enhanced": True}}}, "without enhanced and"),
         ({"methods": PLAIN, "compare": [{"method": "plain", "against": "z"}]}, "compare names z"),
         ({"methods": PLAIN, "seeds": [1, 1]}, "different numbers"),
         ({"methods": PLAIN, "steps": 0}, "steps are at least 1"),
@@ -208,7 +215,8 @@ def test_methods_scored_at_one_size_may_be_trained_at_several(tmp_path: Path) ->
 
 
 def test_no_such_recipe() -> None:
-    shipped = "3dsr, 3dsr-960, 3dsr-ablation, 3dsr-cap, 3dsr-own-size, ablation, default, depth, hard, smoke"
+    own = ("3dsr", "3dsr-960", "3dsr-ablation", "3dsr-cap", "3dsr-own-size")
+    shipped = ", ".join([*own, "ablation", "default", "depth", "few-photographs", "hard", "smoke"])
     with pytest.raises(UserError, match=f"no recipe defualt: give a YAML file or one of {shipped}"):
         load_recipe("defualt")
 

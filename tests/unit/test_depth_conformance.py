@@ -14,7 +14,7 @@ from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import Depth, State
 from difix3d_ns.priors.registry import available_priors, load_depth
 from tests.pretended_cuda import pretended_cuda
-from tests.unit.known_scenes import camera_at, photograph
+from tests.unit.known_scenes import photographs_with_points
 from tests.unit.tiny_depth import write_depth, write_single_view
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,18 +36,6 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def prior(name: str, weights: Mapping[str, str]) -> Depth:
     return load_depth(name, weights.get(name))
-
-
-def photographs(count: int = 3, width: int = 64, height: int = 48) -> list[PosedImage]:
-    """Of a wall and a card, each with some points of known depth."""
-    found = []
-    for number in range(count):
-        shown, _ = photograph(camera_at(0.4 * number, width=width, height=height))
-        assert shown.depth is not None
-        sparse = torch.zeros_like(shown.depth)
-        sparse[::7, ::5] = shown.depth[::7, ::5]
-        found.append(replace(shown, depth=sparse))
-    return found
 
 
 def finished(prior: Depth, state: State) -> State:
@@ -73,45 +61,45 @@ def assert_maps(prior: Depth, views: list[PosedImage]) -> None:
 
 
 def test_maps_of_all_photographs(prior: Depth) -> None:
-    assert_maps(prior, photographs())
+    assert_maps(prior, photographs_with_points())
 
 
 def test_sizes_may_differ_and_be_odd(prior: Depth) -> None:
-    assert_maps(prior, [*photographs(2), *photographs(1, 51, 37)])
+    assert_maps(prior, [*photographs_with_points(2), *photographs_with_points(1, 51, 37)])
 
 
 def test_one_photograph_alone(prior: Depth) -> None:
-    assert_maps(prior, photographs(1))
+    assert_maps(prior, photographs_with_points(1))
 
 
 def test_large_photographs_are_worked_on_at_a_smaller_size(prior: Depth) -> None:
-    assert_maps(prior, photographs(2, 500, 40))
+    assert_maps(prior, photographs_with_points(2, 500, 40))
 
 
 def test_without_points(prior: Depth) -> None:
-    assert_maps(prior, [replace(view, depth=None, alpha=None) for view in photographs()])
+    assert_maps(prior, [replace(view, depth=None, alpha=None) for view in photographs_with_points()])
 
 
 def test_what_is_masked_stays_unknown(prior: Depth) -> None:
     mask = torch.ones(48, 64, 1)
     mask[:, :33] = 0
-    views = [replace(view, mask=mask) for view in photographs()]
+    views = [replace(view, mask=mask) for view in photographs_with_points()]
     for found in prior.result(finished(prior, prior.start(views))):
         assert (found.depth[:, :33] == 0).all()
 
 
 def test_a_saved_state_goes_on_to_the_same_bits(prior: Depth) -> None:
-    views = photographs()
+    views = photographs_with_points()
     whole = prior.result(finished(prior, prior.start(views)))
     state = load(save({name: values.contiguous() for name, values in prior.step(prior.start(views)).items()}))
-    prior.result(finished(prior, prior.start(photographs(2))))  # another's work in between
+    prior.result(finished(prior, prior.start(photographs_with_points(2))))  # another's work in between
     for found, expected in zip(prior.result(finished(prior, state)), whole, strict=True):
         assert torch.equal(found.depth, expected.depth) and torch.equal(found.uncertainty, expected.uncertainty)
 
 
 def test_global_generators_are_left_alone(prior: Depth) -> None:
     before = torch.get_rng_state()
-    prior.result(finished(prior, prior.start(photographs(2))))
+    prior.result(finished(prior, prior.start(photographs_with_points(2))))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -119,7 +107,7 @@ def test_global_generators_are_left_alone(prior: Depth) -> None:
 def test_a_device_gives_what_the_processor_gives(
     name: str, prior: Depth, weights: Mapping[str, str], device: str
 ) -> None:
-    views = photographs()
+    views = photographs_with_points()
     expected = prior.result(finished(prior, prior.start(views)))
     with pretended_cuda() if device == "pretended" else contextlib.nullcontext():
         there = load_depth.__wrapped__(name, weights.get(name), "cuda")

@@ -8,6 +8,8 @@ import itertools
 import math
 import os
 import re
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +35,7 @@ def test_no_environment_variable_changes_a_measurement(tmp_path, monkeypatch):
         seen.append(update_config_callback(config))
         raise UserError("no pipeline in this test")
 
-    monkeypatch.setattr("nerfstudio.utils.eval_utils.eval_setup", eval_setup)
+    monkeypatch.setitem(sys.modules, "nerfstudio.utils.eval_utils", SimpleNamespace(eval_setup=eval_setup))
     monkeypatch.setenv("DIFIX3D_ENHANCE", "off")
     before = dict(os.environ)
     for strength, weights, expected in ((None, None, (0.5, "own")), (0.0, "other", (0.0, "other"))):

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from difix3d_ns import cli
 from difix3d_ns.apps import fix_images as fixing
-from difix3d_ns.apps.fix_images import RECORD, fix_pictures
+from difix3d_ns.apps.fix_images import RECORD, Sources, fix_pictures
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.io.images import READABLE, WRITABLE, read_picture
@@ -37,7 +37,7 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def _fix(inputs: list[Path], output: Path, references: tuple[Path, ...] = ()) -> list[Path]:
-    return fix_pictures(inputs, output, references, "none", "cpu")
+    return fix_pictures(inputs, output, Sources(references), "none", "cpu")
 
 
 def test_file_to_file(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
         _fix([_folder(tmp_path, "a.png", "b.png")], tmp_path / "out")
     assert target.read_bytes() == (tmp_path / "out" / "a.png").read_bytes() == before
     assert not (tmp_path / "out" / "b.png").exists()
-    fix_pictures([source], target, (), "none", "cpu", force=True)
+    fix_pictures([source], target, Sources(), "none", "cpu", force=True)
     assert np.array_equal(_pixels(target), _pixels(source))
 
 
@@ -263,7 +263,7 @@ def test_a_folder_goes_on_where_it_stopped(
     _picture(folder / "c.png", (30, 30))  # a new render: not the picture that was fixed
     with pytest.raises(UserError, match=r"c\.png exists already"):
         _fix([folder], output)
-    assert len(fix_pictures([folder], output, (), "none", "cpu", force=True)) == 3
+    assert len(fix_pictures([folder], output, Sources(), "none", "cpu", force=True)) == 3
     (output / "b.png").unlink()
     assert [path.name for path in _fix([folder], output)] == ["b.png"]
 
@@ -271,7 +271,7 @@ def test_a_folder_goes_on_where_it_stopped(
 def test_other_settings_do_not_mix(tmp_path: Path) -> None:
     folder = _folder(tmp_path, "a.png", "b.png")
     _fix([folder], tmp_path / "out")
-    with pytest.raises(UserError, match=r"a\.png and 1 more exists already"):
+    with pytest.raises(UserError, match=r"a\.png and 1 more exist already"):
         _fix([folder], tmp_path / "out", (_picture(tmp_path / "r.png"),))
 
 
@@ -323,7 +323,9 @@ def test_references_given_and_nearest_by_name(tmp_path: Path, monkeypatch: pytes
     always = _picture(tmp_path / "always.png", (300, 16))
     _fix([tmp_path / "renders"], tmp_path / "one", (tmp_path / "photos",))
     assert seen == {11: [100], 23: [107], 24: [120], 30: [120]}
-    fix_pictures([tmp_path / "renders"], tmp_path / "two", (always, tmp_path / "photos"), "none", "cpu", nearest=2)
+    fix_pictures(
+        [tmp_path / "renders"], tmp_path / "two", Sources((always, tmp_path / "photos"), nearest=2), "none", "cpu"
+    )
     assert seen == {11: [300, 100, 107], 23: [300, 107, 120], 24: [300, 120, 107], 30: [300, 120, 107]}
     _fix([tmp_path / "photos"], tmp_path / "three", (tmp_path / "photos",))  # never the picture itself
     assert seen[100] == [107] and seen[107] == [100] and seen[120] == [107]
@@ -340,7 +342,7 @@ def _letters(tmp_path: Path) -> Path:
 def test_unusable_device(tmp_path: Path) -> None:
     for device in ("warp", *(() if torch.cuda.is_available() else ("cuda",))):
         with pytest.raises(UserError, match=f"--device {device}: not usable here"):
-            fix_pictures([_picture(tmp_path / "a.png")], tmp_path / "b.png", (), "none", device)
+            fix_pictures([_picture(tmp_path / "a.png")], tmp_path / "b.png", Sources(), "none", device)
 
 
 def test_weights_by_one_word(tmp_path: Path) -> None:
@@ -358,9 +360,9 @@ def test_weights_by_one_word(tmp_path: Path) -> None:
         (tmp_path / "model_1.pkl", "no such folder"),
     ):
         with pytest.raises(UserError, match=f"--weights .*{message}"):
-            fix_pictures([source], tmp_path / "b.png", (), str(weights), "cpu")
+            fix_pictures([source], tmp_path / "b.png", Sources(), str(weights), "cpu")
     with pytest.raises(UserError, match="cannot be compiled"):
-        fix_pictures([source], tmp_path / "b.png", (), "embedded", "cpu", compile=True)
+        fix_pictures([source], tmp_path / "b.png", Sources(), "embedded", "cpu", compile=True)
 
 
 def test_published_weights_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +390,10 @@ def test_the_command_says_what_becomes_of_references(
     source = _picture(tmp_path / "a.png")
     photos = tuple(_picture(tmp_path / "photos" / name) for name in ("b.png", "bc.png"))
     alone, one, two = (
-        (fix_pictures([source], tmp_path / f"{n}.png", photos[:n], weights, "cpu", torch.float32), capsys.readouterr())
+        (
+            fix_pictures([source], tmp_path / f"{n}.png", Sources(photos[:n]), weights, "cpu", torch.float32),
+            capsys.readouterr(),
+        )
         for n in range(3)
     )
     assert np.array_equal(_pixels(*alone[0]), _pixels(*two[0])) is not with_reference
@@ -404,7 +409,7 @@ def test_unreadable_weights(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"no weights")
     for name in ("w.safetensors", "gone.safetensors"):
         with pytest.raises(UserError, match=f"--weights .*{name}"):
-            fix_pictures([_picture(tmp_path / "a.png")], tmp_path / "b.png", (), str(tmp_path / name), "cpu")
+            fix_pictures([_picture(tmp_path / "a.png")], tmp_path / "b.png", Sources(), str(tmp_path / name), "cpu")
 
 
 def test_command_tells_mistakes_without_a_traceback(

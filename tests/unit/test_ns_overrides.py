@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import wandb
 
 from difix3d_ns.enhance.enhancer import EnhancerSettings
 from difix3d_ns.enhance.enhancer_config import EnhanceMode, EnhancerConfig
@@ -135,3 +138,23 @@ def test_the_config_of_an_earlier_version_is_told_of_in_one_sentence(tmp_path: P
     assert done.returncode == 1
     assert "Error: this config.yml was written by an earlier version of difix3d_ns" in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("vis", "remedy"), [("comet", "COMET_API_KEY"), ("viewer+wandb", "WANDB_MODE=offline")])
+def test_a_service_without_a_login_is_named_before_anything_is_done(
+    vis: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COMET_API_KEY", "WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "NETRC", "COMET_CONFIG"):  # no login of whoever runs this
+        monkeypatch.setenv(name, str(tmp_path / name))
+    monkeypatch.setattr(sys, "stdin", None)  # nobody is there to type a key
+    # it remembers the mode of the first test that used it
+    monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=wandb.Settings()))
+    config = _config(tmp_path)
+    config.vis = vis
+    with pytest.raises(UserError, match=f"--vis {re.escape(vis)}: .*{remedy}.*or use --vis viewer\\+tensorboard"):
+        config.check("-")
+    monkeypatch.setenv("COMET_API_KEY", "0" * 25)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    config.check("-")

@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -20,6 +21,7 @@ from difix3d_ns.guidance.difix import DifixConfig, DifixGuidance, TargetConfig
 from difix3d_ns.guidance.fixing import ViewFixer
 from difix3d_ns.io import checkpoints
 from difix3d_ns.io.run import Run
+from difix3d_ns.ns import disk_space
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 from difix3d_ns.ns.training_scene import TrainingScene
 from tests.stand_ins import DeepFixer, FlatRenderer, ModelOfScene, NoReferences
@@ -54,7 +56,7 @@ MISTAKES: dict[str, tuple[Change, list[str]]] = {
     "no steps": (_set("max_num_iterations", 0), ["--max-num-iterations 0"]),
     "no such checkpoint": (_set("load_checkpoint", Path("/nowhere.ckpt")), ["/nowhere.ckpt does not exist"]),
     "no such folder of checkpoints": (_set("load_dir", Path("/nowhere")), ["--load-dir /nowhere", "nerfstudio_models"]),
-    "no such fixer": (_set("pipeline.guidance.fixer.name", "magic"), ["'magic'", "--pipeline.guidance.fixer.name"]),
+    "no such fixer": (_set("pipeline.guidance.fixer.name", "magic"), ["--pipeline.guidance.fixer.name magic", "blend"]),
     "no camera path": (
         _set("pipeline.guidance.targets.kind", "camera-path"),
         ["--pipeline.guidance.targets.camera-path FILE"],
@@ -74,6 +76,52 @@ def test_mistakes_end_with_one_line(
         GuidedTrainer(config).setup()
     for word in words:
         assert word in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "nearest"),
+    [
+        ("pipeline.guidance.fixer", "embeded", "did you mean embedded"),
+        ("pipeline.enhancer", "belnd", "did you mean blend"),
+        ("pipeline.depth", "multi-view", "did you mean multiview"),
+    ],
+)
+def test_a_name_that_no_prior_has_is_refused_before_the_scene_is_read(
+    flag: str, value: str, nearest: str, scene: Path
+) -> None:
+    config = short_config(scene / "nowhere")
+    config.pipeline.sparse_helps = True
+    _set(f"{flag}.name", value)(config)
+    with pytest.raises(UserError, match=f"--{flag}.name {value}: .*{nearest}"):
+        GuidedTrainer(config)
+
+
+def test_a_disk_without_room_is_named_before_anything_is_done(
+    scene: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = short_config(scene)
+    config.pipeline.model.max_gs_num = 100_000
+    free = SimpleNamespace(free=20 * 2**20)
+    monkeypatch.setattr(disk_space.shutil, "disk_usage", lambda path: free)
+    with pytest.raises(UserError, match="20 MiB are free on its disk, and the checkpoints may take up to 203 MiB"):
+        GuidedTrainer(config)
+    free.free = 50 * 2**20
+    GuidedTrainer(config)
+    assert "50 MiB are free on its disk" in console_output(capsys)
+    config.pipeline.model.max_gs_num = 10_000
+    GuidedTrainer(config)
+    assert "are free on its disk" not in console_output(capsys)
+
+
+def test_the_viewers_log_has_a_folder(scene: Path) -> None:
+    config = short_config(scene, steps=1, name="with-a-viewer")
+    config.experiment_name, config.vis = "of-its-own", "viewer"
+    config.viewer.websocket_port = 7461
+    config.viewer.quit_on_train_completion = True
+    trainer = GuidedTrainer(config)
+    trainer.setup()
+    trainer.train()
+    assert (trainer.checkpoint_dir / "step-000000000.ckpt").is_file()
 
 
 def test_no_process_is_started_for_a_second_gpu(scene: Path, tmp_path: Path) -> None:

@@ -38,9 +38,10 @@ from difix3d_ns.evaluation.report import (
     write_report,
 )
 from difix3d_ns.evaluation.report.flags import settings
-from difix3d_ns.evaluation.report.training import duration, loss_by_kind, read_curves, read_training
+from difix3d_ns.evaluation.report.training import loss_by_kind, read_curves, read_training
 from difix3d_ns.evaluation.runs import HeldOutView
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.io.durations import duration
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.ns import presets
@@ -420,7 +421,7 @@ def test_a_training_in_the_middle_shows_what_there_is(run: Path) -> None:
     sorted((run / RECORDS_FOLDER).glob("*.jpg"))[1].write_bytes(b"half a pict")  # being written
     text = text_of(write_report(run).read_text())
     assert "it is at step 90 of 200" in text
-    assert "Round 1: 2 views" in text and "confidence 0.75 on average" in text
+    assert "Round 1: 2 views" in text and "confidence 75 % on average" in text
     assert "with frame_00001.jpg, frame_00004.jpg" in text
     assert "Loss photos pseudo-views" in text
     assert "There are no curves" not in text

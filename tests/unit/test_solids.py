@@ -101,6 +101,6 @@ def test_objects_are_photographed_from_all_around() -> None:
 
 
 def test_objects_take_no_turn() -> None:
-    assert [*WORLDS] == ["room", "facade", "tabletop", "courtyard", "garden", "object"]
+    assert [*WORLDS] == ["room", "facade", "tabletop", "courtyard", "garden", "object", "grounded"]
     world = training_world(5)
     assert world.kind == "room" and world.solid is None

@@ -17,11 +17,12 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.point_depth import point_depth
 from difix3d_ns.geometry.warp import projection_table, reproject
 from difix3d_ns.priors.multiview import read_net
-from difix3d_ns.priors.networks.depth_net import DepthNet, Estimate, Match, Views, VolumeConv, reprojected
+from difix3d_ns.priors.networks.depth_net import DepthNet, Estimate, Views, VolumeConv, reprojected
 from difix3d_ns.priors.registry import load_depth
+from difix3d_ns.training.depth_losses import plane_likelihood
 from difix3d_ns.training.prior_recipe import Phase, Recipe, load_recipe
 from difix3d_ns.training.systems import create
-from difix3d_ns.training.systems.depth import Batch, DepthSystem, _likelihood, _matched, _remade
+from difix3d_ns.training.systems.depth import Batch, DepthSystem, _likelihood, _remade
 from difix3d_ns.training.train import train
 from tests.unit.known_scenes import camera_at
 from tests.unit.tiny_depth import NET
@@ -149,8 +150,8 @@ def test_the_truth_has_the_least_loss(batch: Batch) -> None:
     level = ((1 / quarter.clamp_min(1e-6) - views.far) / (views.near - views.far)).clamp(0, 1) * 7
     planes = torch.arange(8).view(1, -1, 1, 1)
     logits = -4 * (planes - level).abs()
-    good = _matched(Match(logits, level / 7), views, quarter, batch.seen)
-    assert good < 0.8 < _matched(Match(logits.flip(1), level / 7), views, quarter, batch.seen)
+    good = plane_likelihood(logits, views, quarter, batch.seen)
+    assert good < 0.8 < plane_likelihood(logits.flip(1), views, quarter, batch.seen)
 
 
 def test_trained_weights_are_what_the_prior_reads(samples: list[Sample], tmp_path: Path) -> None:

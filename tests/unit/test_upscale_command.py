@@ -21,6 +21,8 @@ from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.io.images import Picture
 from difix3d_ns.priors.base import State
 from difix3d_ns.priors.bicubic import BicubicUpscaler
+from difix3d_ns.priors.registry import load_upscaler
+from difix3d_ns.priors.single_photo import upscale_alone
 
 
 def _picture(path: Path, size: tuple[int, int] = (24, 16)) -> Path:
@@ -138,7 +140,7 @@ def test_a_folder_goes_on_where_it_stopped(
     assert {path.name for path in output.iterdir()} == {"a.png", RECORD}
     assert [path.name for path in _upscale([folder], output)] == ["b.png", "c.jpg"]
     assert "1 of 3 are finished already" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"a\.png and 2 more exists already, not made .* with these settings"):
+    with pytest.raises(UserError, match=r"a\.png and 2 more exist already, not made .* with these settings"):
         _upscale([folder], output, 4)
     assert len(_upscale([folder], output, 4, force=True)) == 3
 
@@ -167,9 +169,19 @@ def test_all_rounds_are_gone_through_with_their_own_results() -> None:
     assert said == [", round 1/3", ", round 2/3", ", round 3/3"]
 
 
+def test_the_embedded_upscaler_makes_the_round_that_is_best_alone() -> None:
+    said: list[str] = []
+    low = torch.rand(24, 32, 3, generator=torch.Generator().manual_seed(0))
+    upscaler = load_upscaler()
+    result = enlarge(Picture(low), upscaler, 4, 5, said.append)
+    torch.testing.assert_close(result.image, upscale_alone(upscaler, low, (96, 128), 5, rounds=1))
+    assert said == [] and upscaler.rounds == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"weights": "some"}, "--weights some: the upscaler bicubic has no weights"),
         ({"factor": 5}, r"--factor 5: one of 4, 3, 2, 1\.5 is needed"),
         ({"upscaler": "blur"}, r"--upscaler blur: one of backprojection, bicubic.* is needed"),
         ({"upscaler": "nowhere.blur"}, r"--upscaler nowhere\.blur: .*PYTHONPATH"),

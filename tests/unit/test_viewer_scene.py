@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
+import shlex
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import viser
+from nerfstudio.cameras.camera_paths import get_path_from_json
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.viewer.utils import CameraState, get_camera
 from nerfstudio.viewer.viewer import Viewer
@@ -33,6 +38,7 @@ from difix3d_ns.ns.viewer.frusta import Frusta
 from difix3d_ns.ns.viewer.gallery import Gallery, describe
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
+from difix3d_ns.ns.viewer.still_view import write_still_view
 from difix3d_ns.ns.viewer.viewer_cameras import client_pinhole, pinhole_of, placed
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.records import LATEST, ViewRecord, panels_of, thumbnail
@@ -115,6 +121,51 @@ def test_frusta_come_change_and_go(server: viser.ViserServer) -> None:
     assert removed >= {"/difix3d/views/group_1/target_001_2"}
 
 
+class _TabCamera:
+    """Camera of a browser tab, as far as is used."""
+
+    def __init__(self) -> None:
+        self.position, self.wxyz = np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0])
+        self.moved: list[Any] = []
+
+    def on_update(self, callback: Any) -> Any:
+        self.moved.append(callback)
+        return callback
+
+
+def test_a_frustum_is_hidden_while_somebody_stands_in_it(server: viser.ViserServer) -> None:
+    frusta = Frusta(server, 0.1)
+    frusta.show([_view(1, 0), _view(1, 1)])
+    first, second = "target/000@1", "target/001@1"
+    tab: Any = SimpleNamespace(client_id=7, camera=_TabCamera(), atomic=nullcontext)
+
+    def hidden() -> set[str]:
+        return {key for key in (first, second) if not frusta._frustum(key).visible}  # type: ignore[union-attr]
+
+    def move(by: float) -> None:
+        tab.camera.position = np.asarray(tab.camera.position) + by
+        tab.camera.moved[0](tab.camera)
+
+    frusta._stand_in(tab, first)
+    assert np.allclose(tab.camera.position, placed(_pinhole(0))["position"])
+    there = tab.camera.position
+    move(3.0)
+    assert hidden() == {first}  # it was sent before the tab arrived
+    tab.camera.position = there
+    move(0.02)
+    assert hidden() == {first}  # still inside
+    frusta.show([_view(1, 0, version=1)])  # made again around the visitor
+    assert hidden() == {first}
+    frusta._stand_in(tab, second)
+    assert hidden() == {second} and len(tab.camera.moved) == 1
+    move(0.0)
+    move(0.2)
+    assert hidden() == set()
+    frusta._stand_in(tab, first)
+    frusta.leave(7)  # closed while inside
+    assert hidden() == set()
+
+
 def test_a_view_moves_to_the_group_it_is_made_again_in(server: viser.ViserServer) -> None:
     frusta = Frusta(server, 0.1, "upscaled photos")
     labels = {m.label for m in _sent(server, messages.GuiAddCheckboxMessage)}
@@ -174,9 +225,38 @@ def test_the_gallery_shows_the_latest(server: viser.ViserServer) -> None:
 @pytest.mark.parametrize(("panels", "size"), [(1, (90, 60)), (2, (180, 60)), (3, (180, 120)), (4, (180, 120))])
 def test_any_number_of_panels_is_shown(panels: int, size: tuple[int, int]) -> None:
     text = describe(_record(0, panels))
-    assert text.startswith("**Round 1: View 0** at step 0: change 0.0512, prior odd &#42;one&#42;, 0.10 s, from odd")
+    assert text.startswith("**Round 1: View 0** at step 0: change 5.1 %, prior odd &#42;one&#42;, 0.10 s, from odd")
     picture = Image.open(io.BytesIO(base64.b64decode(text.rpartition("base64,")[2].rstrip(")"))))
     assert picture.size == size
+
+
+def test_two_pictures_are_compared_by_a_slider(server: viser.ViserServer) -> None:
+    panels = panels_of(
+        {"Before": torch.zeros(60, 90, 3), "After": torch.ones(60, 90, 3), "Photo": torch.ones(60, 90, 3)}
+    )
+    record = replace(_record(0), panels=panels, pairs=(("Before", "After"),))
+    gallery = Gallery(server)
+    gallery.add(record)
+    assert gallery._edge.visible and gallery._legend.content == "Before at the left, After at the right; below Photo."
+    for percent in (0, 30, 100):
+        gallery._edge.value = percent
+        gallery._draw()
+        address = gallery._items[0].content.rpartition("base64,")[2].rstrip(")")
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(address))), float) / 255
+        assert picture.shape == (120, 180, 3)  # the photo below, black beside it
+        assert picture[:55, :90].mean() == pytest.approx(1 - percent / 100, abs=0.04)
+
+
+def test_a_view_becomes_a_camera_path_and_a_command(tmp_path: Path) -> None:
+    camera = _pinhole(0.5)
+    commands = [write_still_view(camera, tmp_path / "a training", ("rgb", "enhanced")) for _ in range(2)]
+    words = shlex.split(commands[1])
+    path = tmp_path / "a training" / "still_views" / "view_2.json"
+    assert words[:2] == ["ns-render", "camera-path"] and str(path) in words and "enhanced" in words
+    found = to_pinhole(get_path_from_json(json.loads(path.read_text()))[:1])
+    assert torch.allclose(found.camera_to_world, camera.camera_to_world, atol=1e-5)
+    assert (found.width, found.height) == (camera.width, camera.height)
+    assert float(found.intrinsics[1, 1]) == pytest.approx(float(camera.intrinsics[1, 1]), rel=1e-4)
 
 
 def test_a_picture_survives_visers_markdown(server: viser.ViserServer) -> None:

@@ -162,7 +162,7 @@ def test_the_latest(tmp_path: Path) -> None:
 
 def test_numbers_for_people() -> None:
     assert describe_numbers({"agreement": 0.25, "prior": "bicubic", "change": 0.05123}) == (
-        "agreement 0.25, prior bicubic, change 0.0512"
+        "agreement 0.25, prior bicubic, change 5.1 %"
     )
     heads = [_record(numbers={"a": 1.0, "text": "x"}).head, _record(numbers={"a": 2.0, "b": 5.0}).head]
     assert mean_numbers(heads) == {"a": 1.5, "b": 5.0}

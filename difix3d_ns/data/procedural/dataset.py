@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from plyfile import PlyData, PlyElement
 from rich.progress import track
 from scipy.ndimage import gaussian_gradient_magnitude, maximum_filter, minimum_filter
 from torch import Tensor
@@ -23,6 +22,7 @@ from difix3d_ns.data.procedural.worlds import World
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.io.atomic import write_text
+from difix3d_ns.io.point_files import write_points
 
 _MIN_DISTANCE = 0.25  # metres: nobody photographs a wall from nearer than that
 
@@ -225,11 +225,3 @@ def save_image(image: Tensor, path: Path) -> None:
     rounded = (image.clamp(0, 1) * 255 + 0.5).byte().cpu().numpy()
     options: dict[str, Any] = {"quality": 95, "subsampling": 0} if path.suffix in (".jpg", ".jpeg") else {}
     Image.fromarray(rounded).save(path, **options)
-
-
-def write_points(xyz: np.ndarray, rgb: np.ndarray, path: Path, text: bool = True) -> None:
-    """Write points [N, 3], float32 or float64, with colours [N, 3] uint8 as a PLY file of the same digits."""
-    rows = np.empty(len(xyz), [(n, xyz.dtype) for n in "xyz"] + [(n, "u1") for n in ("red", "green", "blue")])
-    for i, name in enumerate(("x", "y", "z", "red", "green", "blue")):
-        rows[name] = xyz[:, i] if i < 3 else rgb[:, i - 3]
-    PlyData([PlyElement.describe(rows, "vertex")], text=text).write(str(path))

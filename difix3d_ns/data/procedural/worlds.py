@@ -1,10 +1,12 @@
-"""Kinds of training scenes: room, facade, tabletop, courtyard, garden; an object alone. Every seed is another one."""
+"""Kinds of training scenes: room, facade, tabletop, courtyard, garden; objects, alone or on ground. Every seed is
+another one.
+"""
 
 # ruff: noqa: RUF005  (``point + [x, y, z]`` is vector addition here)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -244,19 +246,49 @@ def garden(b: SceneBuilder) -> World:
 def closed_object(b: SceneBuilder) -> World:
     """Overlapping closed solids in front of the sky alone, photographed from all around."""
     r = b.rng
-    core = _solid(r, np.zeros(3), r.uniform(0.3, 0.5))
-    parts: list[Solid] = [core]
+    solid = _overlapping(b)
+    scene = _sun(b)
+    return _around(r, scene, solid, (0, 0.6), 0.03)
+
+
+PLAIN, TEXTURED = ("paint", "plaster"), ("wood", "stones", "fabric", "tiles")
+"""kinds of ground"""
+
+
+def grounded_object(
+    b: SceneBuilder, ground: Sequence[str] = (*PLAIN, *TEXTURED), reach: float = 6.0
+) -> World:  # metres from the object to the ground's edges
+    """Overlapping closed solids on plain or textured ground, photographed from all around and above."""
+    r = b.rng
+    solid = _overlapping(b)
+    texture = b.texture(str(r.choice(ground)))
+    lowest = float(min(solid.surface_point(r)[2] for _ in range(500)))
+    b.quad((-reach, reach, lowest), (2 * reach, 0, 0), (0, -2 * reach, 0), texture, metres=r.uniform(0.6, 1.5))
+    scene = _sun(b)
+    return _around(r, scene, solid, (0.3, 0.8), 0.12)
+
+
+def _overlapping(b: SceneBuilder) -> Union:
+    """A large solid with up to six smaller ones on it, each of its own texture."""
+    r = b.rng
+    parts: list[Solid] = [_solid(r, np.zeros(3), r.uniform(0.3, 0.5))]
     for _ in range(int(r.integers(1, 7))):
         at = Union(parts).surface_point(r)
         parts.append(_solid(r, at, r.uniform(0.08, 0.28)))
     for part in parts:
         kind = str(r.choice(_SKINS))
         part.build(b, b.texture(kind), metres=r.uniform(0.3, 0.8), gloss=float(r.choice([0.0, 0.0, 0.3, 0.6])))
-    scene, solid = _sun(b), Union(parts)
+    return Union(parts)
+
+
+def _around(
+    r: np.random.Generator, scene: Scene, solid: Solid, elevations: tuple[float, float], spread: float
+) -> World:
+    """The world of a solid, photographed on a circle from which it fills the picture."""
     surface = np.stack([solid.surface_point(r) for _ in range(200)])
     middle = (surface.min(0) + surface.max(0)) / 2
     reach = float(np.linalg.norm(surface - middle, axis=1).max())
-    field_of_view, elevation, start = r.uniform(0.75, 0.9), r.uniform(0, 0.6), r.uniform(0, 2 * np.pi)
+    field_of_view, elevation, start = r.uniform(0.75, 0.9), r.uniform(*elevations), r.uniform(0, 2 * np.pi)
     distance = reach / np.sin(0.3 * field_of_view) * r.uniform(0.95, 1.2)  # it fills the shorter side
     path = arc(
         middle,
@@ -265,7 +297,7 @@ def closed_object(b: SceneBuilder) -> World:
         start + 2 * np.pi,
         middle[2] + distance * np.sin(elevation),
     )
-    return World("object", scene, path, 0.03, field_of_view, solid)
+    return World("object", scene, path, spread, field_of_view, solid)
 
 
 _SKINS = ("wood", "tiles", "fabric", "stones", "marble", "paint", "poster", "painting", "bricks", "metal", "picture")
@@ -302,12 +334,13 @@ _BY_TURNS: tuple[Callable[[SceneBuilder], World], ...] = (room, facade, tabletop
 WORLDS: dict[str, Callable[[SceneBuilder], World]] = {
     **{f.__name__: f for f in _BY_TURNS},
     "object": closed_object,
+    "grounded": grounded_object,
 }
 _TRAINING_STREAM = 1
 
 
 def training_world(seed: int, kind: str | None = None) -> World:
-    """The training scene of a seed; kinds but ``object`` take turns unless one is asked for.
+    """The training scene of a seed; the kinds of ``_BY_TURNS`` take turns unless one is asked for.
 
     Draws from a random stream of its own and only from the pictures and textures of the training split, so no seed can
     meet the demo scene.

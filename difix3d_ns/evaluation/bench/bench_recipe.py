@@ -11,6 +11,7 @@ from typing import Any
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.runs import DEFAULT_METHOD
 from difix3d_ns.io import recipes
+from difix3d_ns.io.splat_files import ENDINGS
 
 Value = str | int | float | bool
 _SET_BY_BENCH = (
@@ -50,6 +51,8 @@ class Method:
     """Evaluate renders as the enhancer repairs them."""
     strength: float | None = None
     """Strength of that enhancer, from 0 to 1; None: as in the training."""
+    exported: str | None = None
+    """Evaluate what difix3d export writes, read back: ending of the file, .ply, .compressed.ply or .spz."""
     earlier: bool = False
     """Evaluate the checkpoints before the last; the one of the best held-out mean over all scenes counts."""
     best_of: tuple[str, ...] = ()
@@ -66,8 +69,9 @@ class Method:
     def evaluation(self) -> dict[str, Any]:
         """Settings that the numbers depend on, beside the training's."""
         names = ("enhanced", "strength", "earlier")
+        file = {} if self.exported is None else {"exported": self.exported}
         size = {} if self.scored_at is None else dict(zip(("long_side", "factor"), self.scored_at, strict=True))
-        return {"method": self.name, **{name: getattr(self, name) for name in names}, **size}
+        return {"method": self.name, **{name: getattr(self, name) for name in names}, **file, **size}
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,10 @@ def _check(recipe: Recipe) -> None:
             raise ValueError(f"{name} needs {method.of} with checkpoints of 2 or more")
         if missing := [member for member in method.best_of if member not in methods or methods[member].best_of]:
             raise ValueError(f"{name} cannot be the best of {', '.join(missing)}")
+        if method.exported is not None and method.exported not in ENDINGS:
+            raise ValueError(f"{name}: exported is one of {', '.join(ENDINGS)}")
+        if method.exported is not None and (not method.of or method.enhanced or method.earlier):
+            raise ValueError(f"{name}: exported needs of, without enhanced and earlier, which no exported file has")
         if method.strength is not None and not 0 <= method.strength <= 1:
             raise ValueError(f"{name}: strength is from 0 to 1")
     if missing := [name for entry in recipe.compare for name in entry.names if name not in methods]:

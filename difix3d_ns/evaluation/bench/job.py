@@ -230,8 +230,9 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
         rows = []
         for step in earlier_steps if method.earlier else [None]:
             # the render is the same beside an enhanced picture of any strength: one evaluation serves both
-            source = method if method.enhanced or step is not None else enhanced or method
-            found = evaluate(enhance=source.enhanced, strength=source.strength, step=step)
+            own = method.enhanced or method.exported is not None or step is not None
+            source = method if own else enhanced or method
+            found = evaluate(enhance=source.enhanced, strength=source.strength, step=step, exported=source.exported)
             if problems := [view.problem for view in found.views if view.problem]:
                 raise UserError(f"the enhancer failed: {problems[0]}")
             seconds = trained["seconds"] + (found.seconds if method.enhanced else 0.0)

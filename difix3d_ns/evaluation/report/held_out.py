@@ -13,9 +13,9 @@ from torch import Tensor
 
 from difix3d_ns.evaluation.report.page_pictures import error_map, long_side_for, picture
 from difix3d_ns.evaluation.report.parts import Figure, gallery, slider, table
-from difix3d_ns.evaluation.report.training import duration
 from difix3d_ns.evaluation.runs import HeldOutView
 from difix3d_ns.evaluation.table import METRICS, Cell, metric_table
+from difix3d_ns.io.durations import duration
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 from difix3d_ns.metrics.perceptual import LazyLPIPS
 from difix3d_ns.ns.held_out_photos import HOLD_SOME_OUT

@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from difix3d_ns.evaluation.report.page_pictures import long_side_for, picture
 from difix3d_ns.evaluation.report.parts import Section, fold, gallery, slider
-from difix3d_ns.evaluation.report.training import Training, duration
+from difix3d_ns.evaluation.report.training import Training
+from difix3d_ns.io.durations import duration
 from difix3d_ns.views.folders import DEPTHS_FOLDER, POOL_FOLDER
 from difix3d_ns.views.records import RecordHead, ViewRecord, ViewRecords, describe_numbers, mean_numbers
 

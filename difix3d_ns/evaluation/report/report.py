@@ -18,11 +18,12 @@ from difix3d_ns.evaluation.report.flags import settings
 from difix3d_ns.evaluation.report.held_out import HeldOut, measure
 from difix3d_ns.evaluation.report.made_views import depths_section, made_views_section
 from difix3d_ns.evaluation.report.parts import Figure, Section, facts, fold, page, results_table
-from difix3d_ns.evaluation.report.training import Training, duration, read_training
+from difix3d_ns.evaluation.report.training import Training, read_training
 from difix3d_ns.evaluation.report.training_curves import curves_section
 from difix3d_ns.evaluation.runs import HeldOutView, evaluate
 from difix3d_ns.evaluation.table import Results
 from difix3d_ns.io.atomic import write_text
+from difix3d_ns.io.durations import duration
 from difix3d_ns.metrics.perceptual import NETS, LazyLPIPS, PerceptualWeights
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
@@ -159,7 +160,7 @@ def _figures(training: Training) -> list[Figure]:
         numbers = describe_numbers(mean_numbers(latest))
         figures.append(Figure(str(len(latest)), training.records.about.short.lower(), numbers))
     if training.seconds:
-        figures.append(Figure(duration(training.seconds), "of training", f"{training.steps:,} steps"))
+        figures.append(Figure(duration(training.seconds), "training time", f"{training.steps:,} steps"))
     return figures
 
 

@@ -93,12 +93,12 @@ class DepthNet(nn.Module):
     ) -> None:
         super().__init__()
         self.planes, self.offsets, self.groups = planes, offsets, tuple(groups)
-        self.features = _FeatureNet()
+        self.features = FeatureNet()
         self.weigh = nn.ModuleList([_Weigh(count) for count in self.groups])
-        self.match = _VolumeNet(self.groups[0] + 3, *volume)
-        self.complete = _PictureNet(_QUARTER + 4 + 2 + volume[0], picture)
+        self.match = VolumeNet(self.groups[0] + 3, *volume)
+        self.complete = PictureNet(_QUARTER + 4 + 2 + volume[0], picture)
         self.head = nn.Conv2d(picture[0], 4, 3, padding=1)
-        self.enlarge = _Enlarge(picture[0])
+        self.enlarge = Enlarge(picture[0])
         narrow = 8
         self.narrow = nn.Sequential(_solid(self.groups[1] + 1, narrow), _solid(narrow, narrow), VolumeConv(narrow, 1))
         self.correct = nn.Sequential(
@@ -110,7 +110,7 @@ class DepthNet(nn.Module):
             nn.SiLU(),
         )
         self.correct_head = nn.Conv2d(refinement, 3, 3, padding=1)
-        self.enlarge_again = _Enlarge(refinement)
+        self.enlarge_again = Enlarge(refinement)
         silence(self.head)
         silence(self.correct_head)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # twice as fast on a CPU
@@ -139,7 +139,7 @@ class DepthNet(nn.Module):
         hidden = self.complete(torch.cat([own.quarter, self._summary(match), hints, volume], 1))
         guess, gate, log_scale, surface = self.head(hidden).float().split(1, 1)
         place = torch.lerp(match.place, torch.sigmoid(guess), torch.sigmoid(gate))
-        coarse = Estimate(place, _bounded(log_scale), surface)
+        coarse = Estimate(place, bounded(log_scale), surface)
         maps = self.enlarge(hidden, torch.cat([place, log_scale, surface], 1))
         return match, coarse, self._refined(picture, own, others, views, maps)
 
@@ -201,13 +201,13 @@ class DepthNet(nn.Module):
         place = place + torch.sigmoid(gate) * offset + step * change
         maps = self.enlarge_again(hidden, torch.cat([place, log_scale + certain, surface], 1))
         place, log_scale, surface = maps.split(1, 1)
-        return Estimate(place, _bounded(log_scale), surface)
+        return Estimate(place, bounded(log_scale), surface)
 
 
 _HALF, _QUARTER = 16, 32
 
 
-class _FeatureNet(nn.Module):
+class FeatureNet(nn.Module):
     """Features that do not change with exposure."""
 
     def __init__(self) -> None:
@@ -243,7 +243,7 @@ class _Weigh(nn.Module):
         return weight.amax(2, keepdim=True).expand_as(weight)  # whether it sees the place, not where
 
 
-class _VolumeNet(nn.Module):
+class VolumeNet(nn.Module):
     """U-Net over a volume; logits [B, D, h, w] and its last layer [B, C, D, h, w]."""
 
     def __init__(self, inputs: int, wide: int, middle: int, deep: int) -> None:
@@ -266,7 +266,7 @@ class _VolumeNet(nn.Module):
         return self.last(first)[:, 0].float(), first
 
 
-class _PictureNet(nn.Module):
+class PictureNet(nn.Module):
     """U-Net over the picture, four levels."""
 
     def __init__(self, inputs: int, widths: tuple[int, int, int, int]) -> None:
@@ -288,7 +288,7 @@ class _PictureNet(nn.Module):
         return result
 
 
-class _Enlarge(nn.Module):
+class Enlarge(nn.Module):
     """Maps at twice their size: each pixel a mixture of the nine around it (Teed and Deng, "RAFT", ECCV 2020), so that
     edges stay sharp.
     """
@@ -357,7 +357,8 @@ def _like(volume: Tensor, other: Tensor) -> Tensor:
     return F.interpolate(volume, other.shape[-3:], mode="nearest")
 
 
-def _bounded(log_scale: Tensor) -> Tensor:
+def bounded(log_scale: Tensor) -> Tensor:
+    """Bring the logarithm of a scale of errors of log depth into its range."""
     low, high = _LOG_SCALE
     return low + (high - low) * torch.sigmoid(log_scale)
 

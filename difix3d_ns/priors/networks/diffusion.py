@@ -10,6 +10,7 @@ them a splat may have made it agree with other views (3DSR, Chen et al., ICCV 20
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -38,6 +39,15 @@ def signal_levels(config: Mapping[str, Any]) -> Tensor:
             return scheduler.alphas_cumprod.double()
         except NotImplementedError as error:
             raise ValueError(f"unknown beta_schedule {config.get('beta_schedule')!r}") from error
+
+
+def cosine_signal(time: Tensor) -> Tensor:
+    """Compute ``a_t`` of the cosine schedule at continuous times in [0, 1] (Nichol and Dhariwal, 2021).
+
+    The logarithm of the ratio of signal to noise is that of a_t / (1 - a_t), as SparseFusion's network is told.
+    """
+    angle = (time.double() + 0.008) / 1.008 * (math.pi / 2)
+    return angle.cos().square().clamp(1e-6, 1 - 1e-6)
 
 
 def noised(clean: Tensor, noise: Tensor, signal: float) -> Tensor:

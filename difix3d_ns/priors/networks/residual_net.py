@@ -59,10 +59,10 @@ class Enlargement:
         The enlargement's patches as cosine transforms, whose means differ from their neighbours' the more clearly
         without the wider surroundings'; and what the enlargement gained on a bicubic one.
         """
-        patches = _transformed(self._unshuffled(self.picture))
+        patches = cosine_transformed(self._unshuffled(self.picture))
         means, details = patches[:, :3] / PATCH, patches[:, 3:]
         nearby = means - F.avg_pool2d(means, 5, 1, 2, count_include_pad=False)
-        gained = _transformed(self._unshuffled(self.picture - self._smooth))
+        gained = cosine_transformed(self._unshuffled(self.picture - self._smooth))
         scale = self._scale
         return torch.cat([2 * means - 1, nearby * (scale / 2), details * scale, gained * (3 * scale)], 1)
 
@@ -78,7 +78,7 @@ def _interpolated(scales: Mapping[float, float], factor: float) -> float:
     return math.exp(float(np.interp(math.log(factor), np.log(factors), known)))
 
 
-def _transformed(patches: Tensor) -> Tensor:
+def cosine_transformed(patches: Tensor) -> Tensor:
     """Orthonormal cosine transform of each patch and colour, [B, 48, h, w]; lowest frequencies first."""
     places = torch.arange(PATCH, device=patches.device) + 0.5
     rows = (
@@ -90,7 +90,7 @@ def _transformed(patches: Tensor) -> Tensor:
     return torch.einsum("kp,bcphw->bkchw", basis, colours).flatten(1, 2)
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Residual block that is the identity at first; scaled and shifted by the embedding."""
 
     def __init__(self, width: int, embedding: int) -> None:
@@ -132,11 +132,11 @@ class ResidualNet(nn.Module):
             nn.Linear(_TIMES + 2, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
         self.enter = nn.Conv2d(_CHANNELS + _CONDITIONS, upper, 3, padding=1)
-        self.before = nn.ModuleList(_Block(upper, embedding) for _ in range(before))
+        self.before = nn.ModuleList(ResidualBlock(upper, embedding) for _ in range(before))
         self.down = nn.Conv2d(upper, lower, 2, stride=2)
-        self.inside = nn.ModuleList(_Block(lower, embedding) for _ in range(inside))
+        self.inside = nn.ModuleList(ResidualBlock(lower, embedding) for _ in range(inside))
         self.up = nn.Conv2d(lower, 4 * upper, 1)
-        self.after = nn.ModuleList(_Block(upper, embedding) for _ in range(after))
+        self.after = nn.ModuleList(ResidualBlock(upper, embedding) for _ in range(after))
         self.leave = nn.Conv2d(upper, _CHANNELS, 3, padding=1)
         silence(self.leave)
         # A place sees so far: one for each convolution, twice that in the lower level, and its neighbour there.

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+Built = TypeVar("Built")
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def find_weights(weights: str | Path, own: str, kind: str, recipe: str) -> Path:
@@ -31,3 +41,35 @@ def find_weights(weights: str | Path, own: str, kind: str, recipe: str) -> Path:
                 f"written by `difix3d train-prior {recipe}`."
             )
     return path.with_suffix(".safetensors")
+
+
+def read_weights(
+    path: Path, build: Callable[[dict[str, Any], dict[str, Tensor]], Built], kind: str, remedy: str
+) -> Built:
+    """Build a network of a file and its JSON.
+
+    Args:
+        path: the .safetensors file.
+        build: of the JSON's content and the tensors as they are stored.
+        kind: of prior, for the message.
+        remedy: besides installing the package again, for the message.
+
+    Raises:
+        FileNotFoundError: one of the two is missing.
+        RuntimeError: they cannot be read, or ``build`` cannot use them.
+    """
+    config = path.with_suffix(".json")
+    try:
+        return build(json.loads(config.read_text(encoding="utf-8")), load_file(path))
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise RuntimeError(
+            f"cannot read {kind} weights {path} (with {config.name}): {error}. Reinstall the package, or give {remedy}."
+        ) from error
+
+
+def loaded(net: Net, tensors: Mapping[str, Tensor]) -> Net:
+    """Fill a network in float32, whatever its weights are stored in."""
+    net.load_state_dict({key: value.float() for key, value in tensors.items()})
+    return net
