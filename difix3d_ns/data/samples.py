@@ -55,7 +55,7 @@ class UnitSamples:
         if self.capture.masks is not None and self.capture.background is None:
             # What nobody knows there, a fixer shall not learn to change.
             truth = torch.lerp(image, truth, self.capture.masks[index])
-        self.scores[index] = _psnr(image, truth)
+        self.scores[index] = psnr(image, truth)
         if self.scores[index] < MIN_PSNR:
             return None
         chosen = self._choose(index, candidates, camera, depth, alpha)
@@ -91,5 +91,6 @@ class UnitSamples:
         return PosedImage(self.capture.images[index], self.capture.cameras[index], depth, alpha, mask)
 
 
-def _psnr(image: Tensor, truth: Tensor) -> float:
+def psnr(image: Tensor, truth: Tensor) -> float:
+    """PSNR of a picture in dB; 100 at most."""
     return float(-10 * torch.log10((image - truth).square().mean().clamp_min(1e-10)))

@@ -9,11 +9,13 @@ from typing import NamedTuple, Protocol
 
 from difix3d_ns.data.capture import Capture, picture_capture, procedural_capture, thinned
 from difix3d_ns.data.options import CurationOptions
+from difix3d_ns.data.orbit_strips import orbit_capture
 from difix3d_ns.errors import UserError
 
 _SEED = "-seed"
 _OF_SEEDS = {f"procedural{_SEED}": None, f"object{_SEED}": "object", f"grounded{_SEED}": "grounded"}
 """source -> kind of world; None: kinds take turns"""
+_ORBIT = f"orbit{_SEED}"
 
 
 class ReadCapture(Protocol):
@@ -64,6 +66,8 @@ class Scene(NamedTuple):
         kind, _, rest = self.source.partition(":")
         if kind in _OF_SEEDS:
             capture = procedural_capture(int(rest), options.long_side, options.supersampling, _OF_SEEDS[kind])
+        elif kind == _ORBIT:
+            return orbit_capture(int(rest), options.long_side, options.supersampling)
         elif kind == "sample-pictures":
             return picture_capture(options.long_side)
         else:
@@ -85,9 +89,9 @@ def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
     Args:
         texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, ``object:N`` and
             ``object-seed:S`` for objects alone, ``grounded:N`` and ``grounded-seed:S`` for objects on ground,
-            ``sample-pictures`` for pictures without a scene, a folder that nerfstudio reads (``transforms.json`` or a
-            COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
-        first_seed: of ``procedural:N``, ``object:N`` and ``grounded:N``.
+            ``orbit:N`` and ``orbit-seed:S`` for objects with an orbit around them, ``sample-pictures`` for pictures
+            without a scene, a folder that nerfstudio reads (``transforms.json`` or a COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
+        first_seed: of ``procedural:N``, ``object:N``, ``grounded:N`` and ``orbit:N``.
 
     Raises:
         UserError: there is none, a number is missing, or two scenes would have one name.
@@ -107,7 +111,7 @@ def _expand(text: str, first_seed: int) -> list[Scene]:
     if text == "sample-pictures":
         return [Scene("sample_pictures", text)]
     name = kind.removesuffix(_SEED)
-    if f"{name}{_SEED}" in _OF_SEEDS:
+    if f"{name}{_SEED}" in (*_OF_SEEDS, _ORBIT):
         if not number.isdigit():
             raise UserError(f"{text}: write {name}:8 for eight scenes, or {name}{_SEED}:7 for that of seed 7")
         first, count = (first_seed, int(number)) if kind == name else (int(number), 1)

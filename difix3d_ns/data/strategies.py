@@ -1,4 +1,4 @@
-"""Ways of making samples: four of Wu et al., Difix3D+ (CVPR 2025, section 4.1), those of upscalers and of depth."""
+"""Ways of making samples: four of Wu et al., Difix3D+ (CVPR 2025, section 4.1), those of other priors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.data.cycle import seen_from_beside
-from difix3d_ns.data.enlarged import ENLARGEMENTS, Stills
+from difix3d_ns.data.enlarged import ENLARGEMENTS, Stills, reduced
 from difix3d_ns.data.options import Strategy
 from difix3d_ns.data.reconstruct import Schedule, Splat, reconstruct
 from difix3d_ns.geometry.poses import stack_poses
@@ -60,6 +60,7 @@ def plans(capture: Capture, strategies: Sequence[Strategy]) -> list[Plan]:
     found += _crossings(capture)
     found += [Plan(train, test, {name: "enlarged"}, 1.0) for name in ENLARGEMENTS]
     found.append(Plan(sorted({*train, *test}), [], {"photographs": "photographs"}))
+    found.append(Plan(train, test, {"orbit": "orbit"}, 1.0))
     wanted = [replace(p, units={n: s for n, s in p.units.items() if s in strategies}) for p in found]
     return [plan for plan in wanted if plan.units and len(plan.views) >= 2]
 
@@ -80,6 +81,10 @@ def make_units(
     if "photographs" in plan.units:
         stills = Stills(capture.cameras, capture.images, capture.points)
         yield Unit("photographs", "photographs", stills, plan.views, plan.views, 0)
+        return
+    if "orbit" in plan.units:
+        half = reconstruct(reduced(capture, 2), plan.views, replace(shorter, mode="antialiased"), seed, on_step=on_step)
+        yield Unit("orbit", "orbit", half[1.0], plan.held_out, plan.views, shorter.steps)
         return
     if "enlarged" in plan.units.values():
         yield _enlarged_unit(capture, plan, shorter, seed, on_step)
