@@ -1,4 +1,4 @@
-"""Samples for refiners of orbits: one splat seen from all around an object, all frames of a sample one below the other."""
+"""Samples for refiners of orbits: one splat seen from all around an object, frame below frame."""
 
 from __future__ import annotations
 

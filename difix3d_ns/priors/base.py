@@ -1,7 +1,8 @@
 """Protocols of priors, with their requests and results: one for each capability, and none for all of them.
 
-``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator`` and ``Depth`` take longer than a second, so
-they work in steps over a state of tensors (``Stepwise``), which can be shown, counted and saved in between.
+``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator``, ``OrbitRefiner`` and ``Depth`` take longer
+than a second, so they work in steps over a state of tensors (``Stepwise``), which can be shown, counted and saved in
+between.
 """
 
 from __future__ import annotations
@@ -220,6 +221,38 @@ class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
 
         What depends on photographs and cameras alone is not made again. Arguments as of ``start``; ``state`` has no
         step left.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class OrbitFrame:
+    """A frame of an orbit around something, to be refined with the others."""
+
+    image: Tensor  # [h, w, 3] in [0, 1]
+    camera: Pinhole  # of the image, in the unit of the other cameras
+    depth: Tensor | None = None  # [H, W, 1] along z over the same field of view, of any size, 0 where nothing is
+    photo: Tensor | None = None  # [H, W, 3] in [0, 1], of any size: a photograph taken at the very pose
+
+
+class OrbitRefiner(Stepwise[list[Tensor]], Protocol):
+    """Repairs and enlarges the frames of an orbit jointly.
+
+    Results are [factor h, factor w, 3] in [0, 1], float32, in the order of the frames; a frame with a photograph shows
+    that.
+    """
+
+    @property
+    def factor(self) -> int:
+        """Sides of results over those of frames."""
+        ...
+
+    def start(self, frames: Sequence[OrbitFrame], seed: int = 0) -> State:
+        """Create the state of the work.
+
+        Args:
+            frames: in the order of the orbit, all of one size; depth of all of them, or of none.
+            seed: of all random draws.
         """
         ...
 

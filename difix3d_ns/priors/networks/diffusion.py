@@ -97,6 +97,22 @@ def ddim_step(clean: Tensor, noise: Tensor, signal: float, next_signal: float, e
     return next_signal**0.5 * clean + kept * noise + spread * fresh
 
 
+def anchored(noisy: Tensor, start: Tensor, share: float) -> Tensor:
+    """Hold a noisy tensor to the start of its chain, noised to the same level (Hi3D's second stage).
+
+    Args:
+        noisy: ``x_t``.
+        start: what the chain began with, at the level of ``noisy``, with the noise it began with.
+        share: of ``start``.
+    """
+    return torch.lerp(noisy, start, share)
+
+
+def anchoring(place: float) -> float:
+    """Compute the share of the start at a place of the chain, from 0 (all of it) to 1 (none), as Hi3D's code does."""
+    return float((0.5 * (1 + math.cos(place))) ** 40)
+
+
 def posterior_step(clean: Tensor, noisy: Tensor, signal: float, next_signal: float, fresh: Tensor) -> Tensor:
     """Draw the next, cleaner level from the posterior of the chain respaced to these levels (Ho et al., equation 7).
 

@@ -115,6 +115,7 @@ class ResidualNet(nn.Module):
         blocks: residual blocks before, in and after the lower level.
         embedding: numbers that stand for timestep and factor.
         scales: of latents by factor, for ``Enlargement``; pairs in JSON.
+        extra: channels of conditions besides those of ``Enlargement``.
     """
 
     def __init__(
@@ -123,15 +124,17 @@ class ResidualNet(nn.Module):
         blocks: tuple[int, int, int] = (3, 2, 2),
         embedding: int = 64,
         scales: Sequence[tuple[float, float]] = ((4.0, 20.0),),
+        extra: int = 0,
     ) -> None:
         super().__init__()
         upper, lower = widths
         before, inside, after = blocks
         self.scales = {float(factor): float(scale) for factor, scale in scales}
+        self.extra = extra
         self.embed = nn.Sequential(
             nn.Linear(_TIMES + 2, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
         )
-        self.enter = nn.Conv2d(_CHANNELS + _CONDITIONS, upper, 3, padding=1)
+        self.enter = nn.Conv2d(_CHANNELS + _CONDITIONS + extra, upper, 3, padding=1)
         self.before = nn.ModuleList(ResidualBlock(upper, embedding) for _ in range(before))
         self.down = nn.Conv2d(upper, lower, 2, stride=2)
         self.inside = nn.ModuleList(ResidualBlock(lower, embedding) for _ in range(inside))
@@ -147,7 +150,7 @@ class ResidualNet(nn.Module):
 
         Args:
             noisy: [B, 48, h, w], both sides even.
-            conditions: [B, 99, h, w]; see ``Enlargement``.
+            conditions: [B, 99 + extra, h, w]; see ``Enlargement``.
             level: [B] timesteps.
             signal: [B] ``a_t`` there.
             factor: of the enlargement.

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Generator, Tensor, nn
 
 from difix3d_ns.data.shards import Sample
@@ -25,7 +21,8 @@ from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.residual_net import PATCH, Enlargement, ResidualNet
 from difix3d_ns.priors.residual import ResidualUpscaler, read_net
 from difix3d_ns.priors.single_photo import upscale_alone
-from difix3d_ns.training.crops import Crop, common_size, integer, to_bytes, to_unit
+from difix3d_ns.training.crops import Crop, common_size, integer, to_bytes
+from difix3d_ns.training.degradation import degraded
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.networks import begin_with, configured, save_half
 from difix3d_ns.training.prior_recipe import Phase, Recipe
@@ -107,7 +104,7 @@ class Upscale:
             rendered = bool(torch.rand((), generator=generator) < _RENDERS) and begins
             low = resample(truth[None], round(height / factor), round(width / factor))[0].clamp(0, 1)
             if torch.rand((), generator=generator) < _DEGRADED:
-                low = _degraded(low, generator)
+                low = degraded(low, generator)
             truths.append(truth)
             shown.append(crop.colour(sample.render) if rendered else truth)
             lows.append((low * 255).round() / 255)
@@ -196,23 +193,6 @@ def _level(count: int, generator: Generator) -> Tensor:
     anywhere = torch.randint(count, (), generator=generator)
     near = LEVELS[integer(len(LEVELS), generator)] + integer(2 * _JITTER + 1, generator) - _JITTER
     return anywhere if integer(2, generator) else torch.tensor(near).clamp(0, count - 1)
-
-
-def _degraded(low: Tensor, generator: Generator) -> Tensor:
-    """A photograph [3, h, w] with a little blur, noise and JPEG, each by an even chance."""
-    if integer(2, generator):
-        share = 0.25 * torch.rand((), generator=generator)
-        softened = F.avg_pool2d(low, 3, 1, 1, count_include_pad=False)
-        low = torch.lerp(low, softened, share)
-    if integer(2, generator):
-        low = low + 0.015 * torch.rand((), generator=generator) * torch.randn(low.shape, generator=generator)
-    if integer(2, generator):
-        file = io.BytesIO()
-        pixels = to_bytes(low.clamp(0, 1)).permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(file, format="jpeg", quality=75 + integer(21, generator))
-        with Image.open(file) as read:
-            low = to_unit(torch.from_numpy(np.array(read)).permute(2, 0, 1))
-    return low.clamp(0, 1)
 
 
 def create(recipe: Recipe) -> Upscale:
