@@ -9,6 +9,7 @@ from typing import Any
 from difix3d_ns.apps.enhance_splat import open_splat
 from difix3d_ns.apps.export_splat import load_pipeline
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.pinhole import Pinhole
 
 
 def config_of(splat: Path, data: Path | None) -> Path | None:
@@ -47,3 +48,11 @@ def opened(splat: Path, data: Path | None, config: Path | None) -> Any:
     assert data is not None
     with tempfile.TemporaryDirectory() as folder:
         return load_pipeline(open_splat(splat, data, Path(folder)))
+
+
+def full_size(pipeline: Any, camera: Pinhole) -> Pinhole:
+    """Return a photo's camera at the size that the splat is meant to be rendered at."""
+    if pipeline.model.larger is None:
+        return camera
+    factor = pipeline.config.guidance.factor or 1.0
+    return camera.resized(round(camera.width * factor), round(camera.height * factor))
