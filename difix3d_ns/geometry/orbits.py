@@ -147,18 +147,20 @@ def circle(low: Tensor, high: Tensor, count: int, width: int, height: int) -> li
         count: how many.
         width, height: of their pictures.
     """
-    middle, half = (low.double() + high.double()) / 2, float((high - low).double().norm()) / 2
-    distance = _MARGIN * (half or 1.0) / math.sin(_CIRCLE_VIEW / 2)
+    corners = torch.stack(torch.meshgrid(*torch.stack([low, high], 1).double(), indexing="ij"), -1).reshape(-1, 3)
+    middle = corners.mean(0)
     focal = min(width, height) / 2 / math.tan(_CIRCLE_VIEW / 2)
     lens = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     up = torch.tensor([0.0, 0, 1], dtype=torch.float64)
     level, above = math.cos(_CIRCLE_ELEVATION), math.sin(_CIRCLE_ELEVATION)
-    found = []
-    for number in range(count):
-        turn = 2 * math.pi * number / count
-        way = torch.tensor([level * math.cos(turn), level * math.sin(turn), above], dtype=torch.float64)
-        found.append(Pinhole(_looking(middle + distance * way, middle, up).float(), lens, width, height))
-    return found
+    turns = [2 * math.pi * number / count for number in range(count)]
+    ways = [torch.tensor([level * math.cos(turn), level * math.sin(turn), above]).double() for turn in turns]
+    rotations = torch.stack([_looking(way, torch.zeros(3).double(), up)[:3, :3] for way in ways])
+    seen = (corners - middle) @ rotations  # [count, 8, 3]
+    aside = seen[..., :2].abs() * focal / torch.tensor([width / 2, height / 2])
+    distance = _MARGIN * float((aside.amax(-1) - seen[..., 2]).max()) or 1.0
+    positions = middle + distance * torch.stack(ways)
+    return [Pinhole(pose, lens, width, height) for pose in assemble(rotations, positions).float()]
 
 
 @dataclass(frozen=True)

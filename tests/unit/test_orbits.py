@@ -156,9 +156,12 @@ def test_a_circle_has_all_of_a_box_in_its_pictures() -> None:
     low, high = torch.tensor([-1.0, 2, 0]), torch.tensor([3.0, 3, 2])
     corners = torch.stack(torch.meshgrid(*torch.stack([low, high], 1), indexing="ij"), -1).reshape(-1, 3)
     views = circle(low, high, 12, 90, 60)
+    reached = []
     assert len(views) == 12 and float(steps(views).max() - steps(views).min()) < 1e-4
     for view in views:
         seen = (corners - view.position) @ view.camera_to_world[:3, :3]
         pixels = (seen @ view.intrinsics.T)[:, :2] / seen[:, 2:]
         assert (seen[:, 2] > 0).all() and (pixels > 0).all() and (pixels < torch.tensor([90.0, 60])).all()
+        reached.append(float((pixels / torch.tensor([90.0, 60]) - 0.5).abs().max()))
         assert float(view.camera_to_world[2, 1]) < 0 and float(view.forward[2]) < 0  # upright, from above
+    assert 0.45 < max(reached) < 0.5  # no smaller than need be
