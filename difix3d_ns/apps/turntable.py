@@ -64,7 +64,7 @@ class Turntable:
 
 @dataclass(frozen=True)
 class _Stage:
-    """What is shown."""
+    """Frames to render: cameras, and pictures from each."""
 
     cameras: list[Pinhole]  # of all frames, of one size
     shown: Sequence[Shown]  # side by side

@@ -1,4 +1,4 @@
-"""How many photographs show the faces of a mesh: as a share of its surface, as colours."""
+"""Counts of the photographs that show a mesh: from its file, as a share of its surface, as colours."""
 
 from __future__ import annotations
 
