@@ -493,6 +493,37 @@ def compare(
     print(write(first, second, output, output_name, seconds, force).describe())
 
 
+def turntable(
+    source: Annotated[Path, tyro.conf.Positional],
+    output: Path,
+    show: tuple[Literal["rgb", "enhanced", "mesh"], ...] = (),
+    mesh: Path | None = None,
+    seconds: float = 6.0,
+    frames: int | None = None,
+    long_side: int | None = None,
+    data: Path | None = None,
+    force: bool = False,
+) -> None:
+    """Write a video of a camera that goes once around an object, by the ring of its photos, or around a mesh.
+
+    Where the photos stand on one side of it alone, the camera goes there and back.
+
+    Args:
+        source: config.yml of a training, its folder, a .ply of any program, or a mesh (.glb, .obj, .ply).
+        output: an .mp4 or .gif file; a .gif needs no ffmpeg.
+        show: what is shown side by side (unset: rgb; of a mesh, itself).
+        mesh: file of the mesh (unset: mesh.glb, .obj or .ply in the training's folder).
+        seconds: of the video.
+        frames: of the video (unset: 24 a second, 20 in a .gif).
+        long_side: of each picture, in pixels (unset: the photos', in a .gif 480 at most; of a mesh 800, in a .gif 480).
+        data: the scene with the photos that a splat's .ply shows.
+        force: overwrite a file that is there.
+    """
+    from difix3d_ns.apps.turntable import turntable as write
+
+    print(write(source, output, show, mesh, seconds, frames, long_side, data, force).describe())
+
+
 def enhance(
     splat: Annotated[Path, tyro.conf.Positional],
     data: Path,
@@ -554,6 +585,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "mesh": mesh,
     "compare": compare,
+    "turntable": turntable,
     "enhance": enhance,
     "bench": bench,
 }

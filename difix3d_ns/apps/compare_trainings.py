@@ -8,28 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mediapy
 import numpy as np
 import torch
 from nerfstudio.cameras.camera_paths import get_interpolated_camera_path
-from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 
 from difix3d_ns.apps.export_splat import load_pipeline
+from difix3d_ns.apps.opened_splats import full_size
+from difix3d_ns.apps.video_files import RATE, VIDEO, check_video, even, labelled, video_writer
 from difix3d_ns.data.capture import evenly_spaced
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.runs import evaluate
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.io.atomic import replacing
 from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.progress import progress_bar
-from difix3d_ns.io.video_frames import check_ffmpeg
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 from difix3d_ns.ns.cameras import to_cameras, to_pinhole
 from difix3d_ns.ns.splat_frame import SplatFrame
 
-ENDING = ".mp4"
-RATE = 24  # frames per second
 _STOPS = 8  # photos that the camera passes, at most
 _SWING = 0.4  # of the width, to either side of the middle
 _SWINGS = 2  # of the line, there and back
@@ -71,31 +67,25 @@ def compare(
     Raises:
         UserError: a training cannot be loaded, they are of different scenes, or the output cannot be written.
     """
-    if output.suffix.lower() != ENDING:
-        raise UserError(f"--output {output}: a video is written as {ENDING}")
-    if output.exists() and not force:
-        raise UserError(f"--output {output} exists already; --force overwrites")
-    if not 0 < seconds <= 600:
-        raise UserError(f"--seconds {seconds:g}: more than 0 and at most 600 are needed")
-    check_ffmpeg()
+    check_video(output, (VIDEO,), seconds, force)
     sides = [_loaded(config, output_name) for config in (first, second)]
     _check_one_scene(sides, first, second)
     names = (_name(first), _name(second))
     count = max(2, round(seconds * RATE))
     frame = _frame(sides[0])
     path = [frame.original_pose(pose) for pose in _path(sides[0], count)]
-    sizes = [_camera(side) for side in sides]
-    largest = max(sizes, key=lambda camera: camera.width * camera.height)
-    largest = largest.resized(largest.width // 2 * 2, largest.height // 2 * 2)  # players want even sides
-    with progress_bar(Console(stderr=True), counted=True) as bar, replacing(output) as part:
+    sizes = [full_size(side, to_pinhole(side.datamanager.train_dataset.cameras[:1])) for side in sides]
+    largest = even(max(sizes, key=lambda camera: camera.width * camera.height))
+    with (
+        progress_bar(Console(stderr=True), counted=True) as bar,
+        video_writer(output, largest.height, largest.width, RATE) as write,
+    ):
         task = bar.add_task("Rendering", total=count)
-        shape = (largest.height, largest.width)
-        with mediapy.VideoWriter(part, shape, fps=RATE, crf=18) as writer:
-            for pose, place in zip(path, _places(count), strict=True):
-                pictures = [_rendered(side, pose, largest, output_name) for side in sides]
-                labelled = [_labelled(*each) for each in zip(pictures, names, (False, True), strict=True)]
-                writer.add_image(wiped(labelled[0], labelled[1], place))
-                bar.advance(task)
+        for pose, place in zip(path, _places(count), strict=True):
+            pictures = [_rendered(side, pose, largest, output_name) for side in sides]
+            left, right = (labelled(*each) for each in zip(pictures, names, (False, True), strict=True))
+            write(wiped(left, right, place))
+            bar.advance(task)
     enhanced = output_name == "enhanced"
     measured = [_metrics(config, enhanced) for config in (first, second)]
     both = None if measured[0] is None or measured[1] is None else (measured[0], measured[1])
@@ -118,15 +108,6 @@ def wiped(left: np.ndarray, right: np.ndarray, share: float) -> np.ndarray:
 def _places(count: int) -> list[float]:
     """Places of the line in each frame, as shares of the width."""
     return [0.5 + _SWING * math.sin(2 * math.pi * _SWINGS * index / count) for index in range(count)]
-
-
-def _labelled(picture: np.ndarray, name: str, at_right: bool) -> np.ndarray:
-    image = Image.fromarray(picture)
-    draw, margin = ImageDraw.Draw(image), max(4, image.width // 60)
-    font = ImageFont.load_default(max(11, image.width // 36))
-    place = (image.width - margin if at_right else margin, margin)
-    draw.text(place, name, "white", font, "ra" if at_right else "la", stroke_width=2, stroke_fill="black")
-    return np.asarray(image)
 
 
 def _loaded(config: Path, output_name: str) -> Any:
@@ -164,16 +145,6 @@ def _positions(pipeline: Any) -> dict[str, np.ndarray]:
         for path, pose in zip(dataset.image_filenames, dataset.cameras.camera_to_worlds, strict=True):
             found[str(path)] = frame.original_pose(pose.double().cpu().numpy())[:, 3]
     return dict(zip(distinct_names([Path(path) for path in found]), found.values(), strict=True))
-
-
-def _camera(pipeline: Any) -> Pinhole:
-    """Camera of the first photo, at the size that the splat is meant to be rendered at."""
-    larger = pipeline.model.larger
-    camera: Pinhole = to_pinhole(pipeline.datamanager.train_dataset.cameras[:1])
-    if larger is None:
-        return camera
-    factor = pipeline.config.guidance.factor or 1.0
-    return camera.resized(round(camera.width * factor), round(camera.height * factor))
 
 
 def _path(pipeline: Any, count: int) -> list[np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,12 @@ import numpy as np
 import trimesh
 from rich.console import Console
 
-from difix3d_ns.apps.enhance_splat import open_splat
-from difix3d_ns.apps.export_splat import Frame, check_crop, check_output, load_pipeline
+from difix3d_ns.apps.export_splat import Frame, check_crop, check_output
+from difix3d_ns.apps.opened_splats import config_of, opened
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.progress import progress_bar
-from difix3d_ns.meshing.mesh_files import MESH_ENDINGS, write_mesh
+from difix3d_ns.meshing.mesh_files import MESH_ENDINGS, NAME, frame_file, write_mesh
+from difix3d_ns.meshing.photo_counts import count_colours
 from difix3d_ns.meshing.splat_mesh import MeshOptions, mesh_of_splat
 from difix3d_ns.meshing.volume import Box
 from difix3d_ns.ns.splat_frame import SplatFrame
@@ -26,9 +26,6 @@ from difix3d_ns.ns.splat_frame import SplatFrame
 Colours = Literal["photos", "count"]
 TEXTURE = 2048
 """pixels of a texture's side, where nobody says how many"""
-_UNSEEN, _SEEN_ONCE, _SEEN_OFTEN = (214, 69, 65), (240, 190, 90), (70, 140, 200)
-"""colours of faces by how many photos show them"""
-_OFTEN = 5  # photos
 
 
 @dataclass(frozen=True)
@@ -79,25 +76,15 @@ def mesh(
     Raises:
         UserError: the flags are no good, there is no such splat, or it has no surface.
     """
-    from difix3d_ns.evaluation.report.training import read_training
-
     started = time.perf_counter()
     options = options or MeshOptions()
-    if splat.suffix.lower() == ".ply":
-        if data is None:
-            raise UserError(f"{splat}: give --data, the scene whose photos it shows")
-        if output is None:
+    config = config_of(splat, data)
+    if output is None:
+        if config is None:
             raise UserError(f"{splat}: give --output, the file to write")
-        check_output(output, MESH_ENDINGS, force)
-        with tempfile.TemporaryDirectory() as folder:
-            pipeline = load_pipeline(open_splat(splat, data, Path(folder)))
-    else:
-        if data is not None:
-            raise UserError("--data: a training knows its photos; leave it out")
-        config = read_training(splat).path
-        output = output or config.parent / "mesh.glb"
-        check_output(output, MESH_ENDINGS, force)
-        pipeline = load_pipeline(config)
+        output = config.parent / f"{NAME}.glb"
+    check_output(output, MESH_ENDINGS, force)
+    pipeline = opened(splat, data, config)
     plain = output.suffix.lower() == ".ply" or colours == "count"
     if texture is None:
         texture = 0 if plain else TEXTURE
@@ -114,7 +101,7 @@ def mesh(
     try:
         files = write_mesh(output, made.mesh, shown, made.counts, made.picture, made.places, z_up=frame == "training")
         if frame == "training":
-            beside = output.with_name(f"{output.stem}_frame.json")
+            beside = frame_file(output)
             place.write(beside)
             files.append(beside)
     except OSError as error:
@@ -163,14 +150,6 @@ def turned_box(
     matrix[:3, :3], matrix[:3, 3] = given.R.numpy(), given.T.numpy()
     half = np.array(size, float) / 2
     return Box(-half, half), np.linalg.inv(matrix)
-
-
-def count_colours(counts: np.ndarray) -> np.ndarray:
-    """Return colours [V, 3] uint8 of how many photos show vertices: red for none, over yellow, to blue for many."""
-    share = np.clip((counts - 1) / (_OFTEN - 1), 0, 1)[:, None]
-    mixed = (1 - share) * np.array(_SEEN_ONCE) + share * np.array(_SEEN_OFTEN)
-    found: np.ndarray = np.where(counts[:, None] > 0, mixed, np.array(_UNSEEN)).round().astype(np.uint8)
-    return found
 
 
 def _placed(given: trimesh.Trimesh, matrix: np.ndarray) -> trimesh.Trimesh:

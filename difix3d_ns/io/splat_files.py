@@ -16,6 +16,8 @@ from difix3d_ns.io.atomic import replacing
 ENDINGS = (".compressed.ply", ".ply", ".spz")
 _SPZ_BITS, _SPZ_FRACTION = 23, 16  # of a position in fixed point, without its sign; of its fraction, at most
 
+_HEAD = 1 << 16  # bytes in which the head of a .ply ends
+
 
 def write_splat(file: Path, gaussians: Mapping[str, Tensor]) -> None:
     """Write a splat.
@@ -30,6 +32,16 @@ def write_splat(file: Path, gaussians: Mapping[str, Tensor]) -> None:
     """
     with replacing(file) as part:
         _write(part, file, gaussians)
+
+
+def is_splat(file: Path) -> bool:
+    """Return whether a .ply holds Gaussians, by its head; a mesh or points it may be else."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD).partition(b"end_header")[0]
+    except OSError:
+        return False
+    return any(name in head for name in (b" f_dc_0", b" packed_position"))
 
 
 def _write(part: Path, file: Path, gaussians: Mapping[str, Tensor]) -> None:

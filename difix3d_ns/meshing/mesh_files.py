@@ -14,8 +14,10 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import write_bytes
 
 MESH_ENDINGS = (".glb", ".obj", ".ply")
-COUNT = "photos"
-"""attribute of vertices: number of photos that show them; ``_PHOTOS`` in a .glb, whose own names begin so"""
+NAME = "mesh"
+"""of a training's mesh in its folder, without the ending"""
+COUNT, GLB_COUNT = "photos", "_PHOTOS"
+"""attribute of vertices: number of photos that show them; in a .glb names of one's own begin with a line"""
 _UPRIGHT = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])  # z up to glTF's y up
 
 
@@ -58,14 +60,40 @@ def write_mesh(
         opaque = np.full((len(colours), 1), 255, np.uint8)
         written.visual = trimesh.visual.ColorVisuals(written, vertex_colors=np.concatenate([colours, opaque], 1))
     if ending != ".obj":
-        written.vertex_attributes["_PHOTOS" if ending == ".glb" else COUNT] = counts.astype(np.float32)
+        written.vertex_attributes[GLB_COUNT if ending == ".glb" else COUNT] = counts.astype(np.float32)
     if ending == ".glb" and z_up:
         written.apply_transform(_UPRIGHT)
     return _written(path, _exported(written, path, textured))
 
 
-def read_mesh(path: Path) -> trimesh.Trimesh:
-    """Read a mesh of any format that trimesh reads; a .glb is turned from y up to z up.
+def frame_file(path: Path) -> Path:
+    """Return the file beside a mesh that has the way back to the capture's coordinates, if it is not in them."""
+    return path.with_name(f"{path.stem}_frame.json")
+
+
+def mesh_in(folder: Path) -> Path | None:
+    """Return the mesh of a training in its folder; None if there is none."""
+    return next((file for ending in MESH_ENDINGS if (file := folder / f"{NAME}{ending}").is_file()), None)
+
+
+def read_upright(path: Path) -> trimesh.Trimesh:
+    """Read a mesh with z up: an .obj of another program, which no ``frame_file`` lies beside, has y up.
+
+    Raises:
+        UserError: as ``read_mesh``.
+    """
+    found = read_mesh(path)
+    if path.suffix.lower() == ".obj" and not frame_file(path).is_file():
+        found.apply_transform(_UPRIGHT.T)
+    return found
+
+
+def read_mesh(path: Path, z_up: bool = True) -> trimesh.Trimesh:
+    """Read a mesh of any format that trimesh reads.
+
+    Args:
+        path: of the file.
+        z_up: whether its z pointed up when it was written, so that a .glb is turned back from y up.
 
     Raises:
         UserError: it cannot be read, or has no faces.
@@ -76,7 +104,7 @@ def read_mesh(path: Path) -> trimesh.Trimesh:
         raise UserError(f"{path} is no mesh that can be read: {error}") from error
     if not isinstance(found, trimesh.Trimesh) or not len(found.faces):
         raise UserError(f"{path} has no faces: it is no mesh")
-    if path.suffix.lower() in (".glb", ".gltf"):
+    if z_up and path.suffix.lower() in (".glb", ".gltf"):
         found.apply_transform(_UPRIGHT.T)
     return found
 

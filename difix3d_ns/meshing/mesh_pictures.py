@@ -68,4 +68,4 @@ def _picture_of(look: Any) -> np.ndarray | None:
         return None
     material: Any = look.material
     image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-    return None if image is None else np.asarray(image.convert("RGB"))
+    return None if image is None else np.array(image.convert("RGB"))

@@ -22,6 +22,7 @@ from difix3d_ns.meshing.cleaning import SMOOTHING, closed, inside, seen_alone, s
 from difix3d_ns.meshing.depth_view import DepthView, depth_view
 from difix3d_ns.meshing.extent import PHOTOS, pixel_size, seen_box
 from difix3d_ns.meshing.painting import Occlusion, Points, colours
+from difix3d_ns.meshing.photo_counts import unseen_share
 from difix3d_ns.meshing.texture import Charts, painted, unwrapped
 from difix3d_ns.meshing.volume import Box, Volume, needed_bytes
 from difix3d_ns.views.protocols import Render, Scene
@@ -252,9 +253,7 @@ def _coloured(
         progress("Colours", number + 1, len(rendered))
     of_vertices = _fetched(corners, photos, renders, occlusion)
     _, parts = without_specks(mesh, 0.0)
-    areas = mesh.area_faces
-    unseen = float(areas[(counts[mesh.faces] == 0).all(1)].sum() / areas.sum())
-    found = SplatMesh(mesh, _bytes(of_vertices), counts, parts, unseen)
+    found = SplatMesh(mesh, _bytes(of_vertices), counts, parts, unseen_share(mesh, counts))
     if not options.texture:
         return found
     charts = unwrapped(mesh, options.texture)

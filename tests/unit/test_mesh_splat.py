@@ -13,8 +13,9 @@ import torch
 import trimesh
 
 from difix3d_ns.apps.export_splat import export
-from difix3d_ns.apps.mesh_splat import box_of, count_colours, mesh, turned_box
+from difix3d_ns.apps.mesh_splat import box_of, mesh, turned_box
 from difix3d_ns.errors import UserError
+from difix3d_ns.meshing.photo_counts import count_colours
 from difix3d_ns.meshing.splat_mesh import MeshOptions
 from difix3d_ns.meshing.volume import Box
 from difix3d_ns.ns.splat_frame import SplatFrame

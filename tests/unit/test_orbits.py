@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from difix3d_ns.geometry.orbits import converging, hemisphere, look_at_point
+from difix3d_ns.geometry.orbits import circle, converging, hemisphere, look_at_point, orbit, surrounding, swing
 from difix3d_ns.geometry.pinhole import Pinhole
 from tests.unit.known_scenes import look_at, straight
 
@@ -82,3 +82,86 @@ def test_a_full_circle() -> None:
     azimuths = sorted(angles(view)[0] for view in views)
     assert max(b - a for a, b in itertools.pairwise(azimuths)) < 40
     assert azimuths[0] < -140 and azimuths[-1] > 140
+
+
+def steps(cameras: list[Pinhole], closed: bool = True) -> torch.Tensor:
+    """Distances between successive cameras, the last and the first included if the way is closed."""
+    places = torch.stack([camera.position for camera in cameras])
+    return (places - places.roll(-1, 0)).norm(dim=1)[: len(places) if closed else -1]
+
+
+def looks_at_the_centre(camera: Pinhole) -> bool:
+    ahead = camera.position.double() + angles(camera)[2] * camera.forward.double()
+    level = abs(float(camera.camera_to_world[2, 0])) < 1e-5 and float(camera.camera_to_world[2, 1]) < 0
+    return bool(torch.allclose(ahead, CENTRE, atol=1e-4)) and level
+
+
+def test_an_orbit_of_cameras_on_a_ring_is_that_ring() -> None:
+    ring = around(*((azimuth, 25) for azimuth in (10, 80, 100, 170, 240, 300)))
+    views = orbit(ring, 36)
+    assert len(views) == 36 and surrounding(ring)
+    for view in views:
+        _, elevation, radius = angles(view)
+        assert elevation == pytest.approx(25, abs=1e-3) and radius == pytest.approx(2, abs=1e-4)
+        assert looks_at_the_centre(view)
+        assert (view.width, view.height) == (96, 64) and torch.equal(view.intrinsics, ring[0].intrinsics)
+    assert angles(views[0])[0] == pytest.approx(10, abs=1e-3)
+    apart = steps(views)  # even steps, also from the last to the first
+    assert float(apart.max() - apart.min()) < 1e-4
+
+
+def test_an_orbit_passes_through_a_tilted_ring() -> None:
+    """A turntable that stood crooked, nearer on one side."""
+    azimuths = range(0, 360, 20)
+    tilted = [
+        around((a, 30 + 12 * math.cos(math.radians(a))), radius=2 - 0.3 * math.sin(math.radians(a)))[0]
+        for a in azimuths
+    ]
+    views = orbit(tilted, len(azimuths))
+    missed = [float((a.position - b.position).norm()) for a, b in zip(views, tilted, strict=True)]
+    assert max(missed) < 0.01
+    assert all(looks_at_the_centre(view) for view in views)
+
+
+def test_an_orbit_of_scattered_cameras_is_smooth_and_among_them() -> None:
+    scattered = around(*((azimuth, 10 if azimuth % 60 else 45) for azimuth in range(0, 360, 30)))
+    views = orbit(scattered, 120)
+    found = [angles(view) for view in views]
+    assert all(10 < elevation < 45 for _, elevation, _ in found)
+    assert max(abs(a[1] - b[1]) for a, b in zip(found, [*found[1:], found[0]], strict=True)) < 3
+    assert float(steps(views).max()) < 1.6 * float(steps(views).median())
+
+
+def test_an_orbit_takes_the_intrinsics_of_the_nearest_camera() -> None:
+    wide, long = around((0, 20), (180, 20))[0], around((0, 20), (180, 20))[1].resized(192, 128)
+    views = orbit([wide, long, *around((90, 20), (270, 20))], 8)
+    assert views[0].width == 96 and views[4].width == 192
+    assert torch.equal(views[4].intrinsics, long.intrinsics)
+
+
+def test_cameras_on_one_side_are_swung_past() -> None:
+    arc = around((-40, 20), (0, 25), (50, 20))
+    assert not surrounding(arc)
+    views = swing(arc, 40)
+    azimuths = [angles(view)[0] for view in views]
+    assert azimuths[0] == pytest.approx(-40, abs=0.01) and azimuths[20] == pytest.approx(50, abs=0.01)
+    assert azimuths[1:20] == pytest.approx(azimuths[:20:-1], abs=0.01)  # the same way back
+    assert azimuths[:21] == sorted(azimuths[:21]) and all(looks_at_the_centre(view) for view in views)
+    assert float(steps(views).max()) < 0.3 and float(steps(views)[-1]) < 0.1  # slow where it turns
+    whole = orbit(arc, 40)  # passes the other side as well
+    assert all(19.9 < angles(view)[1] < 25.1 for view in whole) and float(steps(whole).max()) < 0.35
+
+
+def test_a_circle_has_all_of_a_box_in_its_pictures() -> None:
+    low, high = torch.tensor([-1.0, 2, 0]), torch.tensor([3.0, 3, 2])
+    corners = torch.stack(torch.meshgrid(*torch.stack([low, high], 1), indexing="ij"), -1).reshape(-1, 3)
+    views = circle(low, high, 12, 90, 60)
+    reached = []
+    assert len(views) == 12 and float(steps(views).max() - steps(views).min()) < 1e-4
+    for view in views:
+        seen = (corners - view.position) @ view.camera_to_world[:3, :3]
+        pixels = (seen @ view.intrinsics.T)[:, :2] / seen[:, 2:]
+        assert (seen[:, 2] > 0).all() and (pixels > 0).all() and (pixels < torch.tensor([90.0, 60])).all()
+        reached.append(float((pixels / torch.tensor([90.0, 60]) - 0.5).abs().max()))
+        assert float(view.camera_to_world[2, 1]) < 0 and float(view.forward[2]) < 0  # upright, from above
+    assert 0.45 < max(reached) < 0.5  # no smaller than need be

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trimesh
 import yaml
 from markupsafe import Markup
 from PIL import Image
@@ -40,12 +41,16 @@ from difix3d_ns.evaluation.report import (
 from difix3d_ns.evaluation.report.flags import settings
 from difix3d_ns.evaluation.report.training import loss_by_kind, read_curves, read_training
 from difix3d_ns.evaluation.runs import HeldOutView
+from difix3d_ns.geometry.orbits import look_at_point
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.io.durations import duration
+from difix3d_ns.meshing.mesh_files import frame_file, write_mesh
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.ns import presets
+from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.earlier_versions import refuse_earlier
+from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from difix3d_ns.views.folders import RECORDS_FOLDER
 from tests.unit.fabricated_run import (
@@ -59,6 +64,7 @@ from tests.unit.fabricated_run import (
     write_fixes,
     write_upscaled,
 )
+from tests.unit.tiny_scene import write_scene
 
 
 def decoded(address: str) -> np.ndarray:
@@ -587,3 +593,67 @@ def test_the_page_says_when_training_began(run: Path) -> None:
     text = text_of(write_report(run.with_name("2026-11-21_090503")).read_text())
     assert "begun 2026-11-21 at 09:05" in text
     assert "begun" not in text_of(write_report(run).read_text())
+
+
+def _write_ball(path: Path) -> None:
+    """A green ball on the origin, whose lower half no photo shows."""
+    ball = trimesh.creation.icosphere(3, 0.4)
+    counts = np.where(np.asarray(ball.vertices)[:, 2] < 0, 0, 6)
+    write_mesh(path, ball, np.tile(np.array([[20, 200, 20]], np.uint8), (len(counts), 1)), counts)
+
+
+def _picture_rows(html: str) -> list[list[np.ndarray]]:
+    found = re.findall(r'<figure class="pictures">(.*?)</figure>', html, flags=re.S)
+    return [[decoded(address) for address in re.findall(r'src="(data:[^"]+)"', each)] for each in found]
+
+
+def _shares(pictures: list[np.ndarray], channel: int) -> list[float]:
+    """Share of each picture in which a channel is the strongest by far."""
+    rest = [each for each in range(3) if each != channel]
+    return [float((picture[..., channel] > picture[..., rest].max(-1).astype(int) + 40).mean()) for picture in pictures]
+
+
+@pytest.mark.parametrize("ending", ["glb", "ply"])
+def test_the_mesh_is_shown_and_coloured_by_the_photos_that_show_it(run: Path, ending: str) -> None:
+    assert "Mesh" not in text_of(write_report(run, views=views()).read_text())
+    _write_ball(run / f"mesh.{ending}")
+    html = write_report(run, views=views()).read_text()
+    text = text_of(html)
+    assert f"mesh.{ending} Faces 1,280 Surface that no photo shows 4" in text
+    share = re.search(r"no photo shows (\d+\.\d)%", text)
+    assert share is not None and 42 < float(share[1]) < 50
+    shown, counted = _picture_rows(html)
+    assert len(shown) == len(counted) == 5
+    assert min(_shares(shown, 1)) > 0.1 and max(_shares(shown, 0)) < 0.01
+    red, blue = _shares(counted, 0), _shares(counted, 2)
+    assert min(red) > 0.02 and min(blue) > 0.05 and max(_shares(counted, 1)) < 0.01  # from somewhat above
+
+
+def test_a_mesh_that_has_no_counts_or_cannot_be_read_is_told(run: Path) -> None:
+    _write_ball(run / "mesh.obj")
+    html = write_report(run, views=views()).read_text()
+    assert len(_picture_rows(html)) == 1 and "Surface that no photo shows" not in text_of(html)
+    (run / "mesh.glb").write_bytes(b"nothing")
+    html = write_report(run, views=views()).read_text()
+    assert (
+        not _picture_rows(html)
+        and "The mesh is not shown: " in text_of(html)
+        and "mesh.glb is no mesh" in text_of(html)
+    )
+
+
+def test_the_mesh_is_seen_from_where_photos_are_taken(run: Path, tmp_path: Path) -> None:
+    """Of photos on one side, that side alone: the other half of the ball is red."""
+    write_config(run, data=write_scene(tmp_path / "scene", count=5))
+    training = read_training(run)
+    assert training.dataset is not None
+    cameras = [to_pinhole(training.dataset.cameras[index : index + 1]) for index in range(len(training.dataset))]
+    towards = torch.stack([camera.position for camera in cameras]).mean(0).numpy()
+    ball = trimesh.creation.icosphere(3, 0.3)
+    ball.apply_translation(look_at_point(cameras).numpy())
+    counts = np.where(np.asarray(ball.vertex_normals) @ towards > -0.2, 6, 0)
+    write_mesh(run / "mesh.glb", ball, np.zeros((len(counts), 3), np.uint8), counts)
+    SplatFrame.of(training.dataset._dataparser_outputs).write(frame_file(run / "mesh.glb"))
+    _, counted = _picture_rows(write_report(run, views=views()).read_text())
+    assert [picture.shape for picture in counted] == [(30, 40, 3)] * 5  # as the photos are
+    assert min(_shares(counted, 2)) > 0.03 and max(_shares(counted, 0)) < 0.05

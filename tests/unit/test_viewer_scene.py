@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trimesh
 import viser
 from nerfstudio.cameras.camera_paths import get_path_from_json
 from nerfstudio.cameras.cameras import CameraType
@@ -30,14 +31,18 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import assemble
 from difix3d_ns.guidance.status import ShownView
+from difix3d_ns.meshing.mesh_files import frame_file, write_mesh
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
+from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.ns.viewer.camera_path import path_cameras
 from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
 from difix3d_ns.ns.viewer.frusta import Frusta
 from difix3d_ns.ns.viewer.gallery import Gallery, describe
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
+from difix3d_ns.ns.viewer.panel import Panel
+from difix3d_ns.ns.viewer.shown_mesh import ShownMesh
 from difix3d_ns.ns.viewer.still_view import write_still_view
 from difix3d_ns.ns.viewer.viewer_cameras import client_pinhole, pinhole_of, placed
 from difix3d_ns.priors.fixer_config import FixerConfig
@@ -196,6 +201,59 @@ def test_targets_are_replaced(server: viser.ViserServer) -> None:
     frusta.show_targets([_pinhole(0), _pinhole(1)])
     frusta.show_targets([_pinhole(2)])
     assert {m.name for m in _sent(server, messages.RemoveSceneNodeMessage)} >= {"/difix3d/targets/001"}
+
+
+def _seen_nodes(server: viser.ViserServer) -> dict[str, bool]:
+    """Whether nodes of the scene are shown, of those that were ever switched."""
+    return {m.name: m.visible for m in _sent(server, messages.SetSceneNodeVisibilityMessage)}
+
+
+def test_the_mesh_of_a_training_is_read_when_it_is_asked_for(server: viser.ViserServer, tmp_path: Path) -> None:
+    box = trimesh.creation.box((0.2, 0.4, 0.6))
+    box.apply_translation((0.1, 0.0, 0.3))
+    shades = np.full((8, 3), 90, np.uint8)
+    frame = SplatFrame(np.hstack([np.eye(3), np.array([[1.0], [2.0], [3.0]])]), 0.5)
+    panel = Panel.__new__(Panel)
+    panel._scene = SimpleNamespace(unoptimized_cameras=lambda: [_pinhole()])  # type: ignore[assignment]
+    panel._folder, panel._mesh = server.gui.add_folder("ours"), None
+    outputs = SimpleNamespace(dataparser_transform=torch.from_numpy(frame.transform), dataparser_scale=frame.scale)
+    viewer: Any = SimpleNamespace(
+        log_filename=tmp_path / "viewer_log_filename.txt",
+        viser_server=server,
+        pipeline=SimpleNamespace(datamanager=SimpleNamespace(train_dataparser_outputs=outputs)),
+    )
+    panel._offer_mesh(viewer)
+    assert panel._mesh is None and not _sent(server, messages.GuiAddCheckboxMessage)  # there is no mesh
+    write_mesh(tmp_path / "mesh.glb", box, shades, np.ones(8, np.int32))
+    frame.write(frame_file(tmp_path / "mesh.glb"))
+    panel._offer_mesh(viewer)
+    (switch,) = _sent(server, messages.GuiAddCheckboxMessage)
+    assert switch.label == "Show mesh" and not switch.value
+    shown = panel._mesh
+    assert shown is not None and not _sent(server, messages.GlbMessage)
+    for on in (True, False, True):
+        shown._on.value = on
+        shown._switch()
+        (message,) = _sent(server, messages.GlbMessage)
+        assert _seen_nodes(server).get("/difix3d/mesh", True) is on
+    assert message.scale == 10 and message.name == "/difix3d/mesh"
+    sent = trimesh.load(io.BytesIO(message.glb_data), file_type="glb", force="mesh")
+    assert np.allclose(sent.bounds, box.bounds, atol=1e-6)  # z up, as the splat is
+    assert not shown._problem.visible
+
+
+def test_a_mesh_that_cannot_be_read_is_told(server: viser.ViserServer) -> None:
+    def broken() -> trimesh.Trimesh:
+        raise UserError("mesh.glb has no <faces>")
+
+    shown = ShownMesh(server, "mesh.glb", broken)
+    shown._on.value = True
+    shown._switch()
+    assert shown._problem.visible and "no &#60;faces&#62;" in shown._problem.content
+    assert not _sent(server, messages.GlbMessage)
+    shown._on.value = False
+    shown._switch()
+    assert not shown._problem.visible
 
 
 def _record(target: int, panels: int = 4) -> ViewRecord:

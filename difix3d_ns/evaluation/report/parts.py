@@ -102,6 +102,16 @@ def slider(pictures: Mapping[str, Picture], caption: Text = "", numbers: Text = 
     )
 
 
+def picture_row(pictures: Sequence[Picture], caption: str) -> Markup:
+    """Pictures side by side in one row, which scrolls where the screen is narrow.
+
+    Args:
+        pictures: of one shape.
+        caption: below.
+    """
+    return render("picture_row.html", pictures=pictures, caption=caption)
+
+
 def gallery(
     sliders: Sequence[Markup],
     pairs: Sequence[tuple[str, str]] = (),

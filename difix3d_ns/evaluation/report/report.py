@@ -17,6 +17,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.flags import settings
 from difix3d_ns.evaluation.report.held_out import HeldOut, measure
 from difix3d_ns.evaluation.report.made_views import depths_section, made_views_section
+from difix3d_ns.evaluation.report.mesh_section import mesh_section
 from difix3d_ns.evaluation.report.parts import Figure, Section, facts, fold, page, results_table
 from difix3d_ns.evaluation.report.training import Training, read_training
 from difix3d_ns.evaluation.report.training_curves import curves_section
@@ -75,6 +76,7 @@ def write_report(
             Section("Views kept out of training", held_out.parts(problem, methods), "Held-out views"),
             made_views_section(read),
             depths_section(read),
+            mesh_section(read),
             curves_section(read),
             Section("Time", [facts(_times(read, held_out))]),
             Section("Settings", _settings(read)),

@@ -17,14 +17,18 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from difix3d_ns.enhance.enhancer import Enhancer
 from difix3d_ns.enhance.enhancer_config import EnhanceMode
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.orbits import converging, look_at_point
 from difix3d_ns.geometry.poses import camera_spacing, stack_poses
 from difix3d_ns.guidance.base import Guidance
 from difix3d_ns.guidance.status import ShownView, Status
+from difix3d_ns.meshing.mesh_files import mesh_in
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.model import Outputs
 from difix3d_ns.ns.panoramas import is_perspective
 from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
+from difix3d_ns.ns.placed_mesh import mesh_in_splat
 from difix3d_ns.ns.rendering import SplatRenderer
+from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
 from difix3d_ns.ns.viewer.frusta import natural
@@ -32,6 +36,7 @@ from difix3d_ns.ns.viewer.gallery import Gallery
 from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
 from difix3d_ns.ns.viewer.live import LiveEnhancer
 from difix3d_ns.ns.viewer.markdown import plain
+from difix3d_ns.ns.viewer.shown_mesh import ShownMesh
 from difix3d_ns.ns.viewer.still_view import LONG_SIDE, write_still_view
 from difix3d_ns.ns.viewer.viewer_cameras import client_pinhole, placed, stand_at
 from difix3d_ns.views.folders import DEPTHS_FOLDER, POOL_FOLDER, RECORDS_FOLDER
@@ -67,6 +72,7 @@ class Panel(ViewerControl):
         self._viewer: Viewer | None = None
         self._enhancer_controls: EnhancerControls | None = None
         self._depths: Gallery | None = None
+        self._mesh: ShownMesh | None = None
         self.live = LiveEnhancer(enhancer.enhance)
 
     def _setup(self, viewer: Viewer) -> None:
@@ -88,6 +94,7 @@ class Panel(ViewerControl):
             still.on_click(self._keep_view)
             self._command = gui.add_markdown("", visible=False)
         if viewer.trainer is None:
+            self._offer_mesh(viewer)
             self._show_depths()
             self._show_saved(viewer)
 
@@ -160,6 +167,18 @@ class Panel(ViewerControl):
         scale = max(self._viewer.config.camera_frustum_scale, _FRUSTUM * apart)
         with self._folder:
             return GuidanceControls(self._viewer.viser_server, status, cameras, long_side, scale)
+
+    def _offer_mesh(self, viewer: Viewer) -> None:
+        """Offer the mesh that lies in the folder of a finished training."""
+        file = mesh_in(viewer.log_filename.parent)
+        if file is None:
+            return
+        manager: Any = viewer.pipeline.datamanager
+        frame = SplatFrame.of(manager.train_dataparser_outputs)
+        cameras = self._scene.unoptimized_cameras()
+        point = look_at_point(cameras) if converging(cameras) else None
+        with self._folder:
+            self._mesh = ShownMesh(viewer.viser_server, file.name, partial(mesh_in_splat, file, frame, point))
 
     def _show_depths(self) -> None:
         """Show the depth of photographs that a training began with, if it left any."""
