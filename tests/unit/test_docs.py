@@ -28,7 +28,8 @@ from difix3d_ns.io.sources import parse
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "difix3d_ns"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAPERS = ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")
+PAGES = [*(ROOT / f"{name}.md" for name in PAPERS), *sorted((ROOT / "docs").glob("*.md"))]
 NERFSTUDIO = {
     "ns-eval": "nerfstudio.scripts.eval:ComputePSNR",
     "ns-export gaussian-splat": "nerfstudio.scripts.exporter:ExportGaussianSplat",
@@ -100,6 +101,8 @@ def _check(words: list[str]) -> None:
     line = " ".join(words)
     words = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))  # variables before the command
     program = words[0]
+    if words == ["difix3d", "--version"]:
+        return
     if program == "make":
         targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
         assert words[1] in targets, line
