@@ -370,6 +370,22 @@ def test_settings_page_is_up_to_date() -> None:
     assert "--pipeline.guidance.targets.camera-path" in {flag for flag, *_ in rows}
 
 
+def test_commands_page_is_up_to_date() -> None:
+    commands = _script("commands")
+    assert commands.PAGE.read_text() == commands.page(), "run `make docs`"
+
+
+def test_commands_page_lists_every_command_and_flag() -> None:
+    page = ROOT / "docs" / "commands.md"
+    headings = re.findall(r"^## difix3d (\S+)$", _text(page), flags=re.M)
+    assert headings == list(COMMANDS)
+    for name in COMMANDS:
+        listed = set(re.findall(r"^- `(--[a-z0-9-]+)", _section(page, f"difix3d {name}"), flags=re.M))
+        options = {option for option in _options(f"difix3d {name}") if not option.startswith("--no-")}
+        assert listed == options - {"-h", "--help"}
+    assert [name for name in _methods() if f"`ns-train {name}`" not in _text(page)] == []
+
+
 def test_settings_page_lists_all_settings_of_all_methods() -> None:
     reference = _script("reference")
     rows = [row for _, prefix, settings in reference.SHARED for row in reference.flags(prefix, settings)]
