@@ -34,11 +34,19 @@ NERFSTUDIO = {
     "ns-eval": "nerfstudio.scripts.eval:ComputePSNR",
     "ns-export gaussian-splat": "nerfstudio.scripts.exporter:ExportGaussianSplat",
     "ns-process-data images": "nerfstudio.process_data.images_to_nerfstudio_dataset:ImagesToNerfstudioDataset",
+    "ns-process-data polycam": "nerfstudio.scripts.process_data:ProcessPolycam",
+    "ns-process-data record3d": "nerfstudio.scripts.process_data:ProcessRecord3D",
+    "ns-process-data video": "nerfstudio.process_data.video_to_nerfstudio_dataset:VideoToNerfstudioDataset",
     "ns-render camera-path": "nerfstudio.scripts.render:RenderCameraPath",
     "ns-render dataset": "nerfstudio.scripts.render:DatasetRender",
     "ns-render interpolate": "nerfstudio.scripts.render:RenderInterpolated",
     "ns-viewer": "nerfstudio.scripts.viewer.run_viewer:RunViewer",
 }
+DATAPARSERS = {
+    "colmap": "nerfstudio.data.dataparsers.colmap_dataparser:ColmapDataParserConfig",
+    "nerfstudio-data": "nerfstudio.data.dataparsers.nerfstudio_dataparser:NerfstudioDataParserConfig",
+}
+"""At the end of a command of ns-train, with flags of their own."""
 ELSEWHERE = {"accelerate", "apt-get", "bash", "source", "python", ".venv/bin/python", ".venv/bin/pre-commit"}
 """Programs whose flags are not checked here."""
 NOT_OURS = {"--constraint", "--help", "--no-deps"}
@@ -87,7 +95,7 @@ def _options(command: str) -> frozenset[str]:
         config = _methods()[subcommand]
         parser = tyro.extras.get_parser(type(config), default=config)
     else:
-        module, name = NERFSTUDIO[command].split(":")
+        module, name = (NERFSTUDIO | DATAPARSERS)[command].split(":")
         try:
             home = importlib.import_module(module)
         except OSError:  # open3d without libusb; its flags can be read all the same
@@ -111,6 +119,11 @@ def _check(words: list[str]) -> None:
         assert not words[1].endswith((".py", ".sh")) or (ROOT / words[1]).is_file(), line
         return
     command = program if program in NERFSTUDIO else " ".join(words[:2])
+    for place, word in enumerate(words):
+        if program == "ns-train" and word in DATAPARSERS:
+            assert {flag for flag in words[place:] if flag.startswith("--")} <= _options(word), line
+            words = words[:place]
+            break
     if program == "difix3d":
         assert words[1] in COMMANDS, line
     elif program == "ns-train":
@@ -144,6 +157,7 @@ def test_commands_are_found() -> None:
         "ns-train difix3d-splatfacto --pipeline.guidance.fixer.nmae none",
         "ns-train difix3d-splatfacto --pipeline.rounds 0",
         "ns-train sparse-splatfacto --pipeline.guidance.rounds 0",
+        "ns-train sparse-splatfacto --data scene nerfstudio-data --eval-mod all",
         "ns-train splatfacto",
         "ns-render dataset --names rgb",
         "python benchmarks/missing.py",
@@ -161,7 +175,9 @@ def test_flags_exist(page: Path) -> None:
     """Flags named in prose, `--flag` or `--flag value`."""
     flags = {span.split()[0] for span in _spans(page) if span.startswith("--")} - NOT_OURS
     commands = [f"ns-train {name}" for name in _methods()] + [f"difix3d {name}" for name in COMMANDS]
-    unknown = {flag for flag in flags if not any(flag in _options(command) for command in [*commands, *NERFSTUDIO])}
+    unknown = {
+        flag for flag in flags if not any(flag in _options(each) for each in [*commands, *NERFSTUDIO, *DATAPARSERS])
+    }
     assert not unknown
 
 
