@@ -56,11 +56,11 @@ These are the flags that this package adds to splatfacto or changes. Its methods
 {methods}.
 
 All other flags are splatfacto's; `ns-train difix3d-splatfacto --help` lists them all. A flag you give is never
-overruled. A flag that is *unset* gets a value that fits the device and `--max-num-iterations`; the
-[last table](#fitted-values) shows which.
+overruled. A flag that is *unset* gets a value that fits the device and `--max-num-iterations`: see the
+[last table](#fitted-values).
 
-Every method takes all flags up to [Enhancer](#enhancer). What its guidance adds follows under its name.
-`sparse-splatfacto` has no prior, so nothing does. With `--pipeline.sparse-helps False` it is plain splatfacto, with the
+Every method takes all flags up to [Enhancer](#enhancer). Flags that a method adds follow under its name.
+`sparse-splatfacto` adds none. With `--pipeline.sparse-helps False` it is plain splatfacto, with the
 same settings and on any device.
 """
 
