@@ -25,7 +25,7 @@ HEAD = """\
 
 # Commands
 
-`difix3d COMMAND --help` prints the same as this page. `difix3d --version` prints the version.
+`--help` after a command prints the same as this page. `difix3d --version` prints the version.
 Flags that take several values take them one after the other: `--seeds 0 1 2`.
 
 Trainings are nerfstudio's own command with one of these methods; [Settings](configuration.md) has their flags.
