@@ -43,6 +43,7 @@ lint: $(VENV)/.installed
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/reference.py
+	$(BIN)/python docs/commands.py
 	$(BIN)/python docs/house.py
 	$(BIN)/python docs/quality.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from difix3d_ns.views.protocols import Render
     from difix3d_ns.views.view import TrainView
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+"""the one place of the version: pyproject.toml reads it from here"""
+
 __all__ = [
     "FixRequest",
     "FixResult",

@@ -25,7 +25,7 @@ def demo(output: Path = Path("demo"), seed: int = 0, steps: int | None = None) -
 
     Args:
         output: folder for scene, trainings, results.json, comparison.png and report.html.
-        seed: of the scene.
+        seed: seed of the scene.
         steps: training steps (unset: the defaults of the device).
     """
     from difix3d_ns.apps.demo import run_demo
@@ -40,9 +40,9 @@ def demo_3dsr(
 
     Args:
         output: folder for scene, trainings, results.json, comparison.png and report.html.
-        seed: of the scene.
-        steps: training steps of either (unset: those of 3dsr-splatfacto on the device).
-        upscaler: of 3DSR, as of difix3d upscale (unset: the embedded one).
+        seed: seed of the scene.
+        steps: steps of each training (unset: those of 3dsr-splatfacto on the device).
+        upscaler: upscaler of 3DSR, by its name in difix3d upscale (unset: the embedded one).
     """
     from difix3d_ns.apps.demo_3dsr import run_demo_3dsr
 
@@ -54,7 +54,7 @@ def demo_scene(output: Path, seed: int = 0) -> None:
 
     Args:
         output: folder to write.
-        seed: of the scene.
+        seed: seed of the scene.
     """
     from difix3d_ns.data.procedural import demo_scene as write
 
@@ -67,7 +67,7 @@ def photos(output: Path, seed: int = 0, count: int = 24) -> None:
 
     Args:
         output: folder to write.
-        seed: of the scene.
+        seed: seed of the scene.
         count: number of photos.
     """
     from difix3d_ns.data.procedural import photographs as write
@@ -89,8 +89,8 @@ def pose(
 ) -> None:
     """Find out where photos were taken: from a folder of photos or a video to a scene that ns-train reads.
 
-    Uses COLMAP's Python package; nothing else has to be installed. Started again it goes on where it stopped. Of ten
-    photos and more every eighth is held out for evaluation.
+    Uses COLMAP's Python package; nothing else has to be installed. Started again it goes on where it stopped. From ten
+    photos on, every eighth is held out for evaluation.
 
     Args:
         photos: folder of photos, or a video.
@@ -98,12 +98,12 @@ def pose(
         lens: perspective with some distortion, fisheye, or pinhole for undistorted pictures.
         matching: exhaustive compares each photo with each other, sequential with its neighbours by name (unset:
             exhaustive up to 120 photos, sequential above and for a video).
-        frames: of a video, at most: evenly along the camera's way, the sharpest ones.
-        long_side: pixels at which features are searched, at most.
-        force: begin again and overwrite a scene that is there.
-        masks: folder of masks, named as the photos: what is black in them is neither matched nor trained on.
-        gps: auto takes metres and up from GPS positions in the photos, if they are exact enough; no leaves scale and
-            up as COLMAP has them.
+        frames: number of frames taken of a video, at most: evenly along the camera's way, the sharpest ones.
+        long_side: size at which features are searched: pixels of the long side, at most.
+        force: start over and overwrite an existing scene.
+        masks: folder of masks, named as the photos; what is black in a mask is neither matched nor trained on.
+        gps: auto gives the scene metres, north and up by the photos' GPS positions, if they are exact enough; no keeps
+            COLMAP's scale and axes.
     """
     from difix3d_ns.apps.pose_photos import pose as place
 
@@ -124,25 +124,24 @@ def fix(
     nearest: int | None = None,
     compile: bool = False,
 ) -> None:
-    """Repair pictures, or a video, outside of any training, by photos of the same things.
+    """Repair pictures, or a video, with photos of the same things.
 
-    Photos whose cameras are not known (--reference) are aligned by their features; more is gained where cameras are
-    known (--scene), and most with the splat that the pictures are renders of (--config). Started again, an interrupted
+    Photos without cameras (--reference) are aligned by their features. Known cameras (--scene) gain more, and the splat
+    that the pictures are renders of (--config) gains most. Started again, an interrupted
     folder goes on where it stopped.
 
     Args:
         inputs: pictures or folders of pictures, or one video.
         output: a picture for one picture, an .mp4 for a video, else a folder; names are kept.
         reference: photos of the same things, or folders of them, of which those nearest by name are compared.
-        scene: what ns-train reads: cameras of pictures that are named after its photos.
-        config: config.yml of a training: cameras and splat of pictures that are named after its photos.
+        scene: folder that ns-train reads, with the cameras of pictures that are named after its photos.
+        config: config.yml of a training, with cameras and splat of pictures that are named after its photos.
         weights: embedded, a folder of weights, or a hub id such as nvidia/difix_ref (which downloads 5 GB).
         device: cpu or cuda (unset: cuda if there is one).
         dtype: float32, bfloat16 or float16 (unset: the fastest the device handles well).
-        force: overwrite pictures that are there.
-        nearest: number of photos of a folder of references to show (unset: as many as the weights' own number, at
-            least 1).
-        compile: compile the networks for each size of pictures first: pays off for many pictures on cuda.
+        force: overwrite existing pictures.
+        nearest: number of photos that are used of a folder of references (unset: the weights' own number, at least 1).
+        compile: compile the networks for each size of pictures first, which is faster for many pictures on cuda.
     """
     import torch
 
@@ -168,7 +167,7 @@ def upscale(
     force: bool = False,
     seed: int = 0,
 ) -> None:
-    """Enlarge pictures outside of any training.
+    """Enlarge pictures, without a splat.
 
     Started again, an interrupted folder goes on where it stopped. Each picture is enlarged by itself: in 3DSR a splat
     makes the results of several photos agree between the rounds of a diffusion model; here the embedded one makes one
@@ -178,14 +177,14 @@ def upscale(
     Args:
         inputs: pictures or folders of pictures.
         output: a picture for one picture, else a folder; names are kept.
-        factor: sides of the results over those of the pictures.
+        factor: how many times longer the sides become.
         upscaler: residual (embedded), latent (published weights), realesrgan, backprojection, bicubic, or
             package.module of an upscaler of yours.
         weights: a file or folder of weights, or for latent a hub id, which downloads (unset: the upscaler's own).
         device: cpu or cuda (unset: cuda if there is one).
         dtype: float32, bfloat16 or float16 (unset: the fastest the device handles well).
-        force: overwrite pictures that are there.
-        seed: of what a diffusion model draws.
+        force: overwrite existing pictures.
+        seed: seed of a diffusion model's noise.
     """
     import torch
 
@@ -207,17 +206,17 @@ def depth(
     """Estimate the depth of a scene's training photos from all of them.
 
     Writes a scene that trains with it, in the original coordinates: undistorted photos in images/, depth in depths/,
-    how far it is trusted in confidence/ (.npy), and transforms.json; and for people, coloured depth in pictures/ and
-    points.ply. Photos that are held out get no depth and are not looked at.
+    its confidence in confidence/ (.npy), and transforms.json; and to look at, coloured depth in pictures/ and
+    points.ply. Held-out photos get no depth and are not opened.
 
     Args:
         scene: folder that ns-train reads.
         output: folder to write.
         prior: multiview (embedded), single-view (published weights that you name), or package.module of yours.
         weights: a file or folder of weights, or a hub id (unset: the prior's own).
-        long_side: of photos and maps in pixels at most.
+        long_side: size of photos and maps: pixels of the long side, at most.
         device: cpu or cuda (unset: cuda if there is one).
-        force: overwrite a scene that is there.
+        force: overwrite an existing scene.
     """
     from difix3d_ns.apps.depth_maps import write_depths
 
@@ -282,9 +281,9 @@ def curate(
             COLMAP model, or DATAPARSER:FOLDER with the name of another of nerfstudio's dataparsers.
         output: folder for shards.
         options: samples to make.
-        first_seed: of procedural:N.
+        first_seed: first seed of procedural:N.
         executor: local, or ray to run the scenes on a cluster (pip install 'difix3d-ns[ray]').
-        address: of a Ray cluster (unset: one is started on this machine).
+        address: address of a Ray cluster (unset: one is started on this machine).
     """
     from difix3d_ns.data.curate import curate as make
     from difix3d_ns.ns.capture_reader import read_dataset
@@ -328,13 +327,13 @@ def bench(
     Args:
         data: scenes with evaluation views.
         output: folder for results.json, table.md, report.html, pictures and all trainings.
-        seeds: of the trainings (unset: the recipe's).
-        methods: of the recipe (unset: all).
+        seeds: seeds of the trainings (unset: the recipe's).
+        methods: methods of the recipe (unset: all).
         recipe: a recipe of configs/bench by name (default, ablation, smoke) or the path of a YAML file.
         executor: local, or ray to run the scenes on a cluster (pip install 'difix3d-ns[ray]').
-        address: of a Ray cluster (unset: one is started on this machine).
-        changed: finished runs that recipe, scene or code would now make otherwise: refuse to go on, redo them, or
-            keep those of which only the code has changed.
+        address: address of a Ray cluster (unset: one is started on this machine).
+        changed: what to do with finished runs whose recipe, scene or code has changed since: refuse to go on, redo
+            them, or keep those of which only the code has changed.
         record: folder in which the rows of every finished run are kept (unset: benchmarks/results of the checkout).
         fill: lpips, fid or both, and the folder of a finished benchmark, whose pictures they are computed from. Give
             the --recipe it was made with.
@@ -392,16 +391,16 @@ def export(
 ) -> None:
     """Write a training's splat as one file that other viewers open.
 
-    Left out is what floats in front of the cameras, what cannot be seen and what no photo shows.
+    Leaves out what floats in front of the cameras, what cannot be seen and what no photo shows.
 
     Args:
         config: config.yml of the training, or its folder.
         output: file. splat.ply opens everywhere, splat.compressed.ply takes a quarter of the disk (PlayCanvas,
             SuperSplat), splat.spz a tenth.
-        frame: coordinates: training, with the way back in a file beside it, or capture, those of your own poses.
-        crop: least x, y, z and greatest x, y, z of what is written, in these coordinates.
+        frame: coordinates: training, with the way back in a file beside it; or capture, those of your own poses.
+        crop: smallest x, y, z and largest x, y, z of what is written, in these coordinates.
         keep_all: leave nothing out.
-        force: overwrite a file that is there.
+        force: overwrite an existing file.
     """
     from difix3d_ns.apps.export_splat import export as write
 
@@ -429,8 +428,8 @@ def mesh(
 ) -> None:
     """Make a mesh of a splat, with the photos' colours.
 
-    What three photos see is meshed; around an object also what none sees, of which the share is printed and each vertex
-    has a count. Holes stay open. Minutes on a CPU, which is used on every machine.
+    Meshes what three photos see, and around an object also what none sees: its share is printed, and each vertex has
+    the number of photos that show it. Holes stay open. Takes minutes on a CPU, which it uses on every machine.
 
     Args:
         splat: config.yml of a training by any of our methods, its folder, or a .ply of any program.
@@ -438,22 +437,22 @@ def mesh(
             vertices). Unset: mesh.glb in the training's folder, where the viewer finds it.
         data: the scene with the photos that a .ply shows, as ns-train reads it.
         between: cameras between the photos from which the splat's depth is used as well.
-        voxels: of the grid along its longest side, 22 bytes of memory each in the whole box (unset: as fine as the
-            photos' pixels, 64 to 384).
-        simplify: number of faces at most (unset: all, or 20,000 with a texture).
+        voxels: number of voxels along the longest side of the box; each takes 22 bytes of memory (unset: as fine as
+            the photos' pixels, 64 to 384).
+        simplify: number of faces, at most (unset: all, or 20,000 with a texture).
         texture: side of the texture in pixels, 0 for colours of vertices alone (unset: 2048 in a .glb or .obj).
         colours: as in the photos; or count, by how many photos show a face: red for none, yellow for one, blue for
             five and more.
         frame: coordinates: training (z up, in a .glb y up), with the way back in a file beside it, or capture, those of
             your own poses.
-        crop: least x, y, z and greatest x, y, z of what is meshed, in the coordinates of --frame.
+        crop: smallest x, y, z and largest x, y, z of what is meshed, in the coordinates of --frame.
         obb_center: center of a box in training coordinates, as the viewer's Export tab writes it.
-        obb_rotation: of that box.
-        obb_scale: of that box.
-        seen_by: photos that show a face at least; others are left out (unset: 0 around an object, 2 elsewhere).
+        obb_rotation: rotation of that box.
+        obb_scale: size of that box.
+        seen_by: leave out faces that fewer photos show (unset: 0 around an object, 2 elsewhere).
         close_holes: close holes, with flat patches.
         smoothing: steps of smoothing, 0 for none.
-        force: overwrite a file that is there.
+        force: overwrite an existing file.
     """
     from difix3d_ns.apps.mesh_splat import box_of, turned_box
     from difix3d_ns.apps.mesh_splat import mesh as write
@@ -485,8 +484,8 @@ def compare(
         second: config.yml of another.
         output: an .mp4 file.
         output_name: what is shown: rgb, enhanced or another output.
-        seconds: of the video.
-        force: overwrite a file that is there.
+        seconds: length of the video.
+        force: overwrite an existing file.
     """
     from difix3d_ns.apps.compare_trainings import compare as write
 
@@ -532,7 +531,7 @@ def enhance(
     fixer: str | None = None,
     weights: str | None = None,
 ) -> None:
-    """Open a splat that exists beside its photos, to look at it, render and measure it with the enhancer.
+    """Open an existing splat beside its photos, to look at it, render and measure it with the enhancer.
 
     Nothing is trained.
 
@@ -541,9 +540,9 @@ def enhance(
             config.yml or the folder of a training by splatfacto.
         data: the scene with the photos that the splat shows, as ns-train reads it.
         output: folder of trainings.
-        transform: coordinates of a .ply where they cannot be found: splat_frame.json or dataparser_transforms.json.
-        fixer: of the enhancer (unset: embedded).
-        weights: of the fixer (unset: its own).
+        transform: coordinates of a .ply, if they cannot be found: splat_frame.json or dataparser_transforms.json.
+        fixer: fixer of the enhancer (unset: embedded).
+        weights: weights of the fixer (unset: its own).
     """
     from difix3d_ns.apps.enhance_splat import open_splat
 

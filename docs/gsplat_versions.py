@@ -173,8 +173,8 @@ WHEELS = (
     "| 2.1, 2.2, 2.3 | 11.8, 12.1 | `+pt21cu118`, `+pt21cu121` ... |",
     "| 2.4 | 11.8, 12.1, 12.4 | `+pt24cu118`, `+pt24cu121`, `+pt24cu124` |",
     "",
-    "That is read from a copy of the index, not from the index itself: all rows for 1.5.x; of 1.4.0 only those for",
-    "torch 2.2 and 2.3 with CUDA 11.8 were in what could be read. None has been installed.",
+    "This table was read from a copy of the index, not from the index itself. It has all rows for 1.5.x; for 1.4.0",
+    "the copy had only torch 2.2 and 2.3 with CUDA 11.8. None of the packages has been installed.",
     "",
 )
 

@@ -29,7 +29,6 @@ from difix3d_ns.ns.pipeline import GuidedPipelineConfig
 from difix3d_ns.ns.trainer import CPU_ITERATIONS, CUDA_ITERATIONS, GuidedTrainerConfig
 from difix3d_ns.splats.floaters import FloatersConfig
 
-COLUMNS = "| flag | values | default | meaning |"
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "configuration.md"
 ARCHITECTURE = DOCS / "architecture.md"
@@ -57,11 +56,11 @@ These are the flags that this package adds to splatfacto or changes. Its methods
 {methods}.
 
 All other flags are splatfacto's; `ns-train difix3d-splatfacto --help` lists them all. A flag you give is never
-overruled. A flag that is *unset* gets a value that fits the device and `--max-num-iterations`; the
-[last table](#fitted-values) shows which.
+overruled. A flag that is *unset* gets a value that fits the device and `--max-num-iterations`: see the
+[last table](#fitted-values).
 
-Every method takes all flags up to [Enhancer](#enhancer). What its guidance adds follows under its name.
-`sparse-splatfacto` has no prior, so nothing does. With `--pipeline.sparse-helps False` it is plain splatfacto, with the
+Every method takes all flags up to [Enhancer](#enhancer). Flags that a method adds follow under its name.
+`sparse-splatfacto` adds none. With `--pipeline.sparse-helps False` it is plain splatfacto, with the
 same settings and on any device.
 """
 
@@ -140,7 +139,7 @@ def flags(prefix: str, settings: type) -> list[tuple[str, str, str, str]]:
             continue
         if not text:
             raise SystemExit(f"{settings.__name__}.{name} has no docstring")
-        rows.append((flag(prefix, name), _values(kind), _default(field.default), text))
+        rows.append((flag(prefix, name), _values(kind, settings), _default(field.default), text))
     return rows
 
 
@@ -185,10 +184,10 @@ def page() -> str:
     parts = [HEAD.replace("{methods}", ", ".join(names[:-1]) + f" and {names[-1]}")]
     for heading, prefix, settings in sections():
         rows = [
-            f"| `{name}` | {values} | {default} | {text.replace('|', chr(92) + '|')} |"
+            f"- `{name}` ({values}; default {default}): {text.rstrip('.')}."
             for name, values, default, text in flags(prefix, settings)
         ]
-        parts.append("\n".join([f"## {heading}", "", COLUMNS, "|---|---|---|---|", *rows]))
+        parts.append("\n".join([f"## {heading}", "", *rows]))
     parts.append(ENVIRONMENT)
     head = FITTED_HEAD.format(cpu=CPU_ITERATIONS, cuda=CUDA_ITERATIONS, few=FEW)
     return "\n\n".join([*(part.rstrip() for part in parts), head + "\n".join(fitted_rows())]) + "\n"
@@ -211,19 +210,21 @@ def _at(config: Any, path: str) -> Any:
     return config
 
 
-def _values(kind: str) -> str:
-    if kind == "EnhanceMode":
-        kind = "Literal['off', 'key', 'rgb']"
-    kind = kind.replace("Precision", "Literal['float32', 'bfloat16', 'float16']")
+def _values(kind: str, settings: type) -> str:
+    """Values of a field in words; a name stands for the Literal that it is in the file of its dataclass."""
+    known = vars(sys.modules[settings.__module__])
     options = [option.strip() for option in kind.split("|") if option.strip() != "None"]
     names = {"int": "integer", "float": "number", "bool": "`True`, `False`", "str": "text", "Path": "path"}
+    names["tuple[Path, ...]"] = "paths"
+    options = [option if option in names else str(known.get(option, option)) for option in options]
+    options = [option.removeprefix("typing.") for option in options]
     if len(options) == 1 and options[0].startswith("Literal["):
         return ", ".join(f"`{choice}`" for choice in ast.literal_eval(options[0][len("Literal") :]))
     return ", ".join(names.get(option, f"`{option}`") for option in options)
 
 
 def _default(value: Any) -> str:
-    return "*unset*" if value is None else f"`{value}`"
+    return "*unset*" if value in (None, ()) else f"`{value}`"
 
 
 def contract() -> str:

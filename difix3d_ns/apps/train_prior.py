@@ -28,8 +28,8 @@ def train_prior(
     accelerate launch -m difix3d_ns.apps.train_prior RECIPE --output DIR.
 
     Args:
-        recipe: a recipe of configs/prior by name (align, embedded, upscale, difix-finetune, smoke) or the path of a
-            YAML file.
+        recipe: a recipe of configs/prior by name (align, embedded, upscale, depth, eft, sparsefusion,
+            difix-finetune, smoke) or the path of a YAML file.
         output: folder for weights, metrics.json, MODEL_CARD.md, curves and what resuming needs.
         shards: folder that curate wrote (unset: samples are made from the recipe's scenes).
         start: weights to start from: a folder, or for a recipe of Difix also a hub id such as stabilityai/sd-turbo,

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+import difix3d_ns
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.data.options import CurationOptions, Strategy
 from difix3d_ns.data.orbit_strips import OrbitStrips
@@ -257,7 +257,7 @@ class _SceneRun:
             "gaussians": len(unit.splat.means),
             "seed": self.options.seed,
             "settings": self.options.settings(),
-            "version": version("difix3d-ns"),
+            "version": difix3d_ns.__version__,
         }
 
     def _record(self, units: dict[str, Strategy]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import difix3d_ns
 from difix3d_ns.data.shards import find_shards, read_sidecar
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.training.prior_recipe import Recipe
@@ -65,7 +65,7 @@ def _training(recipe: Recipe, history: Mapping[str, Sequence[Any]]) -> str:
     decided = "the last averaged weights" if recipe.decides == "none" else _best(recipe, history)
     return (
         f"Made by `difix3d train-prior` with the recipe `{recipe.name}`, system `{recipe.system}`, seed {recipe.seed}; "
-        f"difix3d-ns {version('difix3d-ns')}, commit {commit()}, torch {torch.__version__}.\n\n"
+        f"difix3d-ns {difix3d_ns.__version__}, commit {commit()}, torch {torch.__version__}.\n\n"
         f"- Started from: {recipe.start or 'random weights'}\n"
         f"- Trained: {phases}\n"
         f"- Time limit: {f'{recipe.max_time:g} minutes' if recipe.max_time else 'none'}\n"

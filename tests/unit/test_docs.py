@@ -28,16 +28,25 @@ from difix3d_ns.io.sources import parse
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "difix3d_ns"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAPERS = ("README", "CONTRIBUTING", "CHANGELOG", "SECURITY")
+PAGES = [*(ROOT / f"{name}.md" for name in PAPERS), *sorted((ROOT / "docs").glob("*.md"))]
 NERFSTUDIO = {
     "ns-eval": "nerfstudio.scripts.eval:ComputePSNR",
     "ns-export gaussian-splat": "nerfstudio.scripts.exporter:ExportGaussianSplat",
     "ns-process-data images": "nerfstudio.process_data.images_to_nerfstudio_dataset:ImagesToNerfstudioDataset",
+    "ns-process-data polycam": "nerfstudio.scripts.process_data:ProcessPolycam",
+    "ns-process-data record3d": "nerfstudio.scripts.process_data:ProcessRecord3D",
+    "ns-process-data video": "nerfstudio.process_data.video_to_nerfstudio_dataset:VideoToNerfstudioDataset",
     "ns-render camera-path": "nerfstudio.scripts.render:RenderCameraPath",
     "ns-render dataset": "nerfstudio.scripts.render:DatasetRender",
     "ns-render interpolate": "nerfstudio.scripts.render:RenderInterpolated",
     "ns-viewer": "nerfstudio.scripts.viewer.run_viewer:RunViewer",
 }
+DATAPARSERS = {
+    "colmap": "nerfstudio.data.dataparsers.colmap_dataparser:ColmapDataParserConfig",
+    "nerfstudio-data": "nerfstudio.data.dataparsers.nerfstudio_dataparser:NerfstudioDataParserConfig",
+}
+"""At the end of a command of ns-train, with flags of their own."""
 ELSEWHERE = {"accelerate", "apt-get", "bash", "source", "python", ".venv/bin/python", ".venv/bin/pre-commit"}
 """Programs whose flags are not checked here."""
 NOT_OURS = {"--constraint", "--help", "--no-deps"}
@@ -86,7 +95,7 @@ def _options(command: str) -> frozenset[str]:
         config = _methods()[subcommand]
         parser = tyro.extras.get_parser(type(config), default=config)
     else:
-        module, name = NERFSTUDIO[command].split(":")
+        module, name = (NERFSTUDIO | DATAPARSERS)[command].split(":")
         try:
             home = importlib.import_module(module)
         except OSError:  # open3d without libusb; its flags can be read all the same
@@ -100,6 +109,8 @@ def _check(words: list[str]) -> None:
     line = " ".join(words)
     words = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))  # variables before the command
     program = words[0]
+    if words == ["difix3d", "--version"]:
+        return
     if program == "make":
         targets = re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
         assert words[1] in targets, line
@@ -108,6 +119,11 @@ def _check(words: list[str]) -> None:
         assert not words[1].endswith((".py", ".sh")) or (ROOT / words[1]).is_file(), line
         return
     command = program if program in NERFSTUDIO else " ".join(words[:2])
+    for place, word in enumerate(words):
+        if program == "ns-train" and word in DATAPARSERS:
+            assert {flag for flag in words[place:] if flag.startswith("--")} <= _options(word), line
+            words = words[:place]
+            break
     if program == "difix3d":
         assert words[1] in COMMANDS, line
     elif program == "ns-train":
@@ -141,6 +157,7 @@ def test_commands_are_found() -> None:
         "ns-train difix3d-splatfacto --pipeline.guidance.fixer.nmae none",
         "ns-train difix3d-splatfacto --pipeline.rounds 0",
         "ns-train sparse-splatfacto --pipeline.guidance.rounds 0",
+        "ns-train sparse-splatfacto --data scene nerfstudio-data --eval-mod all",
         "ns-train splatfacto",
         "ns-render dataset --names rgb",
         "python benchmarks/missing.py",
@@ -158,7 +175,9 @@ def test_flags_exist(page: Path) -> None:
     """Flags named in prose, `--flag` or `--flag value`."""
     flags = {span.split()[0] for span in _spans(page) if span.startswith("--")} - NOT_OURS
     commands = [f"ns-train {name}" for name in _methods()] + [f"difix3d {name}" for name in COMMANDS]
-    unknown = {flag for flag in flags if not any(flag in _options(command) for command in [*commands, *NERFSTUDIO])}
+    unknown = {
+        flag for flag in flags if not any(flag in _options(each) for each in [*commands, *NERFSTUDIO, *DATAPARSERS])
+    }
     assert not unknown
 
 
@@ -365,6 +384,22 @@ def test_settings_page_is_up_to_date() -> None:
     commands = [_options(f"ns-train {name}") for name in _methods()]
     assert {flag for flag, *_ in rows} <= frozenset().union(*commands)
     assert "--pipeline.guidance.targets.camera-path" in {flag for flag, *_ in rows}
+
+
+def test_commands_page_is_up_to_date() -> None:
+    commands = _script("commands")
+    assert commands.PAGE.read_text() == commands.page(), "run `make docs`"
+
+
+def test_commands_page_lists_every_command_and_flag() -> None:
+    page = ROOT / "docs" / "commands.md"
+    headings = re.findall(r"^## difix3d (\S+)$", _text(page), flags=re.M)
+    assert headings == list(COMMANDS)
+    for name in COMMANDS:
+        listed = set(re.findall(r"^- `(--[a-z0-9-]+)", _section(page, f"difix3d {name}"), flags=re.M))
+        options = {option for option in _options(f"difix3d {name}") if not option.startswith("--no-")}
+        assert listed == options - {"-h", "--help"}
+    assert [name for name in _methods() if f"`ns-train {name}`" not in _text(page)] == []
 
 
 def test_settings_page_lists_all_settings_of_all_methods() -> None:

@@ -56,7 +56,7 @@ def commit() -> str:
     """The commit of the package's checkout, with "+" if files of the package differ from it; else its version."""
     described = _git("rev-parse", "--short=10", "HEAD")
     if not described or _git("ls-files", "--error-unmatch", "__init__.py") is None:
-        return f"version {version('difix3d-ns')}"
+        return f"version {difix3d_ns.__version__}"
     return described + ("+" if _git("status", "--porcelain", "--", ".") else "")
 
 
