@@ -21,7 +21,7 @@ from rich.progress import Progress, TaskID
 import difix3d_ns
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.data.options import CurationOptions, Strategy
-from difix3d_ns.data.orbit_strips import OrbitStrips
+from difix3d_ns.data.orbit_samples import OrbitSamples
 from difix3d_ns.data.reconstruct import Schedule
 from difix3d_ns.data.samples import UnitSamples
 from difix3d_ns.data.scene_names import ReadCapture, Scene, expand, only_procedural
@@ -240,9 +240,9 @@ class _SceneRun:
         options = self.options
         for unit in make_units(capture, plan, self.schedule, options.seed, on_step):
             provenance = self._provenance(unit)
-            samples: UnitSamples | OrbitStrips
+            samples: UnitSamples | OrbitSamples
             if unit.strategy == "orbit":
-                samples = OrbitStrips(capture, unit, provenance)
+                samples = OrbitSamples(capture, unit, provenance)
             else:
                 samples = UnitSamples(capture, unit, options.references, options.samples, provenance)
             write_shard(self.folder / f"{unit.name}.tar", samples, partial(_notes, samples, plan))
@@ -277,7 +277,7 @@ class _SceneRun:
             raise CannotWrite(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _notes(samples: UnitSamples | OrbitStrips, plan: Plan) -> dict[str, Any]:
+def _notes(samples: UnitSamples | OrbitSamples, plan: Plan) -> dict[str, Any]:
     """Notes of the sidecar besides the keys."""
     kept = samples.kept
     return {

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from difix3d_ns.data.capture import Capture, picture_capture, procedural_capture, thinned
 from difix3d_ns.data.options import CurationOptions
-from difix3d_ns.data.orbit_strips import orbit_capture
+from difix3d_ns.data.orbit_samples import orbit_capture
 from difix3d_ns.errors import UserError
 
 _SEED = "-seed"

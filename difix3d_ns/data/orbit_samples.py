@@ -68,7 +68,7 @@ def orbit_capture(seed: int, long_side: int, supersampling: int = 1) -> Capture:
     )
 
 
-class OrbitStrips:
+class OrbitSamples:
     """The one sample of a unit: all its poses, one below the other; ``scores`` has the PSNR of the whole.
 
     Args:
