@@ -10,8 +10,11 @@ faces that a photo sees count, by the mesh itself.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +30,7 @@ from difix3d_ns.data.procedural import photograph_world, training_world
 from difix3d_ns.data.procedural.dataset import structure_points
 from difix3d_ns.data.procedural.solids import Solid
 from difix3d_ns.data.reconstruct import Schedule, Splat, reconstruct
+from difix3d_ns.evaluation.bench.provenance import commit
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import unproject
@@ -175,6 +179,7 @@ def main(
     long_side: int = 256,
     steps: int = 700,
     confidence: float = BETWEEN_CONFIDENCE,
+    record: Path | None = None,
 ) -> None:
     """Measure.
 
@@ -186,6 +191,7 @@ def main(
         long_side: of the photos in pixels.
         steps: of training each splat.
         confidence: of depth between the photos against 1 at them.
+        record: file to add a line to for each object and row.
     """
     found: dict[str, list[dict[str, float]]] = {}
     console = Console()
@@ -205,27 +211,44 @@ def main(
                 mesh = make(views, box, voxels)
                 took = time.perf_counter() - started
                 label = f"{name}, {count} between" if len(between) > 1 else name
-                found.setdefault(label, []).append({**measure(mesh, capture, solid, unit), "seconds": took})
+                row = {**measure(mesh, capture, solid, unit), "seconds": took}
+                found.setdefault(label, []).append(row)
+                if record is not None:
+                    facts = {"object": seed, "mesh": name, "between": count, "photos": photos, "voxels": voxels}
+                    facts |= {"side": long_side, "steps": steps, "commit": commit(), "date": str(date.today())}
+                    with open(record, "a", encoding="utf-8") as file:
+                        print(json.dumps({**facts, **{key: round(value, 6) for key, value in row.items()}}), file=file)
         console.print(
             f"object {seed}: " + "; ".join(f"{name} {rows[-1]['chamfer']:.4f}" for name, rows in found.items()),
             style="dim",
         )
-    table = Table("", "accuracy", "within 1 %", "Chamfer", "normals", "Chamfer less ours", "seconds")
+    table = Table("", "accuracy", "within 1 %", "Chamfer", "normals", "seconds")
+    apart = Table("less the first row", "accuracy", "within 1 %", "Chamfer", "normals")
     first = next(iter(found.values()))
     for name, rows in found.items():
         mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-        apart = [row["chamfer"] - base["chamfer"] for row, base in zip(rows, first, strict=True)]
-        error = float(np.std(apart, ddof=1) / len(apart) ** 0.5) if len(apart) > 1 else float("nan")
         table.add_row(
             name,
             f"{mean['accuracy']:.4f}",
             f"{100 * mean['completeness']:.1f} %",
             f"{mean['chamfer']:.4f}",
             f"{mean['normals']:.1f}°",
-            f"{np.mean(apart):+.4f} ± {error:.4f}",
             f"{mean['seconds']:.1f}",
         )
+        if rows is not first and len(rows) > 1:
+            apart.add_row(name, *(_paired(rows, first, key) for key in _DIGITS))
     console.print(table)
+    console.print(apart)
+
+
+_DIGITS = {"accuracy": 4, "completeness": 3, "chamfer": 4, "normals": 1}
+
+
+def _paired(rows: Sequence[dict[str, float]], first: Sequence[dict[str, float]], key: str) -> str:
+    """Mean difference of a metric with its standard error over objects."""
+    differences = [row[key] - base[key] for row, base in zip(rows, first, strict=True)]
+    error = float(np.std(differences, ddof=1) / len(differences) ** 0.5)
+    return f"{np.mean(differences):+.{_DIGITS[key]}f} ± {error:.{_DIGITS[key]}f}"
 
 
 if __name__ == "__main__":
