@@ -18,11 +18,13 @@ from nerfstudio.plugins.types import MethodSpecification
 
 from difix3d_ns.io import checkpoints
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.methods.hi3d import hi3d_splatfacto
 from difix3d_ns.methods.sparse import sparse_splatfacto
 from difix3d_ns.methods.sparsefusion import sparsefusion_splatfacto
 from difix3d_ns.methods.threedsr import threedsr_splatfacto
 from difix3d_ns.ns.trainer import STATE_KEY, GuidedTrainer, GuidedTrainerConfig
 from tests.toys import joint_splatfacto, weighing_splatfacto
+from tests.unit.tiny_residual import write_hi3d
 from tests.unit.tiny_views import write_sparsefusion
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "enlarge"
@@ -67,6 +69,17 @@ def _small_views(config: GuidedTrainerConfig) -> None:
     guidance.count = 3
 
 
+@functools.cache
+def _hi3d_weights() -> str:
+    return str(write_hi3d(Path(tempfile.mkdtemp())))
+
+
+def _small_orbit(config: GuidedTrainerConfig) -> None:
+    guidance = config.pipeline.guidance
+    guidance.orbit_refiner.weights = _hi3d_weights()
+    guidance.frames, guidance.side, guidance.begin, guidance.probability = 4, 24, 0.4, 0.5
+
+
 @dataclass(frozen=True)
 class Case:
     """A method and what its suite needs to know of it."""
@@ -92,6 +105,8 @@ CASES = {
     ),
     # a step of the generator, or a render to begin with
     "sparsefusion-splatfacto": Case(lambda: sparsefusion_splatfacto, _small_views, lambda s: s["begun"], 1),
+    # all frames before one step; then a step of the refiner before each
+    "hi3d-splatfacto": Case(lambda: hi3d_splatfacto, _small_orbit, lambda s: s["begun"], 1, boundary=5),
     "weighing-splatfacto": Case(lambda: weighing_splatfacto),
     "joint-splatfacto": Case(lambda: joint_splatfacto, busy=lambda s: 0 < s["part"] < 8, renders=1, boundary=5),
 }

@@ -15,7 +15,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.guidance.sparsefusion import MAX_NOISE, SHOWN, SparseFusionConfig, SparseFusionGuidance
-from difix3d_ns.io.run import Run, Tracker
+from difix3d_ns.io.run import Run
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.priors.base import GeneratedView, State
 from difix3d_ns.priors.view_generator_config import ViewGeneratorConfig
@@ -23,6 +23,7 @@ from difix3d_ns.views.folders import RECORDS_FOLDER
 from difix3d_ns.views.records import ViewRecords
 from difix3d_ns.views.view import TrainView
 from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
+from tests.unit.log import Log
 from tests.unit.tiny_scene import datamanager, look_at, write_scene
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,14 +68,6 @@ class _Generator:
         return [GeneratedView(grey, 0.5 * ones, ones * 0.8, 2 * ones, weight=float(state["noise"]))]
 
 
-class _Log(Tracker):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def log(self, message: str) -> None:
-        self.lines.append(message)
-
-
 def _set_up(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -83,14 +76,14 @@ def _set_up(
     steps: int = 90,
     scene: dict[str, Any] | None = None,
     **settings: Any,
-) -> tuple[SparseFusionGuidance, FlatRenderer, _Log]:
+) -> tuple[SparseFusionGuidance, FlatRenderer, Log]:
     made = generator or _Generator()
     monkeypatch.setattr(ViewGeneratorConfig, "load", lambda self, device, flag_prefix="": made)
     manager = datamanager(write_scene(folder / "scene", count=photos + 1, **(scene or {})))
     data = TrainingScene(manager, ModelOfScene(len(manager.train_dataset)))
     guidance = SparseFusionConfig(**{"count": 4, **settings}).setup()
     assert isinstance(guidance, SparseFusionGuidance)
-    renderer, log = FlatRenderer(), _Log()
+    renderer, log = FlatRenderer(), Log()
     guidance.setup(data, renderer, NoReferences(), Run(steps, folder=folder, tracker=log))
     return guidance, renderer, log
 

@@ -1,0 +1,13 @@
+"""``hi3d-splatfacto``: a splat of an object, and an orbit around it that a diffusion model refines (Hi3D)."""
+
+from __future__ import annotations
+
+from nerfstudio.plugins.types import MethodSpecification
+
+from difix3d_ns.guidance.hi3d import Hi3DConfig
+from difix3d_ns.methods.base import splatfacto_with
+
+hi3d_splatfacto = MethodSpecification(
+    config=splatfacto_with("hi3d-splatfacto", Hi3DConfig()),
+    description="Splatfacto of an object, which also learns from an orbit of its own renders, refined (Hi3D).",
+)

@@ -1,0 +1,62 @@
+"""Flags that select a refiner of orbits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.priors.base import OrbitRefiner
+from difix3d_ns.priors.fixer_config import Precision
+from difix3d_ns.priors.registry import check_prior_name, load_orbit_refiner
+
+
+@dataclass
+class OrbitRefinerConfig:
+    """A refiner of orbits, its weights and how it is run."""
+
+    kept: ClassVar[tuple[str, ...]] = ("weights", "agreement")
+    """fields that a resumed training takes over from its checkpoint where they are unset"""
+    name: str = "hi3d"
+    """hi3d (embedded), or package.module of a refiner of yours"""
+    weights: str | None = None
+    """a file or folder of weights (unset: the refiner's own)"""
+    dtype: Precision | None = None
+    """precision of its network: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
+    agreement: float | None = None
+    """weight of a neighbouring frame that shows the same surface, against 1 of a frame itself; 0 refines each frame
+    alone (unset: the refiner's own)"""
+
+    def check(self, flag_prefix: str) -> None:
+        """Check the name and the number; ``load`` checks the weights.
+
+        Args:
+            flag_prefix: common beginning of its flags: ``--pipeline.guidance.orbit-refiner``.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        if self.agreement is not None and self.agreement < 0:
+            raise UserError(f"{flag_prefix}.agreement {self.agreement}: 0 or more is needed")
+        check_prior_name(OrbitRefiner, self.name, flag_prefix)
+
+    def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.orbit-refiner") -> OrbitRefiner:
+        """Load the refiner, once per process.
+
+        Args:
+            device: where its network lives.
+            flag_prefix: as of ``check``, for the message of a failure.
+
+        Raises:
+            UserError: its name or weights are unusable.
+        """
+        dtype = getattr(torch, self.dtype) if self.dtype else None
+        try:
+            given = () if self.agreement is None else (("agreement", self.agreement),)
+            return load_orbit_refiner(self.name, self.weights, str(device), dtype, given)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"the orbit refiner {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights): {error}"
+            ) from error

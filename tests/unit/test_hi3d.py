@@ -1,0 +1,167 @@
+"""The refined orbit: where, when, of what, how it weighs, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.guidance.hi3d import Hi3DConfig, Hi3DGuidance
+from difix3d_ns.io.run import Run
+from difix3d_ns.ns.training_scene import TrainingScene
+from difix3d_ns.priors.base import OrbitFrame, State
+from difix3d_ns.priors.orbit_refiner_config import OrbitRefinerConfig
+from difix3d_ns.views.folders import RECORDS_FOLDER
+from difix3d_ns.views.records import ViewRecords
+from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
+from tests.unit.log import Log
+from tests.unit.tiny_scene import datamanager, look_at, write_scene
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class _Refiner:
+    """A refiner of two steps, whose pictures are twice as large and white; what it is given is kept."""
+
+    factor = 2
+
+    def __init__(self) -> None:
+        self.given: list[Sequence[OrbitFrame]] = []
+
+    def start(self, frames: Sequence[OrbitFrame], seed: int = 0) -> State:
+        self.given.append(frames)
+        size = frames[0].image.shape
+        return {"size": torch.tensor([len(frames), 2 * size[0], 2 * size[1]]), "left": torch.tensor(2)}
+
+    def steps_left(self, state: State) -> int:
+        return int(state["left"])
+
+    def step(self, state: State) -> State:
+        return {**state, "left": state["left"] - 1}
+
+    def result(self, state: State) -> list[Tensor]:
+        count, height, width = state["size"].tolist()
+        return [torch.ones(height, width, 3)] * count
+
+
+def _set_up(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    photos: int = 6,
+    scene: dict[str, Any] | None = None,
+    **settings: Any,
+) -> tuple[Hi3DGuidance, _Refiner, FlatRenderer, Log]:
+    refiner = _Refiner()
+    monkeypatch.setattr(OrbitRefinerConfig, "load", lambda self, device, flag_prefix="": refiner)
+    manager = datamanager(write_scene(folder / "scene", count=photos + 1, **(scene or {})))
+    data = TrainingScene(manager, ModelOfScene(len(manager.train_dataset)))
+    guidance = Hi3DConfig(**{"frames": 5, "side": 20, **settings}).setup()
+    assert isinstance(guidance, Hi3DGuidance)
+    renderer, log = FlatRenderer(), Log()
+    guidance.setup(data, renderer, NoReferences(), Run(90, folder=folder, tracker=log))
+    return guidance, refiner, renderer, log
+
+
+def _run(guidance: Hi3DGuidance, first: int, last: int) -> list[int]:
+    """Calls of ``before_step`` before each step."""
+    calls = []
+    for step in range(first, last):
+        calls.append(1)
+        while guidance.before_step(step):
+            calls[-1] += 1
+    return calls
+
+
+def test_the_orbit_is_rendered_at_once_and_refined_beside_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guidance, refiner, renderer, log = _set_up(tmp_path, monkeypatch)
+    assert "5 frames is rendered after 50% of training and refined from 20 x 15 to 40 x 30" in log.lines[0]
+    _run(guidance, 0, 45)
+    assert not renderer.rendered and guidance.next_view(44, torch.Generator()) is None
+    assert _run(guidance, 45, 50) == [5, 1, 1, 1, 1]  # five renders, two steps of the refiner, nothing
+    (frames,) = refiner.given
+    assert [tuple(frame.image.shape) for frame in frames] == [(15, 20, 3)] * 5
+    assert all(frame.depth is not None and (frame.depth == 2).all() for frame in frames)
+    assert [(camera.width, camera.height) for camera in renderer.rendered] == [(40, 30)] * 5
+    heads = ViewRecords(tmp_path / RECORDS_FOLDER).heads()
+    assert len(heads) == 5 and len(guidance.status(50).views) == 5
+    drawn = [guidance.next_view(50, torch.Generator().manual_seed(seed)) for seed in range(400)]
+    views = [view for view in drawn if view is not None]
+    assert 70 < len(views) < 130 and {view.key for view in views} == {f"orbit/{number:03d}" for number in range(5)}
+    assert all(view.photo is None and (view.image == 1).all() for view in views)
+
+
+def test_it_waits_until_the_splat_is_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guidance, refiner, renderer, _ = _set_up(tmp_path, monkeypatch)
+    renderer._fit_from = 60
+    _run(guidance, 0, 60)
+    assert not refiner.given
+    _run(guidance, 60, 61)
+    assert len(refiner.given) == 1
+
+
+def test_a_frame_at_a_photos_pose_is_given_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guidance, _, _, _ = _set_up(tmp_path, monkeypatch)
+    camera = guidance._scene.unoptimized_camera(2)
+    found = guidance._photo_at(camera.within(20))
+    assert found is not None and torch.equal(found, guidance._scene.photo(2).image)
+    assert guidance._photo_at(guidance._scene.unoptimized_camera(3).within(20)) is not None
+    beside = camera.camera_to_world.clone()
+    beside[0, 3] += 0.1
+    assert guidance._photo_at(type(camera)(beside, camera.intrinsics, camera.width, camera.height)) is None
+
+
+def test_frames_are_never_larger_than_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guidance, _, _, _ = _set_up(tmp_path, monkeypatch, side=500)
+    assert {(camera.width, camera.height) for camera in guidance.targets} == {(80, 60)}  # twice 40 x 30
+
+
+def test_sides_follow_the_device() -> None:
+    cpu, cuda, given = Hi3DConfig(), Hi3DConfig(), Hi3DConfig(side=100)
+    cpu.fit(Run(90))
+    cuda.fit(Run(90, device="cuda"))
+    given.fit(Run(90))
+    assert (cpu.side, cuda.side, given.side) == (256, 512, 100)
+
+
+def test_what_cannot_be_helped_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"2 photos: an orbit needs 3.*sparsefusion-splatfacto"):
+        _set_up(tmp_path / "two", monkeypatch, photos=2)
+    street = [look_at((2.0, 0.0, 0.4)) for _ in range(7)]
+    for number, pose in enumerate(street):
+        pose[1, 3] = 0.5 * number
+    with pytest.raises(UserError, match=r"do not stand around one thing.*difix3d-splatfacto"):
+        _set_up(tmp_path / "street", monkeypatch, scene={"poses": street})
+
+
+@pytest.mark.parametrize(("setting", "value"), [("frames", 2), ("begin", 1.5), ("probability", -1), ("side", 3)])
+def test_settings_are_checked(setting: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"--pipeline.guidance.{setting} "):
+        Hi3DConfig(**{"side": 64, setting: value}).check("--pipeline.guidance")
+    with pytest.raises(UserError, match=r"orbit-refiner\.agreement -1"):
+        Hi3DConfig(side=64, orbit_refiner=OrbitRefinerConfig(agreement=-1)).check("--pipeline.guidance")
+    with pytest.raises(UserError, match="did you mean hi3d"):
+        Hi3DConfig(side=64, orbit_refiner=OrbitRefinerConfig(name="hi3")).check("--pipeline.guidance")
+
+
+def test_a_resumed_training_refines_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guidance, refiner, renderer, log = _set_up(tmp_path, monkeypatch)
+    _run(guidance, 0, 46)
+    state = guidance.state_dict(46)
+    again = Hi3DConfig(frames=9, side=30).setup()
+    assert isinstance(again, Hi3DGuidance)
+    again.setup(guidance._scene, renderer, NoReferences(), Run(90, folder=tmp_path, tracker=log, resumed=True))
+    again.load_state_dict(state, tmp_path, 46)
+    before = len(renderer.rendered)
+    assert "2 pieces of work to go" in again.status(46).lines[0]
+    _run(again, 46, 48)
+    assert len(renderer.rendered) == before and len(refiner.given) == 1  # nothing is rendered or begun again
+    assert len(again.targets) == 5 and len(again.status(48).views) == 5
+    with pytest.raises(UserError, match=r"orbit-refiner\.name other"):
+        again.load_state_dict({**state, "refiner": "other"}, tmp_path, 46)
