@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ def write_mesh(
         written.visual = trimesh.visual.ColorVisuals(written, vertex_colors=np.concatenate([colours, opaque], 1))
     if ending != ".obj":
         written.vertex_attributes[GLB_COUNT if ending == ".glb" else COUNT] = counts.astype(np.float32)
+    if ending == ".glb":
+        _recolour(written, _to_linear)
     if ending == ".glb" and z_up:
         written.apply_transform(_UPRIGHT)
     return _written(path, _exported(written, path, textured))
@@ -104,9 +106,34 @@ def read_mesh(path: Path, z_up: bool = True) -> trimesh.Trimesh:
         raise UserError(f"{path} is no mesh that can be read: {error}") from error
     if not isinstance(found, trimesh.Trimesh) or not len(found.faces):
         raise UserError(f"{path} has no faces: it is no mesh")
-    if z_up and path.suffix.lower() in (".glb", ".gltf"):
-        found.apply_transform(_UPRIGHT.T)
+    if path.suffix.lower() in (".glb", ".gltf"):
+        _recolour(found, _to_srgb)
+        if z_up:
+            found.apply_transform(_UPRIGHT.T)
     return found
+
+
+def with_linear_colours(mesh: trimesh.Trimesh) -> trimesh.Trimesh:
+    """Return a mesh whose vertices have linear colours instead of sRGB, as glTF wants them; textures stay sRGB."""
+    found = mesh.copy()
+    _recolour(found, _to_linear)
+    return found
+
+
+def _recolour(mesh: trimesh.Trimesh, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change the colours of vertices, in [0, 1]; a mesh without them stays as it is."""
+    if isinstance(mesh.visual, trimesh.visual.ColorVisuals) and mesh.visual.kind == "vertex":
+        colours = np.array(mesh.visual.vertex_colors)
+        colours[:, :3] = np.round(change(colours[:, :3] / 255) * 255)
+        mesh.visual.vertex_colors = colours
+
+
+def _to_linear(values: np.ndarray) -> np.ndarray:
+    return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+
+
+def _to_srgb(values: np.ndarray) -> np.ndarray:
+    return np.where(values <= 0.0031308, values * 12.92, 1.055 * values ** (1 / 2.4) - 0.055)
 
 
 def _exported(mesh: trimesh.Trimesh, path: Path, textured: bool) -> Mapping[Path, bytes]:

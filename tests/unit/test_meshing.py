@@ -276,6 +276,9 @@ def test_files_are_read_by_others(tmp_path: Path, ending: str, textured: bool) -
     front = MeshPictures(found, (0.0, 0.0, 0.0)).render(camera_at(0.3))
     shown = front[front.sum(-1) > 0.5]
     assert torch.allclose(shown.median(0).values, torch.tensor([200, 100, 50]) / 255, atol=0.01)
+    if ending != "obj" and not textured:  # linear in glTF: 255 ((v / 255 + .055) / 1.055)^2.4
+        expected = [147, 32, 8] if ending == "glb" else [200, 100, 50]
+        assert raw.visual.vertex_colors[0, :3].tolist() == expected
     if ending != "obj":
         name = "_PHOTOS" if ending == "glb" else "photos"
         kept = raw.vertex_attributes[name] if ending == "glb" else raw.metadata["_ply_raw"]["vertex"]["data"][name]

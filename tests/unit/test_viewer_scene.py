@@ -239,6 +239,7 @@ def test_the_mesh_of_a_training_is_read_when_it_is_asked_for(server: viser.Viser
     assert message.scale == 10 and message.name == "/difix3d/mesh"
     sent = trimesh.load(io.BytesIO(message.glb_data), file_type="glb", force="mesh")
     assert np.allclose(sent.bounds, box.bounds, atol=1e-6)  # z up, as the splat is
+    assert b'"KHR_materials_unlit"' in message.glb_data and b'"COLOR_0"' in message.glb_data
     assert not shown._problem.visible
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import trimesh
 import viser
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.meshing.mesh_files import with_linear_colours
 from difix3d_ns.ns.viewer.markdown import plain
 
 NODE = "/difix3d/mesh"
+_UNLIT = "KHR_materials_unlit"  # of glTF: colours as they are, as photographs have their light in them
 
 
 class ShownMesh:
@@ -29,7 +32,9 @@ class ShownMesh:
         self._read = read
         self._handle: viser.GlbHandle | None = None
         self._lock = threading.Lock()  # viser calls back in threads of its own
-        self._on = server.gui.add_checkbox("Show mesh", False, hint=f"{name}, over the splat")
+        self._on = server.gui.add_checkbox(
+            "Show mesh", False, hint=f"{name}; what the splat hides of it shows without Composite depth"
+        )
         self._problem = server.gui.add_markdown("", visible=False)
         self._on.on_update(lambda _: self._switch())
 
@@ -38,11 +43,29 @@ class ShownMesh:
             on = bool(self._on.value)
             if on and self._handle is None:
                 try:
-                    self._handle = self._server.scene.add_mesh_trimesh(
-                        NODE, self._read(), scale=VISER_NERFSTUDIO_SCALE_RATIO
-                    )
+                    content = unlit_glb(self._read())
+                    self._handle = self._server.scene.add_glb(NODE, content, scale=VISER_NERFSTUDIO_SCALE_RATIO)
                 except (UserError, OSError) as error:
                     self._problem.content = f"**{plain(str(error))}**"
             self._problem.visible = on and self._handle is None
             if self._handle is not None:
                 self._handle.visible = on
+
+
+def unlit_glb(mesh: trimesh.Trimesh) -> bytes:
+    """Return a mesh as a .glb that viewers show from both sides and without light of their own."""
+
+    def without_light(tree: dict[str, Any]) -> None:
+        tree["extensionsUsed"] = [*tree.get("extensionsUsed", []), _UNLIT]
+        materials = tree.setdefault("materials", [{}])
+        for each in tree["meshes"]:
+            for part in each["primitives"]:
+                part.setdefault("material", 0)
+        for material in materials:
+            material["doubleSided"] = True
+            material.setdefault("extensions", {})[_UNLIT] = {}
+
+    content: bytes = trimesh.exchange.gltf.export_glb(
+        with_linear_colours(mesh).scene(), tree_postprocessor=without_light
+    )
+    return content
