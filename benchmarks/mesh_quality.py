@@ -134,17 +134,17 @@ def _cleaned(mesh: Any) -> trimesh.Trimesh:
     return without_specks(trimesh.Trimesh(np.asarray(mesh.vertices), np.asarray(mesh.triangles)))[0]
 
 
+def surface_seen(capture: Capture) -> np.ndarray:
+    """Points [P, 3] of the true surface, one for each pixel of a photo."""
+    assert capture.depths is not None
+    views = zip(capture.depths, capture.cameras, strict=True)
+    return np.concatenate([unproject(depth.double(), camera)[depth[..., 0] > 0].numpy() for depth, camera in views])
+
+
 def measure(mesh: trimesh.Trimesh, capture: Capture, solid: Solid, unit: float) -> dict[str, float]:
     """Metrics of a mesh; ``unit``: the object's longest side."""
-    rng = np.random.default_rng(0)
-    assert capture.depths is not None
-    seen = np.concatenate(
-        [
-            unproject(depth.double(), camera)[depth[..., 0] > 0].numpy()
-            for depth, camera in zip(capture.depths, capture.cameras, strict=True)
-        ]
-    )
-    seen = seen[rng.permutation(len(seen))[:_SAMPLES]]
+    seen = surface_seen(capture)
+    seen = seen[np.random.default_rng(0).permutation(len(seen))[:_SAMPLES]]
     scene = rays_against(np.asarray(mesh.vertices), np.asarray(mesh.faces))
     missing = scene.compute_distance(seen.astype(np.float32)).numpy() / unit
     places, faces = trimesh.sample.sample_surface(mesh, 2 * _SAMPLES, seed=0)
@@ -198,9 +198,9 @@ def main(
     for seed in seeds:
         capture, solid = photographed(seed, photos, long_side)
         splat = reconstruct(capture, capture.train, Schedule(steps=steps, max_gaussians=15_000), seed)[1.0]
-        corners = np.stack([solid.surface_point(np.random.default_rng(n)) for n in range(2000)])
-        unit = float(np.ptp(corners, axis=0).max())
-        box = Box(corners.min(0) - _MARGIN * unit, corners.max(0) + _MARGIN * unit)
+        seen = surface_seen(capture)
+        unit = float(np.ptp(seen, axis=0).max())
+        box = Box(seen.min(0) - _MARGIN * unit, seen.max(0) + _MARGIN * unit)
         own = depth_views(splat, capture.cameras)
         for count in between:
             views = own + depth_views(splat, auto_targets(capture.cameras, capture.points, count, 0.0), confidence)

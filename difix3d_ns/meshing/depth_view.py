@@ -11,8 +11,8 @@ from torch import Tensor
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import opaque, unproject
 
-_EDGE = 4.0  # times the median step of depth between neighbours, and at least:
-_MIN_EDGE = 0.01  # of the depth: a larger step is a silhouette
+_EDGE = 8.0  # times the median bend of inverse depth, which planes do not have, and at least:
+_MIN_EDGE = 0.01  # of the inverse depth: a larger bend is a silhouette
 _MIN_SLOPE = 0.1  # of a surface seen edge-on, whose normal is mostly noise
 
 
@@ -56,15 +56,16 @@ def depth_view(
 
 
 def _normals(depth: Tensor, camera: Pinhole) -> tuple[Tensor, Tensor]:
-    """Unit normals [H, W, 3] of a depth map, world, and where it has no step, [H, W] bool."""
+    """Unit normals [H, W, 3] of a depth map, world, and where it and its neighbours have no step, [H, W] bool."""
     points = F.pad(unproject(depth, camera).permute(2, 0, 1)[None], (1, 1, 1, 1), mode="replicate")[0]
     across = points[:, 1:-1, 2:] - points[:, 1:-1, :-2]
     down = points[:, 2:, 1:-1] - points[:, :-2, 1:-1]
     normals = F.normalize(torch.linalg.cross(across, down, dim=0), dim=0).permute(1, 2, 0)
-    padded = F.pad(depth.permute(2, 0, 1)[None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    inverse = torch.where(depth > 0, 1 / depth.clamp_min(1e-12), 0.0)
+    padded = F.pad(inverse.permute(2, 0, 1)[None], (1, 1, 1, 1), mode="replicate")[0, 0]
     centre = padded[1:-1, 1:-1]
-    around = (padded[1:-1, 2:], padded[1:-1, :-2], padded[2:, 1:-1], padded[:-2, 1:-1])
-    step = torch.stack([(other - centre).abs() for other in around]).amax(0)
-    known = centre > 0
-    usual = float((step / centre)[known].median()) if bool(known.any()) else 0.0
-    return normals, step < max(_MIN_EDGE, _EDGE * usual) * centre
+    right, left, below, above = padded[1:-1, 2:], padded[1:-1, :-2], padded[2:, 1:-1], padded[:-2, 1:-1]
+    bend = torch.maximum((right + left - 2 * centre).abs(), (below + above - 2 * centre).abs())
+    known = torch.stack([centre, right, left, below, above]).amin(0) > 0
+    usual = float((bend / centre)[known].median()) if bool(known.any()) else 0.0
+    return normals, known & (bend < max(_MIN_EDGE, _EDGE * usual) * centre)

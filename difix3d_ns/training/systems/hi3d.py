@@ -1,4 +1,4 @@
-"""The refiner of orbits: the embedded upscaler's network, told depth, which meets splats of few photos."""
+"""The refiner of orbits: the embedded upscaler's network, with depth, which meets splats of few photos."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Batch(NamedTuple):
     low: Tensor  # [B, 3, h, w] in [0, 1]
     truth: Tensor  # [B, 3, H, W] in [0, 1]
     depth: Tensor  # [B, 1, H, W], normalised
-    told: Tensor  # [B] bool, whether depth is
+    with_depth: Tensor  # [B] bool
     from_start: Tensor  # [B] bool
     level: Tensor  # [B] timesteps
     noise: Tensor  # [B, 48, H/4, W/4]
@@ -95,11 +95,11 @@ class Hi3D:
         render, truth = (to_bytes(picture.permute(2, 0, 1)) for picture in (sample.request.image, sample.truth))
         depth = sample.request.depth
         assert depth is not None
-        told = normalised_depths(depth.permute(2, 0, 1)[None])[0].half()
-        return Prepared(render, truth, told, torch.tensor(frames))
+        normalised = normalised_depths(depth.permute(2, 0, 1)[None])[0].half()
+        return Prepared(render, truth, normalised, torch.tensor(frames))
 
     def draw(self, prepared: Sequence[Prepared], phase: Phase, generator: Generator) -> Batch:
-        """Crops of one frame of each orbit, mirrored, turned and coloured anew."""
+        """Crops of one frame of each orbit, mirrored, turned and coloured otherwise."""
         heights = [sample.truth.shape[-2] // int(sample.frames) for sample in prepared]
         wanted = common_size(
             self._recipe.crop_of(phase), [s.truth[:, :h] for s, h in zip(prepared, heights, strict=True)]
@@ -142,7 +142,7 @@ class Hi3D:
         with torch.autocast(batch.truth.device.type, enabled=False):
             enlargement = Enlargement(batch.low, (height, width), module.scales)
             target = enlargement.encode(batch.truth)
-            depth = depth_conditions(batch.depth, *target.shape[-2:]) * batch.told.view(-1, 1, 1, 1)
+            depth = depth_conditions(batch.depth, *target.shape[-2:]) * batch.with_depth.view(-1, 1, 1, 1)
             conditions = torch.cat([enlargement.conditions(), depth], 1)
             each = signal.view(-1, 1, 1, 1)
             shown = target * ~batch.from_start.view(-1, 1, 1, 1)
@@ -188,10 +188,10 @@ def _halved(picture: Tensor) -> Tensor:
     return resample(picture[None], picture.shape[-2] // _FACTOR, picture.shape[-1] // _FACTOR)[0].clamp(0, 1)
 
 
-def _refined(refiner: ResidualOrbitRefiner, sample: Sample, told: bool) -> Tensor:
+def _refined(refiner: ResidualOrbitRefiner, sample: Sample, with_depth: bool) -> Tensor:
     count = int(sample.provenance.get("frames", 1))
     images, depth = sample.request.image.chunk(count), sample.request.depth
-    depths = depth.chunk(count) if told and depth is not None else [None] * count
+    depths = depth.chunk(count) if with_depth and depth is not None else [None] * count
     frames = []
     for image, one in zip(images, depths, strict=True):
         low = _halved(image.permute(2, 0, 1)).permute(1, 2, 0)
