@@ -65,11 +65,11 @@ def measure(output: Path, scene: Path, row: Mapping[str, Any], counts: Mapping[s
     for picture_path, truth_path in kept_views(output, row).items():
         picture, truth = read_pictures([picture_path, truth_path])
         name = min(photos, key=lambda one: float((photos[one] - truth).square().mean()))
-        _, error, _ = _flip(truth, picture)
+        error = flip_map(truth, picture)
         edges = high_pass(picture.double(), _FACTOR), high_pass(truth.double(), _FACTOR)
         for number, mask in enumerate((counts[name] >= 2, counts[name] == 1, counts[name] == 0)):
             squares[number] += float((picture - truth).square().mean(-1)[mask].sum())
-            flips[number] += float(torch.from_numpy(error)[..., 0][mask].sum())
+            flips[number] += float(error[mask].sum())
             pixels[number] += int(mask.sum())
             detail[number].add(edges[0][mask], edges[1][mask])
     if not pixels.sum():
@@ -88,11 +88,12 @@ def measure(output: Path, scene: Path, row: Mapping[str, Any], counts: Mapping[s
     return found
 
 
-def _flip(truth: Tensor, picture: Tensor) -> tuple[Any, np.ndarray, Any]:
-    error, mean, parameters = flip_evaluator.evaluate(
+def flip_map(truth: Tensor, picture: Tensor) -> Tensor:
+    """LDR-FLIP [H, W] of a picture [H, W, 3] by the truth."""
+    error, _, _ = flip_evaluator.evaluate(
         truth.contiguous().numpy(), picture.contiguous().numpy(), "LDR", inputsRGB=True, applyMagma=False
     )
-    return mean, error, parameters
+    return torch.from_numpy(error)[..., 0]
 
 
 def main(output: Annotated[Path, tyro.conf.Positional], scenes: Annotated[list[Path], tyro.conf.Positional]) -> None:

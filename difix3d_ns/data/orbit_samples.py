@@ -26,18 +26,24 @@ _JITTER = 0.15  # of the distance between two photographs on the ring
 _ASIDE = 2.0  # times the hand's jitter
 
 
-def orbit_capture(seed: int, long_side: int, supersampling: int = 1) -> Capture:
+def orbit_capture(
+    seed: int, long_side: int, supersampling: int = 1, photos: int | None = None, grounded: bool | None = None
+) -> Capture:
     """Photograph the object of a seed from a ring: some photographs to train on, and an orbit that is held out.
 
     Args:
         seed: of the object and its photographs.
         long_side: side of the square pictures, in pixels.
         supersampling: see ``photograph_world``.
+        photos: to train on; None: 6 to 12.
+        grounded: whether it stands on ground before the sky, or is cut out before white; None: some do.
     """
-    grounded = seed % _GROUNDED == _GROUNDED - 1
+    if grounded is None:
+        grounded = seed % _GROUNDED == _GROUNDED - 1
     world = training_world(seed, "grounded" if grounded else "object")
     rng = np.random.default_rng([_STREAM, seed])
-    photos, start = int(rng.integers(_MIN_PHOTOS, _MAX_PHOTOS + 1)), rng.random()
+    drawn, start = int(rng.integers(_MIN_PHOTOS, _MAX_PHOTOS + 1)), rng.random()
+    photos = drawn if photos is None else photos
     poses = []
     for number in range(photos):
         place = (number + rng.normal(0, _JITTER)) / photos
