@@ -105,8 +105,8 @@ CASES = {
     ),
     # a step of the generator, or a render to begin with
     "sparsefusion-splatfacto": Case(lambda: sparsefusion_splatfacto, _small_views, lambda s: s["begun"], 1),
-    # all frames before one step; then a step of the refiner before each
-    "hi3d-splatfacto": Case(lambda: hi3d_splatfacto, _small_orbit, lambda s: s["begun"], 1, boundary=5),
+    # all four frames before one step; then a step of the refiner before each
+    "hi3d-splatfacto": Case(lambda: hi3d_splatfacto, _small_orbit, lambda s: s["begun"], 1, boundary=4),
     "weighing-splatfacto": Case(lambda: weighing_splatfacto),
     "joint-splatfacto": Case(lambda: joint_splatfacto, busy=lambda s: 0 < s["part"] < 8, renders=1, boundary=5),
 }
