@@ -22,7 +22,7 @@ from difix3d_ns.priors.networks.weight_files import find_weights, loaded, read_w
 WEIGHTS = Path(__file__).parent / "weights" / "hi3d.safetensors"
 LEVELS = (666, 333, 0)
 """timesteps of the chain; Hi3D's begins in noise, of which its anchoring leaves nothing in the first third"""
-AGREEMENT = 0.5
+AGREEMENT = 0.25
 """weight of a neighbouring frame that shows the same surface"""
 _FACTOR = 2
 _KEPT = torch.float16
