@@ -27,7 +27,7 @@ PAPERS = {
     "Fine-grained information transfer: Details Refinement module for Diffusion based 3D Generation model",
 }
 DATA = {
-    "priors/weights": ("embedded", "upscaler", "depth", "eft", "sparsefusion"),
+    "priors/weights": ("embedded", "upscaler", "depth", "eft", "sparsefusion", "hi3d"),
     "evaluation/report/templates": ("page.html", "style.css", "script.js"),
 }
 """what commands read beside code, by folder of the package; of weights both files"""
