@@ -54,6 +54,7 @@ def forked(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     source: Path = Path(os.devnull),
+    before: Callable[[], object] = int,
 ) -> Iterator[ForkServerProcess]:
     """Run a command in the background; killed at the end.
 
@@ -63,10 +64,11 @@ def forked(
         env: variables beside those of this process; of ``READ_AT_IMPORT`` only those it was prepared with.
         cwd: the folder it runs in; None for this process's.
         source: file or named pipe it reads from.
+        before: what its process does first, as limiting itself; a function that can be pickled; by default nothing.
     """
     output.touch()
     variables = {**os.environ, "COLUMNS": WIDTH, **(env or {})}
-    arguments = (list(map(str, command)), variables, str(cwd or Path.cwd()), str(source), str(output))
+    arguments = (list(map(str, command)), variables, str(cwd or Path.cwd()), str(source), str(output), before)
     prepare({})
     process = multiprocessing.get_context("forkserver").Process(target=_become, args=arguments)
     process.start()
@@ -106,17 +108,21 @@ def can_fork(env: Mapping[str, str]) -> bool:
     return not torch.cuda.is_available() and all(known.get(name) == value for name, value in at_import.items())
 
 
-def run_forked(command: Sequence[object], env: Mapping[str, str], cwd: Path | None) -> tuple[int, str]:
+def run_forked(
+    command: Sequence[object], env: Mapping[str, str], cwd: Path | None, before: Callable[[], object] = int
+) -> tuple[int, str]:
     """Run a command to its end and return (exit status, what it wrote); see :func:`forked`."""
     with tempfile.NamedTemporaryFile("r", errors="replace") as output:
-        with forked(command, Path(output.name), env, cwd) as process:
+        with forked(command, Path(output.name), env, cwd, before=before) as process:
             process.join(TIMEOUT)
             if process.exitcode is None:
                 raise subprocess.TimeoutExpired(list(map(str, command)), TIMEOUT, output.read())
         return process.exitcode, output.read()
 
 
-def _become(command: list[str], env: dict[str, str], cwd: str, source: str, output: str) -> None:
+def _become(
+    command: list[str], env: dict[str, str], cwd: str, source: str, output: str, before: Callable[[], object]
+) -> None:
     """Be the command: the current process becomes what a terminal would have started."""
     os.chdir(cwd)
     os.environ.clear()
@@ -125,6 +131,7 @@ def _become(command: list[str], env: dict[str, str], cwd: str, source: str, outp
     sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)  # multiprocessing closes the one that was there
     for number in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), number)
+    before()
     if command[0] == "-m":
         sys.argv = command[1:]
         status = _status(lambda: runpy.run_module(command[1], run_name="__main__", alter_sys=True))

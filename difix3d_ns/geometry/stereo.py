@@ -37,7 +37,7 @@ _MAX_SPARSE = 6  # photographs, up to which one that agrees is enough; two other
 _NOISE = 1e-4  # variance of it, so that flat windows do not correlate
 _MAX_POINTS = 4096  # scene points used
 _MIN_ANGLE = 1.0  # degrees between rays: below, any depth fits
-_PLANES_AT_ONCE = 4  # warped, on a CPU
+_PLANES_AT_ONCE, _PIXELS_ON_A_CPU = 4, 2**17  # warped, on a CPU: as many planes, or pixels of small pictures
 _PIXELS_AT_ONCE = 2**22  # of warped planes, elsewhere than on a CPU: some 0.5 GiB
 _MAX_VIEWS = 64  # photographs that get a depth: time grows with them, and their surfaces overlap
 
@@ -234,7 +234,8 @@ def _scores(view: _Grey, others: Sequence[_Grey], inverse: Tensor) -> Tensor:
     variance = _box(grey * grey) - mean * mean
     planes = [torch.cat([other.image, other.usable], 1) for other in others]
     # on a CPU planes that fit the cache, a thread each; elsewhere launching a kernel takes longer than it does
-    at_once = _PLANES_AT_ONCE if grey.device.type == "cpu" else max(1, _PIXELS_AT_ONCE // grey.numel())
+    fewest, pixels = (_PLANES_AT_ONCE, _PIXELS_ON_A_CPU) if grey.device.type == "cpu" else (1, _PIXELS_AT_ONCE)
+    at_once = max(fewest, pixels // grey.numel())
     levels = []
     for some in inverse.split(at_once):
         best: list[Tensor] = []  # the best correlations so far, each [d, h, w], best first

@@ -157,7 +157,7 @@ def project(gaussians, camera, slots, outputs):
     antialiasing. They must come zeroed: a Gaussian outside or not finite keeps its zeros.
     """
     for slot in nb.prange(slots):
-        _project_slot(gaussians, camera, slot, slots, outputs)
+        _project_slot(gaussians, camera, np.int64(slot), slots, outputs)  # else compiled for unsigned numbers as well
 
 
 @jit()
@@ -252,4 +252,4 @@ def project_backward(gaussians, camera, radii, gradients, sums, grad_view):
     gradients: with respect to means2d, depths, conics and factors.
     """
     for slot in nb.prange(grad_view.shape[0]):
-        _project_backward_slot(gaussians, camera, slot, radii, gradients, sums, grad_view)
+        _project_backward_slot(gaussians, camera, np.int64(slot), radii, gradients, sums, grad_view)

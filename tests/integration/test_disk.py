@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import functools
 import os
 import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from difix3d_ns.io import checkpoints
+from tests.commands import run_forked
 from tests.conftest import command_line, execute
 from tests.integration.conftest import SMALL
 
 
-def _train(
-    scene: Path, output: Path, *flags: object, prefix: tuple[str, ...] = (), file_size: int | None = None
-) -> subprocess.CompletedProcess[str]:
+def _command(scene: Path, output: Path, *flags: object) -> list[str]:
     arguments = ["difix3d-splatfacto", "--data", scene, "--output-dir", output, "--experiment-name", "scene"]
-    return execute(
-        [*prefix, *command_line("ns-train", *arguments, "--timestamp", "run", *SMALL, *flags)],
-        preexec_fn=None if file_size is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size,) * 2),
-    )
+    return command_line("ns-train", *arguments, "--timestamp", "run", *SMALL, *flags)
+
+
+def _train(command: list[str], before: Callable[[], object] = int) -> subprocess.CompletedProcess[str]:
+    return subprocess.CompletedProcess(command, *run_forked(command, {}, None, before))
+
+
+def _limit_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def _mount(disk: Path, size: int, saved: Path) -> None:
+    """Give this process a file system of its own, gone with it, whose files are copied at its end."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.unshare(0x00020000) == 0, os.strerror(ctypes.get_errno())  # CLONE_NEWNS
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], check=True)
+    atexit.register(shutil.copytree, disk, saved)
 
 
 def test_files_that_grow_too_large(tiny_scene: Path, tmp_path: Path) -> None:
     """Past a file-size limit writing fails as on a full disk: here for checkpoints and curves, not for the pool."""
-    done = _train(tiny_scene, tmp_path, file_size=200_000)
+    done = _train(_command(tiny_scene, tmp_path), functools.partial(_limit_files, 200_000))
     said = " ".join(done.stdout.split())
     assert done.returncode == 1
     assert "The checkpoint of step 149 could not be saved" in said and "File too large" in said
@@ -45,13 +62,11 @@ def test_a_disk_that_fills_up_keeps_what_was_saved(tiny_scene: Path, trained: Pa
     size = next((trained.parent / "nerfstudio_models").iterdir()).stat().st_size
     disk, saved = tmp_path / "disk", tmp_path / "saved"
     disk.mkdir()
-    # a file system of its own, gone with the command, holds two checkpoints and half of a third
-    script = f'mount -t tmpfs -o size={size * 5 // 2} none {disk} && "$@"; code=$?; cp -r {disk} {saved}; exit $code'
-    prefix = ("unshare", "--mount", "sh", "-c", script, "sh")
-    if subprocess.run([*prefix, "true"], capture_output=True, check=False).returncode:
+    if subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "none", disk], capture_output=True).returncode:
         pytest.skip("mounting is not permitted here")
-    shutil.rmtree(saved)
-    done = _train(tiny_scene, disk, prefix=prefix)
+    # two checkpoints and half of a third
+    done = _train(_command(tiny_scene, disk), functools.partial(_mount, disk, size * 5 // 2, saved))
+    assert not any(disk.iterdir())
     said = " ".join(done.stdout.split())
     assert done.returncode == 1
     assert "No space left on device" in said and "go on with --load-dir" in said
@@ -59,7 +74,7 @@ def test_a_disk_that_fills_up_keeps_what_was_saved(tiny_scene: Path, trained: Pa
     folder = saved / "scene" / "difix3d-splatfacto" / "run"
     steps = checkpoints.checkpoint_steps(folder / "nerfstudio_models")
     assert len(steps) == 2
-    resumed = _train(tiny_scene, tmp_path / "resumed", "--load-dir", folder / "nerfstudio_models")
+    resumed = _train(_command(tiny_scene, tmp_path / "resumed", "--load-dir", folder / "nerfstudio_models"))
     assert resumed.returncode == 0
     assert f"going on at step {steps[0] + 1}" in " ".join(resumed.stdout.split())
 
@@ -85,7 +100,7 @@ def test_folders_that_may_not_be_written(closed: str, tiny_scene: Path, tmp_path
     (folder if closed == "output" else pool).chmod(0o555)
     name = "closed" if closed == "output" else "scene"
     try:
-        done = _train(tiny_scene, folder, "--experiment-name", name, prefix=prefix)
+        done = execute([*prefix, *_command(tiny_scene, folder, "--experiment-name", name)])
     finally:
         folder.chmod(0o755)
         pool.chmod(0o755)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,11 +31,20 @@ ALL = (difix3d_splatfacto, sparse_splatfacto, threedsr_splatfacto, sparsefusion_
 METHODS = {method.config.method_name: method.config for method in ALL}
 
 
+def _parse(method: str, flags: Sequence[str]) -> Any:
+    """What tyro makes of flags, as ns-train has it do."""
+    return copy.deepcopy(_parsed(method, tuple(flags)))
+
+
+@functools.cache
+def _parsed(method: str, flags: tuple[str, ...]) -> Any:
+    default: Any = copy.deepcopy(METHODS[method])
+    return tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=flags)
+
+
 def _settings(recipe: Recipe, training: str, seed: int) -> Any:
     """What ns-train makes of a training's flags, fitted to a CPU and six photographs."""
-    default: Any = copy.deepcopy(METHODS[recipe.methods[training].ns_method])
-    flags = recipe.training_flags(training, seed)
-    config = tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=flags)
+    config = _parse(recipe.methods[training].ns_method, recipe.training_flags(training, seed))
     config.machine.device_type = "cpu"
     presets.check(config)
     presets.fit(config, replace(config.run(), images=6))
@@ -44,9 +55,15 @@ def _settings(recipe: Recipe, training: str, seed: int) -> Any:
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
 def test_all_trainings_share_steps_seed_and_pictures(name: str) -> None:
     recipe = load_recipe(name)
-    for seed in (0, 7):
-        settings = [_settings(recipe, training, seed) for training in recipe.trainings()]
-        assert len(settings) >= 2
+    one_of_each = {recipe.methods[training].ns_method: training for training in recipe.trainings()}
+    seeds = [("--machine.seed", "0", "7"), ("--pipeline.datamanager.train-cameras-sampling-seed", "42", "49")]
+    for training in recipe.trainings():  # nothing else changes with the seed: 7 is parsed once a method
+        flags, others = (recipe.training_flags(training, seed) for seed in (0, 7))
+        changed = [i for i in range(len(flags)) if flags[i] != others[i]]
+        assert [(flags[i - 1], flags[i], others[i]) for i in changed] == seeds and len(flags) == len(others)
+    for seed, trainings in ((0, list(recipe.trainings())), (7, list(one_of_each.values()))):
+        settings = [_settings(recipe, training, seed) for training in trainings]
+        assert len(settings) >= 2 or seed
         for each in settings:
             assert each.max_num_iterations == recipe.steps
             assert each.machine.seed == seed
@@ -118,8 +135,7 @@ def test_flags_of_earlier_names_are_those_of_today() -> None:
             if kind in settings:
                 continue
             settings.append(kind)
-            default: Any = copy.deepcopy(METHODS[entry["ns_method"]])
-            config: Any = tyro.cli(tyro.conf.FlagConversionOff[GuidedTrainerConfig], default=default, args=now)
+            config = _parse(entry["ns_method"], now)
             presets.check(config)
             presets.fit(config, Run(2000, images=6))
             if entry["ns_method"] != "difix3d-splatfacto" or "flags_now" not in entry:  # nothing has an earlier name

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nerfstudio.configs import external_methods
 from nerfstudio.models import splatfacto
 
 from difix3d_ns.io.sources import parse
@@ -137,6 +138,21 @@ def test_icons_are_visers() -> None:
     for module in (_gui_api, _gui_handles):
         assert module.svg_from_icon is not _icons.svg_from_icon
         assert [module.svg_from_icon(name) for name in names] == [_icons.svg_from_icon(name) for name in names]
+
+
+def test_methods_that_are_not_installed_are_listed_and_offered(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    method = external_methods.external_methods[0]
+    slugs = [slug for each in external_methods.external_methods for slug, _ in each.configurations]
+    monkeypatch.setattr(external_methods.Confirm, "ask", lambda *_, **__: False)
+    with pytest.raises(SystemExit) as chosen:  # as tyro makes it of ns-train's arguments
+        external_methods.ExternalMethodDummyTrainerConfig(method_name=slugs[0], method=method)
+    assert chosen.value.code == 0 and method.pip_package in "".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(external_methods, "inspect", None)
+    configs, descriptions = external_methods.get_external_methods()
+    assert list(configs) == list(descriptions) == slugs and configs[slugs[0]].method is method
+    assert capsys.readouterr().out == ""
 
 
 def _modules() -> list[Path]:

@@ -90,6 +90,12 @@ PATCHES = (
         version="viser 0.2.7",
     ),
     Patch(
+        "foreign_methods",
+        "nerfstudio.configs.external_methods.ExternalMethodDummyTrainerConfig.__post_init__",
+        "each method that is not installed reads the whole stack: 5 s at the start of every command",
+        "tests/unit/test_patches.py::test_methods_that_are_not_installed_are_listed_and_offered",
+    ),
+    Patch(
         "panel_elements",
         "nerfstudio.viewer.viewer_elements.ViewerElement.cb_hook",
         "the switches of the enhancer stay true when nerfstudio's own output type or split view is used",
@@ -187,6 +193,7 @@ def apply() -> None:
         camera_paths,
         excepthook,
         ffmpeg,
+        foreign_methods,
         held_out_loader,
         icons,
         render_panel,
@@ -206,6 +213,7 @@ def apply() -> None:
         held_out_loader,
         ffmpeg,
         torch_load,
+        foreign_methods,
         excepthook,
     ):
         module.apply()
