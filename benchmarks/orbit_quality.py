@@ -127,7 +127,7 @@ def main(
     """
     torch.set_num_threads(1)
     console = Console(width=150)
-    refiner, alone = load(weights), load(weights, agreement=0.0)
+    refiner, alone, chain = load(weights), load(weights, agreement=0.0), load(weights, levels=(666, 333, 0))
     others = {f"agreement {value:g}": load(weights, agreement=value) for value in agreements}
     found: dict[str, list[dict[str, Any]]] = {}
     refined_frames: list[Tensor] = []
@@ -143,6 +143,7 @@ def main(
             "without depth": lambda blind=blind: refined(alone, blind),
             "each frame alone": lambda frames=frames: refined(alone, frames),
             **{name: (lambda one=one, frames=frames: refined(one, frames)) for name, one in others.items()},
+            "three levels": lambda frames=frames: refined(chain, frames),
             "refined": lambda frames=frames: refined(refiner, frames),
         }
         if esrgan_frames:

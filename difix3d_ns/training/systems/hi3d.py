@@ -15,7 +15,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import BACK_PROJECTIONS, back_project, resample
 from difix3d_ns.priors.base import OrbitFrame
-from difix3d_ns.priors.hi3d import LEVELS, ResidualOrbitRefiner
+from difix3d_ns.priors.hi3d import ResidualOrbitRefiner
 from difix3d_ns.priors.networks.diffusion import signal_levels
 from difix3d_ns.priors.networks.orbit_frames import DEPTH_CHANNELS, depth_conditions, normalised_depths
 from difix3d_ns.priors.networks.precision import fast_dtype
@@ -35,7 +35,8 @@ _PLAIN = 0.02  # standard deviation of a crop that shows next to nothing
 _DEGRADED = 0.15  # share of crops that begin from the truth, made worse, instead of the splat's render
 _FROM_START = 0.5  # share of crops whose noised picture is the frame as it is, as in the chain's beginning
 _WITHOUT_DEPTH = 0.15
-_JITTER = 20  # timesteps around those that are used
+_CHAIN = (666, 333, 0)  # timesteps, of which the prior may leave some out
+_JITTER = 20  # around these
 _MAX_WEIGHT = 2.0
 
 
@@ -177,9 +178,9 @@ class Hi3D:
         save_half(module, folder, {**network, **self._recipe.extra})
 
     def _level(self, generator: Generator) -> Tensor:
-        """Half of the timesteps from anywhere up to the first that is used, half near those that are."""
-        anywhere = torch.randint(LEVELS[0] + _JITTER, (), generator=generator)
-        near = LEVELS[integer(len(LEVELS), generator)] + integer(2 * _JITTER + 1, generator) - _JITTER
+        """Half of the timesteps from anywhere up to the first of a chain, half near those of one."""
+        anywhere = torch.randint(_CHAIN[0] + _JITTER, (), generator=generator)
+        near = _CHAIN[integer(len(_CHAIN), generator)] + integer(2 * _JITTER + 1, generator) - _JITTER
         return anywhere if integer(2, generator) else torch.tensor(near).clamp(0, len(self._signals) - 1)
 
 
