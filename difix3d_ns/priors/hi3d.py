@@ -21,8 +21,8 @@ from difix3d_ns.priors.networks.weight_files import find_weights, loaded, read_w
 
 WEIGHTS = Path(__file__).parent / "weights" / "hi3d.safetensors"
 LEVELS = (0,)
-"""timesteps of the chain, falling. Hi3D's has 25 and is anchored to its start; of this network one pass without noise was
-better than 666, 333, 0, by 0.4 and 0.1 dB on two objects"""
+"""timesteps of the chain, falling. Hi3D's has 25 and is anchored to its start; of this network, one pass without noise
+was better than 666, 333, 0, by 0.4 and 0.1 dB on two objects"""
 AGREEMENT = 0.25
 """weight of a neighbouring frame that shows the same surface"""
 _FACTOR = 2
