@@ -126,7 +126,7 @@ def test_what_was_run_with_flags_of_earlier_names_is_still_found(name: str, runs
 def test_flags_of_earlier_names_are_those_of_today() -> None:
     """What ns-train makes of the translated flags of every line on record, and that nothing was forgotten."""
     settings = []
-    for path in RECORD.glob("*.jsonl"):
+    for path in RECORD.glob("bench-*.jsonl"):
         for line in path.read_text().splitlines():
             entry = json.loads(line)
             flags, now = entry["flags"], entry.get("flags_now", entry["flags"])
