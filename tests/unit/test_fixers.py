@@ -125,7 +125,7 @@ def test_lora_is_merged_as_peft_defines_it():
 
 def test_the_packaged_weights_load_and_repair():
     folder = Path(embedded.WEIGHTS).parent
-    assert sum(file.stat().st_size for file in folder.iterdir()) <= 16 * 2**20
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 24 * 2**20  # of all systems together
     request = make_request(3)
     truth = photograph(request.camera)[0].image
     (result,) = load_fixer("embedded").fix([request])
