@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.orbits import converging, orbit, surrounding, swing
@@ -44,7 +43,7 @@ SIDE, CPU_SIDE = 512, 256
 SECONDS_PER_MEGAPIXEL = 12.0
 """of refined frames, on one core"""
 _SEED = 1_000_003  # between the seeds of two trainings
-_STATE = "state"
+_STATE, _RENDERED = "state", "rendered"
 _SAME_PLACE, _SAME_WAY = 1e-3, 1e-3  # of the camera spacing, and of a direction: a frame at a photograph's very pose
 
 ABOUT_FRAMES = About(
@@ -82,6 +81,8 @@ class Hi3DConfig(GuidanceConfig):
     def check(self, flag: str) -> None:
         check_at_least(self, flag, {"frames": 3, "side": 16, "weight": 0})
         check_share(self, flag, "begin")
+        if self.begin == 1:
+            raise UserError(f"{flag}.begin 1: nothing is left of training to learn from the orbit; give 0.9 or less")
         check_share(self, flag, "probability")
         self.orbit_refiner.check(f"{flag}.orbit-refiner")
 
@@ -96,10 +97,9 @@ class Hi3DGuidance(Guidance):
     def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
         self._scene, self._renderer, self._run = scene, renderer, run
         if len(scene) < MIN_PHOTOS:
-            raise UserError(
-                f"{len(scene)} photos: an orbit needs {MIN_PHOTOS} around the object; with two, train "
-                "sparsefusion-splatfacto"
-            )
+            other = "train sparsefusion-splatfacto" if len(scene) == 2 else "take more photos"
+            count = "1 photo" if len(scene) == 1 else f"{len(scene)} photos"
+            raise UserError(f"{count}: an orbit needs {MIN_PHOTOS} around the object; {other}")
         self.refiner: OrbitRefiner = self.config.orbit_refiner.load(renderer.device)
         self.targets = [] if run.resumed else self._find_targets()  # else those it began with
         self.pool = Pool(None, run.folder / POOL_FOLDER, device=renderer.device)
@@ -125,7 +125,7 @@ class Hi3DGuidance(Guidance):
             )
         count = self.config.frames
         # where they stand on one side alone, the way there, of there and back
-        found = orbit(cameras, count) if surrounding(cameras) else swing(cameras, 2 * count)[:count]
+        found = orbit(cameras, count) if surrounding(cameras) else swing(cameras, 2 * (count - 1))[:count]
         assert self.config.side is not None
         low = [camera.within(self.config.side) for camera in found]
         sizes = [(camera.width, camera.height) for camera in low]
@@ -152,10 +152,11 @@ class Hi3DGuidance(Guidance):
             return False
         started = time.perf_counter()
         if self._state is None:
-            self._frames.append(self._rendered(self.targets[len(self._frames)]))
+            self._frames.append(self._rendered(len(self._frames)))
             if len(self._frames) == len(self.targets):
+                self._tracking.begin(f"{len(self._frames)} frames are rendered, and refined beside training")
                 self._state = self.refiner.start(self._frames, self._seed * _SEED % 2**31)
-                self._keep_frames(step)
+                self._frames = []
         else:
             self._state = self.refiner.step(self._state)
         self._seconds += time.perf_counter() - started
@@ -167,16 +168,21 @@ class Hi3DGuidance(Guidance):
     def _begins(self) -> int:
         return self._run.first_step + round(self.config.begin * self._run.steps)
 
-    def _rendered(self, camera: Pinhole) -> OrbitFrame:
-        """A frame as the splat shows it: rendered at its refined size, and reduced."""
+    def _rendered(self, number: int) -> OrbitFrame:
+        """A frame as the splat shows it: rendered at its refined size, and reduced; kept in the pool with its alpha."""
+        camera = self.targets[number]
         render = self._renderer.render(camera, depth=True)
         assert render.depth is not None
         low = camera.resized(camera.width // self.refiner.factor, camera.height // self.refiner.factor)
         image = resampled(render.image, low.height, low.width)
-        return OrbitFrame(image, low, render.depth.where(render.alpha > 0.5, 0.0), self._photo_at(camera))
+        shown = resampled(image, camera.height, camera.width)
+        self.pool.put(TrainView(f"{_RENDERED}/{number:03d}", camera, shown, alpha=render.alpha))
+        taken = self._photo_at(camera)
+        photo = None if taken is None else self._scene.photo(taken).image
+        return OrbitFrame(image, low, render.depth.where(render.alpha > 0.5, 0.0), photo)
 
-    def _photo_at(self, camera: Pinhole) -> Tensor | None:
-        """The photograph taken at a pose, whole and as wide."""
+    def _photo_at(self, camera: Pinhole) -> int | None:
+        """Number of the photograph taken at a pose, whole and as wide."""
         own = [self._scene.unoptimized_camera(index) for index in range(len(self._scene))]
         spacing = camera_spacing(stack_poses(own))
         for index, other in enumerate(own):
@@ -186,47 +192,50 @@ class Hi3DGuidance(Guidance):
             )
             turned = other.camera_to_world[:3, :3] - camera.camera_to_world[:3, :3]
             if same and float(turned.abs().max()) < _SAME_WAY and self._scene.used(index) is None:
-                return self._scene.photo(index).image
+                return index
         return None
-
-    def _keep_frames(self, step: int) -> None:
-        """Keep what the frames looked like, for the records of their refinement."""
-        for number, frame in enumerate(self._frames):
-            self.pool.put(TrainView(f"{_STATE}/{number:03d}", frame.camera, frame.image))
-        self._frames = []
 
     def _finish(self, step: int) -> None:
         assert self._state is not None
-        self._tracking.round = []
         seconds = self._seconds / len(self.targets)
+        cut_out = all(self._scene.alpha(index) is not None for index in range(len(self._scene)))
         for number, image in enumerate(self.refiner.result(self._state)):
             key, camera = f"orbit/{number:03d}", self.targets[number]
-            self.pool.put(TrainView(key, camera, image))
-            self._tracking.made(self._record(key, number, step, image, seconds))
+            made = TrainView(key, camera, image, photo=self._photo_at(camera))
+            before = self._stored(f"{_RENDERED}/{number:03d}")
+            if before is not None and before.alpha is not None:
+                # An object that is cut out stands before the background of each step; elsewhere, where the splat has
+                # nothing, a frame shows the background it was rendered on, which is nothing to learn.
+                made = replace(made, alpha=before.alpha) if cut_out else replace(made, confidence=before.alpha)
+            self.pool.put(made)
+            self._tracking.made(self._record(made, number, step, seconds, before))
         self._tracking.end("Orbit", step, len(self.targets))
+        if self._kept is not None:  # in its place next to nothing: checkpoints would hold it until the end
+            self.pool.put(_of_one_pixel({}))
         self._state, self._kept, self._done = None, None, True
 
-    def _record(self, key: str, number: int, step: int, image: Tensor, seconds: float) -> ViewRecord:
-        nearest = self._nearest(self.targets[number])
-        height, width = image.shape[:2]
-        before = self.pool.get(f"{_STATE}/{number:03d}").image
+    def _stored(self, key: str) -> TrainView | None:
+        try:
+            return self.pool.get(key)
+        except (KeyError, ValueError):  # it could not be written, or cannot be read
+            return None
+
+    def _record(self, made: TrainView, number: int, step: int, seconds: float, before: TrainView | None) -> ViewRecord:
+        nearest = self._nearest(made.camera)
+        panels = {"Refined": made.image, "Photo": self._scene.photo(nearest).image}
+        if before is not None:
+            panels = {"As rendered": before.image, **panels}
         return ViewRecord(
-            key=key,
+            key=made.key,
             group="",
             order=0,
             title=f"Frame {number}",
             step=step,
             seconds=seconds,
-            pairs=(("As rendered", "Refined"), ("Refined", "Photo")),
+            pairs=(*((("As rendered", "Refined"),) if before is not None else ()), ("Refined", "Photo")),
             numbers={},
             references=(self._scene.names()[nearest],),
-            panels=panels_of(
-                {
-                    "As rendered": resampled(before, height, width),
-                    "Refined": image,
-                    "Photo": self._scene.photo(nearest).image,
-                }
-            ),
+            panels=panels_of(panels),
         )
 
     def _nearest(self, camera: Pinhole) -> int:
@@ -239,15 +248,15 @@ class Hi3DGuidance(Guidance):
         if not self._done or float(torch.rand((), generator=generator)) >= self.config.probability:
             return None
         number = int(torch.randint(len(self.targets), (), generator=generator))
-        view = self.pool.drawn(f"orbit/{number:03d}")  # one whose file became unreadable is a photograph's turn
+        key = f"orbit/{number:03d}"
+        view = self.pool.drawn(key) if key in self.pool else None  # one that was lost is a photograph's turn
         return None if view is None else replace(view, weight=view.weight * self.config.weight)
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self, step: int) -> dict[str, Any]:
         if self._state is not None and self._state is not self._kept:
-            camera = Pinhole(torch.eye(4), torch.eye(3), 1, 1)
-            self.pool.put(TrainView(_STATE, camera, torch.zeros(1, 1, 3), extra=dict(self._state)))
+            self.pool.put(_of_one_pixel(self._state))
             self._kept = self._state
         return {
             "refiner": self.config.orbit_refiner.name,
@@ -267,11 +276,8 @@ class Hi3DGuidance(Guidance):
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
         self._seed, self._done = state["seed"], state["done"]
         self.targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]
-        if state["begun"]:
-            try:
-                self._state = self._kept = dict(self.pool.get(_STATE).extra)
-            except (KeyError, ValueError):  # it could not be written, or cannot be read: the orbit is rendered again
-                self._state = None
+        if state["begun"] and (kept := self._stored(_STATE)) is not None:  # else the orbit is rendered again
+            self._state = self._kept = dict(kept.extra)
         self._tracking.recall(folder / RECORDS_FOLDER, step)
 
     def keep(self, steps: Sequence[int]) -> None:
@@ -284,8 +290,10 @@ class Hi3DGuidance(Guidance):
             line = f"**{len(self.targets)}** frames around the object, refined"
         elif self._state is not None:
             line = f"the orbit is refined: {self.refiner.steps_left(self._state)} pieces of work to go"
-        else:
+        elif step < self._begins:
             line = f"an orbit of {len(self.targets)} frames is rendered at step {self._begins}"
+        else:
+            line = f"an orbit of {len(self.targets)} frames is rendered as soon as the splat has recovered from a reset"
         return Status(
             title=ABOUT_FRAMES.short,
             lines=[line],
@@ -304,3 +312,9 @@ class Hi3DGuidance(Guidance):
             return thumbnail(self.pool.get(key).image)
         except (KeyError, ValueError):  # unreadable; the pool drops it when it is drawn
             return np.zeros((1, 1, 3), np.uint8)
+
+
+def _of_one_pixel(state: State) -> TrainView:
+    """A state as a view of one pixel: then the pool writes, lists and finds it as it does views."""
+    camera = Pinhole(torch.eye(4), torch.eye(3), 1, 1)
+    return TrainView(_STATE, camera, torch.zeros(1, 1, 3), extra=dict(state))

@@ -34,9 +34,9 @@ class ResidualOrbitRefiner:
     """``ResidualNet`` behind the contract of ``OrbitRefiner``: a frame a step, and after each level an agreement.
 
     Yang et al., "Hi3D: Pursuing High-Resolution Image-to-3D Generation with Video Diffusion Models", ACM MM 2024,
-    section 3.3: the chain is anchored to the frames it begins with, and told their depth, here the splat's, normalised
-    once for all frames. In place of attention over time, frames agree by geometry: what two of them add to one surface
-    is mixed.
+    section 3.3: a chain of several levels is anchored to the frames it begins with, and the network knows their depth,
+    here the splat's, normalised once for all frames. In place of attention over time, frames agree by geometry: what
+    two of them add to one surface is mixed.
 
     Args:
         net: the network.
@@ -58,7 +58,7 @@ class ResidualOrbitRefiner:
     ) -> None:
         self.net = net.eval().requires_grad_(False)
         self._levels = tuple(levels)
-        self._signals = [float(signals[level]) for level in levels]
+        self._signals = signals
         self._device, self._agreement = device, agreement
 
     def start(self, frames: Sequence[OrbitFrame], seed: int = 0) -> State:
@@ -75,6 +75,8 @@ class ResidualOrbitRefiner:
             "camera_to_world": torch.stack([camera.camera_to_world.cpu().double() for camera in cameras]),
             "intrinsics": torch.stack([camera.intrinsics.cpu().double() for camera in cameras]),
             "seed": torch.tensor(seed),
+            "levels": torch.tensor(self._levels),
+            "agreement": torch.tensor(self._agreement),
             "done": torch.tensor(0),
         }
         height, width = (_FACTOR * side for side in frames[0].image.shape[:2])
@@ -89,7 +91,7 @@ class ResidualOrbitRefiner:
         return state
 
     def steps_left(self, state: State) -> int:
-        return len(self._levels) * (_count(state) + 1) - int(state["done"])
+        return len(state["levels"]) * (_count(state) + 1) - int(state["done"])
 
     @torch.no_grad()
     def step(self, state: State) -> State:
@@ -114,15 +116,17 @@ class ResidualOrbitRefiner:
         enlarged = self._enlarged(state, number)
         if (photo := state.get(f"photo/{number}")) is not None:
             return {f"clean/{number}": enlarged.encode(photo.to(self._device).float()).cpu().to(_KEPT)}
-        noisy = self._of(state, "noisy", number) if place else self._start(state, number, self._signals[0], enlarged)
+        noisy = (
+            self._of(state, "noisy", number) if place else self._start(state, number, self._signal(state, 0), enlarged)
+        )
         height, width = noisy.shape[-2:]
         if "told" in state:
             depth = depth_conditions(state["told"][number : number + 1].to(self._device).float(), height, width)
         else:
             depth = noisy.new_zeros(1, self.net.extra, height, width)
         conditions = torch.cat([enlarged.conditions(), depth], 1)
-        level = torch.full((1,), self._levels[place], device=self._device)
-        signal = noisy.new_full((1,), self._signals[place])
+        level = state["levels"][place : place + 1].to(self._device)
+        signal = noisy.new_full((1,), self._signal(state, place))
         clean = self.net.in_tiles(noisy, conditions, level, signal, enlarged.factor)
         return {f"clean/{number}": clean.cpu().to(_KEPT)}
 
@@ -131,10 +135,11 @@ class ResidualOrbitRefiner:
         made: dict[str, Tensor] = {}
         enlarged = [self._enlarged(state, number) for number in _all(state)]
         cleans = [self._of(state, "clean", number) for number in _all(state)]
-        if self._agreement and "depths" in state and len(cleans) > 2:
+        agreement, levels = float(state["agreement"]), len(state["levels"])
+        if agreement and "depths" in state and len(cleans) > 2:
             shown = [one.decode(clean) - one.picture for one, clean in zip(enlarged, cleans, strict=True)]
             depths, cameras = state["depths"].to(self._device), _cameras(state)
-            mixed = agreed(torch.cat(shown), depths, cameras, self._agreement)
+            mixed = agreed(torch.cat(shown), depths, cameras, agreement)
             cleans = [
                 clean
                 if f"photo/{number}" in state
@@ -142,17 +147,21 @@ class ResidualOrbitRefiner:
                 for number, clean in enumerate(cleans)
             ]
             made |= {f"clean/{number}": clean.cpu().to(_KEPT) for number, clean in enumerate(cleans)}
-        if place + 1 < len(self._levels):
-            signal, following = self._signals[place], self._signals[place + 1]
+        if place + 1 < levels:
+            signal, following = self._signal(state, place), self._signal(state, place + 1)
             for number, clean in enumerate(cleans):
                 start = self._start(state, number, signal, enlarged[number])
                 noisy = self._of(state, "noisy", number) if place else start
                 noise = noise_estimate(noisy, clean, signal)
                 noisy = ddim_step(clean, noise, signal, following, 0.0, torch.zeros_like(noise))
                 start = self._start(state, number, following, enlarged[number])
-                noisy = anchored(noisy, start, anchoring((place + 1) / len(self._levels)))
+                noisy = anchored(noisy, start, anchoring((place + 1) / levels))
                 made[f"noisy/{number}"] = noisy.cpu().to(_KEPT)
         return made
+
+    def _signal(self, state: State, place: int) -> float:
+        """``a_t`` of a level of the chain."""
+        return float(self._signals[int(state["levels"][place])])
 
     def _start(self, state: State, number: int, signal: float, enlarged: Enlargement) -> Tensor:
         """Latent of the frame as it is, which is 0, with the noise of its chain at a level."""

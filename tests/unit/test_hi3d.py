@@ -109,12 +109,34 @@ def test_it_waits_until_the_splat_is_fit(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_frame_at_a_photos_pose_is_given_the_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guidance, _, _, _ = _set_up(tmp_path, monkeypatch)
     camera = guidance._scene.unoptimized_camera(2)
-    found = guidance._photo_at(camera.within(20))
-    assert found is not None and torch.equal(found, guidance._scene.photo(2).image)
-    assert guidance._photo_at(guidance._scene.unoptimized_camera(3).within(20)) is not None
+    assert guidance._photo_at(camera.within(20)) == 2
+    assert guidance._photo_at(guidance._scene.unoptimized_camera(3).within(20)) == 3
     beside = camera.camera_to_world.clone()
     beside[0, 3] += 0.1
     assert guidance._photo_at(type(camera)(beside, camera.intrinsics, camera.width, camera.height)) is None
+
+
+def test_what_the_splat_does_not_show_is_not_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut-out objects stand before the background of each step; elsewhere it teaches nothing where nothing is."""
+    for name, mode in (("cut", "RGBA"), ("whole", "RGB")):
+        guidance, _, _, _ = _set_up(tmp_path / name, monkeypatch, scene={"mode": mode})
+        _run(guidance, 0, 50)
+        view = guidance.pool.get("orbit/000")
+        shown, other = (view.alpha, view.confidence) if mode == "RGBA" else (view.confidence, view.alpha)
+        assert shown is not None and shown.shape == (30, 40, 1) and (shown == 1).all() and other is None
+
+
+def test_lost_frames_cost_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guidance, _, _, _ = _set_up(tmp_path, monkeypatch, probability=1.0)
+    _run(guidance, 0, 46)
+    for number in range(5):
+        guidance.pool._forget(f"rendered/{number:03d}")
+    _run(guidance, 46, 50)
+    assert guidance.status(50).records[0].pairs == (("Refined", "Photo"),)
+    guidance.pool._forget("orbit/002")
+    drawn = [guidance.next_view(50, torch.Generator().manual_seed(seed)) for seed in range(60)]
+    assert {view.key for view in drawn if view is not None} == {f"orbit/{number:03d}" for number in (0, 1, 3, 4)}
+    assert None in drawn
 
 
 def test_frames_are_never_larger_than_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +155,8 @@ def test_sides_follow_the_device() -> None:
 def test_what_cannot_be_helped_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"2 photos: an orbit needs 3.*sparsefusion-splatfacto"):
         _set_up(tmp_path / "two", monkeypatch, photos=2)
+    with pytest.raises(UserError, match=r"1 photo: an orbit needs 3.*take more photos"):
+        _set_up(tmp_path / "one", monkeypatch, photos=1)
     street = [look_at((2.0, 0.0, 0.4)) for _ in range(7)]
     for number, pose in enumerate(street):
         pose[1, 3] = 0.5 * number
@@ -140,7 +164,9 @@ def test_what_cannot_be_helped_is_told(tmp_path: Path, monkeypatch: pytest.Monke
         _set_up(tmp_path / "street", monkeypatch, scene={"poses": street})
 
 
-@pytest.mark.parametrize(("setting", "value"), [("frames", 2), ("begin", 1.5), ("probability", -1), ("side", 3)])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("frames", 2), ("begin", 1.5), ("begin", 1.0), ("probability", -1), ("side", 3)]
+)
 def test_settings_are_checked(setting: str, value: float) -> None:
     with pytest.raises(UserError, match=f"--pipeline.guidance.{setting} "):
         Hi3DConfig(**{"side": 64, setting: value}).check("--pipeline.guidance")
