@@ -19,6 +19,7 @@ from difix3d_ns.evaluation.bench.bench_recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.rows import current_rows, read_rows
 from difix3d_ns.io.run import Run
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.methods.hi3d import hi3d_splatfacto
 from difix3d_ns.methods.sparse import sparse_splatfacto
 from difix3d_ns.methods.sparsefusion import sparsefusion_splatfacto
 from difix3d_ns.methods.threedsr import threedsr_splatfacto
@@ -27,7 +28,7 @@ from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 RECIPES = Path(__file__).parents[2] / "configs" / "bench"
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results"
-ALL = (difix3d_splatfacto, sparse_splatfacto, threedsr_splatfacto, sparsefusion_splatfacto)
+ALL = (difix3d_splatfacto, sparse_splatfacto, threedsr_splatfacto, sparsefusion_splatfacto, hi3d_splatfacto)
 METHODS = {method.config.method_name: method.config for method in ALL}
 
 
