@@ -36,7 +36,7 @@ from difix3d_ns.views.coverage import coverage, thinness
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool, most_redundant
 from difix3d_ns.views.protocols import References, Renderer, Scene
-from difix3d_ns.views.records import ViewRecords, thumbnail
+from difix3d_ns.views.records import ViewRecords
 from difix3d_ns.views.targets import auto_targets, camera_path_targets
 from difix3d_ns.views.view import TrainView
 
@@ -472,15 +472,9 @@ class DifixGuidance(Guidance):
         )
 
     def _shown_view(self, entry: Entry) -> ShownView:
-        head, picture = self._tracking.heads.get(entry.key), partial(self._picture, entry.key)
+        head, picture = self._tracking.heads.get(entry.key), partial(self.pool.thumbnail, entry.key)
         names, group = () if head is None else head.references, fix_group(Task.of(entry.key).round)
         return ShownView(entry.key, entry.generation, entry.camera, picture, names, group)
-
-    def _picture(self, key: str) -> np.ndarray:
-        try:
-            return thumbnail(self.pool.get(key).image)
-        except ValueError:  # unreadable; the pool drops it when it is drawn
-            return np.zeros((1, 1, 3), np.uint8)
 
     def request_round(self) -> None:
         """Request the next round now, or the last one again; from any thread, taken up before the next step."""

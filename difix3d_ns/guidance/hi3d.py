@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from difix3d_ns.errors import UserError
@@ -33,7 +32,7 @@ from difix3d_ns.priors.orbit_refiner_config import OrbitRefinerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool
 from difix3d_ns.views.protocols import References, Renderer, Scene
-from difix3d_ns.views.records import About, ViewRecord, ViewRecords, panels_of, thumbnail
+from difix3d_ns.views.records import About, ViewRecord, ViewRecords, panels_of
 from difix3d_ns.views.view import TrainView
 
 MIN_PHOTOS = 3
@@ -202,7 +201,7 @@ class Hi3DGuidance(Guidance):
         for number, image in enumerate(self.refiner.result(self._state)):
             key, camera = f"orbit/{number:03d}", self.targets[number]
             made = TrainView(key, camera, image, photo=self._photo_at(camera))
-            before = self._stored(f"{_RENDERED}/{number:03d}")
+            before = self.pool.stored(f"{_RENDERED}/{number:03d}")
             if before is not None and before.alpha is not None:
                 # An object that is cut out stands before the background of each step; elsewhere, where the splat has
                 # nothing, a frame shows the background it was rendered on, which is nothing to learn.
@@ -211,14 +210,8 @@ class Hi3DGuidance(Guidance):
             self._tracking.made(self._record(made, number, step, seconds, before))
         self._tracking.end("Orbit", step, len(self.targets))
         if self._kept is not None:  # in its place next to nothing: checkpoints would hold it until the end
-            self.pool.put(_of_one_pixel({}))
+            self.pool.put_state(_STATE, {})
         self._state, self._kept, self._done = None, None, True
-
-    def _stored(self, key: str) -> TrainView | None:
-        try:
-            return self.pool.get(key)
-        except (KeyError, ValueError):  # it could not be written, or cannot be read
-            return None
 
     def _record(self, made: TrainView, number: int, step: int, seconds: float, before: TrainView | None) -> ViewRecord:
         nearest = self._nearest(made.camera)
@@ -256,7 +249,7 @@ class Hi3DGuidance(Guidance):
 
     def state_dict(self, step: int) -> dict[str, Any]:
         if self._state is not None and self._state is not self._kept:
-            self.pool.put(_of_one_pixel(self._state))
+            self.pool.put_state(_STATE, self._state)
             self._kept = self._state
         return {
             "refiner": self.config.orbit_refiner.name,
@@ -276,8 +269,8 @@ class Hi3DGuidance(Guidance):
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
         self._seed, self._done = state["seed"], state["done"]
         self.targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]
-        if state["begun"] and (kept := self._stored(_STATE)) is not None:  # else the orbit is rendered again
-            self._state = self._kept = dict(kept.extra)
+        # where it was lost the orbit is rendered again
+        self._state = self._kept = self.pool.stored_state(_STATE) if state["begun"] else None
         self._tracking.recall(folder / RECORDS_FOLDER, step)
 
     def keep(self, steps: Sequence[int]) -> None:
@@ -304,17 +297,5 @@ class Hi3DGuidance(Guidance):
         )
 
     def _shown_view(self, entry: Entry) -> ShownView:
-        head, picture = self._tracking.heads.get(entry.key), partial(self._picture, entry.key)
+        head, picture = self._tracking.heads.get(entry.key), partial(self.pool.thumbnail, entry.key)
         return ShownView(entry.key, entry.generation, entry.camera, picture, () if head is None else head.references)
-
-    def _picture(self, key: str) -> np.ndarray:
-        try:
-            return thumbnail(self.pool.get(key).image)
-        except (KeyError, ValueError):  # unreadable; the pool drops it when it is drawn
-            return np.zeros((1, 1, 3), np.uint8)
-
-
-def _of_one_pixel(state: State) -> TrainView:
-    """A state as a view of one pixel: then the pool writes, lists and finds it as it does views."""
-    camera = Pinhole(torch.eye(4), torch.eye(3), 1, 1)
-    return TrainView(_STATE, camera, torch.zeros(1, 1, 3), extra=dict(state))

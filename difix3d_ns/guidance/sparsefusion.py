@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,7 +37,7 @@ from difix3d_ns.priors.view_generator_config import ViewGeneratorConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.pool import Entry, Pool
 from difix3d_ns.views.protocols import References, Renderer, Scene
-from difix3d_ns.views.records import About, ViewRecord, ViewRecords, panels_of, thumbnail
+from difix3d_ns.views.records import About, ViewRecord, ViewRecords, panels_of
 from difix3d_ns.views.targets import auto_targets
 from difix3d_ns.views.view import TrainView
 
@@ -241,7 +240,7 @@ class SparseFusionGuidance(Guidance):
             return self.generator.start(self._shown(camera, by_splat=True), [camera], seed=seed)
         noise = MAX_NOISE * float(torch.rand((), generator=torch.Generator().manual_seed(seed + _OF_NOISE)))
         render = self._renderer.render(camera).image
-        before = self._stored(f"{_STATE}/{number:03d}")
+        before = self.pool.stored_state(f"{_STATE}/{number:03d}")
         if before is not None:
             return self.generator.again(before, [render], noise, seed)
         return self.generator.start(self._shown(camera), [camera], [render], noise, seed)
@@ -285,7 +284,7 @@ class SparseFusionGuidance(Guidance):
                 made = replace(made, depth=view.depth, depth_weight=1.0)
         self.pool.put(made)
         if self._generative and self._made[number] == 0:  # later ones begin with what photographs alone tell
-            self._store(f"{_STATE}/{number:03d}", self._state)
+            self.pool.put_state(f"{_STATE}/{number:03d}", self._state)
         self._made[number] += 1
         self._tracking.made(self._record(key, number, step, view))
         self._current, self._state, self._seconds = None, None, 0.0
@@ -329,17 +328,6 @@ class SparseFusionGuidance(Guidance):
     def _group(times: int) -> str:
         return "As the photos predict them" if times <= 1 else f"Made again {times - 1}"
 
-    def _store(self, key: str, state: State) -> None:
-        """Keep a state in the pool, as a view of one pixel: then it is written, listed and found as views are."""
-        camera = Pinhole(torch.eye(4), torch.eye(3), 1, 1)
-        self.pool.put(TrainView(key, camera, torch.zeros(1, 1, 3), extra=dict(state)))
-
-    def _stored(self, key: str) -> State | None:
-        try:
-            return dict(self.pool.get(key).extra)
-        except (KeyError, ValueError):  # it could not be written, or cannot be read
-            return None
-
     # ------------------------------------------------------------------ learning
 
     def next_view(self, step: int, generator: torch.Generator) -> TrainView | None:
@@ -380,7 +368,7 @@ class SparseFusionGuidance(Guidance):
     def state_dict(self, step: int) -> dict[str, Any]:
         self._references.forget()
         if self._state is not None and self._state is not self._kept:
-            self._store(_STATE, self._state)
+            self.pool.put_state(_STATE, self._state)
             self._kept = self._state
         return {
             "generator": self.config.view_generator.name,
@@ -404,7 +392,7 @@ class SparseFusionGuidance(Guidance):
         for number in range(len(self._made)):
             if f"orbit/{number:03d}" not in self.pool:  # it could not be written: it is made once more
                 self._made[number] = 0
-        self._state = self._kept = self._stored(_STATE) if state["begun"] else None
+        self._state = self._kept = self.pool.stored_state(_STATE) if state["begun"] else None
         self._tracking.recall(folder / RECORDS_FOLDER, step)
 
     def keep(self, steps: Sequence[int]) -> None:
@@ -429,15 +417,9 @@ class SparseFusionGuidance(Guidance):
         )
 
     def _shown_view(self, entry: Entry) -> ShownView:
-        head, picture = self._tracking.heads.get(entry.key), partial(self._picture, entry.key)
+        head, picture = self._tracking.heads.get(entry.key), partial(self.pool.thumbnail, entry.key)
         names, group = ((), "") if head is None else (head.references, head.group)
         return ShownView(entry.key, entry.generation, entry.camera, picture, names, group)
-
-    def _picture(self, key: str) -> np.ndarray:
-        try:
-            return thumbnail(self.pool.get(key).image)
-        except (KeyError, ValueError):  # unreadable; the pool drops it when it is drawn
-            return np.zeros((1, 1, 3), np.uint8)
 
 
 def _huber_error(found: Tensor, expected: Tensor, valid: Tensor | None) -> Tensor:

@@ -14,12 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs, Window
 from difix3d_ns.guidance.round_check import RoundCheck
@@ -48,7 +46,7 @@ from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.likeness import MIN_PSNR, checked_photographs, psnr_at
 from difix3d_ns.views.pool import Entry, Pool
 from difix3d_ns.views.protocols import References, Renderer, Scene
-from difix3d_ns.views.records import ViewRecord, ViewRecords, thumbnail
+from difix3d_ns.views.records import ViewRecord, ViewRecords
 from difix3d_ns.views.view import TrainView
 
 ROUNDS = 4
@@ -420,15 +418,10 @@ class ThreeDSRGuidance(Guidance):
         return f"{_STATE}/{self._units[unit][0]:04d}"
 
     def _store(self, unit: int, state: State) -> None:
-        """Keep a state in the pool, as a view of one pixel: then it is written, listed and found as views are."""
-        camera = Pinhole(torch.eye(4), torch.eye(3), 1, 1)
-        self.pool.put(TrainView(self._state_key(unit), camera, torch.zeros(1, 1, 3), extra=state))
+        self.pool.put_state(self._state_key(unit), state)
 
     def _stored(self, unit: int) -> State | None:
-        try:
-            return dict(self.pool.get(self._state_key(unit)).extra)
-        except (KeyError, ValueError):  # it could not be written, or cannot be read
-            return None
+        return self.pool.stored_state(self._state_key(unit))
 
     def _write(self, index: int, picture: Tensor, alpha: Tensor | None) -> None:
         """Write an upscaled photograph for people; nothing depends on it."""
@@ -594,10 +587,4 @@ class ThreeDSRGuidance(Guidance):
     def _shown_view(self, entry: Entry) -> ShownView:
         head = self._tracking.heads.get(entry.key)
         group = "" if head is None else head.group
-        return ShownView(entry.key, entry.generation, entry.camera, partial(self._picture, entry.key), (), group)
-
-    def _picture(self, key: str) -> np.ndarray:
-        try:
-            return thumbnail(self.pool.get(key).image)
-        except ValueError:  # unreadable; the pool drops it when it is drawn
-            return np.zeros((1, 1, 3), np.uint8)
+        return ShownView(entry.key, entry.generation, entry.camera, partial(self.pool.thumbnail, entry.key), (), group)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +12,12 @@ from torch import Tensor
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.priors.base import OrbitFrame, OrbitRefiner, State
-from difix3d_ns.priors.networks.diffusion import anchored, anchoring, ddim_step, noise_estimate, noised, signal_levels
+from difix3d_ns.priors.networks.diffusion import anchored, anchoring, ddim_step, noise_estimate, noised
 from difix3d_ns.priors.networks.orbit_frames import agreed, depth_conditions, normalised_depths
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.residual_net import Enlargement, ResidualNet
-from difix3d_ns.priors.networks.weight_files import find_weights, loaded, read_weights
+from difix3d_ns.priors.networks.weight_files import find_weights, read_weights
+from difix3d_ns.priors.residual import build_net
 
 WEIGHTS = Path(__file__).parent / "weights" / "hi3d.safetensors"
 LEVELS = (0,)
@@ -116,9 +116,7 @@ class ResidualOrbitRefiner:
         enlarged = self._enlarged(state, number)
         if (photo := state.get(f"photo/{number}")) is not None:
             return {f"clean/{number}": enlarged.encode(photo.to(self._device).float()).cpu().to(_KEPT)}
-        noisy = (
-            self._of(state, "noisy", number) if place else self._start(state, number, self._signal(state, 0), enlarged)
-        )
+        noisy = self._noisy(state, place, number, enlarged)
         height, width = noisy.shape[-2:]
         if "told" in state:
             depth = depth_conditions(state["told"][number : number + 1].to(self._device).float(), height, width)
@@ -150,8 +148,7 @@ class ResidualOrbitRefiner:
         if place + 1 < levels:
             signal, following = self._signal(state, place), self._signal(state, place + 1)
             for number, clean in enumerate(cleans):
-                start = self._start(state, number, signal, enlarged[number])
-                noisy = self._of(state, "noisy", number) if place else start
+                noisy = self._noisy(state, place, number, enlarged[number])
                 noise = noise_estimate(noisy, clean, signal)
                 noisy = ddim_step(clean, noise, signal, following, 0.0, torch.zeros_like(noise))
                 start = self._start(state, number, following, enlarged[number])
@@ -162,6 +159,12 @@ class ResidualOrbitRefiner:
     def _signal(self, state: State, place: int) -> float:
         """``a_t`` of a level of the chain."""
         return float(self._signals[int(state["levels"][place])])
+
+    def _noisy(self, state: State, place: int, number: int, enlarged: Enlargement) -> Tensor:
+        """Noisy latent of a frame at a level of the chain."""
+        if place:
+            return self._of(state, "noisy", number)
+        return self._start(state, number, self._signal(state, 0), enlarged)
 
     def _start(self, state: State, number: int, signal: float, enlarged: Enlargement) -> Tensor:
         """Latent of the frame as it is, which is 0, with the noise of its chain at a level."""
@@ -232,13 +235,9 @@ def load(
 
 def read_net(weights: str | None) -> tuple[ResidualNet, Tensor]:
     """Read network (float32, on the CPU) and signal levels [T] from weights; errors and argument as of ``load``."""
-
-    def build(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[ResidualNet, Tensor]:
-        return loaded(ResidualNet(**config["net"]), tensors), signal_levels(config["scheduler"])
-
     return read_weights(
         find_weights(WEIGHTS if weights is None else weights, "hi3d", "orbit refiner", "hi3d"),
-        build,
+        build_net,
         "orbit refiner",
         "--pipeline.guidance.orbit-refiner.weights a folder written by `difix3d train-prior hi3d`",
     )

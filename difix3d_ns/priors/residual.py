@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +104,12 @@ def read_net(weights: str | None) -> tuple[ResidualNet, Tensor]:
     path = find_weights(WEIGHTS if weights is None else weights, "upscaler", "upscaler", "upscale")
     return read_weights(
         path,
-        lambda config, tensors: (loaded(ResidualNet(**config["net"]), tensors), signal_levels(config["scheduler"])),
+        build_net,
         "upscaler",
         "--pipeline.guidance.upscaler.weights a folder written by `difix3d train-prior upscale`",
     )
+
+
+def build_net(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[ResidualNet, Tensor]:
+    """Build network and signal levels [T] of the content of weights and their JSON; see ``read_weights``."""
+    return loaded(ResidualNet(**config["net"]), tensors), signal_levels(config["scheduler"])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import rich
 import torch
+from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
 from difix3d_ns.io.device_memory import free_memory
 from difix3d_ns.views.recent_views import RecentViews
+from difix3d_ns.views.records import thumbnail
 from difix3d_ns.views.store import PoolState, Store
 from difix3d_ns.views.view import PackedView, TrainView, pack
 
@@ -137,6 +140,28 @@ class Pool:
             ValueError: its file has become unreadable; the message names it.
         """
         return self._packed(key).unpack()
+
+    def put_state(self, key: str, state: Mapping[str, Tensor]) -> None:
+        """Keep tensors exactly, as a view of one pixel: then they are written, listed and found as views are."""
+        camera = Pinhole(torch.eye(4), torch.eye(3), 1, 1)
+        self.put(TrainView(key, camera, torch.zeros(1, 1, 3), extra=dict(state)))
+
+    def stored(self, key: str) -> TrainView | None:
+        """Return a view as ``get`` does; None if there is none, or if it has become unreadable."""
+        try:
+            return self.get(key)
+        except (KeyError, ValueError):
+            return None
+
+    def stored_state(self, key: str) -> dict[str, Tensor] | None:
+        """Return the tensors of ``put_state``; None if there are none, or if they have become unreadable."""
+        kept = self.stored(key)
+        return None if kept is None else dict(kept.extra)
+
+    def thumbnail(self, key: str) -> np.ndarray:
+        """Return a view's picture for people, uint8 [h, w, 3]; a black pixel where ``stored`` finds none."""
+        view = self.stored(key)
+        return np.zeros((1, 1, 3), np.uint8) if view is None else thumbnail(view.image)
 
     def sample(self, generator: torch.Generator | None = None) -> TrainView:
         """Draw a view uniformly, float32 on the pool's device; unreadable ones are dropped with a notice.
