@@ -253,11 +253,11 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     "depth-weight": ("--pipeline.depth-weight", DEPTH_WEIGHT),
     "mcmc": ("--pipeline.model.densification", "mcmc"),
     "exposures": ("--pipeline.model.exposure", "True"),
-    "detail": ("--pipeline.fixer.name", "detail"),
+    "blend": ("--pipeline.fixer.name", "blend"),
     "resumed": (),
 }
 """Their flags by old names; what ``plain`` and ``resumed`` need is only known where they run"""
-EVALUATED = (BASE, "detail")
+EVALUATED = (BASE, "blend")
 """by ns-eval, with the enhancer on"""
 
 

@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parents[1]
 STEPS = 220
 CASES = (
     *("demo-scene", "curate", "train-fixer"),
-    *("plain", "default", "depth-weight", "mcmc", "exposures", "detail", "resumed"),
+    *("plain", "default", "depth-weight", "mcmc", "exposures", "blend", "resumed"),
 )
 NEEDS = {"resumed": "default", "train-fixer": "curate"}
 """cases that use what another one wrote"""

@@ -1,4 +1,4 @@
-"""Any fixer, then ``detail``: what the first makes up gives way to what the photographs show."""
+"""Any fixer, then ``aligned-blend``: what the first makes up gives way to what the photographs show."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def load(
     """
     if weights in (None, "cascade"):
         raise ValueError(
-            "the fixer cascade needs --pipeline.guidance.fixer.weights (or --weights): what runs before detail, "
+            "the fixer cascade needs --pipeline.guidance.fixer.weights (or --weights): what runs before aligned-blend, "
             "such as nvidia/difix_ref"
         )
     name, inner = fixer_of(str(weights))
-    return CascadeFixer(load_fixer(name, inner, device, dtype), load_fixer("detail", None, device, dtype))
+    return CascadeFixer(load_fixer(name, inner, device, dtype), load_fixer("aligned-blend", None, device, dtype))

@@ -12,6 +12,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import json
 import re
 import threading
 from collections.abc import Sequence
@@ -285,4 +286,13 @@ def fixer_of(weights: str) -> tuple[str, str | None]:
             f"{path} holds no weights: neither unet/, vae/ and scheduler/ (published Difix, or from difix3d convert) "
             "nor weights.safetensors (from difix3d train-prior)"
         )
-    return "embedded", weights
+    return _fixer_of_file(path), weights
+
+
+def _fixer_of_file(path: Path) -> str:
+    """Fixer whose weights a file or folder of ``difix3d train-prior`` holds: its JSON says so, but for embedded."""
+    file = path / "weights.json" if path.is_dir() else path.with_suffix(".json")
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8")).get("fixer", "embedded"))
+    except (OSError, ValueError, AttributeError):
+        return "embedded"  # which then says what is wrong with them

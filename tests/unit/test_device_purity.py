@@ -59,7 +59,7 @@ from tests.pretended_cuda import pretended_cuda
 from tests.stand_ins import NoReferences
 from tests.unit.known_scenes import camera_at, photograph, picture
 from tests.unit.official_difix import Official
-from tests.unit.tiny_fixers import write_embedded
+from tests.unit.tiny_fixers import write_detail, write_embedded
 from tests.unit.tiny_scene import datamanager, write_scene
 from tests.unit.tiny_splat import tiny_camera, tiny_model
 
@@ -455,7 +455,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Tiny random weights of those priors that have large ones or none."""
     difix = str(Official().write(tmp_path_factory.mktemp("difix")))
     embedded = str(write_embedded(tmp_path_factory.mktemp("embedded")))
-    return {"difix": difix, "cascade": difix, "embedded": embedded, "detail": embedded}
+    detail = str(write_detail(tmp_path_factory.mktemp("detail")))
+    return {"difix": difix, "cascade": difix, "embedded": embedded, "aligned-blend": embedded, "detail": detail}
 
 
 @pytest.fixture(scope="module")

@@ -60,12 +60,13 @@ def test_the_number_of_references_is_the_fixers_own_unless_given(tmp_path: Path)
     weights = {kind: str(official.write(tmp_path / str(kind), kind)) for kind in (True, False)}
     for config, expected in (
         (FixerConfig(), 3),
+        (FixerConfig("aligned-blend"), 3),
         (FixerConfig("detail"), 3),
         (FixerConfig("blend"), 3),
         (FixerConfig("none"), 0),
         (FixerConfig("difix", weights[True]), 1),
         (FixerConfig("difix", weights[False]), 0),
-        (FixerConfig("cascade", weights[True]), 3),  # detail's; difix is shown one of them
+        (FixerConfig("cascade", weights[True]), 3),  # aligned-blend's; difix is shown one of them
         (FixerConfig("tests.unit.foreign_fixer"), 3),
     ):
         fixer = config.load(torch.device("cpu"))
@@ -96,7 +97,7 @@ def test_loading_names_the_flags_of_whoever_asked() -> None:
 
 def test_networks_run_in_the_precision_asked_for() -> None:
     for dtype in ("float32", "bfloat16"):
-        fixer = FixerConfig("detail", dtype=dtype).load(torch.device("cpu"))
+        fixer = FixerConfig("aligned-blend", dtype=dtype).load(torch.device("cpu"))
         assert next(fixer.chain.blend.parameters()).dtype == getattr(torch, dtype)  # type: ignore[attr-defined]
 
 

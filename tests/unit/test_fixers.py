@@ -53,7 +53,7 @@ def test_a_cascade_runs_one_after_the_other(tmp_path: Path):
     request = make_request(2)
     shown = replace(request, references=request.references[:1])  # as many as in its training
     (first,) = load_fixer("difix", difix_weights, dtype=torch.float32).fix([shown])
-    (expected,) = load_fixer("detail", dtype=torch.float32).fix([replace(request, image=first.image)])
+    (expected,) = load_fixer("aligned-blend", dtype=torch.float32).fix([replace(request, image=first.image)])
     (result,) = load_fixer("cascade", difix_weights, dtype=torch.float32).fix([request])
     assert torch.equal(result.image, expected.image)
     assert torch.equal(result.confidence, torch.maximum(first.confidence, expected.confidence))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from difix3d_ns.priors.networks.detail_net import DetailNet
 from difix3d_ns.priors.networks.stages import EmbeddedChain
 
 UNET = {
@@ -48,6 +49,8 @@ CHAIN = {
     },
 }
 
+DETAIL = {"net": {"widths": [8, 8, 8], "attention": 4, "decoder": 8}, "fixer": "detail"}
+
 
 def write_embedded(folder: Path) -> Path:
     """Weights of the embedded fixer whose every link does something, as ``difix3d`` writes trained ones."""
@@ -59,4 +62,18 @@ def write_embedded(folder: Path) -> Path:
     state = {key: value.half().contiguous() for key, value in chain.state_dict().items()}
     save_file(state, folder / "weights.safetensors")
     (folder / "weights.json").write_text(json.dumps(CHAIN))
+    return folder
+
+
+def write_detail(folder: Path) -> Path:
+    """Weights of detail refinement whose every link does something, and that matches nearly everywhere."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = DetailNet(**DETAIL["net"])
+        torch.nn.init.normal_(net.leave.weight, std=0.05)
+        for matcher in net.near:
+            matcher.layers[-1].bias.data.fill_(1.0)  # type: ignore[union-attr]
+    state = {key: value.half().contiguous() for key, value in net.state_dict().items()}
+    save_file(state, folder / "weights.safetensors")
+    (folder / "weights.json").write_text(json.dumps(DETAIL))
     return folder

@@ -96,7 +96,7 @@ class DepthNet(nn.Module):
         self.features = FeatureNet()
         self.weigh = nn.ModuleList([_Weigh(count) for count in self.groups])
         self.match = VolumeNet(self.groups[0] + 3, *volume)
-        self.complete = PictureNet(_QUARTER + 4 + 2 + volume[0], picture)
+        self.complete = PictureNet(QUARTER + 4 + 2 + volume[0], picture)
         self.head = nn.Conv2d(picture[0], 4, 3, padding=1)
         self.enlarge = Enlarge(picture[0])
         narrow = 8
@@ -204,7 +204,7 @@ class DepthNet(nn.Module):
         return Estimate(place, bounded(log_scale), surface)
 
 
-_HALF, _QUARTER = 16, 32
+_HALF, QUARTER = 16, 32
 
 
 class FeatureNet(nn.Module):
@@ -213,11 +213,11 @@ class FeatureNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = _two(3, _HALF, 2, 5)
-        self.second = _two(_HALF, _QUARTER, 2)
-        self.third = _two(_QUARTER, 48, 2)
-        self.down = nn.Conv2d(48, _QUARTER, 1)
-        self.coarse = nn.Conv2d(_QUARTER, _QUARTER, 3, padding=1)
-        self.between = nn.Conv2d(_QUARTER, _HALF, 1)
+        self.second = _two(_HALF, QUARTER, 2)
+        self.third = _two(QUARTER, 48, 2)
+        self.down = nn.Conv2d(48, QUARTER, 1)
+        self.coarse = nn.Conv2d(QUARTER, QUARTER, 3, padding=1)
+        self.between = nn.Conv2d(QUARTER, _HALF, 1)
         self.fine = nn.Conv2d(_HALF, _HALF, 3, padding=1)
 
     def forward(self, pictures: Tensor) -> Features:
