@@ -118,7 +118,8 @@ def box_around(mask: np.ndarray) -> Box:
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     first = np.array([columns[0], rows[0]], float)
     size = np.array([columns[-1], rows[-1]]) + 1 - first
-    low, high = first - size * CONTEXT / 2, first + size * (1 + CONTEXT / 2)
+    low = first - size * CONTEXT / 2
+    high = low + size * (1 + CONTEXT)
     bounds = np.array(mask.shape[::-1])
     left, top = (round(float(value)) for value in low.clip(0, bounds))
     right, bottom = (round(float(value)) for value in high.clip(0, bounds))
