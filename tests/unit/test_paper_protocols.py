@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import runpy
 import shutil
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ from tests.unit.data_sets import (
 )
 from tests.unit.tiny_scene import datamanager
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "protocol"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs" / "protocol"
 
 
 def _write(name: str, data: Path, output: Path) -> dict[str, Path]:
@@ -385,3 +387,12 @@ def test_a_scene_says_by_how_much_it_is_reduced(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"downscale_factor": 2', '"downscale_factor": 0.5'))
     with pytest.raises(UserError, match=r"downscale_factor 0.5 is no whole number from 1 on; correct or remove it"):
         datamanager(scene)
+
+
+def test_the_page_is_written_from_the_same_files() -> None:
+    written = runpy.run_path(str(ROOT / "docs" / "protocols.py"))["page"]()
+    assert (ROOT / "docs" / "protocols.md").read_text() == written, "run `make docs`"
+    for protocol in shipped_protocols().values():
+        assert f"## {protocol.name}\n" in written and all(line in written for line in protocol.layout)
+        for entry in protocol.quoted:
+            assert entry.source in written and all(f"| {method} [" in written for method in entry.rows)

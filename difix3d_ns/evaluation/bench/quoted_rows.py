@@ -6,49 +6,40 @@ from dataclasses import replace
 
 from difix3d_ns.evaluation.bench.bench_recipe import Recipe
 from difix3d_ns.evaluation.bench.results import Scores, mean_over_scenes
-from difix3d_ns.evaluation.table import METRICS, Cell, Table
+from difix3d_ns.evaluation.table import METRICS, Cell, Metric, Table
 
-_LPIPS = tuple(name for name in METRICS if name.startswith("lpips"))
+_LPIPS = {name for name in METRICS if name.startswith("lpips")}
 
 
 def quoted_table(recipe: Recipe, scores: Scores | None = None) -> Table | None:
-    """Rows of the published tables, numbered by source, and below them the means over scenes; None without the first.
+    """Rows of the published tables, numbered by source, and below them our means over scenes.
 
     Args:
         recipe: with the published rows.
         scores: of the recipe; None for the published rows alone.
+
+    Returns:
+        None where the recipe quotes none.
     """
-    quoted = {metric for entry in recipe.quoted for row in entry.rows.values() for metric in row}
-    if not quoted:
-        return None
-    ours = {}
-    for method in recipe.methods if scores is not None else ():
-        assert scores is not None
-        if count := len({row["scene"] for row in scores.pooled(method)}):
-            means = {metric: mean_over_scenes(scores, method, metric) for metric in METRICS}
-            ours[f"{method} (ours, {count} scene{'s' * (count > 1)})"] = means
-    wanted = quoted | (set(_LPIPS) if "lpips" in quoted else set())  # ours is of a network that is known
-    columns = [
-        metric
-        for metric in METRICS
-        if metric in quoted or (metric in wanted and any(row[metric] is not None for row in ours.values()))
-    ]
-    rows = [
-        [Cell(f"{method} [{number}]"), *(Cell(_as_published(metric, row.get(metric))) for metric in columns)]
+    published = {
+        f"{method} [{number}]": row
         for number, entry in enumerate(recipe.quoted, start=1)
         for method, row in entry.rows.items()
-    ]
-    rows += [
-        [Cell(name, good=True), *(Cell(METRICS[metric].text(row[metric]), good=True) for metric in columns)]
-        for name, row in ours.items()
+    }
+    if not published:
+        return None
+    ours = _means(scores) if scores is not None else {}
+    quoted = {metric for row in published.values() for metric in row}
+    comparable = _LPIPS if "lpips" in quoted else set()  # a network that is not stated may be any of ours
+    known = {metric for row in ours.values() for metric, value in row.items() if value is not None}
+    columns = [name for name in METRICS if name in quoted | (comparable & known)]
+    texts = {name: _as_published(name, [row[name] for row in published.values() if name in row]) for name in columns}
+    rows = [
+        [Cell(name, good), *(Cell(texts[metric].text(row.get(metric)), good) for metric in columns)]
+        for found, good in ((published, False), (ours, True))
+        for name, row in found.items()
     ]
     return Table(["method", *(METRICS[metric].heading for metric in columns)], rows)
-
-
-def _as_published(metric: str, value: float | None) -> str:
-    """A value with all the digits that were published, at least those of ours."""
-    digits = len(repr(value).partition(".")[2])
-    return replace(METRICS[metric], digits=max(digits, METRICS[metric].digits)).text(value)
 
 
 def quoted_sources(recipe: Recipe) -> list[str]:
@@ -57,3 +48,18 @@ def quoted_sources(recipe: Recipe) -> list[str]:
         f"[{number}] {entry.source}, {entry.date}." + (f" {entry.note}" if entry.note else "")
         for number, entry in enumerate(recipe.quoted, start=1)
     ]
+
+
+def _means(scores: Scores) -> dict[str, dict[str, float | None]]:
+    found = {}
+    for method in scores.recipe.methods:
+        if count := len({row["scene"] for row in scores.pooled(method)}):
+            name = f"{method} (ours, {count} scene{'s' * (count > 1)})"
+            found[name] = {metric: mean_over_scenes(scores, method, metric) for metric in METRICS}
+    return found
+
+
+def _as_published(name: str, values: list[float]) -> Metric:
+    """A metric with as many digits as were published, and no fewer than ours."""
+    digits = (len(repr(value).partition(".")[2]) for value in values)
+    return replace(METRICS[name], digits=max([METRICS[name].digits, *digits]))
