@@ -20,8 +20,8 @@ HEAD = """\
 
 # The papers' protocols
 
-`difix3d bench FOLDER --protocol NAME --output DIR` trains and compares on a paper's data set, split, sized and scored as
-published, and prints the published rows beside ours. Nothing is downloaded: `FOLDER` is the data set as its authors
+`difix3d bench FOLDER --protocol NAME --output DIR` trains and compares on a paper's data set, split, sized and scored
+as published, and prints the published rows beside ours. Nothing is downloaded: `FOLDER` is the data set as its authors
 offer it, or a single scene of it. **None of them has been run here on the real data**; the readers are tested on small
 folders of the same layout.
 
@@ -31,9 +31,9 @@ folders of the same layout.
 
 - Scenes are written to `DIR/scenes`; pictures that are used as they are become links.
 - LPIPS and FID need weights: `--fetch-weights`, or later `difix3d bench --fill lpips fid DIR --protocol NAME`.
-- Sizes are the published ones on every device: without CUDA, expect hours for each scene. Steps are the device's default.
-- To begin with less, give a single scene's folder, and `--methods`. Other settings: copy a file of `configs/protocol` and
-  give its path.
+- Sizes are the published ones on every device: without CUDA, expect hours for each scene. Steps are its default.
+- To begin with less, give a single scene's folder, and `--methods`. Other settings: copy a file of `configs/protocol`
+  and give its path.
 - Our rows are over the scenes that were given. What keeps them from being comparable is said in each section.
 """
 

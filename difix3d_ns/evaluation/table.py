@@ -33,7 +33,7 @@ METRICS = {
     "lpips_vgg": Metric("LPIPS (VGG) ↓", lower_is_better=True),
     "lpips_alex_unscaled": Metric("LPIPS (AlexNet, unscaled) ↓", lower_is_better=True, everywhere=False),
     "lpips_vgg_unscaled": Metric("LPIPS (VGG, unscaled) ↓", lower_is_better=True, everywhere=False),
-    "lpips": Metric("LPIPS (network not stated) ↓", lower_is_better=True, everywhere=False),
+    "lpips": Metric("LPIPS (net unknown) ↓", lower_is_better=True, everywhere=False),
     "high_pass": Metric("detail, correlation ↑", everywhere=False),
     "low_psnr": Metric("PSNR to the small photo ↑", 2, everywhere=False),
     "agreement": Metric("agreement of upscaled photos ↑", everywhere=False),

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.bench_recipe import Recipe
@@ -21,7 +21,7 @@ from difix3d_ns.evaluation.protocols import (
 )
 from difix3d_ns.evaluation.protocols.scene_source import Misfit, SceneSource
 from difix3d_ns.io import recipes
-from difix3d_ns.io.atomic import write_json
+from difix3d_ns.io.atomic import write_text
 
 READERS: dict[str, Callable[..., list[SceneSource]]] = {
     "nerfbusters": nerfbusters_scenes.find,
@@ -124,19 +124,16 @@ def write_scenes(
 def _write_scene(
     scene: SceneSource, protocol: Protocol, data: Path, target: Path, notify: Callable[[str], object]
 ) -> None:
-    made_from: dict[str, Any] = {
-        "reader": protocol.reader,
-        "reading": dict(protocol.reading),
-        "data": str(data.absolute()),
-    }
+    settings = {"reader": protocol.reader, "reading": dict(protocol.reading), "data": str(data.absolute())}
+    text = json.dumps(settings, indent=1) + "\n"
     record = target.with_name(f"{target.name}.json")
-    if target.is_dir() and record.is_file() and json.loads(record.read_text(encoding="utf-8")) == made_from:
+    if target.is_dir() and record.is_file() and record.read_text(encoding="utf-8") == text:
         return
     notify(f"Writing {target}")
     shutil.rmtree(target, ignore_errors=True)
     record.unlink(missing_ok=True)
     scene.write(target)
-    write_json(record, made_from)
+    write_text(record, text)
 
 
 def shipped_protocols() -> dict[str, Protocol]:
