@@ -66,7 +66,7 @@ class Protocol(Recipe):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What is as published, and what is not."""
+        """Paragraphs on what is as published, and what is not."""
         mean = (
             f"Published means are over {self.scenes} scenes, ours over those that were given. " if self.scenes else ""
         )
