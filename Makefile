@@ -46,6 +46,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python docs/commands.py
 	$(BIN)/python docs/house.py
 	$(BIN)/python docs/quality.py
+	$(BIN)/python docs/protocols.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 weights: $(VENV)/.installed # curation and training of the fixer in the package, measured on unseen scenes

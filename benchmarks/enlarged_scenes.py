@@ -20,7 +20,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 from scipy.spatial.transform import Rotation
@@ -29,11 +28,18 @@ from difix3d_ns.data.procedural import World, demo_world, photograph_world, writ
 from difix3d_ns.data.procedural.ray_scene import SceneBuilder
 from difix3d_ns.data.procedural.worlds import facade, tabletop
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.protocols.dataset_writer import (
+    CAMERA_MODELS,
+    Box,
+    cropped_lens,
+    frame_entry,
+    middle_box,
+    placement_keys,
+)
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.images import read_mask, read_stored
 from difix3d_ns.io.point_files import write_points
-from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Lens
 from difix3d_ns.ns.dataparsers.picture_files import choose_copy
 from difix3d_ns.ns.dataparsers.scene_parser import describe
 from difix3d_ns.ns.dataparsers.splits import split_scene
@@ -43,10 +49,6 @@ BLOCK = 16
 PROCEDURAL = "procedural-seed:"
 PHOTOS, HELD_OUT = 24, 8
 _STREAM = 23  # of random numbers: no prior is trained on it
-_MODELS = {CameraType.PERSPECTIVE: "OPENCV", CameraType.FISHEYE: "OPENCV_FISHEYE"}
-_TERMS = ("k1", "k2", "k3", "k4", "p1", "p2")
-
-Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def reduced_size(width: int, height: int, long_side: int) -> tuple[tuple[int, int], Box]:
@@ -57,25 +59,9 @@ def reduced_size(width: int, height: int, long_side: int) -> tuple[tuple[int, in
     """
     factor = long_side / max(width, height)
     size = round(width * factor), round(height * factor)
-    kept = tuple(side // BLOCK * BLOCK for side in size)
-    if factor > 1 or min(kept) == 0:
+    if factor > 1 or min(size) < BLOCK:
         raise ValueError(f"{width} x {height} px cannot be reduced to a long side of {long_side}")
-    left, top = ((side - inner) // 2 for side, inner in zip(size, kept, strict=True))
-    return size, (left, top, left + kept[0], top + kept[1])
-
-
-def reduced_lens(lens: Lens, size: tuple[int, int], box: Box) -> Lens:
-    """Intrinsics of a picture that was reduced to ``size`` and cropped to ``box``."""
-    x, y = size[0] / lens.width, size[1] / lens.height
-    return replace(
-        lens,
-        width=box[2] - box[0],
-        height=box[3] - box[1],
-        fx=lens.fx * x,
-        fy=lens.fy * y,
-        cx=lens.cx * x - box[0],
-        cy=lens.cy * y - box[1],
-    )
+    return size, middle_box(size, BLOCK)
 
 
 def write_capture(capture: Path, output: Path, long_side: int) -> Path:
@@ -90,7 +76,7 @@ def write_capture(capture: Path, output: Path, long_side: int) -> Path:
     folder = scene.source if scene.source.is_dir() else scene.source.parent
     frames: list[dict[str, Any]] = []
     for index, frame in enumerate(scene.frames):
-        if frame.lens.camera_type not in _MODELS or frame.lens.crop_radius is not None:
+        if frame.lens.camera_type not in CAMERA_MODELS or frame.lens.crop_radius is not None:
             raise UserError(f"{frame.image}: only pinholes and whole fisheyes are reduced; undistort the photos first")
         path = choose_copy(frame.image, 1, folder)
         pixels = Image.fromarray(read_stored(path))
@@ -100,20 +86,13 @@ def write_capture(capture: Path, output: Path, long_side: int) -> Path:
             raise UserError(f"{path}: {error}; give a smaller --long-side") from error
         name = f"images/frame_{index + 1:05d}.png"
         _save(pixels.resize(size, Image.Resampling.BICUBIC).crop(box), output / name)
-        lens = reduced_lens(frame.lens, size, box)
-        written: dict[str, Any] = {
-            "file_path": name,
-            "camera_model": _MODELS[lens.camera_type],
-            **{"w": lens.width, "h": lens.height, "fl_x": lens.fx, "fl_y": lens.fy, "cx": lens.cx, "cy": lens.cy},
-            **dict(zip(_TERMS, lens.distortion, strict=True)),
-            "transform_matrix": frame.pose.tolist(),
-        }
+        written = frame_entry(name, cropped_lens(frame.lens, size, box), frame.pose)
         if frame.mask is not None:
             mask = Image.fromarray(read_mask(frame.mask, size)[..., 0]).crop(box)
             written["mask_path"] = name.replace("images/", "masks/")
             _save(mask.convert("L"), output / written["mask_path"])
         frames.append(written)
-    meta: dict[str, Any] = {"frames": frames, **_placement(scene)}
+    meta: dict[str, Any] = {"frames": frames, **placement_keys(scene)}
     for kind in ("train", "val", "test"):
         meta[f"{kind}_filenames"] = [frames[index]["file_path"] for index in split.of(kind)]
     if scene.points is not None:
@@ -121,18 +100,6 @@ def write_capture(capture: Path, output: Path, long_side: int) -> Path:
         write_points(scene.points.positions.astype(np.float64), scene.points.colours, output / "sparse_pc.ply")
     write_text(output / "transforms.json", json.dumps(meta, indent=1))  # last: half a scene has none
     return output
-
-
-def _placement(scene: DescribedScene) -> dict[str, Any]:
-    """Keys of transforms.json on the coordinates, where they are stated."""
-    keys: dict[str, Any] = {}
-    if scene.applied_transform is not None:
-        keys["applied_transform"] = np.asarray(scene.applied_transform).tolist()
-    if scene.applied_scale != 1.0:
-        keys["applied_scale"] = scene.applied_scale
-    if scene.orientation is not None:
-        keys["orientation_override"] = scene.orientation
-    return keys
 
 
 def _save(picture: Image.Image, path: Path) -> None:

@@ -310,7 +310,8 @@ def bench(
     output: Path | None = None,
     seeds: tuple[int, ...] = (),
     methods: tuple[str, ...] = (),
-    recipe: str = "default",
+    recipe: str | None = None,
+    protocol: str | None = None,
     executor: Literal["local", "ray"] = "local",
     address: str | None = None,
     changed: Literal["refuse", "redo", "keep"] = "refuse",
@@ -325,18 +326,21 @@ def bench(
     them they stay empty, and --fill lpips fid OUTPUT computes them later, without training.
 
     Args:
-        data: scenes with evaluation views.
+        data: scenes with evaluation views; with --protocol the folder of its data set.
         output: folder for results.json, table.md, report.html, pictures and all trainings.
         seeds: seeds of the trainings (unset: the recipe's).
         methods: methods of the recipe (unset: all).
-        recipe: a recipe of configs/bench by name (default, ablation, smoke) or the path of a YAML file.
+        recipe: a recipe of configs/bench by name (default, ablation, smoke) or the path of a YAML file (unset:
+            default).
+        protocol: a paper's protocol instead of a recipe: nerfbusters, dl3dv, mipnerf360, llff-x8x4, co3d-fewview, gso,
+            or the path of a YAML file. It sets split, masks, sizes, metrics and methods, and prints the published rows.
         executor: local, or ray to run the scenes on a cluster (pip install 'difix3d-ns[ray]').
         address: address of a Ray cluster (unset: one is started on this machine).
         changed: what to do with finished runs whose recipe, scene or code has changed since: refuse to go on, redo
             them, or keep those of which only the code has changed.
         record: folder in which the rows of every finished run are kept (unset: benchmarks/results of the checkout).
         fill: lpips, fid or both, and the folder of a finished benchmark, whose pictures they are computed from. Give
-            the --recipe it was made with.
+            the --recipe or --protocol it was made with.
         perceptual_weights: weight files of LPIPS and FID, with the file names used in torch's hub folder (unset: those
             there).
         fetch_weights: download the weights of LPIPS (AlexNet 233 MiB, VGG16 528 MiB) and FID (Inception 91 MiB) that
@@ -353,8 +357,23 @@ def bench(
         raise UserError("--fill takes lpips, fid or both, then one folder: difix3d bench --fill lpips fid OUTPUT")
     if not folders:
         raise UserError("--output is missing: difix3d bench SCENE... --output DIR")
+    if recipe is not None and protocol is not None:
+        raise UserError(f"--protocol {protocol} brings methods and settings of its own: leave --recipe out")
     weights = PerceptualWeights(perceptual_weights, fetch_weights)
-    run(data, folders[0], seeds, methods, recipe, executor, address, changed, record, weights, columns)
+    run(
+        data,
+        folders[0],
+        seeds,
+        methods,
+        recipe or "default",
+        executor,
+        address,
+        changed,
+        record,
+        weights,
+        columns,
+        protocol=protocol,
+    )
 
 
 def report(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -114,8 +114,9 @@ def evaluate(
     strength: float | None = None,
     step: int | None = None,
     weights: str | None = None,
-    long_side: int | None = None,
+    long_side: int | Literal["photos"] | None = None,
     exported: str | None = None,
+    reduced: int = 1,
 ) -> Evaluation:
     """Render all evaluation views of a finished training, and measure the enhancer's time.
 
@@ -128,9 +129,11 @@ def evaluate(
         strength: of the enhancer, from 0 to 1; None: as in the training.
         step: of the checkpoint; None: the last.
         weights: of the enhancer; None: as in the training.
-        long_side: of truth and render in pixels, whatever size the training had; None: see above.
+        long_side: of truth and render in pixels, whatever size the training had; photos: that of the photos' files;
+            None: see above.
         exported: ending of a file (.ply, .compressed.ply, .spz): render what difix3d export writes, read back, as other
             viewers do; None: the splat as it is.
+        reduced: sides of the photos of training over those of truth and render, where ``long_side`` is None.
 
     Raises:
         UserError: a photo's file is smaller than ``long_side``.
@@ -153,11 +156,11 @@ def evaluate(
     model: Any = pipeline.model
     for name, (camera, batch) in zip(_names(datamanager), datamanager.fixed_indices_eval_dataloader, strict=True):
         photo = model.get_gt_img(batch["image"])
-        truth = _truth(pipeline, photo, int(batch["image_idx"]), long_side)
+        index = int(batch["image_idx"])
+        side = _side(datamanager.eval_dataset, photo, index, long_side, reduced)
+        truth = _truth(pipeline, photo, index, side)
         height, width = truth.shape[:2]
-        outputs = model.get_outputs_for_camera(
-            _rendered_camera(pipeline, camera, int(batch["image_idx"]), truth, long_side)
-        )
+        outputs = model.get_outputs_for_camera(_rendered_camera(pipeline, camera, index, truth, side))
         enhanced, problem = None, ""
         started = time.perf_counter()
         if enhance:
@@ -176,6 +179,15 @@ def evaluate(
     cameras = datamanager.train_dataset.cameras
     size = int(cameras.width.max()), int(cameras.height.max())
     return Evaluation(views, len(model.means), whole if enhance else 0.0, size)
+
+
+def _side(
+    dataset: Any, photo: Tensor, index: int, long_side: int | Literal["photos"] | None, reduced: int
+) -> int | None:
+    """Return the long side in pixels at which a held-out view is compared; None: as large as its splat is made for."""
+    if long_side == "photos":
+        return max(dataset.original_size(index) or photo.shape[:2])
+    return round(max(photo.shape[:2]) / reduced) if long_side is None and reduced > 1 else long_side
 
 
 def _truth(pipeline: Any, photo: Tensor, index: int, long_side: int | None) -> Tensor:

@@ -32,7 +32,8 @@ def find(kind: str, name: str | Path) -> Path:
         if path.is_file():
             return path
     shipped = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-    raise UserError(f"no recipe {name}: give a YAML file or one of {', '.join(shipped)}")
+    noun = "protocol" if kind == "protocol" else "recipe"
+    raise UserError(f"no {noun} {name}: give a YAML file or one of {', '.join(shipped)}")
 
 
 def load(path: Path, kind: type[Content], example: str) -> Content:

@@ -30,9 +30,9 @@ _URLS = {
 _MIN_SIDES = {"alex": 35, "vgg": 16}  # pixels, below which the deepest features vanish
 
 
-def column(net: Net) -> str:
-    """Return the name of the LPIPS column of a network: ``lpips_alex`` or ``lpips_vgg``."""
-    return f"lpips_{net}"
+def column(net: Net, unscaled: bool = False) -> str:
+    """Return the name of the LPIPS column of a network: ``lpips_alex``, ``lpips_vgg``, ``lpips_vgg_unscaled``."""
+    return f"lpips_{net}" + ("_unscaled" if unscaled else "")
 
 
 class MissingWeights(UserError):
@@ -127,9 +127,20 @@ class LPIPS(nn.Module):
             raise UserError(f"{weights.find(net)} is damaged ({error}); fetch {_URLS[net]} again") from error
         self.eval().requires_grad_(False)
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Distances [B] between pictures [B, 3, H, W] in [0, 1]; lower is better."""
-        return self._metric(first, second, normalize=True).flatten()
+    def forward(self, first: Tensor, second: Tensor, mask: Tensor | None = None, unscaled: bool = False) -> Tensor:
+        """Distances [B] between pictures [B, 3, H, W] in [0, 1]; lower is better.
+
+        Args:
+            first: pictures.
+            second: others.
+            mask: [B, 1, H, W], 1 where the distances of single pixels are averaged; None: distances of whole pictures.
+            unscaled: give the network these values, instead of -1 to 1, which it was trained with.
+        """
+        self._metric.spatial = mask is not None
+        found: Tensor = self._metric(first, second, normalize=not unscaled)
+        if mask is None:
+            return found.flatten()
+        return (found * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3))
 
     def features(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Activations [B, C, h, w] of five layers, shallow to deep, for pictures [B, 3, H, W] in [0, 1]."""
@@ -143,11 +154,18 @@ class LazyLPIPS(nn.Module):
         net: the network whose features are compared.
         notify: takes the one sentence that says what is missing.
         weights: where its weights are.
+        unscaled: see :meth:`LPIPS.forward`.
     """
 
-    def __init__(self, net: Net, notify: Callable[[str], Any], weights: PerceptualWeights | None = None):
+    def __init__(
+        self,
+        net: Net,
+        notify: Callable[[str], Any],
+        weights: PerceptualWeights | None = None,
+        unscaled: bool = False,
+    ):
         super().__init__()
-        self.column = column(net)
+        self.column, self._unscaled = column(net, unscaled), unscaled
         self._net, self._notify, self._weights = net, notify, weights
         self._loaded: list[LPIPS | None] = []  # a list hides the network from checkpoints
 
@@ -162,16 +180,20 @@ class LazyLPIPS(nn.Module):
         return self._loaded[0]
 
     @torch.no_grad()
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, first: Tensor, second: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mean distance [] between pictures [B, 3, H, W] in [0, 1]; NaN without weights or for tiny pictures."""
         network = self.load()
         if network is None or min(first.shape[-2:]) < _MIN_SIDES[self._net]:
             return first.new_tensor(float("nan"))
-        return network.to(first.device)(first.clamp(0, 1), second.clamp(0, 1)).mean()
+        return network.to(first.device)(first.clamp(0, 1), second.clamp(0, 1), mask, self._unscaled).mean()
 
-    def measure(self, prediction: Tensor, truth: Tensor) -> float:
-        """Distance between two pictures [H, W, 3] in [0, 1]; NaN where :meth:`forward` gives that."""
-        return float(self(prediction.permute(2, 0, 1)[None], truth.permute(2, 0, 1)[None]))
+    def measure(self, prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> float:
+        """Distance between two pictures [H, W, 3] in [0, 1], inside a mask [H, W, 1] if one is given.
+
+        NaN where :meth:`forward` gives that.
+        """
+        pair = (one.permute(2, 0, 1)[None] for one in (prediction, truth))
+        return float(self(*pair, None if mask is None else mask.permute(2, 0, 1)[None].to(prediction)))
 
 
 class FID:

@@ -139,6 +139,24 @@ class TestLazy:
         assert lazy.measure(first[0].permute(1, 2, 0), second[0].permute(1, 2, 0)) == pytest.approx(expected)
         assert lazy.state_dict() == {} and list(lazy.parameters()) == []
 
+    def test_flavours_of_papers(self, perceptual_weights: Path) -> None:
+        """3DGS gives the network pictures in [0, 1]; Nerfbusters averages a map of distances inside a mask."""
+        first, second = (one[0].permute(1, 2, 0) for one in (_pictures(1), _pictures(1, seed=1)))
+        unscaled = LazyLPIPS("alex", pytest.fail, unscaled=True)
+        assert unscaled.column == "lpips_alex_unscaled"
+        scaled = LazyLPIPS("alex", pytest.fail)
+        expected = scaled.measure(first / 2 + 0.5, second / 2 + 0.5)
+        assert unscaled.measure(first, second) == pytest.approx(expected, rel=1e-4)
+        assert expected != pytest.approx(scaled.measure(first, second), rel=0.01)
+        mask = torch.zeros(48, 64, 1, dtype=torch.bool)
+        mask[:, 40:] = True
+        half = torch.where(torch.arange(64)[None, :, None] < 20, second, first)  # differs far from the mask
+        inside, outside = (scaled.measure(first, half, kept) for kept in (mask, ~mask))
+        whole = scaled.measure(first, half, torch.ones_like(mask))
+        assert inside < 0.5 * outside
+        assert whole == pytest.approx(inside * 24 / 64 + outside * 40 / 64, rel=1e-4)
+        assert scaled.measure(first, half) == pytest.approx(whole, rel=0.1)  # maps are enlarged before the mean
+
     @pytest.mark.parametrize(("net", "side"), [("alex", 35), ("vgg", 16)])
     def test_tiny_pictures_are_not_measured(self, net: Net, side: int, perceptual_weights: Path) -> None:
         lazy = LazyLPIPS(net, pytest.fail)

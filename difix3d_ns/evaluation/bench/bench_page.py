@@ -10,6 +10,7 @@ from markupsafe import Markup
 from difix3d_ns.evaluation.bench.gap_shares import Shares
 from difix3d_ns.evaluation.bench.kept_pictures import TRUTH, kept_views, read_pictures
 from difix3d_ns.evaluation.bench.paired_gains import COMPARED, Gain
+from difix3d_ns.evaluation.bench.quoted_rows import quoted_sources, quoted_table
 from difix3d_ns.evaluation.bench.results import Compared, Scores, mean_over_scenes, results
 from difix3d_ns.evaluation.bench.rows import Row
 from difix3d_ns.evaluation.comparison import write_comparison
@@ -24,7 +25,7 @@ HEADLINES = 3
 
 def markdown_page(scores: Scores, compared: Sequence[Compared], rows: Sequence[Row], command: str) -> str:
     """The page in Markdown (see ``html_page``)."""
-    title = f"# Benchmark: recipe {scores.recipe.name}"
+    title = f"# Benchmark: {scores.recipe.kind} {scores.recipe.name}"
     return "\n\n".join([title, introduction(scores, rows, command), markdown(sections(scores, compared))]) + "\n"
 
 
@@ -49,7 +50,14 @@ def html_page(
     first, *others = sections(scores, compared, galleries) or [Section("", [])]
     choices, warnings = ([line.replace("`", "") for line in lines] for lines in _choices(scores))
     parts = [Section(first.title, [*first.parts, *choices], first.short), *others]
-    return page(f"Benchmark: recipe {scores.recipe.name}", parts, command, figures, warnings, _origin(scores, rows))
+    return page(
+        f"Benchmark: {scores.recipe.kind} {scores.recipe.name}",
+        parts,
+        command,
+        figures,
+        warnings,
+        _origin(scores, rows),
+    )
 
 
 def introduction(scores: Scores, rows: Sequence[Row], command: str) -> str:
@@ -63,6 +71,9 @@ def sections(
 ) -> list[Section]:
     """Means, scenes with their pictures, and paired differences."""
     counted, found = scores.counted, []
+    if (beside := quoted_table(scores.recipe, scores)) is not None:
+        sources = "\n".join(f"- {line}" for line in quoted_sources(scores.recipe))
+        found.append(Section("Published, and ours", [beside, sources, *scores.recipe.remarks], "Published"))
     listed = [scene for scene in scores.scenes if scene not in counted]
     if len(counted) > 1:
         text = f"{', '.join(counted)}; of each the seeds that all methods have."

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.runs import DEFAULT_METHOD
+from difix3d_ns.evaluation.table import METRICS
 from difix3d_ns.io import recipes
 from difix3d_ns.io.splat_files import ENDINGS
+from difix3d_ns.metrics.scoring import Scoring
 
 Value = str | int | float | bool
 _SET_BY_BENCH = (
@@ -57,8 +59,10 @@ class Method:
     """Evaluate the checkpoints before the last; the one of the best held-out mean over all scenes counts."""
     best_of: tuple[str, ...] = ()
     """Methods of which the one with the best held-out mean over all scenes counts."""
-    scored_at: tuple[int, float] | None = None
+    scored_at: tuple[int | str, float] | None = None
     """The recipe's ``long_side`` and ``factor``, which come from there."""
+    scoring: Scoring = field(default_factory=Scoring)
+    """The recipe's, which comes from there."""
 
     @property
     def training(self) -> str:
@@ -71,7 +75,8 @@ class Method:
         names = ("enhanced", "strength", "earlier")
         file = {} if self.exported is None else {"exported": self.exported}
         size = {} if self.scored_at is None else dict(zip(("long_side", "factor"), self.scored_at, strict=True))
-        return {"method": self.name, **{name: getattr(self, name) for name in names}, **file, **size}
+        flavour = {} if self.scoring == Scoring() else {"scoring": dataclasses.asdict(self.scoring)}
+        return {"method": self.name, **{name: getattr(self, name) for name in names}, **file, **size, **flavour}
 
 
 @dataclass(frozen=True)
@@ -113,9 +118,25 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Quoted:
+    """Rows of a published table."""
+
+    source: str
+    """Paper or page, and table."""
+    date: str
+    """Of publication, or of reading."""
+    rows: Mapping[str, Mapping[str, float]]
+    """Method -> metric -> value."""
+    note: str = ""
+    """What has to be known to compare."""
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Settings that all trainings share, the methods, and their comparisons."""
 
+    kind: ClassVar[Literal["recipe", "protocol"]] = "recipe"
+    """How it is called, and the flag that names it."""
     methods: Mapping[str, Method]
     name: str = "unnamed"
     seeds: tuple[int, ...] = (0,)
@@ -131,24 +152,34 @@ class Recipe:
     """dB below which a difference is called undecided."""
     undecided_gap: float = 0.3
     """dB of a gap below which no share of it is counted."""
-    long_side: int | None = None
+    long_side: int | Literal["photos"] | None = None
     """Pixels of the long side of the truth, from the photos' files, at which all methods are rendered and scored,
-    whatever they are trained at; None: at the size of training."""
+    whatever they are trained at; photos: at the size of the files; None: at the size of training."""
     factor: float = 4.0
     """Sides of that truth over those of the small photos that methods learn from; with ``long_side``."""
     trained_on: tuple[str, ...] = ()
     """Scenes that weights were trained on: listed, but not counted in means and verdicts."""
     compare: tuple[Comparison, ...] = ()
+    scoring: Scoring = field(default_factory=Scoring)
+    """Flavour of the metrics."""
+    quoted: tuple[Quoted, ...] = ()
+    """Published rows that are shown beside the means over scenes."""
     on_record: bool = True
     """True if rows are to be kept in ``benchmarks/results``."""
 
     def __post_init__(self) -> None:
         scored = None if self.long_side is None else (self.long_side, self.factor)
         named = {
-            name: dataclasses.replace(method, name=name, scored_at=scored) for name, method in self.methods.items()
+            name: dataclasses.replace(method, name=name, scored_at=scored, scoring=self.scoring)
+            for name, method in self.methods.items()
         }
         object.__setattr__(self, "methods", named)
         _check(self)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Paragraphs that belong beside published rows."""
+        return ()
 
     def chosen(self, names: Sequence[str] = ()) -> Recipe:
         """The recipe with these methods alone, and those that they need.
@@ -157,7 +188,7 @@ class Recipe:
             UserError: it has no such method.
         """
         if unknown := [name for name in names if name not in self.methods]:
-            raise UserError(f"--methods {' '.join(unknown)}: the recipe {self.name} has {', '.join(self.methods)}")
+            raise UserError(f"--methods {' '.join(unknown)}: the {self.kind} {self.name} has {', '.join(self.methods)}")
         wanted = set(names) or set(self.methods)
         wanted |= {member for name in wanted for member in self.methods[name].best_of}
         wanted |= {self.methods[name].of for name in wanted}
@@ -237,8 +268,12 @@ def _check(recipe: Recipe) -> None:
         raise ValueError("steps are at least 1")
     if any(entry.shares and entry.share_of is None for entry in recipe.compare):
         raise ValueError("shares need share_of, the gap that they are of")
-    if recipe.long_side is not None and (recipe.long_side < 1 or recipe.factor <= 1):
-        raise ValueError("long_side is in pixels, and factor above 1")
+    pixels = 1 if recipe.long_side in (None, "photos") else recipe.long_side
+    if recipe.long_side is not None and (not isinstance(pixels, int) or pixels < 1 or recipe.factor <= 1):
+        raise ValueError("long_side is in pixels, or photos, and factor above 1")
+    quoted = {metric for entry in recipe.quoted for row in entry.rows.values() for metric in row}
+    if unknown := sorted(quoted - METRICS.keys()):
+        raise ValueError(f"quoted has {', '.join(unknown)}, which is no metric; known are {', '.join(METRICS)}")
     for flag in recipe.flags:
         if flag.replace("_", "-") in _SET_BY_BENCH:
             raise ValueError(f"flags may not have {flag}")

@@ -18,8 +18,10 @@ from difix3d_ns.evaluation.bench.bench_page import html_page, markdown_page, sho
 from difix3d_ns.evaluation.bench.bench_recipe import Recipe, load_recipe
 from difix3d_ns.evaluation.bench.job import Changed, CodeChanged, Job, Scene, run_job
 from difix3d_ns.evaluation.bench.perceptual_columns import FILLED, fill_columns
+from difix3d_ns.evaluation.bench.quoted_rows import quoted_sources, quoted_table
 from difix3d_ns.evaluation.bench.results import compare, gather, results
 from difix3d_ns.evaluation.bench.rows import add_rows, finished_rows, record_folder
+from difix3d_ns.evaluation.protocols.protocol import Protocol, load_protocol, write_scenes
 from difix3d_ns.io.atomic import write_json, write_text
 from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.metrics.perceptual import PerceptualWeights
@@ -47,6 +49,7 @@ def bench(
     weights: PerceptualWeights | None = None,
     fill: Sequence[str] = (),
     console: Console | None = None,
+    protocol: str | Path | None = None,
 ) -> Means:
     """Train and compare methods on scenes; started again it goes on where it stopped.
 
@@ -58,7 +61,7 @@ def bench(
         output: folder, made if needed.
         seeds: instead of the recipe's.
         methods: only these of the recipe.
-        recipe: name or path.
+        recipe: name or path of what is trained and compared.
         executor: local trains one after the other; ray spreads scenes over a cluster, on which scenes and output must
             be on shared storage.
         address: of a Ray cluster; None starts one on this machine.
@@ -69,6 +72,7 @@ def bench(
         fill: of an output that is there compute these columns, lpips or fid, from its kept pictures, and write its
             pages again; nothing is trained and no scene is needed.
         console: for progress and messages.
+        protocol: name or path, instead of a recipe: ``data`` are folders of its data set.
 
     Returns:
         The contents of results.json (see ``results``).
@@ -78,33 +82,48 @@ def bench(
             finished first.
     """
     console = console or Console(file=sys.stdout)  # evaluations send what is printed to their log
-    plan = load_recipe(recipe).chosen(methods)
+    plan = (load_recipe(recipe) if protocol is None else load_protocol(protocol)).chosen(methods)
     steps = plan.steps or (CUDA_ITERATIONS if torch.cuda.is_available() else CPU_ITERATIONS)
     plan = dataclasses.replace(plan, steps=steps, seeds=tuple(dict.fromkeys(seeds)) or plan.seeds)
     output = output.absolute()
+    notify = functools.partial(console.print, **PRINT_OPTIONS)
+    if isinstance(plan, Protocol) and not fill:
+        data = write_scenes(plan, data, output, notify)
     scenes = [] if fill else _scenes(data)
     jobs = _jobs(scenes, plan)
     _check_unchanged(jobs, plan, output, changed)
     names = [scene.name for scene in scenes] or sorted(gather(plan, finished_rows(plan, output)).scenes)
     if not names:
-        raise UserError(f"{output} has no finished runs of the recipe {plan.name}: give its folder and its --recipe")
+        raise UserError(
+            f"{output} has no finished runs of the {plan.kind} {plan.name}: give its folder and its --{plan.kind}"
+        )
     output.mkdir(parents=True, exist_ok=True)
     flags = [*(["--seeds", *map(str, seeds)] if seeds else []), *(["--methods", *methods] if methods else [])]
-    command = shlex.join(["difix3d", "bench", *names, "--output", "DIR", "--recipe", plan.name, *flags])
+    given = ["FOLDER"] if plan.kind == "protocol" else names
+    command = shlex.join(["difix3d", "bench", *given, "--output", "DIR", f"--{plan.kind}", plan.name, *flags])
     write = functools.partial(_write, plan, output, record or record_folder(output), command, names)
     failures = []
     for failure in _run(executor, jobs, scenes, plan, output, changed, address, console):
         failures += failure
         write()
-    notify = functools.partial(console.print, **PRINT_OPTIONS)
     fill_columns(output, plan, fill or FILLED, weights or PerceptualWeights(), notify, console)
     means = write(pictures=True)
+    _print_quoted(plan, output, console)
     notify(f"Report: {output / 'report.html'}   table: {output / 'table.md'}   numbers: {output / 'results.json'}")
     if failures:
         raise UserError(
             f"{len(failures)} of {len(jobs)} trainings failed (start again to try them again): " + "; ".join(failures)
         )
     return means
+
+
+def _print_quoted(recipe: Recipe, output: Path, console: Console) -> None:
+    """Print published rows beside ours, where the recipe has some."""
+    table = quoted_table(recipe, gather(recipe, finished_rows(recipe, output)))
+    if table is not None:
+        console.print(table.terminal())
+        for line in (*quoted_sources(recipe), *recipe.remarks):
+            console.print(line, **PRINT_OPTIONS, markup=False)
 
 
 def _run(

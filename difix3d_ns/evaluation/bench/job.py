@@ -23,6 +23,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation import runs
 from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_recipe import Method, Recipe, flag_words
+from difix3d_ns.evaluation.bench.evaluation_masks import read_masks
 from difix3d_ns.evaluation.bench.kept_pictures import keep_pictures
 from difix3d_ns.evaluation.bench.rows import Row, add_rows, flags_by_name, read_rows
 from difix3d_ns.evaluation.report.training import read_curves
@@ -30,8 +31,9 @@ from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.checkpoints import checkpoint_steps
 from difix3d_ns.metrics.high_pass import high_pass_correlation, low_consistency
-from difix3d_ns.metrics.image import image_metrics, mean_metrics, psnr
+from difix3d_ns.metrics.image import mean_metrics, psnr
 from difix3d_ns.metrics.perceptual import NETS, column
+from difix3d_ns.metrics.scoring import score
 
 Changed = Literal["refuse", "redo", "keep"]
 
@@ -175,11 +177,12 @@ def row_of(trained: Row, recipe: Recipe, method: Method, metrics: Mapping[str, A
     """
     name = method.name if step is None else f"{method.name}@{step}"
     shared = {key: value for key, value in trained.items() if key not in ("seconds", "peak_mb")}
-    flags = f"--recipe {recipe.name} --methods {method.name} --seeds {trained['seed']}"
+    flags = f"--{recipe.kind} {recipe.name} --methods {method.name} --seeds {trained['seed']}"
+    data = "FOLDER" if recipe.kind == "protocol" else trained["scene"]
     return {
         **shared,
         "run": f"{trained['run']}/{name}",
-        "command": f"difix3d bench {trained['scene']} --output DIR {flags}",
+        "command": f"difix3d bench {data} --output DIR {flags}",
         "method": name,
         "evaluation": method.evaluation,
         "metrics": {**metrics, "peak_mb": trained["peak_mb"]},
@@ -224,8 +227,11 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
     config = runs.config_of(job.folder(output), "training", trained["ns_method"])
     earlier_steps = sorted(checkpoint_steps(config.parent / "nerfstudio_models")[1:])
     enhanced = next((method for method in methods if method.enhanced), None)
-    agreements = _agreements(config.parent)
-    evaluate = functools.cache(functools.partial(runs.evaluate, config, long_side=recipe.long_side))
+    agreements, scoring = _agreements(config.parent), recipe.scoring
+    shown: dict[str, Any] = {"long_side": recipe.long_side}
+    if scoring.reduced > 1:
+        shown["reduced"] = scoring.reduced
+    evaluate = functools.cache(functools.partial(runs.evaluate, config, **shown))
     for method in methods:
         rows = []
         for step in earlier_steps if method.earlier else [None]:
@@ -236,11 +242,19 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
             if problems := [view.problem for view in found.views if view.problem]:
                 raise UserError(f"the enhancer failed: {problems[0]}")
             seconds = trained["seconds"] + (found.seconds if method.enhanced else 0.0)
-            pictures = [view.picture(method.enhanced) for view in found.views]
-            truths = [view.truth for view in found.views]
+            masks = read_masks(job.scene.path, found.views) if scoring.masks else None
+            views = [view for view in found.views if masks is None or masks[view.name].any()]  # where something counts
+            used = [None if masks is None else masks[view.name] for view in views]
+            pictures = [view.picture(method.enhanced) for view in views]
+            truths = [view.truth for view in views]
+            scored = zip(pictures, truths, used, strict=True)
             metrics: dict[str, Any] = {
-                **mean_metrics([image_metrics(p, t) for p, t in zip(pictures, truths, strict=True)]),
-                "cc_psnr": fmean(corrected_psnr(p, t) for p, t in zip(pictures, truths, strict=True)),
+                **mean_metrics([score(picture, truth, scoring, mask) for picture, truth, mask in scored]),
+                **(
+                    {"cc_psnr": fmean(corrected_psnr(p, t) for p, t in zip(pictures, truths, strict=True))}
+                    if masks is None
+                    else {}
+                ),
                 **{column(net): None for net in NETS},  # filled in from the pictures
                 "seconds": seconds if step is None else None,  # stopping at an earlier checkpoint was not measured
                 "gaussians": found.gaussians,
@@ -255,7 +269,7 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
                 sizes["trained_size"] = list(found.trained_size)
                 sizes["agreements"] = agreements
             rows.append(row | sizes)
-            keep_pictures(output, row, pictures, truths)
+            keep_pictures(output, row, pictures, truths, used)
         add_rows(job.rows(output), rows)  # all checkpoints of a method, or none
 
 

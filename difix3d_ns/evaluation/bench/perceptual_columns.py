@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from statistics import fmean
 
@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.bench_recipe import Recipe
-from difix3d_ns.evaluation.bench.kept_pictures import kept_views, read_pictures
+from difix3d_ns.evaluation.bench.kept_pictures import kept_mask, kept_views, read_pictures
 from difix3d_ns.evaluation.bench.provenance import commit
 from difix3d_ns.evaluation.bench.results import Scores, gather
 from difix3d_ns.evaluation.bench.rows import FID_ROWS, add_rows, finished_rows, read_rows, row_files
@@ -50,15 +50,17 @@ def fill_columns(
         notify(f"{bare} rows have no kept pictures any more: their LPIPS and FID stay empty")
     with progress_bar(console, counted=True) as progress:
         if "lpips" in columns:
-            _fill_lpips(output, weights, notify, progress, device)
+            distances = [LazyLPIPS(net, notify, weights) for net in NETS]
+            if recipe.scoring.lpips_unscaled:
+                distances += [LazyLPIPS(net, notify, weights, unscaled=True) for net in NETS]
+            _fill_lpips(output, distances, progress, device)
         if "fid" in columns:
             _fill_fid(output, gather(recipe, rows), weights, notify, progress, device)
 
 
-def _fill_lpips(output: Path, weights: PerceptualWeights, notify: Notify, progress: Progress, device: str) -> None:
+def _fill_lpips(output: Path, distances: Iterable[LazyLPIPS], progress: Progress, device: str) -> None:
     """Add the mean LPIPS over its pictures to each row that lacks it."""
-    for net in NETS:
-        distance = LazyLPIPS(net, notify, weights)
+    for distance in distances:
         lacking = [
             (file, row)
             for file in row_files(output)
@@ -68,8 +70,10 @@ def _fill_lpips(output: Path, weights: PerceptualWeights, notify: Notify, progre
         if not lacking or distance.load() is None:
             continue
         for file, row in progress.track(lacking, description=distance.column):
-            pairs = kept_views(output, row).items()
-            values = [distance.measure(*(p.to(device) for p in read_pictures(pair))) for pair in pairs]
+            values = []
+            for pair in kept_views(output, row).items():
+                picture, truth = (one.to(device) for one in read_pictures(pair))
+                values.append(distance.measure(picture, truth, kept_mask(pair[1])))
             if values and not any(map(math.isnan, values)):
                 add_rows(file, [row | {"metrics": {distance.column: fmean(values)}}])
 

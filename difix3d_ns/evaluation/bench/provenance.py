@@ -17,7 +17,15 @@ import torch
 import difix3d_ns
 
 _PACKAGE = Path(difix3d_ns.__file__).parent
-_IRRELEVANT = ("data/", "training/", "apps/", "evaluation/bench/", "evaluation/report/", "configs/")
+_IRRELEVANT = (
+    "data/",
+    "training/",
+    "apps/",
+    "evaluation/bench/",
+    "evaluation/report/",
+    "evaluation/protocols/",
+    "configs/",
+)
 """Beginnings of the package's files that no number depends on; a recipe is compared by its contents."""
 
 

@@ -63,4 +63,5 @@ class DescribedScene:
     depth_unit: float = 1e-3  # metres (units of the poses) per unit of a depth file with integers
     notes: Sequence[str] = ()  # what was decided while reading, one sentence each, for the log
     background: str | None = None  # the colour before which cut-out objects are shown, where the format implies one
+    factor: int | None = None  # by which photos are reduced for training, where the scene says so
     box: float | None = None  # half the side of the cube that holds what is of interest, where the scene says so

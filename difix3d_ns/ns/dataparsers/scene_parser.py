@@ -290,12 +290,14 @@ class SceneParser(DataParser):
         return lens.width / frame.lens.width, lens.height / frame.lens.height
 
     def _factor(self, scene: DescribedScene, split: Split) -> int:
-        """Find the factor by which photos are reduced: the flag's, or nerfstudio's by those of training."""
+        """Find the factor by which photos are reduced: the flag's, else the scene's, else nerfstudio's."""
         given = getattr(self.config, "downscale_factor", None)
         if given is not None:
             if given < 1:
                 raise UserError(f"--downscale-factor {given}: 1 or more is needed")
             return int(given)
+        if scene.factor is not None:
+            return scene.factor
         lenses = [scene.frames[index].lens for index in split.train or range(len(scene.frames))]
         return reduction(max(max(lens.width, lens.height) for lens in lenses))
 

@@ -56,6 +56,7 @@ def read_transforms(path: Path, *, points: bool = True, ordered: bool = True) ->
         orientation=_orientation(meta, path),
         depth_unit=_depth_unit(meta, path),
         notes=notes,
+        factor=_factor(meta, path),
         box=0.5 * _number(meta, "aabb_scale", 1.0, path, "the scene") if "aabb_scale" in meta else None,
     )
 
@@ -269,6 +270,15 @@ def _orientation(meta: Mapping[str, Any], path: Path) -> str | None:
     if method not in (None, "pca", "up", "vertical", "none"):
         raise UserError(f"{path}: orientation_override {method!r} is none of pca, up, vertical and none; correct it")
     return method  # type: ignore[no-any-return]
+
+
+def _factor(meta: Mapping[str, Any], path: Path) -> int | None:
+    if "downscale_factor" not in meta:
+        return None
+    factor = _number(meta, "downscale_factor", 1, path, "the scene")
+    if factor < 1 or factor != round(factor):
+        raise UserError(f"{path}: downscale_factor {factor:g} is no whole number from 1 on; correct or remove it")
+    return round(factor)
 
 
 def _depth_unit(meta: Mapping[str, Any], path: Path) -> float:

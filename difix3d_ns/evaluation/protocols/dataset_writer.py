@@ -1,0 +1,171 @@
+"""Writer of nerfstudio datasets whose pictures, split and points are decided by others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nerfstudio.cameras.cameras import CameraType
+from PIL import Image
+
+from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.bench.evaluation_masks import MASKS
+from difix3d_ns.io.atomic import replacing
+from difix3d_ns.io.images import read_stored
+from difix3d_ns.io.point_files import write_points
+from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame, Lens, PointsGiven
+from difix3d_ns.ns.dataparsers.picture_files import read_header, used_picture
+
+CAMERA_MODELS = {CameraType.PERSPECTIVE: "OPENCV", CameraType.FISHEYE: "OPENCV_FISHEYE"}
+_TERMS = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A photo of a dataset that is to be written."""
+
+    name: str
+    """of its file in ``images/``"""
+    lens: Lens
+    pose: np.ndarray
+    """[4, 4] camera-to-world, OpenGL axes"""
+    picture: Path | Callable[[], Image.Image]
+    """a file that is used as it is, or what makes the picture"""
+    trained: bool = False
+    held_out: bool = False
+
+
+def cropped_lens(lens: Lens, size: tuple[int, int], box: Box) -> Lens:
+    """Intrinsics of a picture that was resized to ``size`` (width, height) and cropped to ``box``."""
+    x, y = size[0] / lens.width, size[1] / lens.height
+    return replace(
+        lens,
+        width=box[2] - box[0],
+        height=box[3] - box[1],
+        fx=lens.fx * x,
+        fy=lens.fy * y,
+        cx=lens.cx * x - box[0],
+        cy=lens.cy * y - box[1],
+    )
+
+
+def middle_box(size: tuple[int, int], multiple: int) -> Box:
+    """Box in the middle of a picture (width, height) whose sides are multiples of a number of pixels."""
+    kept = tuple(side // multiple * multiple for side in size)
+    left, top = ((side - inner) // 2 for side, inner in zip(size, kept, strict=True))
+    return left, top, left + kept[0], top + kept[1]
+
+
+def frame_entry(name: str, lens: Lens, pose: np.ndarray) -> dict[str, Any]:
+    """Entry of a photo in the list ``frames`` of transforms.json."""
+    return {
+        "file_path": name,
+        "camera_model": CAMERA_MODELS[lens.camera_type],
+        **{"w": lens.width, "h": lens.height, "fl_x": lens.fx, "fl_y": lens.fy, "cx": lens.cx, "cy": lens.cy},
+        **dict(zip(_TERMS, lens.distortion, strict=True)),
+        "transform_matrix": pose.tolist(),
+    }
+
+
+def placement_keys(scene: DescribedScene) -> dict[str, Any]:
+    """Keys of transforms.json on the coordinates of a scene, where they are stated."""
+    keys: dict[str, Any] = {}
+    if scene.applied_transform is not None:
+        keys["applied_transform"] = np.asarray(scene.applied_transform).tolist()
+    if scene.applied_scale != 1.0:
+        keys["applied_scale"] = scene.applied_scale
+    if scene.orientation is not None:
+        keys["orientation_override"] = scene.orientation
+    return keys
+
+
+def shot_of(
+    scene: DescribedScene, frame: Frame, factor: int, multiple: int = 1, trained: bool = False, held_out: bool = False
+) -> Shot:
+    """The photo of a frame, reduced by a factor.
+
+    Args:
+        scene: of the frame.
+        frame: which.
+        factor: by which it is reduced: its copy in images_FACTOR if there is one, else bicubic.
+        multiple: its sides are cut to multiples of this, in the middle.
+        trained: whether it is trained on.
+        held_out: whether it is held out.
+
+    Raises:
+        UserError: its file is not there, or its lens is no pinhole or fisheye.
+    """
+    if frame.lens.camera_type not in CAMERA_MODELS or frame.lens.crop_radius is not None:
+        raise UserError(f"{frame.image}: only pinholes and whole fisheyes are reduced; undistort the photos first")
+    used = used_picture(frame, factor, scene.source if scene.source.is_dir() else scene.source.parent)
+    if not used.path.is_file():
+        raise UserError(f"{used.path} is missing: put the data set's pictures there")
+    size = used.lens.width, used.lens.height
+    box = middle_box(size, multiple)
+    plain = read_header(used.path).size == size and box == (0, 0, *size)
+
+    def picture() -> Image.Image:
+        return Image.fromarray(read_stored(used.path, size, "bicubic")).crop(box)
+
+    name = used.path.name if plain else f"{used.path.stem}.png"
+    lens = cropped_lens(used.lens, size, box)
+    return Shot(name, lens, frame.pose, used.path if plain else picture, trained, held_out)
+
+
+def write_dataset(
+    output: Path,
+    shots: Sequence[Shot],
+    keys: Mapping[str, Any] | None = None,
+    points: PointsGiven | None = None,
+    masks: Mapping[str, np.ndarray] | None = None,
+) -> Path:
+    """Write a dataset, whole or not at all; returns ``output``.
+
+    Files that are used as they are become links. nerfstudio does not reduce the pictures further.
+
+    Args:
+        output: folder; there must not be one with anything in it.
+        shots: photos.
+        keys: further keys of transforms.json.
+        points: initial points.
+        masks: [H, W, 1] bool by name of a held-out photo: where it counts.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    meta: dict[str, Any] = {"downscale_factor": 1, **(keys or {})}
+    meta["frames"] = [frame_entry(f"images/{shot.name}", shot.lens, shot.pose) for shot in shots]
+    held_out = [f"images/{shot.name}" for shot in shots if shot.held_out]
+    meta["train_filenames"] = [f"images/{shot.name}" for shot in shots if shot.trained]
+    meta |= {"val_filenames": held_out, "test_filenames": held_out}
+    with replacing(output) as part:
+        (part / "images").mkdir(parents=True)
+        for shot in shots:
+            file = part / "images" / shot.name
+            if callable(shot.picture):
+                shot.picture().save(file)
+            else:
+                _link(shot.picture.absolute(), file)
+        for name, mask in (masks or {}).items():
+            (part / MASKS).mkdir(exist_ok=True)
+            Image.fromarray(mask[..., 0]).save(part / MASKS / f"{Path(name).stem}.png")
+        if points is not None:
+            meta["ply_file_path"] = "sparse_pc.ply"
+            write_points(points.positions.astype(np.float64), points.colours, part / "sparse_pc.ply")
+        (part / "transforms.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    return output
+
+
+def _link(file: Path, link: Path) -> None:
+    try:
+        os.symlink(file, link)
+    except OSError:  # a disk without links
+        shutil.copyfile(file, link)
