@@ -230,22 +230,25 @@ def convert(
     base: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     references: int = 1,
+    kind: Literal["hi3d-stage1", "hi3d-stage2", "sv3d-u"] | None = None,
 ) -> None:
     """Turn pickles into a folder of weights that is safe to load.
 
-    They are a training checkpoint of the official Difix code, or a folder whose parts are .bin files, such as a
-    published upscaler. Nothing in them is run. The folder written holds JSON and safetensors and is what --weights
-    takes.
+    They are a training checkpoint of the official Difix code, a checkpoint of a video model of orbits (--kind), or a
+    folder whose parts are .bin files, such as a published upscaler. Nothing in them is run. The folder written holds
+    JSON and safetensors and is what --weights takes.
 
     Args:
-        checkpoint: model_N.pkl; or a folder with .bin files, or its hub id, which downloads, for example
-            CompVis/ldm-super-resolution-4x-openimages.
+        checkpoint: model_N.pkl; or first_stage.pt or second_stage.pt of Hi3D, or sv3d_u.safetensors; or a folder with
+            .bin files, or its hub id, which downloads, for example CompVis/ldm-super-resolution-4x-openimages.
         output: folder to write.
-        base: what model_N.pkl was trained from, as a folder or a hub id (which downloads): stabilityai/sd-turbo, or
-            Difix weights.
-        dtype: precision of the weights written: float32, bfloat16 or float16 (unset: as they are).
+        base: what the checkpoint was trained from, as a folder or a hub id (which downloads). Of model_N.pkl:
+            stabilityai/sd-turbo, or Difix weights. With --kind: stabilityai/stable-video-diffusion-img2vid-xt, whose
+            image encoder is copied (unset: to be added by hand).
+        dtype: precision of the weights written: float32, bfloat16 or float16 (unset: as they are, with --kind float16).
         references: photos the model was shown beside each picture in training, which no checkpoint says: 0 if it was
             trained without, as nvidia/difix was; references are ignored then.
+        kind: video model of orbits that the checkpoint holds.
     """
     import torch
 
@@ -254,6 +257,16 @@ def convert(
     from difix3d_ns.priors.published.pickled_folder import convert_folder
 
     precision = getattr(torch, dtype) if dtype else None
+    if kind is not None:
+        from difix3d_ns.priors.published.video_checkpoint import convert_video
+        from difix3d_ns.priors.published.video_folder import BASE, ENCODER
+
+        convert_video(checkpoint, kind, output, base, precision)
+        if base is None:
+            print(f"Left out: {ENCODER}/. Copy that folder of {BASE} to {output / ENCODER}, or convert with --base")
+        name = "orbit-refiner.name hi3d-video --pipeline.guidance.orbit-refiner" if kind == "hi3d-stage2" else ""
+        print(f"Use it: --pipeline.guidance.{name}.weights {output}" if name else f"{output} is a generator of orbits")
+        return
     if checkpoint.is_dir() or (is_hub_id(str(checkpoint)) and checkpoint.suffix not in PICKLES):
         convert_folder(str(checkpoint), output, precision)
         print(f"Use it: --weights {output}, or in a training as the weights of an upscaler or a fixer")
