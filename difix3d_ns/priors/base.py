@@ -1,8 +1,8 @@
 """Protocols of priors, with their requests and results: one for each capability, and none for all of them.
 
-``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator``, ``OrbitRefiner`` and ``Depth`` take longer
-than a second, so they work in steps over a state of tensors (``Stepwise``), which can be shown, counted and saved in
-between.
+``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator``, ``OrbitRefiner``, ``OrbitGenerator`` and
+``Depth`` take longer than a second, so they work in steps over a state of tensors (``Stepwise``), which can be shown,
+counted and saved in between.
 """
 
 from __future__ import annotations
@@ -252,6 +252,33 @@ class OrbitRefiner(Stepwise[list[Tensor]], Protocol):
 
         Args:
             frames: in the order of the orbit, all of one size; depth of all of them, or of none.
+            seed: of all random draws.
+        """
+        ...
+
+
+class OrbitGenerator(Stepwise[list[Tensor]], Protocol):
+    """Makes the views around an object from one picture of it.
+
+    Results are [S, S, 3] in [0, 1], float32, at azimuths that turn evenly once around; the first is the picture's own.
+    """
+
+    @property
+    def frames(self) -> int:
+        """Number of views."""
+        ...
+
+    @property
+    def needs_elevation(self) -> bool:
+        """True if the picture's elevation decides what it makes."""
+        ...
+
+    def start(self, picture: Tensor, elevation: float = 0.0, seed: int = 0) -> State:
+        """Create the state of the work.
+
+        Args:
+            picture: [H, H, 3] in [0, 1], of an object in its middle, before white.
+            elevation: of its camera above the object's horizon, in degrees; the views have the same.
             seed: of all random draws.
         """
         ...

@@ -128,7 +128,7 @@ def test_the_folder_holds_json_and_half_precision(tmp_path: Path) -> None:
     assert len(state) == 1428 and {value.dtype for value in state.values()} == {torch.float16}
     config = json.loads((folder / "unet" / "config.json").read_text())
     assert (config["in_channels"], config["num_frames"], config["sample_size"]) == (17, 16, 128)
-    with pytest.raises(FileNotFoundError, match="image_encoder.*is missing: copy image_encoder/ of stabilityai"):
+    with pytest.raises(FileNotFoundError, match=r"image_encoder.*is missing: copy image_encoder/ of stabilityai"):
         read_video(folder, from_picture=False)
     with pytest.raises(RuntimeError, match="another sort: one of hi3d-stage1, sv3d-u"):
         read_video(folder, from_picture=True)
@@ -223,7 +223,7 @@ def test_a_full_disk_is_said_before_anything_is_written(
     tmp_path: Path, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
-    with pytest.raises(UserError, match="0.0 GiB are free.*make room"):
+    with pytest.raises(UserError, match=r"0\.0 GiB are free.*make room"):
         convert_video(write_checkpoint(tmp_path / "a.pt", tensors), "hi3d-stage2", tmp_path / "out")
     assert not _written(tmp_path / "out")
 

@@ -1,4 +1,4 @@
-"""What every conversion of published weights does: pickles are read without running them, and nothing is overwritten."""
+"""Parts of every conversion of published weights: pickles are read without running them, nothing is overwritten."""
 
 from __future__ import annotations
 

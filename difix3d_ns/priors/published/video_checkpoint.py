@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def convert_video(
                     written / part.folder / WEIGHTS,
                     dtype,
                     part.shapes,
-                    lambda name, part=part: _read(source, part.sources[name], part.shapes[name], dtype),
+                    partial(_read, source, part, dtype),
                     lambda size: bar.advance(task, size),
                 )
             write_json(written / "scheduler" / "scheduler_config.json", _SCHEDULER)
@@ -245,7 +246,7 @@ def _autoencoder_prefix(source: _Checkpoint) -> str:
 def _fitted(source: _Checkpoint, folder: str, config: dict[str, Any], renamed: Mapping[str, str | None]) -> _Part:
     """Compare names and shapes with the network of a configuration, which takes no memory."""
     expected = {name: tuple(value.shape) for name, value in build(folder, config).state_dict().items()}
-    sources = {new: old for old, new in renamed.items() if new in expected}
+    sources = {new: old for old, new in renamed.items() if new is not None and new in expected}
     if missing := [name for name in expected if name not in sources]:
         raise UserError(
             f"{source.file} is incomplete: of {len(expected)} tensors of {folder}/ {len(missing)} are missing: "
@@ -267,9 +268,10 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
 
 
-def _read(source: _Checkpoint, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _read(source: _Checkpoint, part: _Part, dtype: torch.dtype, new_name: str) -> Tensor:
+    name = part.sources[new_name]
     try:
-        values = source.read(name).to(dtype).reshape(shape)
+        values = source.read(name).to(dtype).reshape(part.shapes[new_name])
     except (SafetensorError, RuntimeError) as error:
         raise UserError(f"{source.file}: {name} can't be read ({error}); copy or download it again") from error
     if not bool(values.isfinite().all()):

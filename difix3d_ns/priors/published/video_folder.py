@@ -5,7 +5,7 @@ Read are JSON and safetensors.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from difix3d_ns.priors.networks.from_config import construct
+from difix3d_ns.priors.networks.precision import fast_dtype
+from difix3d_ns.priors.published import hub
 from difix3d_ns.priors.published.folder import fill, read_json, read_part, read_tensors
 from difix3d_ns.priors.published.hub import FACTS
 from difix3d_ns.priors.published.video_kinds import KINDS, KindName, VideoKind
@@ -25,6 +27,8 @@ ENCODER = "image_encoder"
 BASE = "stabilityai/stable-video-diffusion-img2vid-xt"
 """whose image encoder Hi3D and SV3D-u have"""
 _CLASSES: dict[str, Any] = {"unet": UNetSpatioTemporalConditionModel, "vae": AutoencoderKL}
+_NUMBERS = "position_ids"
+"""of patches, in files of earlier versions"""
 _EPS = 1e-5
 """of normalisation in residual blocks, as trained; diffusers writes 1e-6 in some"""
 
@@ -97,6 +101,27 @@ def read_video(folder: Path, from_picture: bool) -> VideoParts:
     return VideoParts(kind, unet, autoencoder, encoder)
 
 
+def load_video(weights: str, device: torch.device, dtype: torch.dtype | None, from_picture: bool) -> VideoParts:
+    """Read the parts of a model where they are run.
+
+    Args:
+        weights: a folder, or a hub id, which downloads.
+        device, dtype: None for ``fast_dtype``.
+        from_picture: see ``read_video``.
+
+    Raises:
+        FileNotFoundError, RuntimeError: see ``read_video``.
+    """
+    folder = hub.download(weights, hub.VIDEO) if hub.is_hub_id(weights) else Path(weights).expanduser()
+    parts = read_video(folder, from_picture)
+    precision = dtype or fast_dtype(device.type)
+    for network in (parts.unet, parts.encoder):
+        nn.Module.to(network, device, precision)  # diffusers' own warns of nothing
+    # In half precision this autoencoder overflows.
+    nn.Module.to(parts.autoencoder, device, torch.float32 if precision == torch.float16 else precision)
+    return parts
+
+
 def check_encoder(folder: Path) -> Path:
     """Return the folder of the image encoder in a model's folder. Raises FileNotFoundError with a remedy."""
     encoder = folder / ENCODER
@@ -113,15 +138,15 @@ def _kind(folder: Path) -> VideoKind:
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "no such folder"
         raise FileNotFoundError(f"{folder}: {what}; give a folder that difix3d convert --kind wrote")
-    name: KindName | None = None
-    if (folder / FACTS).is_file():
-        name = read_json(folder / FACTS).get("kind")
+    facts = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
+    name: KindName | None = facts.get("kind")
     if name not in KINDS:
         raise FileNotFoundError(
             f"{folder} holds no model of orbits: {FACTS} names none of {', '.join(KINDS)}. Give a folder that difix3d "
             "convert --kind wrote"
         )
-    return KINDS[name]
+    steps = facts.get("steps")  # of a model that needs fewer, say
+    return replace(KINDS[name], steps=steps) if isinstance(steps, int) and steps > 0 else KINDS[name]
 
 
 def _read_encoder(folder: Path) -> Any:
@@ -134,11 +159,9 @@ def _read_encoder(folder: Path) -> Any:
         raise RuntimeError(f"{folder / 'model.safetensors'} is damaged ({error}); download it again") from error
     except (TypeError, ValueError, KeyError) as error:
         raise RuntimeError(f"{folder}: unusable configuration: {error}") from error
-    places = [name for name in state if name.endswith("position_ids")]  # files of earlier versions have them
-    fill(network, {name: value for name, value in state.items() if name not in places}, folder)
+    fill(network, {name: value for name, value in state.items() if not name.endswith(_NUMBERS)}, folder)
     for name, buffer in network.named_buffers():
         if buffer.is_meta:
             parent, _, leaf = name.rpartition(".")
-            places = torch.arange(buffer.numel()).view(buffer.shape)
-            setattr(network.get_submodule(parent), leaf, places)
+            setattr(network.get_submodule(parent), leaf, torch.arange(buffer.numel()).view(buffer.shape))
     return network
