@@ -1,6 +1,6 @@
 """Protocols of priors, with their requests and results: one for each capability, and none for all of them.
 
-``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator``, ``OrbitRefiner``, ``OrbitGenerator`` and
+``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator``, ``OrbitGenerator``, ``OrbitRefiner`` and
 ``Depth`` take longer than a second, so they work in steps over a state of tensors (``Stepwise``), which can be shown,
 counted and saved in between.
 """
@@ -226,6 +226,35 @@ class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
 
 
 @dataclass(frozen=True)
+class ObjectFrame:
+    """A picture of an object from a camera of an orbit, cut out."""
+
+    image: Tensor  # [S, S, 3] in [0, 1], float32; outside of the silhouette colours mean nothing
+    alpha: Tensor  # [S, S, 1] silhouette in [0, 1]
+    depth: Tensor | None = None  # [S, S, 1] along z, 0 where the object is not; None: it does not say
+
+
+class OrbitGenerator(Stepwise[list[ObjectFrame]], Protocol):
+    """Makes pictures of an object all around it from one photograph.
+
+    Cameras are those of ``geometry.object_frame`` and the photograph is at the first one, which shows it as it is. It
+    may have two members more: ``generative``, True if another seed makes another object, and ``about``, a sentence for
+    users on what it does where the photograph shows nothing.
+    """
+
+    def start(self, photo: Tensor, elevation: float, count: int, seed: int = 0) -> State:
+        """Create the state of the work.
+
+        Args:
+            photo: [S, S, 4] in [0, 1], the object cut out and centred.
+            elevation: of the camera, degrees above the object's middle.
+            count: of the pictures, the photograph's among them.
+            seed: of all random draws.
+        """
+        ...
+
+
+@dataclass(frozen=True)
 class OrbitFrame:
     """A frame of an orbit around something, to be refined with the others."""
 
@@ -252,33 +281,6 @@ class OrbitRefiner(Stepwise[list[Tensor]], Protocol):
 
         Args:
             frames: in the order of the orbit, all of one size; depth of all of them, or of none.
-            seed: of all random draws.
-        """
-        ...
-
-
-class OrbitGenerator(Stepwise[list[Tensor]], Protocol):
-    """Makes the views around an object from one picture of it.
-
-    Results are [S, S, 3] in [0, 1], float32, at azimuths that turn evenly once around; the first is the picture's own.
-    """
-
-    @property
-    def frames(self) -> int:
-        """Number of views."""
-        ...
-
-    @property
-    def needs_elevation(self) -> bool:
-        """True if the picture's elevation decides what it makes."""
-        ...
-
-    def start(self, picture: Tensor, elevation: float = 0.0, seed: int = 0) -> State:
-        """Create the state of the work.
-
-        Args:
-            picture: [H, H, 3] in [0, 1], of an object in its middle, before white.
-            elevation: of its camera above the object's horizon, in degrees; the views have the same.
             seed: of all random draws.
         """
         ...

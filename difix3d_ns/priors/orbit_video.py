@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from difix3d_ns.geometry.resampling import resampled
-from difix3d_ns.priors.base import OrbitGenerator, State
+from difix3d_ns.io.cut_outs import before_plain_background
+from difix3d_ns.priors.base import ObjectFrame, OrbitGenerator, State
 from difix3d_ns.priors.networks.diffusion import closed_guidance, karras_sigmas, rising_guidance
 from difix3d_ns.priors.networks.video_chain import MULTIPLE, VideoChain, embedded
 from difix3d_ns.priors.published.video_folder import VideoParts, load_video
@@ -24,8 +24,7 @@ Guidance = Literal["published", "closed"]
 class VideoOrbitGenerator:
     """A video diffusion model behind the contract of ``OrbitGenerator``.
 
-    Frame k of Hi3D is taken k times 22.5 degrees further to the camera's own right. SV3D's frames are an equal number
-    of steps apart; its last one is the picture's, which comes first here.
+    Pictures are made before white, and cut out from it. SV3D's last frame is the photograph's, which comes first here.
 
     Args:
         parts: networks, on ``device``.
@@ -47,8 +46,6 @@ class VideoOrbitGenerator:
         score: float = SCORE,
     ) -> None:
         kind = self._kind = parts.kind
-        self.frames = kind.frames
-        self.needs_elevation = kind.vector > EMBEDDING
         self._side = side or kind.side
         if self._side % MULTIPLE:
             raise ValueError(f"side {self._side}: a multiple of {MULTIPLE} is needed")
@@ -62,13 +59,21 @@ class VideoOrbitGenerator:
         sigmas = karras_sigmas(steps or kind.steps, MIN_SIGMA, MAX_SIGMA)
         self._chain = VideoChain(parts.unet, parts.autoencoder, parts.encoder, device, sigmas, kind.noise, hold=False)
 
-    def start(self, picture: Tensor, elevation: float = 0.0, seed: int = 0) -> State:
-        if picture.dim() != 3 or picture.shape[0] != picture.shape[1]:
-            raise ValueError(f"a square picture is needed, not {tuple(picture.shape)}")
+    generative = True
+    about = "what the photo does not show is made up, and is another with another seed"
+
+    def start(self, photo: Tensor, elevation: float, count: int, seed: int = 0) -> State:
+        if photo.dim() != 3 or photo.shape[0] != photo.shape[1] or photo.shape[2] != 4:
+            raise ValueError(f"a square photo with alpha is needed, not {tuple(photo.shape)}")
+        if count != self._kind.frames:
+            raise ValueError(f"{count} pictures: this model makes {self._kind.frames}")
         if not -90 < elevation < 90:
             raise ValueError(f"elevation {elevation}: above -90 and below 90 degrees is needed")
-        planes = resampled(picture.detach().cpu().float(), self._side, self._side).clamp(0, 1).permute(2, 0, 1)
-        return self._chain.start(planes[None], planes, self._vector(elevation), self._guidance, None, seed)
+        whole = resampled(photo.detach().cpu().float(), self._side, self._side)
+        alpha = whole[..., 3:]
+        planes = torch.lerp(torch.ones_like(whole[..., :3]), whole[..., :3], alpha).permute(2, 0, 1)
+        state = self._chain.start(planes[None], planes, self._vector(elevation), self._guidance, None, seed)
+        return {**state, "photo": whole.half()}
 
     def steps_left(self, state: State) -> int:
         return self._chain.steps_left(state)
@@ -76,46 +81,29 @@ class VideoOrbitGenerator:
     def step(self, state: State) -> State:
         return self._chain.step(state)
 
-    def result(self, state: State) -> list[Tensor]:
-        made = [self._chain.frame(state, number).permute(1, 2, 0) for number in range(self.frames)]
-        if not self._kind.closed:
-            return made
-        picture = state["pictures"][0].float().permute(1, 2, 0)  # its last frame, as its own code puts it there
-        return [picture, *made[:-1]]
+    def result(self, state: State) -> list[ObjectFrame]:
+        photo = state["photo"].float()
+        count = self._kind.frames
+        numbers = range(count - 1) if self._kind.closed else range(1, count)
+        made = [self._chain.frame(state, number).permute(1, 2, 0).contiguous() for number in numbers]
+        return [
+            ObjectFrame(photo[..., :3], photo[..., 3:]),
+            *(ObjectFrame(image, _silhouette(image)) for image in made),
+        ]
 
     def _vector(self, elevation: float) -> Tensor:
         """Embedded numbers that the network is given, in the order it was trained with."""
         noise = embedded(self._kind.noise, EMBEDDING)
-        if not self.needs_elevation:
+        if self._kind.vector == EMBEDDING:
             return noise
         score = torch.cat([torch.tensor([self._score]), embedded(100 * self._score, EMBEDDING - 1)])
         return torch.cat([score, embedded(round(elevation), EMBEDDING), noise])
 
 
-def framed(picture: Tensor, alpha: Tensor, share: float = 0.75) -> Tensor:
-    """Put an object in the middle of a square, before white, as large as these models saw objects.
-
-    Args:
-        picture: [H, W, 3] in [0, 1].
-        alpha: [H, W, 1] in [0, 1].
-        share: of the square's side that the longer side of the object's box takes.
-
-    Returns:
-        [S, S, 3].
-
-    Raises:
-        ValueError: alpha is 0 everywhere.
-    """
-    rows, columns = (torch.nonzero(alpha[..., 0].amax(axis) > 0.05)[:, 0] for axis in (1, 0))
-    if not len(rows):
-        raise ValueError("nothing is in the picture: alpha is 0 everywhere")
-    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    cut = torch.lerp(torch.ones_like(picture), picture, alpha)[top:bottom, left:right]
-    height, width = cut.shape[:2]
-    side = max(round(max(height, width) / share), max(height, width))
-    above, before = (side - height) // 2, (side - width) // 2
-    margins = (0, 0, before, side - width - before, above, side - height - above)
-    return F.pad(cut, margins, value=1.0)
+def _silhouette(image: Tensor) -> Tensor:
+    """Alpha [S, S, 1] of a picture of an object before white; all of it if its border is of many colours."""
+    found = before_plain_background((image * 255).round().byte().numpy())
+    return torch.ones_like(image[..., :1]) if found is None else torch.from_numpy(found).float()
 
 
 def load(

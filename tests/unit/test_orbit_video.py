@@ -28,7 +28,7 @@ from difix3d_ns.priors.networks.diffusion import (
     rising_guidance,
     signal_of,
 )
-from difix3d_ns.priors.orbit_video import VideoOrbitGenerator, framed
+from difix3d_ns.priors.orbit_video import VideoOrbitGenerator
 from difix3d_ns.priors.published.video_checkpoint import _SCHEDULER, convert_video
 from difix3d_ns.priors.published.video_folder import read_video
 from difix3d_ns.priors.published.video_kinds import KINDS
@@ -221,7 +221,7 @@ def test_the_first_stage_is_the_official_loop(tmp_path: Path) -> None:
     parts = replace(parts, kind=replace(parts.kind, frames=4))
     generator = VideoOrbitGenerator(parts, torch.device("cpu"), steps=3, side=64, score=6.5)
     given = picture(64, 64, 2).half().float()
-    state = generator.start(given, elevation=-9.8, seed=3)
+    state = generator.start(_cut_out(given), -9.8, 4, seed=3)
     while generator.steps_left(state) > 4:  # but for decoding
         state = generator.step(state)
     planes = given.permute(2, 0, 1)[None]
@@ -247,9 +247,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     return {kind: str(write_video(tmp_path_factory.mktemp(kind), kind)) for kind in kinds}
 
 
-@pytest.fixture(scope="module", params=["hi3d-stage1", "sv3d-u"])
-def generator(request: pytest.FixtureRequest, weights: Mapping[str, str]) -> OrbitGenerator:
-    return load_orbit_generator("orbit-video", weights[request.param], options=(("side", 64),))
+def _cut_out(image: Tensor) -> Tensor:
+    """A photograph with alpha, opaque."""
+    return torch.cat([image, torch.ones_like(image[..., :1])], -1)
+
+
+COUNT = {"hi3d-stage1": 16, "sv3d-u": 21}
 
 
 def _finished(generator: OrbitGenerator, state: State) -> State:
@@ -262,52 +265,55 @@ def _finished(generator: OrbitGenerator, state: State) -> State:
     return state
 
 
-def test_it_makes_an_orbit(generator: OrbitGenerator) -> None:
+@pytest.mark.parametrize("kind", COUNT)
+def test_it_makes_an_orbit(kind: str, weights: Mapping[str, str]) -> None:
+    generator = load_orbit_generator("orbit-video", weights[kind], options=(("side", 64),))
     globally = torch.get_rng_state()
-    given = picture(80, 80, 1)
-    state = generator.start(given, 20, seed=1)
+    given = torch.cat([picture(80, 80, 1), torch.ones(80, 80, 1)], -1)
+    given[:20, :, 3] = 0
+    state = generator.start(given, 20, COUNT[kind], seed=1)
     for _ in range(generator.steps_left(state) // 2):
         state = generator.step(state)
     saved = load(save({name: values.contiguous() for name, values in state.items()}))
     one, again = (generator.result(_finished(generator, way)) for way in (state, saved))
-    assert len(one) == generator.frames and {tuple(frame.shape) for frame in one} == {(64, 64, 3)}
-    assert all(frame.dtype == torch.float32 and frame.min() >= 0 and frame.max() <= 1 for frame in one)
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    other = generator.result(_finished(generator, generator.start(given, 20, seed=2)))
-    assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert len(one) == COUNT[kind] and {tuple(frame.image.shape) for frame in one} == {(64, 64, 3)}
+    for frame in one:
+        assert frame.image.dtype == torch.float32 and frame.image.min() >= 0 and frame.image.max() <= 1
+        assert frame.alpha.shape == (64, 64, 1) and frame.alpha.min() >= 0 and frame.alpha.max() <= 1
+    assert all(torch.equal(a.image, b.image) for a, b in zip(one, again, strict=True))
+    assert (one[0].image - resampled(given, 64, 64)[..., :3]).abs().max() < 1e-3
+    assert one[0].alpha[:12].max() < 0.1 and one[0].alpha[20:].min() > 0.9
     assert torch.equal(torch.get_rng_state(), globally)
+    state, other = (generator.step(generator.start(given, 20, COUNT[kind], seed=seed)) for seed in (1, 2))
+    assert not torch.equal(generator.step(state)["noisy"], generator.step(other)["noisy"])
 
 
 def test_elevation_counts_where_it_is_needed(weights: Mapping[str, str]) -> None:
-    for kind, needs in (("hi3d-stage1", True), ("sv3d-u", False)):
+    for kind, count in COUNT.items():
         generator = load_orbit_generator("orbit-video", weights[kind], options=(("side", 64),))
-        assert generator.needs_elevation is needs
-        vectors = [generator.start(picture(64, 64, 1), elevation)["vector"] for elevation in (0, 30)]
-        assert torch.equal(*vectors) is not needs and len(vectors[0]) == KINDS[kind].vector
+        vectors = [generator.start(_cut_out(picture(64, 64, 1)), degrees, count)["vector"] for degrees in (0, 30)]
+        assert torch.equal(*vectors) is (kind == "sv3d-u") and len(vectors[0]) == KINDS[kind].vector
 
 
-def test_the_picture_of_sv3d_comes_first(weights: Mapping[str, str]) -> None:
-    generator = load_orbit_generator("orbit-video", weights["sv3d-u"], options=(("side", 64),))
-    given = picture(64, 64, 4)
-    state = generator.start(given)
-    assert state["guidance"][20] == 1 and state["guidance"][10] == 2.5
-    frames = generator.result(_finished(generator, state))
-    assert (frames[0] - given).abs().max() < 1e-3
+def test_guidance_is_as_published_or_closed(weights: Mapping[str, str]) -> None:
+    def guidance(kind: str, *options: tuple[str, str]) -> Tensor:
+        generator = load_orbit_generator("orbit-video", weights[kind], options=(("side", 64), *options))
+        return generator.start(_cut_out(picture(64, 64, 1)), 0, COUNT[kind])["guidance"]
 
-
-def test_guidance_of_the_first_stage_may_be_closed(weights: Mapping[str, str]) -> None:
-    options = (("side", 64), ("guidance", "closed"))
-    generator = load_orbit_generator("orbit-video", weights["hi3d-stage1"], options=options)
-    assert torch.equal(generator.start(picture(64, 64, 1))["guidance"], closed_guidance(16, 2.5))
+    assert torch.equal(guidance("sv3d-u"), closed_guidance(21, 2.5, repeats=True))
+    assert torch.equal(guidance("hi3d-stage1"), rising_guidance(16, 2.5))
+    assert torch.equal(guidance("hi3d-stage1", ("guidance", "closed")), closed_guidance(16, 2.5))
 
 
 def test_what_it_cannot_take_is_refused(weights: Mapping[str, str], tmp_path: Path) -> None:
     assert available_priors(OrbitGenerator) == ("orbit-video",)
     generator = load_orbit_generator("orbit-video", weights["sv3d-u"], options=(("side", 64),))
-    with pytest.raises(ValueError, match=r"a square picture is needed, not \(32, 64, 3\)"):
-        generator.start(torch.zeros(32, 64, 3))
+    with pytest.raises(ValueError, match=r"a square photo with alpha is needed, not \(64, 64, 3\)"):
+        generator.start(torch.zeros(64, 64, 3), 0, 21)
     with pytest.raises(ValueError, match="elevation 95"):
-        generator.start(torch.zeros(64, 64, 3), 95)
+        generator.start(torch.zeros(64, 64, 4), 95, 21)
+    with pytest.raises(ValueError, match="16 pictures: this model makes 21"):
+        generator.start(torch.zeros(64, 64, 4), 0, 16)
     with pytest.raises(ValueError, match="a multiple of 64"):
         load_orbit_generator("orbit-video", weights["sv3d-u"], options=(("side", 100),))
     for load_prior, name in ((load_orbit_generator, "orbit-video"), (load_orbit_refiner, "hi3d-video")):
@@ -319,14 +325,3 @@ def test_what_it_cannot_take_is_refused(weights: Mapping[str, str], tmp_path: Pa
             load_prior(name, str(tmp_path))
     with pytest.raises(RuntimeError, match="another sort: one of hi3d-stage2 is needed"):
         load_orbit_refiner("hi3d-video", weights["sv3d-u"])
-
-
-def test_an_object_is_framed_as_in_training() -> None:
-    alpha = torch.zeros(50, 80, 1)
-    alpha[10:40, 20:40] = 1
-    found = framed(torch.zeros(50, 80, 3), alpha, 0.75)
-    assert found.shape == (40, 40, 3)
-    dark = found[..., 0] == 0
-    assert dark[5:35, 10:30].all() and dark.sum() == 600
-    with pytest.raises(ValueError, match="nothing is in the picture"):
-        framed(torch.zeros(4, 4, 3), torch.zeros(4, 4, 1))
