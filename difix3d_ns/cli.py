@@ -291,7 +291,8 @@ def curate(
 
     Args:
         scenes: procedural:N for N generated scenes, procedural-seed:S for one, folders with transforms.json or a
-            COLMAP model, or DATAPARSER:FOLDER with the name of another of nerfstudio's dataparsers.
+            COLMAP model, DATAPARSER:FOLDER with the name of another of nerfstudio's dataparsers, or meshes:FOLDER for
+            orbits of its .glb, .obj and .ply files (with --strategies orbit; meshes@30:FOLDER at 30 degrees).
         output: folder for shards.
         options: samples to make.
         first_seed: first seed of procedural:N.
