@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import runpy
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from torch import Tensor
 from difix3d_ns.geometry.orbits import elevation_of
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resampled
+from difix3d_ns.io.images import Picture, read_picture, write_picture
 from difix3d_ns.priors.base import OrbitFrame, OrbitGenerator, State
 from difix3d_ns.priors.hi3d_video import VideoOrbitRefiner, depth_condition
 from difix3d_ns.priors.networks.diffusion import (
@@ -325,3 +329,18 @@ def test_what_it_cannot_take_is_refused(weights: Mapping[str, str], tmp_path: Pa
             load_prior(name, str(tmp_path))
     with pytest.raises(RuntimeError, match="another sort: one of hi3d-stage2 is needed"):
         load_orbit_refiner("hi3d-video", weights["sv3d-u"])
+
+
+def test_the_example_of_the_page_runs(
+    tmp_path: Path, weights: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Path(__file__).parents[2] / "docs" / "examples" / "make_orbit.py"
+    write_picture(tmp_path / "photo.png", Picture(picture(64, 64, 1), torch.ones(64, 64, 1)))
+    small = partial(load_orbit_generator, options=(("side", 64),))
+    monkeypatch.setattr("difix3d_ns.priors.registry.load_orbit_generator", small)
+    given = [str(tmp_path / "photo.png"), str(tmp_path / "frames"), weights["hi3d-stage1"], "20", "16"]
+    monkeypatch.setattr(sys, "argv", [str(script), *given])
+    runpy.run_path(str(script), run_name="__main__")
+    assert [file.name for file in sorted((tmp_path / "frames").iterdir())] == [f"{k:03d}.png" for k in range(16)]
+    assert (read_picture(tmp_path / "frames" / "000.png").image - picture(64, 64, 1)).abs().max() < 5e-3
+    assert "docs/examples/make_orbit.py" in (script.parents[1] / "hi3d.md").read_text()
