@@ -264,8 +264,11 @@ def convert(
         convert_video(checkpoint, kind, output, base, precision)
         if base is None:
             print(f"Left out: {ENCODER}/. Copy that folder of {BASE} to {output / ENCODER}, or convert with --base")
-        name = "orbit-refiner.name hi3d-video --pipeline.guidance.orbit-refiner" if kind == "hi3d-stage2" else ""
-        print(f"Use it: --pipeline.guidance.{name}.weights {output}" if name else f"{output} is a generator of orbits")
+        if kind == "hi3d-stage2":
+            flags = "--pipeline.guidance.orbit-refiner"
+            print(f"Use it: ns-train hi3d-splatfacto {flags}.name hi3d-video {flags}.weights {output} --data SCENE")
+        else:
+            print(f'Use it: load_orbit_generator("orbit-video", "{output}"), as docs/examples/make_orbit.py does')
         return
     if checkpoint.is_dir() or (is_hub_id(str(checkpoint)) and checkpoint.suffix not in PICKLES):
         convert_folder(str(checkpoint), output, precision)

@@ -121,7 +121,7 @@ def load(
         weights: a folder that ``difix3d convert --kind hi3d-stage1`` or ``--kind sv3d-u`` wrote, or the hub id of a
             copy of it, which downloads.
         device: where its networks live.
-        dtype: their precision; None for ``fast_dtype``.
+        dtype: their precision; None for float16 on CUDA, as published, else ``fast_dtype``.
         guidance, steps, side, score: see ``VideoOrbitGenerator``.
 
     Raises:

@@ -309,6 +309,15 @@ def test_guidance_is_as_published_or_closed(weights: Mapping[str, str]) -> None:
     assert torch.equal(guidance("hi3d-stage1", ("guidance", "closed")), closed_guidance(16, 2.5))
 
 
+def test_numbers_that_are_not_finite_are_said(weights: Mapping[str, str]) -> None:
+    parts = read_video(Path(weights["sv3d-u"]), from_picture=True)
+    parts.unet.conv_out.bias.data[0] = torch.inf
+    generator = VideoOrbitGenerator(parts, torch.device("cpu"), side=64)
+    state = generator.step(generator.start(_cut_out(picture(64, 64, 1)), 0, 21))
+    with pytest.raises(RuntimeError, match="no finite numbers in float32; use bfloat16 or float32"):
+        generator.step(state)
+
+
 def test_what_it_cannot_take_is_refused(weights: Mapping[str, str], tmp_path: Path) -> None:
     assert available_priors(OrbitGenerator) == ("orbit-video",)
     generator = load_orbit_generator("orbit-video", weights["sv3d-u"], options=(("side", 64),))

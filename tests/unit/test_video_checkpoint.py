@@ -235,7 +235,8 @@ def test_the_command_says_what_is_left_to_do(
     cli.convert(file, tmp_path / "out", kind="hi3d-stage2")
     said = " ".join(capsys.readouterr().out.split())
     assert "Left out: image_encoder/. Copy that folder of stabilityai/stable-video-diffusion-img2vid-xt" in said
-    assert f"--pipeline.guidance.orbit-refiner.weights {tmp_path / 'out'}" in said.replace("\n", "")
+    flags = "--pipeline.guidance.orbit-refiner"
+    assert f"hi3d-splatfacto {flags}.name hi3d-video {flags}.weights {tmp_path / 'out'} --data" in said
     with pytest.raises(UserError, match="is missing: copy image_encoder"):
         convert_video(file, "hi3d-stage2", tmp_path / "other", base=str(tmp_path))
 

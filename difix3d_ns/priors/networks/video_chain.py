@@ -139,6 +139,9 @@ class VideoChain:
         with_all = self._estimate(noisy, condition, context, vector, sigma)
         without = self._estimate(noisy, torch.zeros_like(condition), torch.zeros_like(context), vector, sigma)
         clean = without + guidance.view(-1, 1, 1, 1) * (with_all - without)
+        if not bool(clean.isfinite().all()):
+            precision = str(self._unet.dtype).removeprefix("torch.")
+            raise RuntimeError(f"the video network gives no finite numbers in {precision}; use bfloat16 or float32")
         return euler_step(noisy, clean, sigma, following).cpu()
 
     def _estimate(self, noisy: Tensor, condition: Tensor, context: Tensor, vector: Tensor, sigma: float) -> Tensor:

@@ -106,7 +106,8 @@ def load_video(weights: str, device: torch.device, dtype: torch.dtype | None, fr
 
     Args:
         weights: a folder, or a hub id, which downloads.
-        device, dtype: None for ``fast_dtype``.
+        device: where they are run.
+        dtype: their precision; None for float16 on CUDA, as published, else ``fast_dtype``.
         from_picture: see ``read_video``.
 
     Raises:
@@ -114,7 +115,7 @@ def load_video(weights: str, device: torch.device, dtype: torch.dtype | None, fr
     """
     folder = hub.download(weights, hub.VIDEO) if hub.is_hub_id(weights) else Path(weights).expanduser()
     parts = read_video(folder, from_picture)
-    precision = dtype or fast_dtype(device.type)
+    precision = dtype or (torch.float16 if device.type == "cuda" else fast_dtype(device.type))
     for network in (parts.unet, parts.encoder):
         nn.Module.to(network, device, precision)  # diffusers' own warns of nothing
     # In half precision this autoencoder overflows.
