@@ -230,22 +230,25 @@ def convert(
     base: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     references: int = 1,
+    kind: Literal["hi3d-stage1", "hi3d-stage2", "sv3d-u"] | None = None,
 ) -> None:
     """Turn pickles into a folder of weights that is safe to load.
 
-    They are a training checkpoint of the official Difix code, or a folder whose parts are .bin files, such as a
-    published upscaler. Nothing in them is run. The folder written holds JSON and safetensors and is what --weights
-    takes.
+    They are a training checkpoint of the official Difix code, a checkpoint of a video model of orbits (--kind), or a
+    folder whose parts are .bin files, such as a published upscaler. Nothing in them is run. The folder written holds
+    JSON and safetensors and is what --weights takes.
 
     Args:
-        checkpoint: model_N.pkl; or a folder with .bin files, or its hub id, which downloads, for example
-            CompVis/ldm-super-resolution-4x-openimages.
+        checkpoint: model_N.pkl; or first_stage.pt or second_stage.pt of Hi3D, or sv3d_u.safetensors; or a folder with
+            .bin files, or its hub id, which downloads, for example CompVis/ldm-super-resolution-4x-openimages.
         output: folder to write.
-        base: what model_N.pkl was trained from, as a folder or a hub id (which downloads): stabilityai/sd-turbo, or
-            Difix weights.
-        dtype: precision of the weights written: float32, bfloat16 or float16 (unset: as they are).
+        base: what the checkpoint was trained from, as a folder or a hub id (which downloads). Of model_N.pkl:
+            stabilityai/sd-turbo, or Difix weights. With --kind: stabilityai/stable-video-diffusion-img2vid-xt, whose
+            image encoder is copied (unset: to be added by hand).
+        dtype: precision of the weights written: float32, bfloat16 or float16 (unset: as they are, with --kind float16).
         references: photos the model was shown beside each picture in training, which no checkpoint says: 0 if it was
             trained without, as nvidia/difix was; references are ignored then.
+        kind: video model of orbits that the checkpoint holds.
     """
     import torch
 
@@ -254,6 +257,19 @@ def convert(
     from difix3d_ns.priors.published.pickled_folder import convert_folder
 
     precision = getattr(torch, dtype) if dtype else None
+    if kind is not None:
+        from difix3d_ns.priors.published.video_checkpoint import convert_video
+        from difix3d_ns.priors.published.video_folder import BASE, ENCODER
+
+        convert_video(checkpoint, kind, output, base, precision)
+        if base is None:
+            print(f"Left out: {ENCODER}/. Copy that folder of {BASE} to {output / ENCODER}, or convert with --base")
+        if kind == "hi3d-stage2":
+            flags = "--pipeline.guidance.orbit-refiner"
+            print(f"Use it: ns-train hi3d-splatfacto {flags}.name hi3d-video {flags}.weights {output} --data SCENE")
+        else:
+            print(f'Use it: load_orbit_generator("orbit-video", "{output}"), as docs/examples/make_orbit.py does')
+        return
     if checkpoint.is_dir() or (is_hub_id(str(checkpoint)) and checkpoint.suffix not in PICKLES):
         convert_folder(str(checkpoint), output, precision)
         print(f"Use it: --weights {output}, or in a training as the weights of an upscaler or a fixer")
@@ -278,7 +294,8 @@ def curate(
 
     Args:
         scenes: procedural:N for N generated scenes, procedural-seed:S for one, folders with transforms.json or a
-            COLMAP model, or DATAPARSER:FOLDER with the name of another of nerfstudio's dataparsers.
+            COLMAP model, DATAPARSER:FOLDER with the name of another of nerfstudio's dataparsers, or meshes:FOLDER for
+            orbits of its .glb, .obj and .ply files (with --strategies orbit; meshes@30:FOLDER at 30 degrees).
         output: folder for shards.
         options: samples to make.
         first_seed: first seed of procedural:N.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,15 @@ from torch import Tensor
 from difix3d_ns.data.procedural import photograph_world, training_world
 from difix3d_ns.data.procedural.dataset import structure_points
 from difix3d_ns.data.procedural.sample_pictures import load_picture, picture_names
+from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
 
 _PARTS = 6  # of a sample picture: each counts about as much as the others, whatever its size
+
+
+class UnusableScene(UserError):
+    """One scene of many that can only be left out."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Capture:
     random_points: bool = False  # since none came with the scene
     files: list[Path] | None = None  # of the photographs
     to_original: np.ndarray | None = None  # [4, 4] float64, to coordinates of the scene's own
+    about: Mapping[str, float] = field(default_factory=dict)  # what decides an orbit, for its sample
 
 
 def thinned(capture: Capture, views: int) -> Capture:

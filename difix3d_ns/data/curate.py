@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 import difix3d_ns
-from difix3d_ns.data.capture import Capture
+from difix3d_ns.data.capture import Capture, UnusableScene
 from difix3d_ns.data.options import CurationOptions, Strategy
 from difix3d_ns.data.orbit_samples import OrbitSamples
 from difix3d_ns.data.reconstruct import Schedule
@@ -93,10 +93,14 @@ def curate(
         )
     else:
         run = _curate_here(todo, output, options, read, console)
-    reports, failures = {}, []
+    reports, failures, left_out = {}, [], []
     for result in run:
         if isinstance(result, CannotWrite):
             raise result
+        if isinstance(result, UnusableScene):
+            left_out.append(str(result))
+            console.print(f"[yellow]left out: {result}", highlight=False, soft_wrap=True)
+            continue
         if isinstance(result, UserError):
             failures.append(str(result))
             console.print(f"[red]{result}", highlight=False, soft_wrap=True)
@@ -107,6 +111,8 @@ def curate(
             console.print(f"{result.name}: {note}", highlight=False)
         total = sum(result.samples.values())
         console.print(f"{result.name}: {total} samples in {len(result.samples)} units", highlight=False)
+    if left_out and not reports and not failures:
+        raise UserError(f"nothing was made: {left_out[0]}" + (f" (and {len(left_out) - 1} more)" * (len(left_out) > 1)))
     if failures:
         raise UserError("; ".join(failures) if len(failures) < 3 else f"{len(failures)} scenes failed, see above")
     return reports

@@ -96,7 +96,7 @@ class OrbitSamples:
         if self.scores[0] >= MIN_PSNR:
             depths = capture.depths
             true_depth = None if depths is None else torch.cat([depths[pose] for pose in poses])
-            provenance = {**self.provenance, "frames": len(poses)}
+            provenance = {**self.provenance, **capture.about, "frames": len(poses)}
             key = f"{self.provenance['scene']}/{self.unit.name}/0000"
             yield Sample(key, FixRequest(image, (), None, depth, alpha), truth, true_depth, None, provenance)
 

@@ -16,6 +16,10 @@ _SEED = "-seed"
 _OF_SEEDS = {f"procedural{_SEED}": None, f"object{_SEED}": "object", f"grounded{_SEED}": "grounded"}
 """source -> kind of world; None: kinds take turns"""
 _ORBIT = f"orbit{_SEED}"
+_MESHES = re.compile(r"meshes(@-?\d+)?:(.+)")
+MESH = "mesh"
+"""source and parser of a mesh, with "@30" where its elevation is not drawn"""
+_MESH_FILES = frozenset({".glb", ".gltf", ".obj", ".ply"})
 
 
 class ReadCapture(Protocol):
@@ -89,9 +93,10 @@ def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
     Args:
         texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, ``object:N`` and
             ``object-seed:S`` for objects alone, ``grounded:N`` and ``grounded-seed:S`` for objects on ground,
-            ``orbit:N`` and ``orbit-seed:S`` for objects with an orbit around them, ``sample-pictures`` for pictures
-            without a scene, a folder that nerfstudio reads (``transforms.json`` or a COLMAP model), or
-            ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
+            ``orbit:N`` and ``orbit-seed:S`` for objects with an orbit around them, ``meshes:FOLDER`` for the .glb,
+            .obj and .ply files in it, with an orbit at an elevation drawn for each, ``meshes@30:FOLDER`` at 30 degrees,
+            ``sample-pictures`` for pictures without a scene, a folder that nerfstudio reads (``transforms.json`` or a
+            COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
         first_seed: of ``procedural:N``, ``object:N``, ``grounded:N`` and ``orbit:N``.
 
     Raises:
@@ -111,6 +116,8 @@ def _expand(text: str, first_seed: int) -> list[Scene]:
     kind, _, number = text.partition(":")
     if text == "sample-pictures":
         return [Scene("sample_pictures", text)]
+    if found := _MESHES.fullmatch(text):
+        return _meshes(Path(found[2]).expanduser(), found[1] or "")
     name = kind.removesuffix(_SEED)
     if f"{name}{_SEED}" in (*_OF_SEEDS, _ORBIT):
         if not number.isdigit():
@@ -120,3 +127,21 @@ def _expand(text: str, first_seed: int) -> list[Scene]:
     parser, path = ("", Path(text)) if Path(text).exists() or not number else (f"{kind}:", Path(number))
     folder = path.resolve().parent if path.suffix == ".json" else path.resolve()
     return [Scene(re.sub(r"[^\w.-]", "_", folder.name) or "scene", f"{parser}{path.resolve()}")]
+
+
+def _meshes(place: Path, elevation: str) -> list[Scene]:
+    """Meshes of a folder and those in it, or one; named by their way from there."""
+    files = [place] if place.is_file() else sorted(file for file in place.rglob("*") if _is_mesh(file))
+    if not files:
+        what = "holds no mesh (.glb, .obj or .ply)" if place.is_dir() else "no such folder"
+        raise UserError(f"meshes{elevation}:{place}: {what}; give a folder of meshes, which may lie deeper in it")
+    root = place.parent if place.is_file() else place
+    names = ["_".join(file.relative_to(root).with_suffix("").parts) for file in files]
+    return [
+        Scene(re.sub(r"[^\w.-]", "_", name), f"{MESH}{elevation}:{file.resolve()}")
+        for name, file in zip(names, files, strict=True)
+    ]
+
+
+def _is_mesh(file: Path) -> bool:
+    return file.suffix.lower() in _MESH_FILES and file.is_file() and not file.name.startswith(".")

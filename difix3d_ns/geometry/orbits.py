@@ -163,6 +163,11 @@ def circle(low: Tensor, high: Tensor, count: int, width: int, height: int) -> li
     return [Pinhole(pose, lens, width, height) for pose in assemble(rotations, positions).float()]
 
 
+def elevation_of(cameras: Sequence[Pinhole]) -> float:
+    """Return the mean elevation, in degrees, of cameras above the horizon of the point they look at."""
+    return math.degrees(float(_Around.of(cameras).elevations.mean()))
+
+
 @dataclass(frozen=True)
 class _Around:
     """Cameras as seen from the point they look at."""

@@ -8,10 +8,11 @@ crash, a full disk or a power cut leaves what was there before or all that is ne
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,46 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], notes: Mapping[str, st
         except SafetensorError as error:  # it wraps the system's error
             raise OSError(f"{path} could not be written: {error}") from error
         part.chmod(0o644)  # safetensors makes files only their owner can read
+
+
+def stream_tensors(
+    path: Path,
+    dtype: torch.dtype,
+    shapes: Mapping[str, Sequence[int]],
+    read: Callable[[str], Tensor],
+    on_written: Callable[[int], None] = lambda size: None,
+) -> None:
+    """Write safetensors of one precision, with one tensor at a time in memory.
+
+    Args:
+        path: of the file.
+        dtype: a floating type of 2 or 4 bytes.
+        shapes: of the tensors, by name.
+        read: gives the tensor of a name, in any precision.
+        on_written: called with the number of bytes of each tensor.
+
+    Raises:
+        OSError: see ``replacing``.
+        ValueError: a tensor has another shape.
+    """
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _SAFE_TYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    with replacing(path) as part, part.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name, shape in shapes.items():
+            values = read(name).detach().to("cpu", dtype).contiguous()
+            if list(values.shape) != list(shape):
+                raise ValueError(f"{name} has shape {list(values.shape)}, not {list(shape)}")
+            content = values.reshape(-1).view(torch.uint8).numpy()
+            file.write(content.data)
+            on_written(content.size)
+
+
+_SAFE_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def write_torch(path: Path, state: Mapping[str, Any], folder: Path | None = None) -> None:

@@ -36,14 +36,37 @@ class MeshPictures:
             self._texture = torch.from_numpy(picture).permute(2, 0, 1).float() / 255
             self._values = torch.from_numpy(np.array(look.uv)).float()
         else:
+            if isinstance(look, trimesh.visual.TextureVisuals):  # of one colour
+                look = look.to_color()
             self._values = torch.from_numpy(np.array(look.vertex_colors)[:, :3]).float() / 255
 
     def render(self, camera: Pinhole) -> Tensor:
         """Render [H, W, 3] in [0, 1] from a camera, with four rays to a pixel."""
+        return self._shaded(camera)[0]
+
+    def render_maps(self, camera: Pinhole) -> tuple[Tensor, Tensor, Tensor]:
+        """Render as ``render`` does, with depth and coverage.
+
+        Returns:
+            Image [H, W, 3]; depth [H, W, 1] along z in the middle of each pixel, 0 where nothing is; share [H, W, 1]
+            of a pixel's rays that meet the mesh.
+        """
+        image, shown = self._shaded(camera)
+        at = camera.to("cpu", torch.float32)
+        depth = torch.from_numpy(self._cast(at)["t_hit"].numpy()).view(at.height, at.width, 1)
+        alpha = F.avg_pool2d(shown.view(1, 1, at.height * _RAYS, -1).float(), _RAYS)[0].permute(1, 2, 0)
+        return image, depth.where(depth.isfinite(), 0.0), alpha
+
+    def _cast(self, camera: Pinhole) -> Any:
+        """Hits of a ray through the middle of each pixel; their distance is along z."""
+        ends = unproject(torch.ones(camera.height, camera.width, 1), camera)
+        rays = torch.cat([camera.position.expand_as(ends), ends - camera.position], -1)
+        return self._rays.cast_rays(rays.view(-1, 6).numpy())
+
+    def _shaded(self, camera: Pinhole) -> tuple[Tensor, Tensor]:
+        """Image, and whether each of its rays, [_RAYS^2 H W], meets the mesh."""
         large = camera.to("cpu", torch.float32).resized(camera.width * _RAYS, camera.height * _RAYS)
-        ends = unproject(torch.ones(large.height, large.width, 1), large)
-        rays = torch.cat([large.position.expand_as(ends), ends - large.position], -1)
-        hits = self._rays.cast_rays(rays.view(-1, 6).numpy())
+        hits = self._cast(large)
         shown = torch.from_numpy(hits["t_hit"].numpy()).isfinite()
         face = hits["primitive_ids"].numpy().astype(np.int64)[shown.numpy()]
         second, third = torch.from_numpy(hits["primitive_uvs"].numpy())[shown].unbind(-1)
@@ -52,7 +75,7 @@ class MeshPictures:
         image = self._background.repeat(len(shown), 1)
         image[shown] = values if self._texture is None else self._of_texture(values)
         planes = image.view(1, large.height, large.width, 3).permute(0, 3, 1, 2)
-        return F.avg_pool2d(planes, _RAYS)[0].permute(1, 2, 0)
+        return F.avg_pool2d(planes, _RAYS)[0].permute(1, 2, 0), shown
 
     def _of_texture(self, places: Tensor) -> Tensor:
         """Colours [N, 3] of the texture at places [N, 2]: right, up."""

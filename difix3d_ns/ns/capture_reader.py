@@ -16,10 +16,12 @@ from scipy.ndimage import binary_closing, binary_dilation, binary_opening
 from torch import Tensor
 
 from difix3d_ns.data.capture import Capture
+from difix3d_ns.data.scene_names import MESH
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.meshing.mesh_orbits import mesh_capture
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
 from difix3d_ns.ns.photo_dataset import PhotoDataset
@@ -91,7 +93,7 @@ def read_dataset(
 
     Args:
         path: a folder with ``transforms.json`` or such a file, a folder with a COLMAP model and ``images``, or what
-            ``parser`` reads.
+            ``parser`` reads; a mesh if that is "mesh", or "mesh@30" for an orbit at 30 degrees.
         name: for the capture.
         long_side: pictures are reduced to this many pixels on their longer side, never enlarged.
         parser: a dataparser of nerfstudio by name, e.g. blender-data; None: by what is in the folder.
@@ -101,6 +103,9 @@ def read_dataset(
     Raises:
         UserError: nothing nerfstudio reads is there, or something in it cannot be used.
     """
+    kind, _, elevation = (parser or "").partition("@")
+    if kind == MESH:
+        return mesh_capture(path, name, long_side, float(elevation) if elevation else None)
     dataparser = _dataparser(path, parser)
     splits = _splits(dataparser, path)
     photographs: list[_Photograph] = []

@@ -20,9 +20,9 @@ class OrbitRefinerConfig:
     kept: ClassVar[tuple[str, ...]] = ("weights", "agreement")
     """fields that a resumed training takes over from its checkpoint where they are unset"""
     name: str = "hi3d"
-    """hi3d (embedded), or package.module of a refiner of yours"""
+    """hi3d (embedded), hi3d-video (published weights that you name), or package.module of a refiner of yours"""
     weights: str | None = None
-    """a file or folder of weights (unset: the refiner's own)"""
+    """a file or folder of weights, or for hi3d-video a hub id (unset: the refiner's own)"""
     dtype: Precision | None = None
     """precision of its network: float32, bfloat16 or float16 (unset: the fastest the device handles well)"""
     agreement: float | None = None

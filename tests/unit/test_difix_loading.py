@@ -127,7 +127,7 @@ def test_a_malicious_checkpoint_does_not_run(original: Path, tmp_path: Path):
     content = {"state_dict_unet": {}, "state_dict_vae": {}, "optimizer": Trap(mark)}
     for write in (lambda: torch.save(content, file), lambda: file.write_bytes(pickle.dumps(content))):
         write()
-        with pytest.raises(UserError, match=r"model_10001\.pkl is no checkpoint that can be read safely"):
+        with pytest.raises(UserError, match=r"model_10001\.pkl can't be read safely"):
             convert(file, str(original), tmp_path / "out")
         assert not mark.exists()
         assert not (tmp_path / "out").exists()
@@ -423,7 +423,7 @@ def test_convert_tells_what_is_wrong(official: Official, original: Path, tmp_pat
         convert(checkpoint, str(original), original)
     whole = checkpoint.read_bytes()
     checkpoint.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"model_1\.pkl is no checkpoint that can be read safely"):
+    with pytest.raises(UserError, match=r"model_1\.pkl can't be read safely"):
         convert(checkpoint, str(original), tmp_path / "out")
     torch.save({"model": {}}, checkpoint)
     with pytest.raises(UserError, match=r"state_dict_unet, state_dict_vae missing \(found model\)"):

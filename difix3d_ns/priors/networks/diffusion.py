@@ -127,3 +127,47 @@ def posterior_step(clean: Tensor, noisy: Tensor, signal: float, next_signal: flo
     of_noisy = alpha**0.5 * (1 - next_signal) / (1 - signal)
     spread = ((1 - next_signal) / (1 - signal) * (1 - alpha)) ** 0.5
     return of_clean * clean + of_noisy * noisy + spread * fresh
+
+
+def karras_sigmas(steps: int, lowest: float, highest: float, rho: float = 7.0) -> Tensor:
+    """Compute levels of noise [steps + 1], float64, falling, the last of them 0 (Karras et al., 2022, equation 5).
+
+    Here ``x = x_0 + sigma noise``; divided by ``sqrt(1 + sigma^2)`` it is ``x_t`` where ``a_t`` is
+    ``signal_of(sigma)``.
+    """
+    places = torch.linspace(0, 1, steps, dtype=torch.float64)
+    first, last = highest ** (1 / rho), lowest ** (1 / rho)
+    return torch.cat([(first + places * (last - first)) ** rho, torch.zeros(1, dtype=torch.float64)])
+
+
+def signal_of(sigma: float) -> float:
+    """Return ``a_t`` of the level whose noise is ``sigma`` times as large as the signal."""
+    return 1 / (1 + sigma**2)
+
+
+def euler_step(noisy: Tensor, clean: Tensor, sigma: float, next_sigma: float) -> Tensor:
+    """Go along the chain's ordinary differential equation (Karras et al., 2022, algorithm 1).
+
+    Args:
+        noisy: ``x_0 + sigma noise``.
+        clean: estimate of ``x_0``, from anywhere.
+        sigma, next_sigma: of this level and the next one.
+    """
+    return clean + next_sigma / sigma * (noisy - clean)
+
+
+def rising_guidance(frames: int, highest: float) -> Tensor:
+    """Guidance [frames] of a video that leaves its first frame: from 1, linearly, to ``highest`` (Blattmann et al.)."""
+    return torch.linspace(1, highest, frames)
+
+
+def closed_guidance(frames: int, highest: float, repeats: bool = False) -> Tensor:
+    """Guidance [frames] of an orbit: 1, linearly to ``highest`` on the other side, and back (Voleti et al., SV3D).
+
+    Args:
+        frames: how many.
+        highest: on the other side.
+        repeats: whether the last frame has 1 as the first, as in SV3D; else it is a step before the first.
+    """
+    places = torch.linspace(0, 1, frames) if repeats else torch.arange(frames) / frames
+    return 1 + (highest - 1) * (1 - (2 * places - 1).abs())

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,6 +12,7 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import remove_unfinished, replacing, write_json, write_tensors
 from difix3d_ns.priors.published import hub
+from difix3d_ns.priors.published.conversion import check_output, read_pickle
 from difix3d_ns.priors.published.folder import (
     WEIGHTS,
     UnfitWeightsError,
@@ -48,8 +46,7 @@ def convert(checkpoint: Path, base: str, output: Path, dtype: torch.dtype | None
     """
     if references < 0:
         raise UserError(f"--references {references}: at least 0 is needed")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output} exists and is not an empty folder; choose another name")
+    check_output(output)
     states, adapted = _read(checkpoint)
     try:
         folder = hub.download(base, hub.BASE) if hub.is_hub_id(base) else Path(base).expanduser()
@@ -103,15 +100,7 @@ def _read(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
     """Tensors of both parts, and the names of the layers that have adapters, if it says so."""
     if not checkpoint.is_file():
         raise UserError(f"{checkpoint}: no such file; a checkpoint model_N.pkl of the official training is expected")
-    try:
-        # The optimizer's state is twice as large as the weights, and not wanted: it stays on the disk where it can.
-        mapped = zipfile.is_zipfile(checkpoint)
-        content: Any = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{checkpoint} is no checkpoint that can be read safely: it is damaged, half copied, or holds more than "
-            f"tensors and plain values, which is never run ({str(error).splitlines()[0]})"
-        ) from error
+    content = read_pickle(checkpoint)  # the optimizer's state is twice as large as the weights, and not wanted
     if not isinstance(content, Mapping):
         raise UserError(f"{checkpoint} is no checkpoint of the official training: it holds no dictionary")
     missing = [name for name in _PARTS if not isinstance(content.get(name), Mapping)]

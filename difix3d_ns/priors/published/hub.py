@@ -30,6 +30,13 @@ UPSCALER = (
 """of a folder of an upscaler"""
 DEPTH = ("config.json", "preprocessor_config.json", "model*.safetensors", "model.safetensors.index.json")
 """of Depth Anything, as transformers has it"""
+IMAGE_ENCODER = ("image_encoder/config.json", "image_encoder/model.safetensors")
+"""of Stable Video Diffusion"""
+VIDEO = (
+    *("scheduler/*.json", FACTS, *IMAGE_ENCODER),
+    *(f"{part}/{name}" for part in ("unet", "vae") for name in ("config.json", "diffusion_pytorch_model.safetensors")),
+)
+"""of a folder of a video diffusion model"""
 PICKLED = (
     *("model_index.json", "*/*.json", "tokenizer/merges.txt"),
     *("*/diffusion_pytorch_model.bin", "text_encoder/pytorch_model.bin"),

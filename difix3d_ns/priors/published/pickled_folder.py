@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,6 +13,7 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import remove_unfinished, replacing, write_tensors
 from difix3d_ns.priors.published import hub
+from difix3d_ns.priors.published.conversion import check_output, read_pickle
 from difix3d_ns.priors.published.folder import WEIGHTS
 from difix3d_ns.priors.published.upscaler_folder import is_upscaler_folder, read_upscaler
 
@@ -39,8 +37,7 @@ def convert_folder(source: str, output: Path, dtype: torch.dtype | None = None) 
     Raises:
         UserError: something is missing, damaged or in the way.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output} exists and is not an empty folder; choose another name")
+    check_output(output)
     try:
         folder = hub.download(source, hub.PICKLED) if hub.is_hub_id(source) else Path(source).expanduser()
     except FileNotFoundError as error:
@@ -68,13 +65,7 @@ def convert_folder(source: str, output: Path, dtype: torch.dtype | None = None) 
 
 
 def _read(file: Path, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    try:
-        content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{file} can't be read safely: it is damaged, half copied, or holds more than tensors, which is never run "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+    content = read_pickle(file)
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{file} holds no weights of a part: a dictionary of tensors is expected")
     return {str(key): _converted(value, dtype) for key, value in content.items()}
