@@ -1,8 +1,8 @@
 """Protocols of priors, with their requests and results: one for each capability, and none for all of them.
 
-``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator``, ``OrbitRefiner`` and ``Depth`` take longer
-than a second, so they work in steps over a state of tensors (``Stepwise``), which can be shown, counted and saved in
-between.
+``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator``, ``OrbitGenerator``, ``OrbitRefiner``
+and ``Depth`` take longer than a second, so they work in steps over a state of tensors (``Stepwise``), which can be
+shown, counted and saved in between.
 """
 
 from __future__ import annotations
@@ -221,6 +221,35 @@ class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
 
         What depends on photographs and cameras alone is not made again. Arguments as of ``start``; ``state`` has no
         step left.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ObjectFrame:
+    """A picture of an object from a camera of an orbit, cut out."""
+
+    image: Tensor  # [S, S, 3] in [0, 1], float32; outside of the silhouette colours mean nothing
+    alpha: Tensor  # [S, S, 1] silhouette in [0, 1]
+    depth: Tensor | None = None  # [S, S, 1] along z, 0 where the object is not; None: it does not say
+
+
+class OrbitGenerator(Stepwise[list[ObjectFrame]], Protocol):
+    """Makes pictures of an object all around it from one photograph.
+
+    Cameras are those of ``geometry.object_frame`` and the photograph is at the first one, which shows it as it is. It
+    may have two members more: ``generative``, True if another seed makes another object, and ``about``, a sentence for
+    users on what it does where the photograph shows nothing.
+    """
+
+    def start(self, photo: Tensor, elevation: float, count: int, seed: int = 0) -> State:
+        """Create the state of the work.
+
+        Args:
+            photo: [S, S, 4] in [0, 1], the object cut out and centred.
+            elevation: of the camera, degrees above the object's middle.
+            count: of the pictures, the photograph's among them.
+            seed: of all random draws.
         """
         ...
 

@@ -22,7 +22,16 @@ import torch
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.sources import parse
-from difix3d_ns.priors.base import Depth, Fixer, FixRequest, FixResult, OrbitRefiner, Upscaler, ViewGenerator
+from difix3d_ns.priors.base import (
+    Depth,
+    Fixer,
+    FixRequest,
+    FixResult,
+    OrbitGenerator,
+    OrbitRefiner,
+    Upscaler,
+    ViewGenerator,
+)
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
 _FOLDER = Path(__file__).parent
@@ -133,6 +142,31 @@ def load_view_generator(
         FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
     """
     generator: ViewGenerator = _load_with(ViewGenerator, name, weights, device, dtype, options)
+    return generator
+
+
+@functools.lru_cache(maxsize=2)
+def load_orbit_generator(
+    name: str = "inflation",
+    weights: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    options: tuple[tuple[str, Any], ...] = (),
+) -> OrbitGenerator:
+    """Load a generator of orbits, once per process.
+
+    Loading leaves torch's random generators as they were.
+
+    Args:
+        name: one of ``available_priors(OrbitGenerator)``, or a module with a ``load`` like theirs, as "package.module".
+        weights, device, dtype: as of ``load_fixer``.
+        options: further arguments of its ``load`` by name.
+
+    Raises:
+        ValueError: no such generator, or it has no such option.
+        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
+    """
+    generator: OrbitGenerator = _load_with(OrbitGenerator, name, weights, device, dtype, options)
     return generator
 
 
