@@ -1,8 +1,9 @@
 """An orbit from one photograph by inflating its silhouette: no network, and nothing is imagined.
 
 Along each ray through the silhouette the object is taken to be as thick as the silhouette is wide there: half of the
-thickness is the root of the height of a soap film over the silhouette (Poisson's equation), symmetric to a plane through
-the object's middle. What lies before that plane has the colours of the photograph; behind it they repeat, blurred.
+thickness is the root of the height of a soap film over the silhouette (Poisson's equation), symmetric to a plane
+through the object's middle. What lies before that plane has the colours of the photograph; behind it they repeat,
+blurred.
 """
 
 from __future__ import annotations

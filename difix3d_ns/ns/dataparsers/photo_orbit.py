@@ -174,7 +174,9 @@ def _generated(generator: OrbitGenerator, photo: Tensor, config: SinglePhotoConf
 def _write(folder: Path, frames: list[ObjectFrame], cameras: list[Pinhole]) -> None:
     """Write frames as a scene; the file that makes it one comes last."""
     (folder / "images").mkdir()
-    names, entries = [], []
+    (folder / "depths").mkdir()
+    names: list[str] = []
+    entries: list[dict[str, Any]] = []
     for number, (frame, camera) in enumerate(zip(frames, cameras, strict=True)):
         names.append(f"images/frame_{number:03d}.png")
         write_picture(folder / names[-1], Picture(frame.image, frame.alpha))
@@ -191,6 +193,9 @@ def _write(folder: Path, frames: list[ObjectFrame], cameras: list[Pinhole]) -> N
                 "transform_matrix": opengl.tolist(),
             }
         )
+        if frame.depth is not None:
+            entries[-1]["depth_file_path"] = f"depths/frame_{number:03d}.npy"
+            np.save(folder / entries[-1]["depth_file_path"], frame.depth[..., 0].numpy())
     meta: dict[str, Any] = {
         "orientation_override": "none",
         "frames": entries,
