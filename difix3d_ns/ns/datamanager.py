@@ -14,7 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.cut_outs import CutOut
 from difix3d_ns.io.images import Reduction
-from difix3d_ns.ns.dataparsers.photo_orbit import SinglePhotoConfig, SinglePhotoParserConfig, is_single_photo
+from difix3d_ns.ns.dataparsers.photo_orbit import SinglePhotoConfig, dataparser_of
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
 from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.ns.scene_checks import check_precision, check_views
@@ -59,8 +59,7 @@ class SceneDatamanager(FullImageDatamanager[PhotoDataset]):
 
     def __init__(self, config: SceneDatamanagerConfig, device: torch.device | str = "cpu", **kwargs: Any) -> None:
         data = config.data or getattr(config.dataparser, "data", None)
-        if is_single_photo(data):
-            config.dataparser = SinglePhotoParserConfig(data=data, photo=config.photo, device=str(device))
+        config.dataparser = dataparser_of(config.dataparser, data, config.photo, str(device))  # type: ignore[assignment]
         ours = take_over(config.dataparser, config.pose_frame)
         try:
             super().__init__(config, device=device, **kwargs)

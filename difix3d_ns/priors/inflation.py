@@ -1,9 +1,9 @@
 """An orbit from one photograph by inflating its silhouette: no network, and nothing is imagined.
 
 Along each ray through the silhouette the object is taken to be as thick as the silhouette is wide there: half of the
-thickness is the root of the height of a soap film over the silhouette (Poisson's equation), symmetric to a plane
-through the object's middle. What lies before that plane has the colours of the photograph; behind it they repeat,
-blurred.
+thickness is the root of the height of a soap film over the silhouette (Poisson's equation), and a plane
+through the object's middle mirrors it. What lies before that plane has the colours of the photograph; behind it they
+repeat, blurred.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from difix3d_ns.geometry.object_frame import FOCAL, RADIUS, object_cameras
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.geometry.warp import fetch, project, unproject
+from difix3d_ns.geometry.warp import project, unproject
 from difix3d_ns.priors.base import ObjectFrame, State
 
 _FILM = 96
@@ -48,8 +48,8 @@ class InflatingOrbitGenerator:
 
     generative = False
     about = (
-        "No network imagines the other sides: the silhouette is inflated to a closed shape, what the photo shows is "
-        "carried over, and the back is a guess, the front's colours blurred. Published weights are needed for more."
+        "Of one photo, with no network that imagines the other sides: the silhouette is inflated to a closed shape, "
+        "what the photo shows is carried over, and the back is a guess, the front's colours blurred."
     )
 
     def __init__(
@@ -99,31 +99,42 @@ class InflatingOrbitGenerator:
         """
         axis = (2 * (torch.arange(_VOXELS) + 0.5) / _VOXELS - 1) * _HALF
         z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-        pixels, depth = project(torch.stack([x, y, z], -1), camera)
-        grid = (pixels * (2 / camera.width) - 1).view(1, 1, -1, 2)
-        half = F.grid_sample(film.permute(2, 0, 1)[None], grid, align_corners=False).view(depth.shape)
-        # the plane through the origin, between one that faces the camera and one that stands upright
+        places = torch.stack([x, y, z], -1)
+        normal = self._normal(camera)
+        mirrored = _mirrored(places, normal)
+        pixels, depth = project(torch.stack([mirrored, places]), camera)
+        grid = (pixels * (2 / camera.width) - 1).view(2, 1, -1, 2)
+        halves = F.grid_sample(film.permute(2, 0, 1).expand(2, -1, -1, -1), grid, align_corners=False)
+        half, outline = halves.view(2, *x.shape)
+        ways = (mirrored - camera.position) / depth[0, ..., None]  # along each ray, to a depth of 1
+        before = (-(camera.position @ normal) / (ways @ normal) - depth[0]).clamp_min(0)  # the plane
+        inside = torch.minimum(half - before, outline) / (2 * _HALF / _VOXELS)
+        share = before / half.clamp_min(1e-3) * (places @ normal).sign()
+        return torch.stack([inside.clamp(-4, 4), (-share).clamp(-1, 1)])
+
+    def _normal(self, camera: Pinhole) -> Tensor:
+        """The direction [3] at right angles to the plane of symmetry, on the camera's side."""
         facing = -camera.forward
         level = F.normalize(facing * torch.tensor([1.0, 1, 0]), dim=0)
-        normal = F.normalize(torch.lerp(facing, level, self._upright), dim=0)
-        places = torch.stack([x, y, z], -1)
-        ways = (places - camera.position) / depth[..., None]  # along each ray, to a depth of 1
-        middle = -(camera.position @ normal) / (ways @ normal)
-        apart = depth - middle
-        inside = (half - apart.abs()) / (2 * _HALF / _VOXELS)
-        return torch.stack([inside.clamp(-4, 4), (apart / half.clamp_min(1e-3)).clamp(-1, 1)])
+        return F.normalize(torch.lerp(facing, level, self._upright), dim=0)
 
     def _seen(self, photo: Tensor, volume: Tensor, taken: Pinhole, camera: Pinhole) -> ObjectFrame:
         """The inflated object from a camera."""
         depth, alpha = _surface(volume[0], camera)
-        places = (unproject(depth, camera) / _HALF)[None, None]
-        behind = F.grid_sample(volume[1][None, None], places, align_corners=False)[0, 0, 0][..., None]
-        front = (0.5 - behind / (2 * _SIDE)).clamp(0, 1)
-        filled = _spread(photo)
-        soft = _blurred(photo, self._blur * photo.shape[0])
-        shown, repeated = (fetch(image, depth, camera, taken) for image in (filled, soft))
+        places = unproject(depth, camera)
+        behind = F.grid_sample(volume[1][None, None], (places / _HALF)[None, None], align_corners=False)[0, 0, 0]
+        front = (0.5 - behind[..., None] / (2 * _SIDE)).clamp(0, 1)
+        pixels, _ = project(_mirrored(places, self._normal(taken).to(places)), taken)
+        grid = (pixels * (2 / taken.width) - 1)[None]
+        both = torch.cat([_spread(photo), _blurred(photo, self._blur * photo.shape[0])], -1)
+        found = F.grid_sample(both.permute(2, 0, 1)[None], grid, padding_mode="border", align_corners=False)[0]
+        shown, repeated = found.permute(1, 2, 0).split(3, -1)
         return ObjectFrame(torch.lerp(repeated, shown, front).clamp(0, 1), alpha, depth * (alpha > 0.5))
 
+
+def _mirrored(places: Tensor, normal: Tensor) -> Tensor:
+    """Places [..., 3], those behind the plane through the origin brought before it."""
+    return places - 2 * (places @ normal).clamp_max(0)[..., None] * normal
 
 def _cameras(elevation: float, side: int, count: int) -> list[Pinhole]:
     return object_cameras(elevation, side, count, dtype=torch.float32)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nerfstudio.data.dataparsers.base_dataparser import DataParserConfig
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -24,6 +25,7 @@ from difix3d_ns.io.cut_objects import read_object
 from difix3d_ns.io.images import READABLE, Picture, write_picture
 from difix3d_ns.io.point_files import write_points
 from difix3d_ns.io.progress import counted_down
+from difix3d_ns.io.run import Run
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene
 from difix3d_ns.ns.dataparsers.transforms_file import read_transforms
 from difix3d_ns.priors.base import ObjectFrame, OrbitGenerator
@@ -51,6 +53,11 @@ class SinglePhotoConfig:
     """cameras all around the object, the picture's among them"""
     generator: OrbitGeneratorConfig = field(default_factory=OrbitGeneratorConfig)
     """what makes the other frames"""
+
+    def fit(self, run: Run) -> None:
+        """Fill in what is unset."""
+        if self.side is None:
+            self.side = CPU_SIDE if run.on_cpu else SIDE
 
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if a setting cannot work."""
@@ -88,6 +95,13 @@ def is_single_photo(data: Path | None) -> bool:
     return data is not None and data.is_file() and data.suffix.lower() in READABLE
 
 
+def dataparser_of(
+    parser: DataParserConfig, data: Path | None, photo: SinglePhotoConfig, device: str = "cpu"
+) -> DataParserConfig:
+    """Return what reads a scene: ``parser``, or of one picture its own."""
+    return SinglePhotoParserConfig(data=data, photo=photo, device=device) if is_single_photo(data) else parser
+
+
 def read_single_photo(config: SinglePhotoParserConfig) -> DescribedScene:
     """Describe the orbit of a picture; it is made if it is not there.
 
@@ -95,10 +109,8 @@ def read_single_photo(config: SinglePhotoParserConfig) -> DescribedScene:
         UserError: see ``make_orbit``.
     """
     folder = make_orbit(Path(config.data), config.photo, config.device)
-    about = json.loads((folder / "orbit.json").read_text(encoding="utf-8"))["about"]
     scene = read_transforms(folder / "transforms.json", points=config.load_3D_points)
-    note = f"One photo, {len(scene.frames)} frames: {about} The frames are in {folder}."
-    return replace(scene, notes=[note, *scene.notes])
+    return replace(scene, notes=[f"{len(scene.frames)} frames, the photo and what was made of it: {folder}"])
 
 
 def make_orbit(picture: Path, config: SinglePhotoConfig, device: str = "cpu") -> Path:
@@ -141,12 +153,12 @@ def make_orbit(picture: Path, config: SinglePhotoConfig, device: str = "cpu") ->
     photo = read_object(picture, side).image
     loaded = generator.load(torch.device(device))
     frames = _generated(loaded, photo, config)
-    about = getattr(loaded, "about", f"what the photo does not show is made up by {generator.name}.")
+    about = getattr(loaded, "about", f"What the photo does not show is made up by {generator.name}.")
     try:
         with replacing(folder) as part:
             part.mkdir()
-            _write(part, frames, object_cameras(config.elevation, photo.shape[0], config.frames))
-            write_json(part / "orbit.json", {"about": about, **made_of, "picture": picture.name})
+            write_json(part / "orbit.json", {**made_of, "picture": picture.name})
+            _write(part, frames, object_cameras(config.elevation, photo.shape[0], config.frames), about)
     except OSError as error:
         raise UserError(
             f"{folder} cannot be written: {error}; copy the picture to a folder that can be, and give that one"
@@ -171,7 +183,7 @@ def _generated(generator: OrbitGenerator, photo: Tensor, config: SinglePhotoConf
     return generator.result(state)
 
 
-def _write(folder: Path, frames: list[ObjectFrame], cameras: list[Pinhole]) -> None:
+def _write(folder: Path, frames: list[ObjectFrame], cameras: list[Pinhole], about: str) -> None:
     """Write frames as a scene; the file that makes it one comes last."""
     (folder / "images").mkdir()
     (folder / "depths").mkdir()
@@ -203,6 +215,7 @@ def _write(folder: Path, frames: list[ObjectFrame], cameras: list[Pinhole]) -> N
         "val_filenames": [],
         "test_filenames": [],
         "generated_filenames": names[1:],
+        "generated_about": about,
     }
     found = _points(frames, cameras)
     if found is not None:

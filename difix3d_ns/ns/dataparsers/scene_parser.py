@@ -221,6 +221,7 @@ class SceneParser(DataParser):
         made = set(scene.generated)
         metadata: dict[str, Any] = {
             "generated": [photo.frame.name in made for photo in photos],
+            "generated_about": scene.generated_about,
             "depth_filenames": _files([photo.depth for photo in photos]),
             "depth_confidence_filenames": _files([photo.depth_confidence for photo in photos]),
             "depth_unit_scale_factor": _depth_unit(scene, config),
@@ -401,7 +402,8 @@ def _box(scene: DescribedScene, config: Any) -> float:
 
 
 def _log(scene: DescribedScene, split: Split, photos: list[_Photo]) -> None:
-    for note in [*scene.notes, *([split.note] if split.note else []), *_size_notes(photos)]:
+    about = [scene.generated_about] if scene.generated_about else []
+    for note in [*about, *scene.notes, *([split.note] if split.note else []), *_size_notes(photos)]:
         CONSOLE.log(note)
 
 
