@@ -31,8 +31,8 @@ _THICKNESS = 1.3
 """times the film's; chosen by the silhouettes and colours of eight objects, where 1 is a ball of a disc"""
 _UPRIGHT = 0.5
 """share of the plane that stands upright, against one that faces the camera"""
-_SIDE = 0.35
-"""of the half thickness, on either side of the middle, over which the photograph's colours fade"""
+_SEAM = 0.2
+"""across the plane, where the photograph's colours fade; an object's longest side is 1"""
 _BLUR = 0.06  # of the picture's side, standard deviation of what is behind
 
 
@@ -91,7 +91,7 @@ class InflatingOrbitGenerator:
         return frames
 
     def _inflated(self, film: Tensor, camera: Pinhole) -> Tensor:
-        """How far inside of the object places are [2, N, N, N], in voxels; and where between front (-1) and back (1).
+        """How far inside of the object places are [N, N, N], in voxels.
 
         Args:
             film: half of the thickness [h, w, 1] at the pixels of the photograph.
@@ -109,8 +109,7 @@ class InflatingOrbitGenerator:
         ways = (mirrored - camera.position) / depth[0, ..., None]  # along each ray, to a depth of 1
         before = (-(camera.position @ normal) / (ways @ normal) - depth[0]).clamp_min(0)  # the plane
         inside = torch.minimum(half - before, outline) / (2 * _HALF / _VOXELS)
-        share = before / half.clamp_min(1e-3) * (places @ normal).sign()
-        return torch.stack([inside.clamp(-4, 4), (-share).clamp(-1, 1)])
+        return inside.clamp(-4, 4)
 
     def _normal(self, camera: Pinhole) -> Tensor:
         """The direction [3] at right angles to the plane of symmetry, on the camera's side."""
@@ -120,11 +119,10 @@ class InflatingOrbitGenerator:
 
     def _seen(self, photo: Tensor, volume: Tensor, taken: Pinhole, camera: Pinhole) -> ObjectFrame:
         """The inflated object from a camera."""
-        depth, alpha = _surface(volume[0], camera)
-        places = unproject(depth, camera)
-        behind = F.grid_sample(volume[1][None, None], (places / _HALF)[None, None], align_corners=False)[0, 0, 0]
-        front = (0.5 - behind[..., None] / (2 * _SIDE)).clamp(0, 1)
-        pixels, _ = project(_mirrored(places, self._normal(taken).to(places)), taken)
+        depth, alpha = _surface(volume, camera)
+        places, normal = unproject(depth, camera), self._normal(taken).to(photo)
+        front = (0.5 + (places @ normal)[..., None] / _SEAM).clamp(0, 1)
+        pixels, _ = project(_mirrored(places, normal), taken)
         grid = (pixels * (2 / taken.width) - 1)[None]
         both = torch.cat([_spread(photo), _blurred(photo, self._blur * photo.shape[0])], -1)
         found = F.grid_sample(both.permute(2, 0, 1)[None], grid, padding_mode="border", align_corners=False)[0]
@@ -135,6 +133,7 @@ class InflatingOrbitGenerator:
 def _mirrored(places: Tensor, normal: Tensor) -> Tensor:
     """Places [..., 3], those behind the plane through the origin brought before it."""
     return places - 2 * (places @ normal).clamp_max(0)[..., None] * normal
+
 
 def _cameras(elevation: float, side: int, count: int) -> list[Pinhole]:
     return object_cameras(elevation, side, count, dtype=torch.float32)

@@ -24,8 +24,11 @@ from difix3d_ns.io.cut_outs import within_box
 from difix3d_ns.ns.dataparsers.photo_orbit import SinglePhotoConfig, is_single_photo, make_orbit
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.priors.base import ObjectFrame, OrbitGenerator
+from difix3d_ns.priors.inflation import InflatingOrbitGenerator
+from difix3d_ns.priors.published.text_to_picture import picture_of
 from difix3d_ns.priors.registry import available_priors, load_orbit_generator
 from tests.stand_ins import ModelOfScene
+from tests.unit.official_difix import UNET, VAE, write_text_encoder
 from tests.unit.tiny_scene import datamanager
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -207,7 +210,8 @@ def test_every_generator_keeps_the_contract(name: str) -> None:
 
 def test_a_ball_is_inflated_to_a_ball() -> None:
     """From all sides it has the silhouette of the photo, and its surface lies at the ball's."""
-    frames = _finished(load_orbit_generator(), _cut(), elevation=0.0, count=4)
+    generator = InflatingOrbitGenerator(torch.device("cpu"), thickness=1.0)
+    frames = _finished(generator, _cut(), elevation=0.0, count=4)
     radius = 0.375 / FOCAL * RADIUS  # at the middle's depth; the outline's rays graze a ball that is a bit smaller
     own = frames[0].alpha > 0.5
     for frame, camera in zip(frames, object_cameras(0.0, SIDE, 4, dtype=torch.float32), strict=True):
@@ -282,6 +286,40 @@ def test_flags_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             app.image_to_3d(**{"photo": photo, "output": tmp_path / "out", "elevation": 20.0, **arguments})  # type: ignore[arg-type]
+
+
+def test_a_text_is_drawn_by_a_pipeline_of_a_folder(tmp_path: Path) -> None:
+    folder = _write_pipeline(tmp_path)
+    made = [picture_of("a mug", str(folder), "cpu", seed, side=32, steps=2) for seed in (1, 1, 2)]
+    assert made[0].shape == (32, 32, 3) and made[0].min() >= 0 and made[0].max() <= 1
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match=r"--text-weights .*safetensors"):  # pickles are not read
+        picture_of("a mug", str(folder), "cpu", side=32, steps=2)
+
+
+def _write_pipeline(folder: Path) -> Path:
+    """A text-to-image pipeline of tiny random networks, as diffusers writes it."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    place = folder / "parts"
+    place.mkdir()
+    write_text_encoder(place, 16)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = StableDiffusionPipeline(
+            AutoencoderKL(**VAE),
+            CLIPTextModel.from_pretrained(place / "text_encoder"),
+            CLIPTokenizer.from_pretrained(place / "tokenizer"),
+            UNet2DConditionModel(**UNET),
+            DDIMScheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
 
 
 def test_the_command_keeps_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
