@@ -77,7 +77,7 @@ class InflatingOrbitGenerator:
     def step(self, state: State) -> State:
         number, photo = int(state["done"]), state["photo"]
         cameras = _cameras(float(state["elevation"]), photo.shape[0], int(state["count"]))
-        frame = self._seen(photo.to(self._device), state["volume"].to(self._device), cameras[0], cameras[number])
+        frame = self._seen(photo, state["volume"].to(self._device), cameras[0], cameras[number])
         if number == 0:  # shown as it is
             assert frame.depth is not None
             frame = ObjectFrame(photo[..., :3], photo[..., 3:], frame.depth * (photo[..., 3:] > 0.5))
@@ -120,11 +120,11 @@ class InflatingOrbitGenerator:
     def _seen(self, photo: Tensor, volume: Tensor, taken: Pinhole, camera: Pinhole) -> ObjectFrame:
         """The inflated object from a camera."""
         depth, alpha = _surface(volume, camera)
-        places, normal = unproject(depth, camera), self._normal(taken).to(photo)
+        places, normal = unproject(depth, camera), self._normal(taken).to(depth)
         front = (0.5 + (places @ normal)[..., None] / _SEAM).clamp(0, 1)
         pixels, _ = project(_mirrored(places, normal), taken)
         grid = (pixels * (2 / taken.width) - 1)[None]
-        both = torch.cat([_spread(photo), _blurred(photo, self._blur * photo.shape[0])], -1)
+        both = torch.cat([_spread(photo), _blurred(photo, self._blur * photo.shape[0])], -1).to(depth)
         found = F.grid_sample(both.permute(2, 0, 1)[None], grid, padding_mode="border", align_corners=False)[0]
         shown, repeated = found.permute(1, 2, 0).split(3, -1)
         return ObjectFrame(torch.lerp(repeated, shown, front).clamp(0, 1), alpha, depth * (alpha > 0.5))
@@ -191,21 +191,21 @@ def _surface(inside: Tensor, camera: Pinhole) -> tuple[Tensor, Tensor]:
 
 def _spread(photo: Tensor) -> Tensor:
     """The colours [S, S, 3] of a cut-out picture, beyond its outline those of the nearest pixel."""
-    solid = (photo[..., 3] > 0.9).cpu().numpy()
+    solid = (photo[..., 3] > 0.9).numpy()
     if not solid.any():
-        solid = (photo[..., 3] > 0.5).cpu().numpy()
+        solid = (photo[..., 3] > 0.5).numpy()
     rows, columns = ndimage.distance_transform_edt(~solid, return_distances=False, return_indices=True)
     return photo[torch.from_numpy(rows), torch.from_numpy(columns), :3]
 
 
 def _blurred(photo: Tensor, sigma: float) -> Tensor:
     """The colours [S, S, 3] of a cut-out picture, blurred within its outline; far from it, their mean."""
-    alpha = photo[..., 3:].cpu().numpy()
-    colours = photo[..., :3].cpu().numpy() * alpha
+    alpha = photo[..., 3:].numpy()
+    colours = photo[..., :3].numpy() * alpha
     weight = ndimage.gaussian_filter(alpha, (sigma, sigma, 0))
     soft = ndimage.gaussian_filter(colours, (sigma, sigma, 0)) / np.maximum(weight, 1e-6)
     mean = colours.sum((0, 1)) / max(float(alpha.sum()), 1e-6)
-    return torch.from_numpy(np.where(weight > 1e-3, soft, mean).astype(np.float32)).to(photo.device)
+    return torch.from_numpy(np.where(weight > 1e-3, soft, mean).astype(np.float32))
 
 
 def load(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,20 @@ from difix3d_ns.apps import image_to_3d as app
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.object_frame import FOCAL, RADIUS, object_cameras
 from difix3d_ns.geometry.warp import project, unproject
+from difix3d_ns.guidance.hi3d import Hi3DConfig
 from difix3d_ns.io.cut_objects import FILLED, centred, read_object
 from difix3d_ns.io.cut_outs import within_box
+from difix3d_ns.io.run import Run
 from difix3d_ns.ns.dataparsers.photo_orbit import SinglePhotoConfig, is_single_photo, make_orbit
 from difix3d_ns.ns.training_scene import TrainingScene
-from difix3d_ns.priors.base import ObjectFrame, OrbitGenerator
+from difix3d_ns.priors.base import ObjectFrame, OrbitFrame, OrbitGenerator, State
 from difix3d_ns.priors.inflation import InflatingOrbitGenerator
+from difix3d_ns.priors.orbit_refiner_config import OrbitRefinerConfig
 from difix3d_ns.priors.published.text_to_picture import picture_of
 from difix3d_ns.priors.registry import available_priors, load_orbit_generator
-from tests.stand_ins import ModelOfScene
+from tests.pretended_cuda import pretended_cuda
+from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
+from tests.unit.log import Log
 from tests.unit.official_difix import UNET, VAE, write_text_encoder
 from tests.unit.tiny_scene import datamanager
 
@@ -231,6 +236,16 @@ def test_the_front_is_carried_over_and_the_back_is_blurred() -> None:
     assert contrast[0] > 0.3 and contrast[1] > 0.2 and contrast[4] < 0.15
 
 
+def test_a_device_gives_what_the_processor_gives() -> None:
+    photo, expected = _cut(), _finished(load_orbit_generator(), _cut(), count=3)
+    with pretended_cuda():
+        there = InflatingOrbitGenerator(torch.device("cuda"))
+        found = _finished(there, photo, count=3)
+        assert all(not frame.image.is_cuda for frame in found)  # states stay on the host
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.image, other.image)
+
+
 # ---------------------------------------------------------------------- scenes
 
 
@@ -268,6 +283,37 @@ def test_the_elevation_has_to_be_given_and_possible(tmp_path: Path) -> None:
     for setting, value in (("frames", 2), ("side", 3)):
         with pytest.raises(UserError, match=f"photo.{setting} {value}"):
             _config(**{setting: value}).check("--pipeline.datamanager.photo")
+
+
+def test_refined_frames_take_over_from_made_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The photo alone is shown as it is; of the others nothing but refined ones is learnt any more."""
+    given: list[Sequence[OrbitFrame]] = []
+
+    class Refiner:
+        factor = 2
+
+        def start(self, frames: Sequence[OrbitFrame], seed: int = 0) -> State:
+            given.append(frames)
+            return {"side": torch.tensor(2 * frames[0].image.shape[0])}
+
+        def steps_left(self, state: State) -> int:
+            return 0
+
+        def result(self, state: State) -> list[Tensor]:
+            side = int(state["side"])
+            return [torch.ones(side, side, 3)] * len(given[0])
+
+    monkeypatch.setattr(OrbitRefinerConfig, "load", lambda self, device, flag_prefix="": Refiner())
+    manager = datamanager(_photo(tmp_path / "photo.png"), photo=_config())
+    guidance = Hi3DConfig(frames=4, side=SIDE).setup()
+    scene = TrainingScene(manager, ModelOfScene(4))
+    guidance.setup(scene, FlatRenderer(), NoReferences(), Run(90, folder=tmp_path, tracker=Log()))
+    while guidance.before_step(45):
+        pass
+    assert [frame.photo is not None for frame in given[0]] == [True, False, False, False]
+    drawn = [guidance.next_view(50, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert all(view is not None and view.key.startswith("orbit/") and view.alpha is not None for view in drawn)
+    assert guidance.pool.get("orbit/000").photo == 0 and guidance.pool.get("orbit/001").photo is None
 
 
 # ---------------------------------------------------------------------- the command
