@@ -1,4 +1,4 @@
-# make setup | demo | demo-3dsr | check | test | docs | screenshots | lint | bench | weights: each makes or reuses .venv
+# make setup | demo | demo-3dsr | demo-object | check | test | docs | screenshots | lint | bench | weights: each makes or reuses .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && { echo $$p; break; }; done)
 VENV := .venv
@@ -6,7 +6,7 @@ VENV := .venv
 export OMP_WAIT_POLICY ?= passive
 BIN := $(VENV)/bin
 
-.PHONY: setup system-check demo demo-3dsr check test lint docs screenshots bench weights clean
+.PHONY: setup system-check demo demo-3dsr demo-object check test lint docs screenshots bench weights clean
 
 setup: $(VENV)/.installed system-check
 
@@ -25,6 +25,9 @@ demo: setup
 
 demo-3dsr: setup
 	$(BIN)/difix3d demo-3dsr --output demo-3dsr
+
+demo-object: setup
+	$(BIN)/difix3d demo-object --output demo-object
 
 # a file's tests stay in one process; what takes longest comes first
 PARALLEL := --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
@@ -61,4 +64,4 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/rasterizer.py
 
 clean:
-	rm -rf $(VENV) demo demo-3dsr site
+	rm -rf $(VENV) demo demo-3dsr demo-object site

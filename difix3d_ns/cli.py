@@ -49,6 +49,19 @@ def demo_3dsr(
     run_demo_3dsr(output, seed, steps, upscaler)
 
 
+def demo_object(output: Path = Path("demo-object"), seed: int = 0, steps: int | None = None) -> None:
+    """Make one photo of a procedural object into 3D, and compare it with what cameras all around the object see.
+
+    Args:
+        output: folder for the photo and what image-to-3d makes of it, results.json and comparison.png.
+        seed: seed of the object.
+        steps: training steps (unset: the default of the device).
+    """
+    from difix3d_ns.apps.demo_object import run_demo_object
+
+    run_demo_object(output, seed, steps)
+
+
 def demo_scene(output: Path, seed: int = 0) -> None:
     """Write a small procedural scene with known truth, ready for ns-train.
 
@@ -559,6 +572,39 @@ def turntable(
     print(write(source, output, show, mesh, seconds, frames, long_side, data, force).describe())
 
 
+def image_to_3d(
+    photo: Annotated[Path | None, tyro.conf.Positional] = None,
+    output: Path = Path("object"),
+    elevation: float | None = None,
+    cut: tuple[int, int, int, int] | None = None,
+    steps: int | None = None,
+    prompt: str | None = None,
+    text_weights: str | None = None,
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Make a splat, a mesh, a video around it and a page from one photo of an object.
+
+    The embedded generator imagines nothing: it inflates the object's silhouette and carries over what the photo shows;
+    the back is a guess. Started again, a finished training is kept.
+
+    Args:
+        photo: picture of one object, with alpha or before a background of one colour, or with --cut.
+        output: folder to write.
+        elevation: degrees that the camera looks down on the object: 0 at eye level, 30 from above as at something on a
+            table, negative from below. Has to be given.
+        cut: left, top, right and bottom in pixels: a box that holds all of the object, which is cut out within.
+        steps: training steps (unset: the default of the device).
+        prompt: text of which the picture is made, in place of a photo; with --text-weights.
+        text_weights: a text-to-image pipeline of diffusers: a folder, or a hub id, which downloads.
+        seed: seed of the picture made of a text.
+        force: make everything anew.
+    """
+    from difix3d_ns.apps.image_to_3d import image_to_3d as make
+
+    make(photo, output, elevation, cut, steps, prompt, text_weights, seed, force)
+
+
 def enhance(
     splat: Annotated[Path, tyro.conf.Positional],
     data: Path,
@@ -606,6 +652,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "doctor": doctor,
     "demo": demo,
     "demo-3dsr": demo_3dsr,
+    "demo-object": demo_object,
     "demo-scene": demo_scene,
     "photos": photos,
     "pose": pose,
@@ -621,6 +668,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "mesh": mesh,
     "compare": compare,
     "turntable": turntable,
+    "image-to-3d": image_to_3d,
     "enhance": enhance,
     "bench": bench,
 }

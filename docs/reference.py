@@ -23,10 +23,12 @@ from difix3d_ns.initialization.estimated_depths import PhotoDepthConfig
 from difix3d_ns.initialization.stereo_points import InitialPointsConfig
 from difix3d_ns.ns import presets
 from difix3d_ns.ns.datamanager import SceneDatamanagerConfig
+from difix3d_ns.ns.dataparsers.photo_orbit import SinglePhotoConfig
 from difix3d_ns.ns.model import SplatModelConfig
 from difix3d_ns.ns.patches import PATCHES
 from difix3d_ns.ns.pipeline import GuidedPipelineConfig
 from difix3d_ns.ns.trainer import CPU_ITERATIONS, CUDA_ITERATIONS, GuidedTrainerConfig
+from difix3d_ns.priors.orbit_generator_config import OrbitGeneratorConfig
 from difix3d_ns.splats.floaters import FloatersConfig
 
 DOCS = Path(__file__).resolve().parent
@@ -38,6 +40,8 @@ FEW = 12  # photographs, for settings that follow their number
 SHARED: list[tuple[str, str, type]] = [
     ("Training", "", GuidedTrainerConfig),
     ("Photos", "pipeline.datamanager", SceneDatamanagerConfig),
+    ("One photo", "pipeline.datamanager.photo", SinglePhotoConfig),
+    ("Frames of one photo", "pipeline.datamanager.photo.generator", OrbitGeneratorConfig),
     ("Splat", "pipeline.model", SplatModelConfig),
     ("Helps for sparse captures", "pipeline", GuidedPipelineConfig),
     ("Initial points", "pipeline.initial-points", InitialPointsConfig),

@@ -69,7 +69,8 @@ class Hi3DConfig(GuidanceConfig):
     begin: float = 0.5
     """share of training after which the orbit is rendered"""
     probability: float = 0.25
-    """share of training steps that use a refined frame, once they are there"""
+    """share of training steps that use a refined frame, once they are there; of a single photo all do, unless it is
+    0"""
     weight: float = 1.0
     """loss weight of a refined frame against 1 for a photo"""
 
@@ -185,6 +186,8 @@ class Hi3DGuidance(Guidance):
         own = [self._scene.unoptimized_camera(index) for index in range(len(self._scene))]
         spacing = camera_spacing(stack_poses(own))
         for index, other in enumerate(own):
+            if self._scene.generated(index):
+                continue
             near = float((other.position - camera.position).norm()) < _SAME_PLACE * spacing
             same = near and torch.allclose(
                 other.resized(camera.width, camera.height).intrinsics, camera.intrinsics, rtol=_SAME_WAY
@@ -238,12 +241,18 @@ class Hi3DGuidance(Guidance):
     # ------------------------------------------------------------------ learning
 
     def next_view(self, step: int, generator: torch.Generator) -> TrainView | None:
-        if not self._done or float(torch.rand((), generator=generator)) >= self.config.probability:
+        if not self._done or float(torch.rand((), generator=generator)) >= self._share:
             return None
         number = int(torch.randint(len(self.targets), (), generator=generator))
         key = f"orbit/{number:03d}"
         view = self.pool.drawn(key) if key in self.pool else None  # one that was lost is a photograph's turn
         return None if view is None else replace(view, weight=view.weight * self.config.weight)
+
+    @property
+    def _share(self) -> float:
+        """Return the share of steps that use a refined frame: of frames that a generator made, the finer take all."""
+        made = any(self._scene.generated(index) for index in range(len(self._scene)))
+        return 1.0 if made and self.config.probability else self.config.probability
 
     # ------------------------------------------------------------------ state
 

@@ -1,4 +1,4 @@
-"""Silhouettes of photographs: by a mask, or by a background of one colour."""
+"""Silhouettes of photographs: by a mask, by a background of one colour, or by a box around them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from scipy import ndimage
 CutOut = Literal["no", "masks", "plain"]
 _TOLERANCE = 26  # of 255, in each channel, between a background's pixels and its colour
 _MIN_SHARE = 0.6  # of the border's pixels that have it
+_MAX_BOX = 0.98  # of the picture
 
 
 def with_silhouette(pixels: np.ndarray, silhouette: np.ndarray) -> np.ndarray:
@@ -47,3 +48,35 @@ def before_plain_background(pixels: np.ndarray) -> np.ndarray | None:
     outer = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     found: np.ndarray = ~np.isin(labels, outer[outer > 0])
     return found[..., None]
+
+
+def within_box(pixels: np.ndarray, box: tuple[int, int, int, int], rounds: int = 5) -> np.ndarray:
+    """Find what stands within a box before a background that is like the rest of the picture (OpenCV's GrabCut).
+
+    Args:
+        pixels: [H, W, 3] uint8.
+        box: left, top, right, bottom in pixels; the object lies within.
+        rounds: of GrabCut.
+
+    Returns:
+        [H, W, 1] bool; all false where nothing is found.
+
+    Raises:
+        ValueError: the box is none, or leaves nothing of the picture around it.
+    """
+    import cv2
+
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = box
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+        raise ValueError(f"the box lies not in the picture of {width} x {height} pixels")
+    if (right - left) * (bottom - top) > _MAX_BOX * width * height:
+        raise ValueError("the box leaves nothing of the background around it")
+    labels = np.zeros((height, width), np.uint8)
+    cv2.setRNGSeed(0)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    bgr = np.ascontiguousarray(pixels[..., ::-1])
+    cv2.grabCut(bgr, labels, (left, top, right - left, bottom - top), *models, rounds, cv2.GC_INIT_WITH_RECT)
+    found: np.ndarray = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
+    found = ndimage.binary_opening(found, iterations=1)
+    return ndimage.binary_fill_holes(found)[..., None] if found.any() else found[..., None]

@@ -89,16 +89,14 @@ class SplatMesh:
 class _Photographs(Sequence[PosedImage]):
     """The photographs of a scene, each made when it is asked for: all at once are gigabytes."""
 
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
+    def __init__(self, scene: Scene, numbers: Sequence[int]) -> None:
+        self._scene, self._numbers = scene, numbers
 
     def __len__(self) -> int:
-        return len(self._scene)
+        return len(self._numbers)
 
     def __getitem__(self, index: Any) -> Any:  # of a number; slices are nobody's
-        if index >= len(self):
-            raise IndexError(index)
-        return self._scene.photo(index)
+        return self._scene.photo(self._numbers[index])
 
 
 def mesh_of_splat(scene: Scene, renderer: SurfaceRenderer, options: MeshOptions, progress: Progress) -> SplatMesh:
@@ -124,9 +122,11 @@ def mesh_of_splat(scene: Scene, renderer: SurfaceRenderer, options: MeshOptions,
     _check_memory(box, voxels)
     between = _cameras_between(scene, cameras, options.between)
     mesh = _fused(views, renderer, between, box, voxels, progress)
-    photos = _Photographs(scene)
+    photos = _Photographs(scene, range(len(scene)))
+    taken = _Photographs(scene, [index for index in range(len(scene)) if not scene.generated(index)])
     mesh = _cleaned(mesh, photos, options, cameras)
-    return _coloured(mesh, photos, renderer, [*cameras[:: -(-len(cameras) // _RENDERS)], *between], options, progress)
+    rendered = [*cameras[:: -(-len(cameras) // _RENDERS)], *between]
+    return _coloured(mesh, photos, taken, renderer, rendered, options, progress)
 
 
 def _depth(
@@ -238,13 +238,14 @@ def _corners(mesh: trimesh.Trimesh) -> Points:
 def _coloured(
     mesh: trimesh.Trimesh,
     photos: Sequence[PosedImage],
+    taken: Sequence[PosedImage],  # those that no generator made
     renderer: SurfaceRenderer,
     rendered: Sequence[Pinhole],
     options: MeshOptions,
     progress: Progress,
 ) -> SplatMesh:
     occlusion, corners = Occlusion(mesh), _corners(mesh)
-    counts = occlusion.count(corners, photos)
+    counts = occlusion.count(corners, taken)
     progress("Photos that see each face", 1, 1)
     renders = []
     for number, camera in enumerate(rendered):

@@ -14,6 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.cut_outs import CutOut
 from difix3d_ns.io.images import Reduction
+from difix3d_ns.ns.dataparsers.photo_orbit import SinglePhotoConfig, dataparser_of
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
 from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.ns.scene_checks import check_precision, check_views
@@ -38,6 +39,9 @@ class SceneDatamanagerConfig(FullImageDatamanagerConfig):
     """poses by which up, centre and scale are found: all, those of evaluation included, as nerfstudio does; or those
     of training, so that nothing depends on where evaluation cameras are. Checkpoints and camera paths fit one frame"""
 
+    photo: SinglePhotoConfig = field(default_factory=SinglePhotoConfig)
+    """what is made of a scene that is one picture"""
+
     def check(self, flag: str) -> None:
         """Raise a UserError that names the flag if a setting cannot work."""
         factor = self.camera_res_scale_factor
@@ -55,6 +59,7 @@ class SceneDatamanager(FullImageDatamanager[PhotoDataset]):
 
     def __init__(self, config: SceneDatamanagerConfig, device: torch.device | str = "cpu", **kwargs: Any) -> None:
         data = config.data or getattr(config.dataparser, "data", None)
+        config.dataparser = dataparser_of(config.dataparser, data, config.photo, str(device))  # type: ignore[assignment]
         ours = take_over(config.dataparser, config.pose_frame)
         try:
             super().__init__(config, device=device, **kwargs)

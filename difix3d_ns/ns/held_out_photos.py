@@ -6,7 +6,8 @@ from difix3d_ns.errors import UserError
 
 HOLD_SOME_OUT = (
     "To hold some out, list them under val_filenames (and the others under train_filenames) in transforms.json and "
-    "train again; of ten photos and more every eighth is held out by itself."
+    "train again; of ten photos and more every eighth is held out by itself. Of a single photo none can be: there is "
+    "nothing to compare the sides with that it does not show."
 )
 
 

@@ -73,6 +73,11 @@ class TrainingScene:
         """File names of all photographs, with folders as far as they differ."""
         return distinct_names(self._datamanager.train_dataset.image_filenames)
 
+    def generated(self, index: int) -> bool:
+        """Return whether a photograph is none: a generator made it."""
+        made = self._datamanager.train_dataparser_outputs.metadata.get("generated")
+        return bool(made and made[index])
+
     def cameras(self) -> list[Pinhole]:
         """Cameras of all photographs, undistorted, at their optimised poses."""
         return [self.camera(index) for index in range(len(self))]

@@ -58,6 +58,10 @@ class Scene(Protocol):
         """File names of all photographs, with folders as far as they differ."""
         ...
 
+    def generated(self, index: int) -> bool:
+        """Return whether a photograph is none: a generator made it."""
+        ...
+
     def cameras(self) -> list[Pinhole]:
         """Cameras of all photographs, undistorted, at their optimised poses."""
         ...

@@ -56,9 +56,14 @@ class BallScene:
 
     def __init__(self, cameras: Sequence[Pinhole], masks: Sequence[Tensor | None] | None = None) -> None:
         self._cameras, self._masks = list(cameras), masks or [None] * len(cameras)
+        self.made: set[int] = set()
+        """numbers of photographs that are none"""
 
     def __len__(self) -> int:
         return len(self._cameras)
+
+    def generated(self, index: int) -> bool:
+        return index in self.made
 
     def camera(self, index: int) -> Pinhole:
         return self._cameras[index]

@@ -218,6 +218,14 @@ def test_the_hidden_side_is_marked() -> None:
     assert found.parts == 1 and len(found.counts) == len(found.colours) == len(found.mesh.vertices)
 
 
+def test_made_frames_are_not_counted_as_photos() -> None:
+    scene = BallScene(ALL_AROUND)
+    scene.made = set(range(1, len(ALL_AROUND)))
+    options = MeshOptions(between=0, voxels=48, smoothing=0)
+    found = mesh_of_splat(scene, Ball(), options, lambda *_: None)  # type: ignore[arg-type]
+    assert found.counts.max() == 1 and 0.5 < found.unseen < 0.8 < 1 - made(ALL_AROUND, options).unseen
+
+
 def test_a_textured_mesh_looks_like_the_scene() -> None:
     found = made(ALL_AROUND, MeshOptions(between=0, voxels=48, faces=2000, texture=256))
     assert found.picture is not None and found.places is not None and len(found.mesh.faces) <= 2000

@@ -143,6 +143,8 @@ def _began(timestamp: str) -> str:
 
 def _notices(training: Training, weights: str | None) -> list[str]:
     notices = []
+    if training.dataset is not None and (about := training.dataset.metadata.get("generated_about")):
+        notices.append(about)
     if not training.finished:
         planned = f" of {training.planned:,}" if training.planned else ""
         saved = f"The held-out views are of step {training.checkpoints[0]:,}." if training.checkpoints else ""

@@ -16,6 +16,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.chart import Curve
 from difix3d_ns.io.checkpoints import checkpoint_steps
 from difix3d_ns.ns.config_paths import find_scene_again
+from difix3d_ns.ns.dataparsers.photo_orbit import dataparser_of
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
 from difix3d_ns.ns.earlier_versions import refuse_earlier
 from difix3d_ns.ns.photo_dataset import PhotoDataset
@@ -57,6 +58,7 @@ class Training:
         parser = copy.deepcopy(manager.dataparser)
         parser.data = manager.data or self.config.data or parser.data
         try:
+            parser = dataparser_of(parser, parser.data, manager.photo)
             take_over(parser, manager.pose_frame)
             with CONSOLE.capture():
                 outputs = parser.setup().get_dataparser_outputs("train")

@@ -57,6 +57,9 @@ class DescribedScene:
     points: PointsGiven | None = None
     splits: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """frame names by "train", "val" and "test", where the scene lists them; these always win"""
+    generated: Sequence[str] = ()
+    """names of frames that nobody photographed: a generator made them"""
+    generated_about: str = ""  # what that generator does, for people
     applied_transform: np.ndarray | None = None  # [3, 4] from original coordinates to those of the file
     applied_scale: float = 1.0
     orientation: str | None = None  # the method the scene asks for; None: the flag's

@@ -31,6 +31,7 @@ from difix3d_ns.ns.dataparsers.blender_files import TRAIN_FILE, read_blender
 from difix3d_ns.ns.dataparsers.colmap_model import read_points as read_colmap_points
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame, Lens, PointsGiven
 from difix3d_ns.ns.dataparsers.layouts import describe_colmap, find_layout, point_matches, read_layout
+from difix3d_ns.ns.dataparsers.photo_orbit import SinglePhotoParserConfig, read_single_photo
 from difix3d_ns.ns.dataparsers.picture_files import (
     TURN,
     choose_copy,
@@ -88,6 +89,7 @@ READERS: dict[type[DataParserConfig], tuple[type[DataParser], Callable[[Any], De
     InstantNGPDataParserConfig: (InstantNGP, _read_instant_ngp),
     BlenderDataParserConfig: (Blender, _read_blender),
     ColmapDataParserConfig: (ColmapDataParser, describe_colmap),
+    SinglePhotoParserConfig: (Nerfstudio, read_single_photo),
 }
 """settings of nerfstudio's dataparsers: which class of its own reads them there, which function here"""
 
@@ -216,7 +218,10 @@ class SceneParser(DataParser):
         photos = [_photo(scene.frames[index], factor, _folder(scene), ratio) for index in self._split.of(split)]
         if split == "train":
             _log(scene, self._split, photos)
+        made = set(scene.generated)
         metadata: dict[str, Any] = {
+            "generated": [photo.frame.name in made for photo in photos],
+            "generated_about": scene.generated_about,
             "depth_filenames": _files([photo.depth for photo in photos]),
             "depth_confidence_filenames": _files([photo.depth_confidence for photo in photos]),
             "depth_unit_scale_factor": _depth_unit(scene, config),
@@ -399,7 +404,8 @@ def _box(scene: DescribedScene, config: Any) -> float:
 
 
 def _log(scene: DescribedScene, split: Split, photos: list[_Photo]) -> None:
-    for note in [*scene.notes, *([split.note] if split.note else []), *_size_notes(photos)]:
+    about = [scene.generated_about] if scene.generated_about else []
+    for note in [*about, *scene.notes, *([split.note] if split.note else []), *_size_notes(photos)]:
         CONSOLE.log(note)
 
 

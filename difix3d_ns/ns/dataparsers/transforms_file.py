@@ -51,6 +51,8 @@ def read_transforms(path: Path, *, points: bool = True, ordered: bool = True) ->
             for split in _LISTS
             if f"{split}_filenames" in meta
         },
+        generated=_named(meta.get("generated_filenames", ()), frames, "generated", path),
+        generated_about=str(meta.get("generated_about", "")),
         applied_transform=_applied_transform(meta, folder, path),
         applied_scale=_number(meta, "applied_scale", 1.0, path, "the scene"),
         orientation=_orientation(meta, path),

@@ -1,0 +1,396 @@
+"""One photo of an object: how it is cut out, what is refused, the frames made of it, and training on them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load, save
+from torch import Tensor
+
+from difix3d_ns.apps import image_to_3d as app
+from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.object_frame import FOCAL, RADIUS, object_cameras
+from difix3d_ns.geometry.warp import project, unproject
+from difix3d_ns.guidance.hi3d import Hi3DConfig
+from difix3d_ns.io.cut_objects import FILLED, centred, read_object
+from difix3d_ns.io.cut_outs import within_box
+from difix3d_ns.io.run import Run
+from difix3d_ns.ns.dataparsers.photo_orbit import SinglePhotoConfig, is_single_photo, make_orbit
+from difix3d_ns.ns.training_scene import TrainingScene
+from difix3d_ns.priors.base import ObjectFrame, OrbitFrame, OrbitGenerator, State
+from difix3d_ns.priors.inflation import InflatingOrbitGenerator
+from difix3d_ns.priors.orbit_refiner_config import OrbitRefinerConfig
+from difix3d_ns.priors.published.text_to_picture import picture_of
+from difix3d_ns.priors.registry import available_priors, load_orbit_generator
+from tests.pretended_cuda import pretended_cuda
+from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
+from tests.unit.log import Log
+from tests.unit.official_difix import UNET, VAE, write_text_encoder
+from tests.unit.tiny_scene import datamanager
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SIDE = 64
+
+
+def _disc(height: int, width: int, row: float, column: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width] + 0.5
+    return (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+
+
+def _photo(path: Path, mode: str = "RGBA", change: Callable[[np.ndarray], None] = lambda pixels: None) -> Path:
+    """A picture of a blue disc with a red upper half, 60 pixels wide, left of the middle."""
+    solid = _disc(100, 140, 50, 60, 30)
+    pixels = np.full((100, 140, 4), 255, np.uint8)
+    pixels[solid, :3] = (40, 60, 200)
+    pixels[solid & (np.arange(100) < 50)[:, None], :3] = (200, 40, 40)
+    pixels[..., 3] = 255 * solid
+    change(pixels)
+    if mode == "I;16":
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(path)
+    else:
+        Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def _cut(side: int = SIDE) -> Tensor:
+    """A centred ball, as a photo shows it that is cut out."""
+    solid = torch.from_numpy(_disc(side, side, side / 2, side / 2, 0.375 * side)).float()[..., None]
+    colours = torch.rand(side, side, 3, generator=torch.Generator().manual_seed(0))
+    return torch.cat([colours * solid + 1 - solid, solid], -1)
+
+
+def _finished(generator: OrbitGenerator, photo: Tensor, elevation: float = 20.0, count: int = 4) -> list[ObjectFrame]:
+    state = generator.start(photo, elevation, count)
+    while left := generator.steps_left(state):
+        before = {name: values.clone() for name, values in state.items()}
+        following = generator.step(state)
+        assert generator.steps_left(following) == left - 1
+        assert all(torch.equal(state[name], values) for name, values in before.items())
+        state = following
+    return generator.result(state)
+
+
+# ---------------------------------------------------------------------- the frame
+
+
+def test_the_cameras_are_those_of_the_paper() -> None:
+    cameras = object_cameras(30.0, 512)
+    assert len(cameras) == 16
+    assert math.degrees(2 * math.atan(0.5 / FOCAL)) == pytest.approx(49.13, abs=0.01)
+    for number, camera in enumerate(cameras):
+        place = camera.position
+        assert float(place.norm()) == pytest.approx(RADIUS)
+        assert math.degrees(math.asin(float(place[2]) / RADIUS)) == pytest.approx(30)
+        turn = math.radians(22.5 * number)
+        ahead = torch.tensor([math.cos(turn), math.sin(turn)], dtype=torch.float64)
+        assert float(place[:2] @ ahead) == pytest.approx(RADIUS * math.cos(math.radians(30)))
+        assert float(camera.camera_to_world[:3, :3].det()) == pytest.approx(1)
+        pixel, depth = project(torch.zeros(1, 3, dtype=torch.float64), camera)
+        assert pixel[0].tolist() == pytest.approx([256, 256]) and float(depth) == pytest.approx(RADIUS)
+        assert float(camera.camera_to_world[2, 0]) == pytest.approx(0)  # level
+    # each camera stands to the right of the one before, as that one sees it
+    assert all(float(project(b.position[None], a)[0][0, 0]) > 256 for a, b in itertools.pairwise(cameras))
+
+
+# ---------------------------------------------------------------------- cutting out
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "RGB", "L", "CMYK", "LA"])
+def test_pictures_of_any_mode_are_cut_out_and_centred(tmp_path: Path, mode: str) -> None:
+    file = tmp_path / ("photo.tif" if mode == "CMYK" else "photo.png")
+    found = read_object(_photo(file, mode), 512)
+    alpha = found.image[..., 3] > 0.5
+    rows, columns = alpha.nonzero().unbind(1)
+    side = found.image.shape[0]
+    assert found.image.shape == (side, side, 4) and found.by_alpha == (mode in ("RGBA", "LA"))
+    longer = float(columns.max() - columns.min() + 1)
+    assert longer / side == pytest.approx(FILLED, abs=0.03)
+    assert float(rows.float().mean()) == pytest.approx((side - 1) / 2, abs=1.5)
+    assert float(columns.float().mean()) == pytest.approx((side - 1) / 2, abs=1.5)
+
+
+def test_16_bits_are_served(tmp_path: Path) -> None:
+    found = read_object(_photo(tmp_path / "photo.png", "I;16", lambda p: p.__setitem__((p[..., 3] > 0), 30)), 512)
+    inside = found.image[found.image[..., 3] > 0.5]
+    assert len(inside) > 2000 and float(inside[:, :3].mean()) == pytest.approx(30 / 255, abs=0.02)
+
+
+def test_a_large_picture_is_reduced_without_its_background() -> None:
+    picture = torch.cat([torch.ones(400, 400, 3), torch.zeros(400, 400, 1)], -1)
+    picture[100:300, 100:300] = torch.tensor([0.0, 0.0, 1.0, 1.0])
+    small = centred(picture, 64)
+    assert small.shape == (64, 64, 4)
+    inside = small[small[..., 3] > 0.5]
+    torch.testing.assert_close(inside[:, :3], torch.tensor([0.0, 0.0, 1.0]).expand(len(inside), -1), atol=0.02, rtol=0)
+
+
+def _busy(pixels: np.ndarray) -> None:
+    pixels[..., 3] = 255
+    pixels[:] = np.random.default_rng(0).integers(0, 255, pixels.shape)
+
+
+def _two(pixels: np.ndarray) -> None:
+    pixels[_disc(100, 140, 50, 115, 18)] = (0, 200, 0, 255)
+
+
+def _cropped(pixels: np.ndarray) -> None:
+    pixels[30:70, :60] = (0, 200, 0, 255)
+
+
+def _empty(pixels: np.ndarray) -> None:
+    pixels[:] = 255
+
+
+def _small(pixels: np.ndarray) -> None:
+    pixels[..., 3] = 255 * _disc(100, 140, 50, 60, 12)
+
+
+@pytest.mark.parametrize(
+    ("mode", "change", "message"),
+    [
+        ("RGB", _busy, "several colours.*--cut LEFT TOP RIGHT BOTTOM"),
+        ("RGBA", _two, "more than one object.*cut the others off"),
+        ("RGBA", _cropped, "touches the border.*with all of it"),
+        ("RGB", _empty, "shows no object.*another picture"),
+        ("RGBA", _small, "24 pixels.*48 are needed.*larger picture"),
+    ],
+)
+def test_what_is_no_one_whole_object_is_refused(
+    tmp_path: Path, mode: str, change: Callable[[np.ndarray], None], message: str
+) -> None:
+    with pytest.raises(UserError, match=f"photo.png.*{message}"):
+        read_object(_photo(tmp_path / "photo.png", mode, change), 512)
+
+
+def test_specks_are_left_out(tmp_path: Path) -> None:
+    def speck(pixels: np.ndarray) -> None:
+        pixels[2:5, 130:133, 3] = 255
+
+    found = read_object(_photo(tmp_path / "photo.png", "RGBA", speck), 512).image
+    clean = read_object(_photo(tmp_path / "clean.png"), 512).image
+    assert torch.equal(found, clean)
+
+
+def test_a_box_cuts_an_object_out_of_its_background() -> None:
+    rng = np.random.default_rng(0)
+    solid = _disc(100, 140, 50, 60, 30)
+    pixels = rng.normal([90, 150, 80], 12, (100, 140, 3)).clip(0, 255).astype(np.uint8)
+    pixels[solid] = rng.normal([220, 60, 40], 12, (int(solid.sum()), 3)).clip(0, 255)
+    found = within_box(pixels, (20, 10, 100, 90))[..., 0]
+    assert (found & solid).sum() / (found | solid).sum() > 0.95
+    for box in ((0, 0, 140, 100), (50, 50, 40, 60), (0, 0, 150, 50)):
+        with pytest.raises(ValueError, match="box"):
+            within_box(pixels, box)
+
+
+# ---------------------------------------------------------------------- generators
+
+
+@pytest.mark.parametrize("name", available_priors(OrbitGenerator))
+def test_every_generator_keeps_the_contract(name: str) -> None:
+    generator, photo = load_orbit_generator(name), _cut()
+    before = torch.get_rng_state()
+    frames = _finished(generator, photo)
+    assert torch.equal(torch.get_rng_state(), before) and len(frames) == 4
+    assert torch.equal(frames[0].image, photo[..., :3]) and torch.equal(frames[0].alpha, photo[..., 3:])
+    for frame in frames:
+        assert frame.image.shape == (SIDE, SIDE, 3) and frame.alpha.shape == (SIDE, SIDE, 1)
+        assert frame.image.min() >= 0 and frame.image.max() <= 1 and frame.alpha.min() >= 0 and frame.alpha.max() <= 1
+        assert frame.depth is None or ((frame.depth > 0) <= (frame.alpha > 0.5)).all()
+    again = generator.start(photo, 20.0, 4)
+    for _ in range(2):
+        again = generator.step(load(save({key: values.contiguous() for key, values in again.items()})))
+    while generator.steps_left(again):
+        again = generator.step(again)
+    assert all(torch.equal(a.image, b.image) for a, b in zip(generator.result(again), frames, strict=True))
+
+
+def test_a_ball_is_inflated_to_a_ball() -> None:
+    """From all sides it has the silhouette of the photo, and its surface lies at the ball's."""
+    generator = InflatingOrbitGenerator(torch.device("cpu"), thickness=1.0)
+    frames = _finished(generator, _cut(), elevation=0.0, count=4)
+    radius = 0.375 / FOCAL * RADIUS  # at the middle's depth; the outline's rays graze a ball that is a bit smaller
+    own = frames[0].alpha > 0.5
+    for frame, camera in zip(frames, object_cameras(0.0, SIDE, 4, dtype=torch.float32), strict=True):
+        solid = frame.alpha > 0.5
+        assert float((solid & own).sum() / (solid | own).sum()) > 0.85
+        assert frame.depth is not None
+        places = unproject(frame.depth, camera)[(frame.depth > 0)[..., 0]]
+        assert float(places.norm(dim=1).median()) == pytest.approx(radius, rel=0.15)
+
+
+def test_the_front_is_carried_over_and_the_back_is_blurred() -> None:
+    photo = _cut()
+    photo[..., :3] = torch.where(torch.arange(SIDE)[:, None, None] // 4 % 2 == 0, 0.9, 0.1)  # stripes
+    frames = _finished(load_orbit_generator(), photo, elevation=0.0, count=8)
+    middle = slice(SIDE // 2 - 8, SIDE // 2 + 8)
+    contrast = [float(frame.image[middle, SIDE // 2].std()) for frame in frames]
+    assert contrast[0] > 0.3 and contrast[1] > 0.2 and contrast[4] < 0.15
+
+
+def test_a_device_gives_what_the_processor_gives() -> None:
+    photo, expected = _cut(), _finished(load_orbit_generator(), _cut(), count=3)
+    with pretended_cuda():
+        there = InflatingOrbitGenerator(torch.device("cuda"))
+        found = _finished(there, photo, count=3)
+        assert all(not frame.image.is_cuda for frame in found)  # states stay on the host
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.image, other.image)
+
+
+# ---------------------------------------------------------------------- scenes
+
+
+def _config(**settings: object) -> SinglePhotoConfig:
+    return SinglePhotoConfig(**{"elevation": 20.0, "side": SIDE, "frames": 4, **settings})  # type: ignore[arg-type]
+
+
+def test_a_picture_is_a_scene_of_frames_in_the_objects_frame(tmp_path: Path) -> None:
+    photo = _photo(tmp_path / "photo.png")
+    assert is_single_photo(photo) and not is_single_photo(tmp_path) and not is_single_photo(None)
+    folder = make_orbit(photo, _config())
+    meta = json.loads((folder / "transforms.json").read_text())
+    assert folder.parent == tmp_path and len(meta["frames"]) == 4 and len(meta["generated_filenames"]) == 3
+    written = (folder / "transforms.json").stat().st_mtime_ns
+    assert make_orbit(photo, _config()) == folder  # used again
+    assert (folder / "transforms.json").stat().st_mtime_ns == written
+    assert make_orbit(photo, _config(elevation=21.0)) != folder
+
+    manager = datamanager(photo, photo=_config())
+    scene = TrainingScene(manager, ModelOfScene(4))
+    assert [scene.generated(index) for index in range(4)] == [False, True, True, True]
+    assert len(manager.eval_dataset) == 0 and scene.given_points() is not None
+    for camera, expected in zip(scene.cameras(), object_cameras(20.0, SIDE, 4), strict=True):
+        torch.testing.assert_close(camera.camera_to_world.double(), expected.camera_to_world, atol=1e-5, rtol=0)
+    assert all(scene.alpha(index) is not None for index in range(4))
+
+
+def test_the_elevation_has_to_be_given_and_possible(tmp_path: Path) -> None:
+    photo = _photo(tmp_path / "photo.png")
+    with pytest.raises(UserError, match=r"photo.png.*--pipeline.datamanager.photo.elevation.*0 where.*30 where"):
+        make_orbit(photo, _config(elevation=None))
+    for value in (95.0, -60.0, math.nan):
+        with pytest.raises(UserError, match=r"elevation.*-30 to 70"):
+            make_orbit(photo, _config(elevation=value))
+    for setting, value in (("frames", 2), ("side", 3)):
+        with pytest.raises(UserError, match=f"photo.{setting} {value}"):
+            _config(**{setting: value}).check("--pipeline.datamanager.photo")
+
+
+def test_refined_frames_take_over_from_made_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The photo alone is shown as it is; of the others nothing but refined ones is learnt any more."""
+    given: list[Sequence[OrbitFrame]] = []
+
+    class Refiner:
+        factor = 2
+
+        def start(self, frames: Sequence[OrbitFrame], seed: int = 0) -> State:
+            given.append(frames)
+            return {"side": torch.tensor(2 * frames[0].image.shape[0])}
+
+        def steps_left(self, state: State) -> int:
+            return 0
+
+        def result(self, state: State) -> list[Tensor]:
+            side = int(state["side"])
+            return [torch.ones(side, side, 3)] * len(given[0])
+
+    monkeypatch.setattr(OrbitRefinerConfig, "load", lambda self, device, flag_prefix="": Refiner())
+    manager = datamanager(_photo(tmp_path / "photo.png"), photo=_config())
+    guidance = Hi3DConfig(frames=4, side=SIDE).setup()
+    scene = TrainingScene(manager, ModelOfScene(4))
+    guidance.setup(scene, FlatRenderer(), NoReferences(), Run(90, folder=tmp_path, tracker=Log()))
+    while guidance.before_step(45):
+        pass
+    assert [frame.photo is not None for frame in given[0]] == [True, False, False, False]
+    drawn = [guidance.next_view(50, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert all(view is not None and view.key.startswith("orbit/") and view.alpha is not None for view in drawn)
+    assert guidance.pool.get("orbit/000").photo == 0 and guidance.pool.get("orbit/001").photo is None
+
+
+# ---------------------------------------------------------------------- the command
+
+
+def test_flags_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    photo = _photo(tmp_path / "photo.png")
+    for arguments, message in (
+        ({"photo": None}, "a photo or --prompt"),
+        ({"prompt": "a mug", "text_weights": "x"}, "either a photo or --prompt"),
+        ({"photo": None, "prompt": "a mug"}, "belong together"),
+        ({"elevation": None}, "--elevation is missing.*30 where"),
+        ({"elevation": 90.0}, "--elevation 90: -30 to 70"),
+        ({"cut": (9, 9, 5, 5)}, "--cut 9 9 5 5.*LEFT TOP RIGHT BOTTOM"),
+        ({"photo": None, "prompt": "a mug", "text_weights": str(tmp_path)}, "--text-weights.*model_index.json"),
+    ):
+        with pytest.raises(UserError, match=message):
+            app.image_to_3d(**{"photo": photo, "output": tmp_path / "out", "elevation": 20.0, **arguments})  # type: ignore[arg-type]
+
+
+def test_a_text_is_drawn_by_a_pipeline_of_a_folder(tmp_path: Path) -> None:
+    folder = _write_pipeline(tmp_path)
+    made = [picture_of("a mug", str(folder), "cpu", seed, side=32, steps=2) for seed in (1, 1, 2)]
+    assert made[0].shape == (32, 32, 3) and made[0].min() >= 0 and made[0].max() <= 1
+    assert torch.equal(made[0], made[1]) and not torch.equal(made[0], made[2])
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match=r"--text-weights .*safetensors"):  # pickles are not read
+        picture_of("a mug", str(folder), "cpu", side=32, steps=2)
+
+
+def _write_pipeline(folder: Path) -> Path:
+    """A text-to-image pipeline of tiny random networks, as diffusers writes it."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    place = folder / "parts"
+    place.mkdir()
+    write_text_encoder(place, 16)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline = StableDiffusionPipeline(
+            AutoencoderKL(**VAE),
+            CLIPTextModel.from_pretrained(place / "text_encoder"),
+            CLIPTokenizer.from_pretrained(place / "tokenizer"),
+            UNet2DConditionModel(**UNET),
+            DDIMScheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder / "pipeline")
+    return folder / "pipeline"
+
+
+def test_the_command_keeps_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[list[str]] = []
+
+    def train(data: Path, output: Path, name: str, flags: list[str], method: str) -> None:
+        trained.append(flags)
+        config = app.config_of(output, name, method)
+        config.parent.mkdir(parents=True)
+        config.write_text("")
+
+    class Said:
+        def describe(self) -> str:
+            return ""
+
+    monkeypatch.setattr(app, "train", train)
+    monkeypatch.setattr(app, "write_mesh", lambda *_, **__: Said())
+    monkeypatch.setattr(app, "turntable", lambda *_, **__: Said())
+    monkeypatch.setattr(app, "write_report", lambda config, page, **_: page)
+    photo, output = _photo(tmp_path / "photo.png"), tmp_path / "out"
+    made = app.image_to_3d(photo, output, 20.0, steps=50)
+    assert trained == [["--pipeline.datamanager.photo.elevation", "20", "--max-num-iterations", "50"]]
+    assert made.mesh == output / "mesh.glb" and Image.open(output / "photo.png").mode == "RGBA"
+    app.image_to_3d(photo, output, 20.0, steps=50)
+    assert len(trained) == 1
+    app.image_to_3d(photo, output, 25.0, steps=50)
+    app.image_to_3d(photo, output, 25.0, steps=50, force=True)
+    assert [flags[1] for flags in trained] == ["20", "25", "25"]
