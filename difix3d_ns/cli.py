@@ -281,7 +281,8 @@ def convert(
             flags = "--pipeline.guidance.orbit-refiner"
             print(f"Use it: ns-train hi3d-splatfacto {flags}.name hi3d-video {flags}.weights {output} --data SCENE")
         else:
-            print(f'Use it: load_orbit_generator("orbit-video", "{output}"), as docs/examples/make_orbit.py does')
+            flags = "--pipeline.datamanager.photo.generator"
+            print(f"Use it: ns-train hi3d-splatfacto {flags}.name orbit-video {flags}.weights {output} --data PHOTO.png")
         return
     if checkpoint.is_dir() or (is_hub_id(str(checkpoint)) and checkpoint.suffix not in PICKLES):
         convert_folder(str(checkpoint), output, precision)

@@ -196,31 +196,6 @@ def load_orbit_refiner(
     return refiner
 
 
-@functools.lru_cache(maxsize=2)
-def load_orbit_generator(
-    name: str = "orbit-video",
-    weights: str | None = None,
-    device: str = "cpu",
-    dtype: torch.dtype | None = None,
-    options: tuple[tuple[str, Any], ...] = (),
-) -> OrbitGenerator:
-    """Load a generator of orbits, once per process.
-
-    Loading leaves torch's random generators as they were.
-
-    Args:
-        name: one of ``available_priors(OrbitGenerator)``, or a module with a ``load`` like theirs, as "package.module".
-        weights, device, dtype: as of ``load_fixer``.
-        options: further arguments of its ``load`` by name.
-
-    Raises:
-        ValueError: no such generator, or it has no such option.
-        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
-    """
-    generator: OrbitGenerator = _load_with(OrbitGenerator, name, weights, device, dtype, options)
-    return generator
-
-
 def _load_with(
     capability: type,
     name: str,

@@ -194,7 +194,7 @@ def test_a_box_cuts_an_object_out_of_its_background() -> None:
 # ---------------------------------------------------------------------- generators
 
 
-@pytest.mark.parametrize("name", available_priors(OrbitGenerator))
+@pytest.mark.parametrize("name", sorted({*available_priors(OrbitGenerator)} - {"orbit-video"}))  # test_orbit_video
 def test_every_generator_keeps_the_contract(name: str) -> None:
     generator, photo = load_orbit_generator(name), _cut()
     before = torch.get_rng_state()
