@@ -76,15 +76,16 @@ def _ssim(first: Tensor, second: Tensor, used: Tensor, kind: Ssim) -> float:
         from skimage.metrics import structural_similarity
 
         return float(structural_similarity(first.numpy(), second.numpy(), channel_axis=-1, data_range=1))
-    pair = [one.permute(2, 0, 1)[None].contiguous() for one in (first, second)]
+    one, other = (picture.permute(2, 0, 1)[None].contiguous() for picture in (first, second))
     if kind == "padded":
         from pytorch_msssim import ssim
 
-        padded = [functional.pad(one, [_REACH] * 4) for one in pair]
+        around = [_REACH] * 4
+        padded = functional.pad(one, around), functional.pad(other, around)
         return float(ssim(*padded, data_range=1.0, win_size=2 * _REACH + 1))
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     if kind == "own-range":
-        return float(structural_similarity_index_measure(*pair))
-    _, full = structural_similarity_index_measure(*pair, reduction="none", data_range=1.0, return_full_image=True)
+        return float(structural_similarity_index_measure(one, other))  # type: ignore[arg-type]
+    _, full = structural_similarity_index_measure(one, other, reduction="none", data_range=1.0, return_full_image=True)
     return float((full[0].mean(0)[..., None] * used).sum() / used.sum())

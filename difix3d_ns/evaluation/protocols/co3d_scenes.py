@@ -156,7 +156,7 @@ def _read(root: Path, frame: Annotation) -> tuple[np.ndarray, np.ndarray]:  # [H
     with open_picture(root / frame["image"]["path"]) as file:
         pixels = np.array(file.convert("RGB"))
     with open_picture(root / frame["mask"]["path"]) as file:
-        mask = np.array(file.convert("L").resize(pixels.shape[1::-1], Image.Resampling.NEAREST)) / 255.0
+        mask = np.array(file.convert("L").resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST)) / 255.0
     return pixels, mask
 
 
