@@ -85,21 +85,36 @@ class Place:
 
 @dataclass(frozen=True)
 class Case:
-    """A command that has to fail.
+    """A command that has to fail, or to go on and say so.
 
     Args:
         command: makes its input and returns the words of the command line.
         names: what the message has to contain: the flag, the file or the remedy.
+        goes_on: the command succeeds without what is bad; ``names`` begins its message.
     """
 
     command: Callable[[Place], Words]
     names: str
+    goes_on: bool = False
+
+    def message(self, text: str, short: Mapping[Path, str]) -> str:
+        """Message in what the command wrote, in one line, with short paths."""
+        if not self.goes_on:
+            return message_of(text, short)
+        plain = re.sub(r"\S+\.py:\d+", " ", text)  # places in code, at the right of a log
+        said = plain[plain.find(self.names) :] if self.names in plain else ""
+        return message_of("Error: " + ". ".join(" ".join(said.split()).split(". ")[:1]), short)
+
+    def passed(self, status: int, text: str, message: str) -> bool:
+        """Whether a command with this exit status, output and message did what it should."""
+        expected = status == 0 if self.goes_on else status in (1, 2)
+        return expected and "Traceback" not in text and self.names.lower() in message.lower()
 
 
 def message_of(text: str, short: Mapping[Path, str]) -> str:
     """Message of a command: what stands after the first "Error", in one line, with short paths."""
     plain = re.sub(r"[│╭╮╰╯─]+", " ", text)
-    at = re.search(r"Error:|Parsing error|Unrecognized", plain)
+    at = re.search(r"Error:|Error parsing|Parsing error|Unrecognized", plain)
     line = " ".join(plain[at.start() if at else -600 :].split())
     for folder, name in short.items():
         line = line.replace(f"{folder}/", "" if name == "." else f"{name}/").replace(str(folder), name)
@@ -189,7 +204,9 @@ CASES: dict[str, Case] = {
     ),
     "text named as a photo": Case(lambda p: _train(p, data=p.damaged("images/*", lambda b: b"hello")), "picture"),
     "a mask is missing": _scene(_first(mask_path="masks/none.png"), "mask"),
-    "initial points are missing": Case(lambda p: _train(p, data=p.damaged("*.ply", None)), ".ply"),
+    "initial points are missing": Case(
+        lambda p: _train(p, data=p.damaged("*.ply", None)), "No initial points", goes_on=True
+    ),
     "half a file of points": Case(lambda p: _train(p, data=p.damaged("*.ply", lambda b: b[: len(b) // 2])), ".ply"),
     # flags of ns-train
     "a misspelt flag": _flags("--pipeline.guidance.ruonds", 2),
@@ -202,7 +219,7 @@ CASES: dict[str, Case] = {
         lambda p: _train(p, "--pipeline.guidance.fixer.weights", p.folder / "none.safetensors"), "none.safetensors"
     ),
     "weights of text": Case(
-        lambda p: _train(p, "--pipeline.guidance.fixer.weights", p.file("w.safetensors", b"hello")), "w.safetensors"
+        lambda p: _train(p, "--pipeline.guidance.fixer.weights", p.file("w.safetensors", b"hello")), "w.json"
     ),
     "dropout above 1": _flags("--pipeline.model.gaussian-dropout", 1.5),
     "a camera path without its file": _flags("--pipeline.guidance.targets.kind", "camera-path", names="camera-path"),
@@ -225,7 +242,8 @@ CASES: dict[str, Case] = {
     "a misspelt command": Case(lambda p: ["difix3d", "exprot"], "did you mean export"),
     "fix: no such picture": Case(lambda p: ["difix3d", "fix", "none.png", "--output", "f.png"], "none.png does not"),
     "fix: text named as a picture": Case(
-        lambda p: ["difix3d", "fix", p.file("a.png", b"hello"), "--output", p.folder / "f.png"], "a.png"
+        lambda p: ["difix3d", "fix", p.file("a.png", b"hello"), "--output", p.folder / "f.png", "--scene", p.scene],
+        "a.png",
     ),
     "fix: over the input": Case(
         lambda p: ["difix3d", "fix", (a := p.file("a.png", p.photo().read_bytes())), "--output", a], "overwrite"

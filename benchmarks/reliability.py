@@ -263,11 +263,10 @@ def inputs(only: tuple[str, ...] = (), work: Path | None = None, record: Path | 
             program, *arguments = case.command(place)
             started = time.monotonic()
             status, text = run_forked(command_line(program, *map(str, arguments)), {}, folder)
-            message = message_of(text, {folder: "."})
+            message = case.message(text, {folder: "."})
             row = {"name": name, "command": place.shown([program, *arguments]), "status": status, "message": message}
             row["seconds"] = round(time.monotonic() - started, 1)
-            fine = status in (1, 2) and "Traceback" not in text and case.names.lower() in message.lower()
-            record_of.add(row, fine)
+            record_of.add(row, case.passed(status, text, message))
         record_of.end()
 
 
