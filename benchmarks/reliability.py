@@ -95,6 +95,7 @@ class Trainings:
         """Output of a training that nothing ended, and its seconds."""
         output = self._work / "unbroken"
         seconds = 0.0
+        run_forked(command_line("difix3d", "--version"), {}, None)  # imports what all trainings are forked from
 
         def train() -> None:
             nonlocal seconds
