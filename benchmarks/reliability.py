@@ -24,7 +24,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from difix3d_ns.data.procedural import demo_scene
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.bench.provenance import commit
 from difix3d_ns.io import checkpoints
+from difix3d_ns.ns.trainer import STATE_KEY
 from tests.commands import forked, run_forked
 from tests.conftest import command_line, with_compiled_kernels
 from tests.full_disk import can_mount, mount
@@ -129,20 +131,33 @@ class Trainings:
         return int(found[1]) if found else max(steps) + 1  # the last one: already trained
 
     def difference(self, a: Path, b: Path) -> str:
-        """Place where the last checkpoints or the views of two outputs differ; empty where all bits are equal."""
+        """Place where the last checkpoints or the files beside them differ; empty where all bits are equal.
+
+        Views are compared in place of the numbers of their files: after a kill the next number is another one.
+        """
         found = first_difference(self._end(a), self._end(b), "checkpoint")
-        return found or first_difference(self._views(a), self._views(b), "views")
+        return found or first_difference(self._others(a), self._others(b), "files")
 
     def leftovers(self, output: Path) -> list[str]:
         """Parts of files that were being written."""
         return sorted(str(path.relative_to(output)) for path in output.rglob("*.part*"))
 
     def _end(self, output: Path) -> Any:
-        return torch.load(self.models(output) / f"step-{STEPS - 1:09d}.ckpt", weights_only=True)
+        """The last checkpoint, with the views of its pool in it."""
+        state = torch.load(self.models(output) / f"step-{STEPS - 1:09d}.ckpt", weights_only=True)
+        guidance = state[STATE_KEY]["parts"].get("guidance", {})
+        if "pool" in guidance:
+            file = str(self.folder(output) / "pseudo_views" / "view_{:08d}.safetensors")
+            guidance["pool"] = [(key, load_file(file.format(number))) for key, number in guidance["pool"]]
+        return state
 
-    def _views(self, output: Path) -> dict[str, Any]:
+    def _others(self, output: Path) -> dict[str, Any]:
+        """Number of files of views, and contents of all other files of tensors."""
         folder = self.folder(output)
-        return {str(path.relative_to(folder)): load_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+        files = sorted(folder.rglob("*.safetensors"))
+        views = [file for file in files if file.name.startswith("view_")]
+        kept = {str(file.relative_to(folder)): load_file(file) for file in files if file not in views}
+        return {"views": len(views), **kept}
 
 
 def tiny_scene(folder: Path) -> Path:
@@ -168,7 +183,7 @@ def kill(
         work: folder for the trainings (unset: a temporary one).
         record: file that rows are added to; None writes none.
     """
-    with _work(work) as place:
+    with _folder(work) as place:
         trainings = Trainings(method, place)
         reference, seconds = trainings.unbroken()
         draw = random.Random(seed)
@@ -213,7 +228,7 @@ def disk(
         work: folder for the trainings (unset: a temporary one).
         record: file that rows are added to; None writes none.
     """
-    with _work(work) as place:
+    with _folder(work) as place:
         small = place / "disk"
         small.mkdir(exist_ok=True)
         if not can_mount(small):
@@ -255,7 +270,7 @@ def inputs(only: tuple[str, ...] = (), work: Path | None = None, record: Path | 
         work: folder for the inputs (unset: a temporary one).
         record: file that rows are added to; None writes none.
     """
-    with _work(work) as folder:
+    with _folder(work) as folder:
         place = Place(folder, tiny_scene(folder / "scene"))
         record_of = _Record("inputs", record)
         for name, case in CASES.items():
@@ -279,7 +294,7 @@ def viewers(seconds: float = 30.0, work: Path | None = None, record: Path | None
         work: folder for the training (unset: a temporary one).
         record: file that rows are added to; None writes none.
     """
-    with _work(work) as place, socket.socket() as free:
+    with _folder(work) as place, socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
         free.close()
@@ -347,20 +362,15 @@ class _Record:
             raise SystemExit(1)
 
 
-class _work:
-    """A folder that is given, or a temporary one that is deleted at the end."""
-
-    def __init__(self, given: Path | None) -> None:
-        self._made = None if given else tempfile.TemporaryDirectory(prefix="reliability_")
-        self._path = given.resolve() if given else Path(self._made.name)  # type: ignore[union-attr]
-
-    def __enter__(self) -> Path:
-        self._path.mkdir(parents=True, exist_ok=True)
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        if self._made is not None:
-            self._made.cleanup()
+@contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    """A folder that is given and kept, or a temporary one that is deleted at the end."""
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="reliability_") as made:
+        yield Path(made)
 
 
 def _copy(source: Path, target: Path) -> None:

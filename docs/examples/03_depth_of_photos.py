@@ -19,8 +19,8 @@ while left := prior.steps_left(state):
     state = prior.step(state)
 
 for number, (photo, found) in enumerate(zip(photos, prior.result(state), strict=True)):
-    sure = found.chance(within=0.02)  # [H, W, 1]: probability that the depth is within 2 % of the truth
-    print(f"photo {number}: median depth {found.depth.median():.3f}, {sure.mean():.0%} of it within 2 %")
+    chance = found.chance(within=0.02)  # [H, W, 1]: probability that the depth is within 2 % of the truth
+    print(f"photo {number}: median depth {found.depth.median():.3f}, {chance.mean():.0%} of it within 2 %")
     coloured = apply_depth_colormap(found.depth)
-    write_picture(f"depth/{number:02d}.png", torch.cat([photo.image, coloured, sure.expand_as(coloured)], dim=1))
-print("depth/ shows each photo, its depth, and how sure it is")
+    write_picture(f"depth/{number:02d}.png", torch.cat([photo.image, coloured, chance.expand_as(coloured)], dim=1))
+print("depth/ shows each photo, its depth, and the chance that it is right")

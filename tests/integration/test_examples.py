@@ -75,8 +75,8 @@ def test_depth_of_photos(tiny_scene: Path, tmp_path: Path) -> None:
     assert len(shares) == 6 and max(shares) > 20
     files = sorted((tmp_path / "depth").iterdir())
     assert len(files) == 6
-    photo, depth, sure = _columns(files[0], 3)
-    assert depth.std() > 5 and sure.std() > 5 and photo.shape == (96, 128, 3)
+    photo, depth, chance = _columns(files[0], 3)
+    assert depth.std() > 5 and chance.std() > 5 and photo.shape == (96, 128, 3)
 
 
 def test_a_photo_is_enlarged(tiny_scene: Path, tmp_path: Path) -> None:
