@@ -280,7 +280,7 @@ def inputs(only: tuple[str, ...] = (), work: Path | None = None, record: Path | 
             started = time.monotonic()
             status, text = run_forked(command_line(program, *map(str, arguments)), {}, folder)
             message = case.message(text, {folder: "."})
-            row = {"name": name, "command": place.shown([program, *arguments]), "status": status, "message": message}
+            row = {"name": name, "tried": place.shown([program, *arguments]), "status": status, "message": message}
             row["seconds"] = round(time.monotonic() - started, 1)
             record_of.add(row, case.passed(status, text, message))
         record_of.end()
