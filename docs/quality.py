@@ -223,6 +223,8 @@ def bad_inputs() -> str:
     for row in rows:
         verdict = "" if row["passed"] else " **(failed)**"
         message = row["message"] if len(row["message"]) <= 240 else row["message"][:240].rsplit(" ", 1)[0] + " ..."
+        if row["status"] and not message.startswith(("Error", "Parsing", "Unrecognized")):
+            message = f"Error: {message}"
         lines.append(f"- **{row['name']}**{verdict}: `{message.replace('`', '')}`")
     passed = sum(row["passed"] for row in rows)
     return _reliability("inputs", [f"{passed} of {len(rows)} passed.", "", *lines])

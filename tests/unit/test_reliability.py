@@ -81,12 +81,12 @@ def test_the_page_follows_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
         kill | {"number": 0, "passed": False},
         kill | {"number": 1, "passed": True, "went_on_at": None},
         kill | {"number": 0, "passed": True},  # tried again: the last counts
-        facts | {"part": "inputs", "name": "a video", "message": "pose `it`", "passed": True},
-        facts | {"part": "inputs", "name": "a fax", "message": "word " * 99, "passed": False},
+        facts | {"part": "inputs", "name": "a video", "message": "pose `it`", "status": 1, "passed": True},
+        facts | {"part": "inputs", "name": "a fax", "message": "word " * 99, "status": 0, "passed": False},
     ]
     (tmp_path / "reliability.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert "| `m` | 2 | 2 | 0.50, 0.50 | 31, start |" in quality.kills()
     assert "2026-12-01, 2 CPU cores, commit abc" in quality.kills() and "python -m x" in quality.kills()
     listed = quality.bad_inputs()
-    assert "1 of 2 passed" in listed and "- **a video**: `pose it`" in listed
+    assert "1 of 2 passed" in listed and "- **a video**: `Error: pose it`" in listed
     assert "- **a fax** **(failed)**: `word" in listed and "word ...`" in listed
