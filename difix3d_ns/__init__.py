@@ -9,10 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from difix3d_ns.apps.enhance_splat import open_splat
+    from difix3d_ns.data.procedural.demo_scene import demo_scene
     from difix3d_ns.geometry.pinhole import Pinhole
     from difix3d_ns.guidance.base import Guidance, GuidanceConfig
+    from difix3d_ns.io.images import read_picture, write_picture
+    from difix3d_ns.ns.capture_reader import read_dataset
     from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, PosedImage
-    from difix3d_ns.priors.registry import load_fixer
+    from difix3d_ns.priors.registry import load_depth, load_fixer, load_upscaler, load_view_generator
     from difix3d_ns.views.protocols import Render
     from difix3d_ns.views.view import TrainView
 
@@ -29,7 +33,15 @@ __all__ = [
     "PosedImage",
     "Render",
     "TrainView",
+    "demo_scene",
+    "load_depth",
     "load_fixer",
+    "load_upscaler",
+    "load_view_generator",
+    "open_splat",
+    "read_dataset",
+    "read_picture",
+    "write_picture",
 ]
 
 _MODULES = {
@@ -42,7 +54,15 @@ _MODULES = {
     "PosedImage": "geometry.posed_image",
     "Render": "views.protocols",
     "TrainView": "views.view",
+    "demo_scene": "data.procedural.demo_scene",
+    "load_depth": "priors.registry",
     "load_fixer": "priors.registry",
+    "load_upscaler": "priors.registry",
+    "load_view_generator": "priors.registry",
+    "open_splat": "apps.enhance_splat",
+    "read_dataset": "ns.capture_reader",
+    "read_picture": "io.images",
+    "write_picture": "io.images",
 }
 
 

@@ -6,6 +6,7 @@ python docs/quality.py [--check]
 from __future__ import annotations
 
 import functools
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -189,10 +190,93 @@ def harm() -> str:
     return "\n".join(lines) or ("None on record." if rows else "Not measured yet.")
 
 
+def kills() -> str:
+    """What became of trainings that were killed."""
+    lines = ["| method | killed | same bits | at, share of the time | went on at step |", "|---|---:|---:|---|---|"]
+    for method, rows in _by_method("kill").items():
+        same = sum(row["passed"] for row in rows)
+        shares = ", ".join(f"{row['share']:.2f}" for row in rows)
+        steps = ", ".join("start" if row["went_on_at"] is None else str(row["went_on_at"]) for row in rows)
+        lines.append(f"| `{method}` | {len(rows)} | {same} | {shares} | {steps} |")
+    return _reliability("kill", lines)
+
+
+def full_disks() -> str:
+    """What became of trainings whose disk was full."""
+    lines = [
+        "| method | disk, MB | ended with | whole checkpoints | went on at step | same bits |",
+        "|---|---:|---:|---:|---|---|",
+    ]
+    for method, rows in _by_method("disk").items():
+        for row in rows:
+            start = "start" if row["went_on_at"] is None else str(row["went_on_at"])
+            same = "yes" if row["passed"] else f"no: {row['difference'] or row['message']}"
+            size = f"{row['disk_bytes'] / 1e6:.1f}"
+            lines.append(f"| `{method}` | {size} | {row['status']} | {len(row['kept'])} | {start} | {same} |")
+    return _reliability("disk", lines)
+
+
+def bad_inputs() -> str:
+    """Messages that bad inputs got, one item each: a phone has no room for a table of them."""
+    rows = _trials("inputs")
+    lines = []
+    for row in rows:
+        verdict = "" if row["passed"] else " **(failed)**"
+        message = row["message"] if len(row["message"]) <= 240 else row["message"][:240].rsplit(" ", 1)[0] + " ..."
+        if row["status"] and not message.startswith(("Error", "Parsing", "Unrecognized")):
+            message = f"Error: {message}"
+        lines.append(f"- **{row['name']}**{verdict}: `{message.replace('`', '')}`")
+    passed = sum(row["passed"] for row in rows)
+    return _reliability("inputs", [f"{passed} of {len(rows)} passed.", "", *lines])
+
+
+def viewers() -> str:
+    """What two tabs cost a training."""
+    lines = ["| tabs | seconds | steps lost | frames, while training | after it | memory before, after |"]
+    lines.append("|---:|---:|---:|---|---|---|")
+    for row in _trials("viewers"):
+        frames = [" + ".join(map(str, row[key])) for key in ("frames", "frames_after")]
+        memory = f"{row['mib_before']:.0f}, {row['mib_after']:.0f} MiB"
+        lost = f"{row['lost']} of {row['steps']}"
+        lines.append(f"| {row['tabs']} | {row['on_for']:g} | {lost} | {' | '.join(frames)} | {memory} |")
+    return _reliability("viewers", lines)
+
+
+def _trials(part: str) -> list[Row]:
+    """Rows of a part of benchmarks/reliability.py; of trials that were repeated the last."""
+    path = RECORD / "reliability.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+    keys = ("method", "seed", "number", "name")
+    return list({tuple(row.get(key) for key in keys): row for row in rows if row["part"] == part}.values())
+
+
+def _by_method(part: str) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in _trials(part):
+        found.setdefault(row["method"], []).append(row)
+    return found
+
+
+def _reliability(part: str, lines: Sequence[str]) -> str:
+    """A part's table below when, where and by which commands it was made."""
+    rows = _trials(part)
+    if not rows:
+        return "Not run yet."
+    words = "\n".join(dict.fromkeys(row["command"] for row in rows))
+    origin = f"{dates(rows)}, {_distinct(rows, 'hardware')}, commit {_distinct(rows, 'commit')}:"
+    return "\n".join([origin, "", "```bash", words, "```", "", *lines])
+
+
 BLOCKS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"headline": headline},
     ROOT / "docs" / "quality.md": {"table": table, "ablation": ablation, "hard": hard, "harm": harm},
     ROOT / "docs" / "3dsr.md": {name: functools.partial(enlarged, name) for name in ("3dsr", "3dsr-ablation")},
+    ROOT / "docs" / "reliability.md": {
+        "kills": kills,
+        "disk": full_disks,
+        "inputs": bad_inputs,
+        "viewers": viewers,
+    },
 }
 """Page -> name of a block -> what belongs there, between <!-- bench:NAME --> and <!-- /bench -->."""
 

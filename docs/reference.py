@@ -34,6 +34,9 @@ from difix3d_ns.splats.floaters import FloatersConfig
 DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "configuration.md"
 ARCHITECTURE = DOCS / "architecture.md"
+PYTHON = ARCHITECTURE.with_name("python.md")
+EXAMPLES = sorted(ARCHITECTURE.parent.glob("examples/0[1-5]_*.py"))
+"""numbered examples that docs/python.md shows"""
 MAIN = "difix3d-splatfacto"
 FEW = 12  # photographs, for settings that follow their number
 
@@ -263,9 +266,22 @@ def architecture() -> str:
     return text
 
 
+def from_python() -> str:
+    """docs/python.md with the examples as their files are now."""
+    block = re.compile(r"(<!-- example:(\S+) -->\n).*?(<!-- /example -->)", re.S)
+    text, count = block.subn(_example, PYTHON.read_text(encoding="utf-8"))
+    assert count == len(EXAMPLES), f"{PYTHON} shows {count} of {len(EXAMPLES)} examples"
+    return text
+
+
+def _example(found: re.Match[str]) -> str:
+    (file,) = (path for path in EXAMPLES if path.name == found[2])
+    return f"{found[1]}\n```py\n{file.read_text(encoding='utf-8')}```\n\n{found[3]}"
+
+
 def main() -> None:
     """Write the pages, or with --check say which is out of date."""
-    for path, text in ((PAGE, page()), (ARCHITECTURE, architecture())):
+    for path, text in ((PAGE, page()), (ARCHITECTURE, architecture()), (PYTHON, from_python())):
         if "--check" not in sys.argv[1:]:
             path.write_text(text, encoding="utf-8")
             print(f"wrote {path}")

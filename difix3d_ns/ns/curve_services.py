@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.ns.patches import excepthook
 
 _OFFLINE = ("offline", "disabled", "dryrun")
 
@@ -32,6 +33,7 @@ def check_curve_service(vis: str) -> None:
         asks = sys.stdin is not None and sys.stdin.isatty()  # for the key
         mode = os.environ.get("WANDB_MODE") or wandb.setup().settings.mode  # which `wandb offline` sets
         if mode not in _OFFLINE and not asks and not wandb.api.api_key:
+            excepthook.apply()  # before wandb's own, which prints a traceback of everything
             raise UserError(
                 f"--vis {vis}: nobody is logged in to Weights & Biases: run `wandb login`, set WANDB_MODE=offline to "
                 f"keep the curves here, {other}"

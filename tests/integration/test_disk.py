@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import functools
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +15,7 @@ import pytest
 from difix3d_ns.io import checkpoints
 from tests.commands import run_forked
 from tests.conftest import command_line, execute
+from tests.full_disk import can_mount, limit_files, mount
 from tests.integration.conftest import SMALL
 
 
@@ -30,22 +28,9 @@ def _train(command: list[str], before: Callable[[], object] = int) -> subprocess
     return subprocess.CompletedProcess(command, *run_forked(command, {}, None, before))
 
 
-def _limit_files(size: int) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-
-def _mount(disk: Path, size: int, saved: Path) -> None:
-    """Give this process a file system of its own, gone with it, whose files are copied at its end."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.unshare(0x00020000) == 0, os.strerror(ctypes.get_errno())  # CLONE_NEWNS
-    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], check=True)
-    atexit.register(shutil.copytree, disk, saved)
-
-
 def test_files_that_grow_too_large(tiny_scene: Path, tmp_path: Path) -> None:
     """Past a file-size limit writing fails as on a full disk: here for checkpoints and curves, not for the pool."""
-    done = _train(_command(tiny_scene, tmp_path), functools.partial(_limit_files, 200_000))
+    done = _train(_command(tiny_scene, tmp_path), functools.partial(limit_files, 200_000))
     said = " ".join(done.stdout.split())
     assert done.returncode == 1
     assert "The checkpoint of step 149 could not be saved" in said and "File too large" in said
@@ -62,10 +47,10 @@ def test_a_disk_that_fills_up_keeps_what_was_saved(tiny_scene: Path, trained: Pa
     size = next((trained.parent / "nerfstudio_models").iterdir()).stat().st_size
     disk, saved = tmp_path / "disk", tmp_path / "saved"
     disk.mkdir()
-    if subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "none", disk], capture_output=True).returncode:
+    if not can_mount(disk):
         pytest.skip("mounting is not permitted here")
     # two checkpoints and half of a third
-    done = _train(_command(tiny_scene, disk), functools.partial(_mount, disk, size * 5 // 2, saved))
+    done = _train(_command(tiny_scene, disk), functools.partial(mount, disk, size * 5 // 2, saved))
     assert not any(disk.iterdir())
     said = " ".join(done.stdout.split())
     assert done.returncode == 1

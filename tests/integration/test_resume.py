@@ -11,6 +11,7 @@ import torch
 from tests.commands import forked
 from tests.conftest import Command, command_line
 from tests.integration.conftest import SMALL
+from tests.states import first_difference
 
 
 def _train(output: Path, scene: Path, *flags: object) -> list[object]:
@@ -35,21 +36,6 @@ def _models(output: Path) -> Path:
     return output / "scene" / "difix3d-splatfacto" / "run" / "nerfstudio_models"
 
 
-def _assert_same(a: object, b: object, where: str = "") -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            _assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b), where
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            _assert_same(x, y, f"{where}/{i}")
-    else:
-        assert a == b, where
-
-
 @pytest.mark.parametrize("moment", ["in a round", "after the first checkpoint"])
 def test_killed_training_resumes_to_the_same_splat(
     moment: str, run: Command, trained: Path, tiny_scene: Path, tmp_path: Path
@@ -69,9 +55,9 @@ def test_killed_training_resumes_to_the_same_splat(
     assert "going on at step" in result.stdout
 
     reference, resumed = _checkpoint(trained.parent / "nerfstudio_models", 149), _checkpoint(_models(tmp_path), 149)
-    _assert_same(reference["pipeline"], resumed["pipeline"], "pipeline")
-    _assert_same(reference["optimizers"], resumed["optimizers"], "optimizers")
-    _assert_same(reference["difix3d_ns"]["random"], resumed["difix3d_ns"]["random"], "random")
+    for part in ("pipeline", "optimizers"):
+        assert first_difference(reference[part], resumed[part], part) == ""
+    assert first_difference(reference["difix3d_ns"]["random"], resumed["difix3d_ns"]["random"], "random") == ""
     assert _keys(resumed) == _keys(reference) and len(_keys(reference)) == 8
 
 

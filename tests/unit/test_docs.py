@@ -234,6 +234,12 @@ def test_architecture_shows_contract_and_patches_of_the_code() -> None:
     assert [test for _, test in rows if not (ROOT / test.partition("::")[0]).is_file()] == []
 
 
+def test_python_page_shows_the_examples_as_they_are() -> None:
+    reference = _script("reference")
+    assert reference.PYTHON.read_text() == reference.from_python(), "run `make docs`"
+    assert [path.name[:2] for path in reference.EXAMPLES] == ["01", "02", "03", "04", "05"]
+
+
 def test_picture_of_the_house_is_up_to_date() -> None:
     house = _script("house")
     arrows = house.imports()
@@ -262,7 +268,7 @@ def test_the_example_of_the_fixers_page_runs(tmp_path: Path, monkeypatch: pytest
     from tests.unit.official_difix import Official
 
     monkeypatch.chdir(tmp_path)
-    script, picture = str(ROOT / "docs" / "examples" / "fix_picture.py"), str(tmp_path / "render.png")
+    script, picture = str(ROOT / "docs" / "examples" / "06_fix_file.py"), str(tmp_path / "render.png")
     Image.effect_noise((40, 30), 90).convert("RGB").save(picture)
     weights = str(Official().write(tmp_path / "difix_ref"))
     for chosen, changes in (("embedded", False), (weights, True)):
@@ -271,7 +277,7 @@ def test_the_example_of_the_fixers_page_runs(tmp_path: Path, monkeypatch: pytest
         with Image.open("fixed.png") as fixed, Image.open(picture) as before:
             assert fixed.size == (40, 30)
             assert (fixed.tobytes() != before.tobytes()) == changes
-    assert "docs/examples/fix_picture.py" in (ROOT / "docs" / "fixers.md").read_text()
+    assert "docs/examples/06_fix_file.py" in (ROOT / "docs" / "fixers.md").read_text()
 
 
 def test_fixers_page_lists_no_fixer_that_is_gone() -> None:

@@ -149,12 +149,18 @@ def test_a_service_without_a_login_is_named_before_anything_is_done(
     for name in ("HOME", "NETRC", "COMET_CONFIG"):  # no login of whoever runs this
         monkeypatch.setenv(name, str(tmp_path / name))
     monkeypatch.setattr(sys, "stdin", None)  # nobody is there to type a key
-    # it remembers the mode of the first test that used it
-    monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=wandb.Settings()))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+    def set_up() -> SimpleNamespace:  # it remembers the mode of the first test that used it
+        sys.excepthook = print  # its own prints tracebacks
+        return SimpleNamespace(settings=wandb.Settings())
+
+    monkeypatch.setattr(wandb, "setup", set_up)
     config = _config(tmp_path)
     config.vis = vis
     with pytest.raises(UserError, match=f"--vis {re.escape(vis)}: .*{remedy}.*or use --vis viewer\\+tensorboard"):
         config.check("-")
+    assert sys.excepthook is not print
     monkeypatch.setenv("COMET_API_KEY", "0" * 25)
     monkeypatch.setenv("WANDB_MODE", "offline")
     config.check("-")
