@@ -91,7 +91,7 @@ class InflatingOrbitGenerator:
         return frames
 
     def _inflated(self, film: Tensor, camera: Pinhole) -> Tensor:
-        """How far inside of the object places are [N, N, N], in voxels.
+        """Return how far inside of the object places are [N, N, N], in voxels.
 
         Args:
             film: half of the thickness [h, w, 1] at the pixels of the photograph.
