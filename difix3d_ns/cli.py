@@ -599,7 +599,7 @@ def image_to_3d(
         prompt: text of which the picture is made, in place of a photo; with --text-weights.
         text_weights: a text-to-image pipeline of diffusers: a folder, or a hub id, which downloads.
         seed: seed of the picture made of a text.
-        force: make everything anew.
+        force: make everything again.
     """
     from difix3d_ns.apps.image_to_3d import image_to_3d as make
 

@@ -38,7 +38,7 @@ _FLAG = "--pipeline.datamanager.photo"
 
 @dataclass(frozen=True)
 class Made:
-    """What was made of a photo."""
+    """Files made of a photo."""
 
     config: Path  # of the training
     mesh: Path
@@ -68,7 +68,7 @@ def image_to_3d(
         prompt: text of which the picture is made.
         text_weights: text-to-image pipeline, a folder or a hub id.
         seed: of the picture of a text.
-        force: make everything anew.
+        force: make everything again.
 
     Raises:
         UserError: flags that do not fit each other, a picture that cannot be used, or a step that failed.

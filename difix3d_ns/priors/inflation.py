@@ -80,7 +80,7 @@ class InflatingOrbitGenerator:
         frame = self._seen(photo, state["volume"].to(self._device), cameras[0], cameras[number])
         if number == 0:  # shown as it is
             assert frame.depth is not None
-            frame = ObjectFrame(photo[..., :3], photo[..., 3:], frame.depth * (photo[..., 3:] > 0.5))
+            frame = ObjectFrame(photo[..., :3], photo[..., 3:], frame.depth.cpu() * (photo[..., 3:] > 0.5))
         return {**state, **_kept(number, frame), "done": state["done"] + 1}
 
     def result(self, state: State) -> list[ObjectFrame]:
@@ -91,7 +91,7 @@ class InflatingOrbitGenerator:
         return frames
 
     def _inflated(self, film: Tensor, camera: Pinhole) -> Tensor:
-        """How far inside of the object places are [N, N, N], in voxels.
+        """Return how far inside of the object places are [N, N, N], in voxels.
 
         Args:
             film: half of the thickness [h, w, 1] at the pixels of the photograph.

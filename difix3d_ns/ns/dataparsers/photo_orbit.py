@@ -43,7 +43,7 @@ _VERSION = 1  # of what is written
 
 @dataclass
 class SinglePhotoConfig:
-    """What is made of a scene that is one picture."""
+    """Settings of a scene that is one picture."""
 
     elevation: float | None = None
     """degrees that the camera looks down on the object: 0 at eye level, 30 from above; has to be given"""
