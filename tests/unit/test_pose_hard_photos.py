@@ -20,6 +20,7 @@ from rich.console import Console
 from difix3d_ns.apps.photo_gps import align, read_position
 from difix3d_ns.apps.photo_masks import bring_mask, find_masks
 from difix3d_ns.apps.pose_photos import Posed, _bring, pose
+from difix3d_ns.data.procedural.sample_pictures import PICTURES, load_picture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.io.images import read_mask
@@ -67,7 +68,8 @@ def _positions(places: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Pinhole]]:
-    """Ten photos of a room, each with the same sticker and a mask on it, two of another room, a black one."""
+    """Ten photos of a room, each with the same sticker and a mask on it, two of another room, one of something else
+    with a small part of the room in it, a black one."""
     folder = tmp_path_factory.mktemp("capture")
     cameras = cameras_around(10, SIZE)
     rng = np.random.default_rng(1)
@@ -84,6 +86,11 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Pinhol
             Image.fromarray(mask).save(folder / "masks" / f"room {index:02d}.png")
     for index, pixels in enumerate(photos_of(cameras[:2], room=1)):
         _write(folder / "photos" / f"elsewhere {index}.jpg", pixels)
+    far = cv2.resize(np.ascontiguousarray(load_picture("hubble", PICTURES["hubble"][2])), SIZE)
+    far[76:124, 126:174] = photos_of(cameras[5:6])[0][
+        76:124, 126:174
+    ]  # enough to be recognised, too little to be placed
+    _write(folder / "photos" / "far away.jpg", far)
     _write(folder / "photos" / "lens cap.jpg", np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
     return folder, cameras
 
@@ -105,12 +112,16 @@ def test_photos_that_cannot_be_placed_are_named_with_what_to_do(posed: tuple[Pat
     assert found.missing == {
         "elsewhere_0.jpg": "apart",
         "elsewhere_1.jpg": "apart",
+        "far_away.jpg": "weak",
         "lens_cap.jpg": "featureless",
     }
     lines = found.describe().splitlines()
-    assert lines[0] == "10 of 13 photos are placed."
+    assert lines[0] == "10 of 14 photos are placed."
     assert "too dark, blurred or plain" in lines[1] and ": lens_cap.jpg. Take them again, in more light" in lines[1]
-    assert ": elsewhere_0.jpg, elsewhere_1.jpg. Take photos from places in between" in lines[2]
+    assert (
+        "show nothing that" in lines[2] and ": elsewhere_0.jpg, elsewhere_1.jpg. Take photos from places in" in lines[2]
+    )
+    assert "too little of what" in lines[3] and ": far_away.jpg. Take photos from places between them and" in lines[3]
     assert sorted(_frames(scene)) == [f"room_{index:02d}" for index in range(10)]
 
 
@@ -133,7 +144,7 @@ def test_what_is_masked_is_neither_matched_nor_trained_on(posed: tuple[Path, Pos
     assert read.masks is not None and read.files is not None
     mask = read.masks[[file.stem for file in read.files].index("room_03")]
     assert mask[-50:, 5:60].max() == 0 and mask[: SIZE[1] // 2].mean() > 0.9
-    assert found.masked == 9 and "9 of 13 photos have a mask" in found.describe()
+    assert found.masked == 9 and "9 of 14 photos have a mask" in found.describe()
 
 
 def test_gps_positions_give_metres_and_up(capture: tuple[Path, list[Pinhole]], posed: tuple[Path, Posed]) -> None:
