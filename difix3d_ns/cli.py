@@ -398,7 +398,7 @@ def export(
     Args:
         config: config.yml of the training, or its folder.
         output: file. splat.ply opens everywhere, splat.compressed.ply takes a quarter of the disk (PlayCanvas,
-            SuperSplat), splat.spz a tenth.
+            SuperSplat), splat.spz a sixth.
         frame: coordinates: training, with the way back in a file beside it; or capture, those of your own poses.
         crop: smallest x, y, z and largest x, y, z of what is written, in these coordinates.
         keep_all: leave nothing out.
@@ -616,8 +616,9 @@ def main() -> None:
         meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"Error: difix3d has no command {command}: {meant}", file=sys.stderr)
         sys.exit(2)
-    # nerfstudio's cameras ask for it when they are imported, and nobody who runs a command can change that
+    # of what nerfstudio imports, which nobody who runs a command can change
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"nerfstudio\.")
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         tyro.extras.subcommand_cli_from_dict(

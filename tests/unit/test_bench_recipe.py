@@ -233,7 +233,7 @@ def test_methods_scored_at_one_size_may_be_trained_at_several(tmp_path: Path) ->
 
 def test_no_such_recipe() -> None:
     own = ("3dsr", "3dsr-960", "3dsr-ablation", "3dsr-cap", "3dsr-own-size")
-    shipped = ", ".join([*own, "ablation", "default", "depth", "few-photographs", "hard", "hi3d", "smoke"])
+    shipped = ", ".join([*own, "ablation", "default", "depth", "exported", "few-photographs", "hard", "hi3d", "smoke"])
     with pytest.raises(UserError, match=f"no recipe defualt: give a YAML file or one of {shipped}"):
         load_recipe("defualt")
 

@@ -110,9 +110,10 @@ def test_a_command_ends_in_one_line(
     assert text.count("\n") == 1 and text.startswith("Interrupted") and ("the same command goes on" in text) == kept
 
 
-def test_a_warning_of_an_import_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_imports_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     def work() -> None:
         warnings.warn("`torch.jit.script` is deprecated. Please switch to `torch.compile`", FutureWarning, stacklevel=1)
+        warnings.warn_explicit("`custom_bwd` is deprecated", FutureWarning, "a.py", 1, "nerfstudio.a")
         warnings.warn("`torch.script` is deprecated", FutureWarning, stacklevel=1)
 
     monkeypatch.setitem(cli.COMMANDS, "report", work)
