@@ -48,7 +48,7 @@ def check_masks(masks: Path, video: Path | None, frames: Path) -> None:
         raise UserError(f"--masks: {masks} is black all over, so that nothing would be used: make white what is")
     if video is not None and (frame := next(read_frames(video), None)) is not None:
         height, width = frame[1].shape[:2]
-        if not _same_shape(used.shape[1::-1], (width, height)):
+        if not _same_shape((used.shape[1], used.shape[0]), (width, height)):
             raise UserError(
                 f"--masks: {masks} has {used.shape[1]} x {used.shape[0]} pixels, the frames of {video} {width} x "
                 f"{height}: draw it on a frame"
