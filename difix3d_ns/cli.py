@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -114,7 +115,8 @@ def pose(
         frames: number of frames taken of a video, at most: evenly along the camera's way, the sharpest ones.
         long_side: size at which features are searched: pixels of the long side, at most.
         force: start over and overwrite an existing scene.
-        masks: folder of masks, named as the photos; what is black in a mask is neither matched nor trained on.
+        masks: folder of masks, named as the photos, or one picture that is the mask of all photos or frames of a
+            video; what is black in a mask is neither matched nor trained on.
         gps: auto gives the scene metres, north and up by the photos' GPS positions, if they are exact enough; no keeps
             COLMAP's scale and axes.
     """
@@ -446,7 +448,7 @@ def export(
     Args:
         config: config.yml of the training, or its folder.
         output: file. splat.ply opens everywhere, splat.compressed.ply takes a quarter of the disk (PlayCanvas,
-            SuperSplat), splat.spz a tenth.
+            SuperSplat), splat.spz a sixth.
         frame: coordinates: training, with the way back in a file beside it; or capture, those of your own poses.
         crop: smallest x, y, z and largest x, y, z of what is written, in these coordinates.
         keep_all: leave nothing out.
@@ -699,6 +701,9 @@ def main() -> None:
         meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"Error: difix3d has no command {command}: {meant}", file=sys.stderr)
         sys.exit(2)
+    # of what nerfstudio imports, which nobody who runs a command can change
+    warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"nerfstudio\.")
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         tyro.extras.subcommand_cli_from_dict(

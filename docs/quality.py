@@ -176,6 +176,28 @@ def hard() -> str:
     return f"{_origin(rows, recipe)} PSNR, dB; differences are of PSNR, SSIM, FLIP.\n\n" + "\n".join(lines)
 
 
+def exported() -> str:
+    """What files hold of a training, on the mean of the scenes."""
+    recipe, rows, scores = known("exported")
+    if not rows:
+        return "Not measured yet."
+    endings = {name: method.exported or "" for name, method in recipe.methods.items()}
+    lines = ["| row | file | PSNR | SSIM | FLIP |", "|---|---|---:|---:|---:|"]
+    for name in recipe.methods:
+        psnr, ssim, flip = (mean_over_scenes(scores, name, metric) for metric in NOTICED)
+        file = f"`{endings[name]}`" if endings[name] else "-"
+        lines.append(f"| `{name}` | {file} | {psnr:.2f} | {ssim:.3f} | {flip:.3f} |")
+    lost = []
+    for (name, _), entry in _entries(recipe, scores).items():
+        each = ", ".join(f"{scene} {gains['psnr'].mean:+.3f}" for scene, gains in entry.scenes.items())
+        lost.append(f"`{endings[name]}` {each}")
+    return (
+        f"{_origin(rows, recipe)} Means over {', '.join(scores.scenes)}.\n\n"
+        + "\n".join(lines)
+        + f"\n\nPSNR over the training's own render, dB: {'; '.join(lost)}."
+    )
+
+
 def harm() -> str:
     """Where fixing costs something on real captures."""
     recipe, rows, scores = known("default")
@@ -269,7 +291,13 @@ def _reliability(part: str, lines: Sequence[str]) -> str:
 
 BLOCKS: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"headline": headline},
-    ROOT / "docs" / "quality.md": {"table": table, "ablation": ablation, "hard": hard, "harm": harm},
+    ROOT / "docs" / "quality.md": {
+        "table": table,
+        "ablation": ablation,
+        "hard": hard,
+        "exported": exported,
+        "harm": harm,
+    },
     ROOT / "docs" / "3dsr.md": {name: functools.partial(enlarged, name) for name in ("3dsr", "3dsr-ablation")},
     ROOT / "docs" / "reliability.md": {
         "kills": kills,

@@ -23,7 +23,7 @@ from rich.console import Console
 from difix3d_ns.apps import photo_gps, photo_masks
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import replacing, write_json, write_text
-from difix3d_ns.io.images import open_picture, pictures_below, read_picture, write_picture
+from difix3d_ns.io.images import open_picture, pictures_below, read_mask, read_picture, write_picture
 from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.io.video_frames import VIDEOS, is_video, write_frames
 
@@ -117,7 +117,8 @@ def pose(
         frames: of a video that are used, at most.
         long_side: pixels at which features are searched, at most.
         force: begin again and overwrite a scene that is there.
-        masks: folder of masks, named as the photos, black where nothing is to be used.
+        masks: folder of masks, named as the photos, or one mask for all photos or frames; black where nothing is to be
+            used.
         gps: auto: metres and up by the positions in EXIF, if they suffice; no: as COLMAP has them.
 
     Raises:
@@ -164,11 +165,8 @@ def _check(photos: Path, output: Path, frames: int, force: bool, masks: Path | N
         raise UserError(f"{photos} does not exist: give a folder of photos or a video")
     if photos.is_file() and not is_video(photos):
         raise UserError(f"{photos} is neither a folder of photos nor a video ({', '.join(sorted(VIDEOS))})")
-    if masks is not None and photos.is_file():
-        raise UserError(
-            f"--masks {masks}: frames of a video are not known by name before they are chosen; pose the video, draw "
-            f"masks on {output / 'images'}, and pose that folder with --masks to another --output"
-        )
+    if masks is not None:
+        photo_masks.check_masks(masks, photos if photos.is_file() else None, output / "images")
     if masks is not None and any((output / name).resolve() in (masks / "-").resolve().parents for name in _OURS):
         raise UserError(f"--masks {masks} is a part of the scene that this command writes: copy it elsewhere first")
     if frames < MIN_PHOTOS:
@@ -202,15 +200,16 @@ def _bring(photos: Path, output: Path, frames: int, console: Console, masks: Pat
     record, folder = output / RECORD, output / "images"
     sources = [photos] if is_video(photos) else _pictures(photos, masks)
     masked = {} if masks is None else photo_masks.find_masks(masks, photos, sources)
+    alone = masks is not None and masks.is_file()
     stamps = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in (*sources, *masked.values())}
-    about = {"sources": stamps, "frames": frames if is_video(photos) else 0}
+    about = {"sources": stamps, "frames": frames if is_video(photos) else 0, **({"mask": str(masks)} if alone else {})}
     try:
         known = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
     names = list(known.get("names", []))
     if known.get("about") == about and names and all((folder / name).is_file() for name in names):
-        return _Brought(names, known.get("positions", {}), len(masked))
+        return _Brought(names, known.get("positions", {}), len(names) if alone else len(masked))
     if record.exists() and known.get("about") != about:
         raise UserError(f"--output {output} was begun with other photos or masks: give another folder, or --force")
     write_json(record, {"about": about, "names": []})  # a killed run is known as ours
@@ -222,17 +221,20 @@ def _bring(photos: Path, output: Path, frames: int, console: Console, masks: Pat
 
         names, positions = [], {}
         if is_video(photos):
-            names = [file.name for file in write_frames(photos, folder, frames, on_frame)]
+            used = read_mask(masks)[..., 0] if masks is not None else None
+            names = [file.name for file in write_frames(photos, folder, frames, on_frame, used)]
+            for name in names if masks is not None else ():
+                photo_masks.bring_mask(masks, folder / name, output / _mask_of(name))
         else:
             for file in sources:
                 names.append(_copy(file, _name(file.relative_to(photos), names), folder))
                 if masked:
-                    photo_masks.bring_mask(masked.get(file), file, output / _mask_of(names[-1]))
+                    photo_masks.bring_mask(masked.get(file), file, output / _mask_of(names[-1]), alone)
                 if position := photo_gps.read_position(file):
                     positions[names[-1]] = list(position)
                 bar.advance(task)
     write_json(record, {"about": about, "names": names, "positions": positions})
-    return _Brought(names, positions, len(masked))
+    return _Brought(names, positions, len(names) if alone else len(masked))
 
 
 def _mask_of(name: str) -> Path:
@@ -241,7 +243,9 @@ def _mask_of(name: str) -> Path:
 
 
 def _pictures(folder: Path, masks: Path | None = None) -> list[Path]:
-    found = [path for path in pictures_below(folder) if masks is None or masks.resolve() not in path.resolve().parents]
+    found = pictures_below(folder)
+    if masks is not None:
+        found = [path for path in found if masks.resolve() not in (path.resolve(), *path.resolve().parents)]
     if not found:
         raise UserError(f"{folder} has no photos (files named .jpg, .png or another ending Pillow knows)")
     return found

@@ -56,7 +56,9 @@ def choose_frames(sharpness: np.ndarray, motion: np.ndarray, count: int) -> list
     return [int(inside[sharpness[inside].argmax()]) for inside in members if len(inside)]
 
 
-def write_frames(video: Path, folder: Path, count: int, on_frame: Callable[[int, int], None]) -> list[Path]:
+def write_frames(
+    video: Path, folder: Path, count: int, on_frame: Callable[[int, int], None], used: np.ndarray | None = None
+) -> list[Path]:
     """Write the chosen frames of a video as JPEG files; where all frames of a stretch are blurred, none of it.
 
     Args:
@@ -64,6 +66,8 @@ def write_frames(video: Path, folder: Path, count: int, on_frame: Callable[[int,
         folder: made if need be.
         count: how many, at most.
         on_frame: called with the number of frames read, and of all that will be (0 if that is not known).
+        used: [H, W] bool: pixels by which frames are chosen, of frames' shape at any size; None: all. What moves with
+            the camera is sharp and stands still in every frame.
 
     Returns:
         The files, in order.
@@ -75,7 +79,7 @@ def write_frames(video: Path, folder: Path, count: int, on_frame: Callable[[int,
     sharpness, motion = [], []
     before: np.ndarray | None = None
     for number, frame in read_frames(video):
-        grey = _small(frame)
+        grey = _small(frame, used)
         sharpness.append(float(cv2.Laplacian(grey, cv2.CV_32F).var()))
         motion.append(0.0 if before is None else _motion(before, grey))
         before = grey
@@ -87,7 +91,7 @@ def write_frames(video: Path, folder: Path, count: int, on_frame: Callable[[int,
     blur: dict[Path, float] = {}
     for number, frame in read_frames(video):
         if number in files:
-            blur[files[number]] = float(blur_effect(_small(frame)))
+            blur[files[number]] = float(blur_effect(_small(frame, used)))
             with replacing(files[number]) as part:
                 Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).save(part, quality=_QUALITY, subsampling=0)
         on_frame(len(sharpness) + number + 1, total)
@@ -121,10 +125,16 @@ def read_frames(video: Path) -> Iterator[tuple[int, np.ndarray]]:
         file.release()
 
 
-def _small(frame: np.ndarray) -> np.ndarray:
+def _small(frame: np.ndarray, used: np.ndarray | None) -> np.ndarray:
+    """A frame in grey at which it is measured, smooth where it is not used."""
     grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
     scale = min(1.0, _SIDE / max(grey.shape))
-    return cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    grey = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    if used is None:
+        return grey
+    covered = cv2.resize((~used).astype(np.uint8) * 255, grey.shape[::-1], interpolation=cv2.INTER_AREA)
+    covered = cv2.dilate(covered, np.ones((5, 5), np.uint8))  # what is covered shines into pixels beside it
+    return cv2.inpaint(grey, (covered > 0).astype(np.uint8), 3, cv2.INPAINT_TELEA)
 
 
 def _motion(before: np.ndarray, after: np.ndarray) -> float:

@@ -11,11 +11,12 @@ _POINTS = (
     "For the splat itself: `difix3d export CONFIG --output splat.ply`; for points of its photos: `difix3d depth SCENE "
     "--output FOLDER`"
 )
+_MESH = "For a mesh with the photos' colours: `difix3d mesh CONFIG --output mesh.glb`"
 _REFUSED = {
     "ExportPointCloud": f"ns-export pointcloud {_RAYS}. {_POINTS}",
-    "ExportTSDFMesh": f"ns-export tsdf {_RAYS}. {_POINTS}",
-    "ExportPoissonMesh": f"ns-export poisson {_RAYS}. {_POINTS}",
-    "ExportMarchingCubesMesh": f"ns-export marching-cubes needs a signed distance, which a splat lacks. {_POINTS}",
+    "ExportTSDFMesh": f"ns-export tsdf {_RAYS}. {_MESH}",
+    "ExportPoissonMesh": f"ns-export poisson {_RAYS}. {_MESH}",
+    "ExportMarchingCubesMesh": f"ns-export marching-cubes needs a signed distance, which a splat lacks. {_MESH}",
     "SpiralRender": (
         "ns-render spiral does not work with methods that train on whole photos. For a video between the photos: "
         "`ns-render interpolate --pose-source train`; for a path of your own from the viewer: `ns-render camera-path`"

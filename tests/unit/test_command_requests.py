@@ -47,9 +47,9 @@ class ExportTSDFMesh(_Command):
     ("kind", "alternative"),
     [
         ("ExportPointCloud", "difix3d export"),
-        ("ExportTSDFMesh", "difix3d export"),
-        ("ExportPoissonMesh", "difix3d export"),
-        ("ExportMarchingCubesMesh", "difix3d export"),
+        ("ExportTSDFMesh", "difix3d mesh CONFIG"),
+        ("ExportPoissonMesh", "difix3d mesh CONFIG"),
+        ("ExportMarchingCubesMesh", "difix3d mesh CONFIG"),
         ("SpiralRender", "ns-render interpolate"),
     ],
 )

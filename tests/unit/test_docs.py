@@ -330,7 +330,7 @@ def test_figures_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert quality.ablation() == quality.hard() == "Not measured yet."
 
 
-def test_figures_of_ablation_and_hard_scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_of_ablation_hard_scenes_and_exports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from difix3d_ns.evaluation.bench.bench_recipe import load_recipe
     from difix3d_ns.evaluation.bench.job import Job, Scene
     from difix3d_ns.evaluation.bench.rows import add_rows
@@ -340,14 +340,17 @@ def test_figures_of_ablation_and_hard_scenes(tmp_path: Path, monkeypatch: pytest
     quality = _script("quality")
     write_scene(tmp_path / "far")
     rows = {"ablation": {"difix3d": 22.0, "one-round": 21.9}, "hard": {"plain": 20.0, "difix3d": 19.5}}
+    rows["exported"] = {"difix3d": 22.0, "as-ply": 22.0, "as-exported": 21.9, "as-compressed": 21.5}
     for name, means in rows.items():
         recipe = load_recipe(name)
         for row, psnr in means.items():
-            job = Job(Scene(tmp_path / "far", "far"), row, 0)
+            job = Job(Scene(tmp_path / "far", "far"), recipe.methods[row].training, 0)
             add_rows(tmp_path / "record" / f"bench-{name}.jsonl", finish(job, recipe, tmp_path / name, {row: psnr}))
     monkeypatch.setattr(quality, "RECORD", tmp_path / "record")
     (row,) = [line for line in quality.ablation().splitlines() if line.startswith("| one-round")]
     assert "| -0.10 |" in row and "| undecided | `--pipeline.guidance.rounds 1` |" in row
+    assert "| `as-exported` | `.spz` | 21.90 |" in quality.exported()
+    assert "`.ply` far +0.000; `.spz` far -0.100; `.compressed.ply` far -0.500." in quality.exported()
     assert "| far | 20.00 | - | 19.50 | - | -0.50, +0.000, +0.000 | - | - |" in quality.hard()
 
 

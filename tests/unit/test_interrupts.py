@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,19 @@ def test_a_command_ends_in_one_line(
     assert end.value.code == 128 + number
     text = capsys.readouterr().err
     assert text.count("\n") == 1 and text.startswith("Interrupted") and ("the same command goes on" in text) == kept
+
+
+def test_warnings_of_imports_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        warnings.warn("`torch.jit.script` is deprecated. Please switch to `torch.compile`", FutureWarning, stacklevel=1)
+        warnings.warn_explicit("`custom_bwd` is deprecated", FutureWarning, "a.py", 1, "nerfstudio.a")
+        warnings.warn("`torch.script` is deprecated", FutureWarning, stacklevel=1)
+
+    monkeypatch.setitem(cli.COMMANDS, "report", work)
+    monkeypatch.setattr(sys, "argv", ["difix3d", "report"])
+    with warnings.catch_warnings(record=True) as shown:
+        cli.main()
+    assert [str(warning.message) for warning in shown] == ["`torch.script` is deprecated"]
 
 
 def test_version_and_a_command_that_is_not_there(

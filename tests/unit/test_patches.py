@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
+import socket
 import subprocess
 import sys
 from functools import reduce
@@ -16,11 +17,13 @@ import pytest
 import torch
 from nerfstudio.configs import external_methods
 from nerfstudio.models import splatfacto
+from nerfstudio.viewer_legacy.server import viewer_utils
 
 from difix3d_ns.io.sources import parse
 from difix3d_ns.metrics.perceptual import LazyLPIPS
 from difix3d_ns.ns import patches
 from difix3d_ns.ns.patches import PATCHES, Patch, splatfacto_cpu
+from tests.unit.short_training import console_output
 from tests.unit.tiny_splat import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +122,7 @@ def test_psnr_is_torchmetrics() -> None:
 
 IMPORTED = """
 import sys
+from tests.unit.short_training import console_output
 from tests.unit.tiny_splat import tiny_model
 tiny_model()
 print([name for name in ("torchmetrics", "transformers") if name in sys.modules])
@@ -241,3 +245,17 @@ def test_no_other_module_replaces_foreign_names() -> None:
                 owners.append(_name(node.args[0]))
             found += [(path.name, owner) for owner in owners if owner.split(".")[0] in FOREIGN]
     assert found == []
+
+
+def test_a_port_in_use_is_said_and_the_next_one_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    patches.apply()
+    free = viewer_utils.get_free_port(7600)  # as nerfstudio's viewer asks for one
+    capsys.readouterr()  # it may be in use
+    with socket.socket() as taken:
+        taken.bind(("", free))
+        taken.listen()
+        port = viewer_utils.get_free_port(free)
+        assert free < port <= free + 50
+        assert f"Port {free} is in use: the viewer takes {port}" in console_output(capsys)
+    assert viewer_utils.get_free_port(free) == free
+    assert viewer_utils.get_free_port() > 0

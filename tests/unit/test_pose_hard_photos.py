@@ -15,10 +15,12 @@ import numpy as np
 import pycolmap
 import pytest
 from PIL import ExifTags, Image
+from rich.console import Console
 
 from difix3d_ns.apps.photo_gps import align, read_position
 from difix3d_ns.apps.photo_masks import bring_mask, find_masks
-from difix3d_ns.apps.pose_photos import Posed, pose
+from difix3d_ns.apps.pose_photos import Posed, _bring, pose
+from difix3d_ns.data.procedural.sample_pictures import PICTURES, load_picture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.io.images import read_mask
@@ -66,7 +68,8 @@ def _positions(places: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Pinhole]]:
-    """Ten photos of a room, each with the same sticker and a mask on it, two of another room, a black one."""
+    """Ten photos of a room, each with the same sticker and a mask on it, two of another room, one of something else
+    with a small part of the room in it, a black one."""
     folder = tmp_path_factory.mktemp("capture")
     cameras = cameras_around(10, SIZE)
     rng = np.random.default_rng(1)
@@ -83,6 +86,11 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Pinhol
             Image.fromarray(mask).save(folder / "masks" / f"room {index:02d}.png")
     for index, pixels in enumerate(photos_of(cameras[:2], room=1)):
         _write(folder / "photos" / f"elsewhere {index}.jpg", pixels)
+    far = cv2.resize(np.ascontiguousarray(load_picture("hubble", PICTURES["hubble"][2])), SIZE)
+    far[76:124, 126:174] = photos_of(cameras[5:6])[0][
+        76:124, 126:174
+    ]  # enough to be recognised, too little to be placed
+    _write(folder / "photos" / "far away.jpg", far)
     _write(folder / "photos" / "lens cap.jpg", np.zeros((SIZE[1], SIZE[0], 3), np.uint8))
     return folder, cameras
 
@@ -104,12 +112,16 @@ def test_photos_that_cannot_be_placed_are_named_with_what_to_do(posed: tuple[Pat
     assert found.missing == {
         "elsewhere_0.jpg": "apart",
         "elsewhere_1.jpg": "apart",
+        "far_away.jpg": "weak",
         "lens_cap.jpg": "featureless",
     }
     lines = found.describe().splitlines()
-    assert lines[0] == "10 of 13 photos are placed."
+    assert lines[0] == "10 of 14 photos are placed."
     assert "too dark, blurred or plain" in lines[1] and ": lens_cap.jpg. Take them again, in more light" in lines[1]
-    assert ": elsewhere_0.jpg, elsewhere_1.jpg. Take photos from places in between" in lines[2]
+    assert (
+        "show nothing that" in lines[2] and ": elsewhere_0.jpg, elsewhere_1.jpg. Take photos from places in" in lines[2]
+    )
+    assert "too little of what" in lines[3] and ": far_away.jpg. Take photos from places between them and" in lines[3]
     assert sorted(_frames(scene)) == [f"room_{index:02d}" for index in range(10)]
 
 
@@ -132,7 +144,7 @@ def test_what_is_masked_is_neither_matched_nor_trained_on(posed: tuple[Path, Pos
     assert read.masks is not None and read.files is not None
     mask = read.masks[[file.stem for file in read.files].index("room_03")]
     assert mask[-50:, 5:60].max() == 0 and mask[: SIZE[1] // 2].mean() > 0.9
-    assert found.masked == 9 and "9 of 13 photos have a mask" in found.describe()
+    assert found.masked == 9 and "9 of 14 photos have a mask" in found.describe()
 
 
 def test_gps_positions_give_metres_and_up(capture: tuple[Path, list[Pinhole]], posed: tuple[Path, Posed]) -> None:
@@ -227,16 +239,61 @@ def test_masks_are_found_by_name_and_turned_with_their_photos(tmp_path: Path) ->
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="none has no pictures"):
         find_masks(tmp_path / "none", tmp_path / "photos", [photo])
-    with pytest.raises(UserError, match="--masks nowhere is no folder"):
-        find_masks(Path("nowhere"), tmp_path / "photos", [photo])
-    (tmp_path / "a.mp4").write_bytes(b"")
-    with pytest.raises(UserError, match=r"--masks .*frames of a video"):
-        pose(tmp_path / "a.mp4", tmp_path / "scene", masks=tmp_path / "masks")
+    with pytest.raises(UserError, match="--masks nowhere does not exist: give one picture"):
+        pose(tmp_path / "photos", tmp_path / "scene", masks=Path("nowhere"))
     own = tmp_path / "scene" / "colmap" / "masks"
     shutil.copytree(tmp_path / "masks", own)
     with pytest.raises(UserError, match="part of the scene that this command writes: copy it elsewhere"):
         pose(tmp_path / "photos", tmp_path / "scene", masks=own, force=True)
     assert (own / "b.png").is_file()  # nothing is lost
+
+
+def test_one_mask_serves_all_photos(tmp_path: Path) -> None:
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    stored = np.full((40, 60), 255, np.uint8)  # of another size, but of the photos' shape
+    stored[30:, :] = 0
+    _write(tmp_path / "photos" / "a.jpg", pixels)
+    _write(tmp_path / "photos" / "on its side.jpg", pixels, turned=6)
+    mask = tmp_path / "photos" / "rig.png"  # not a photo, though among them
+    Image.fromarray(stored).save(mask)
+    console = Console(quiet=True)
+    brought = _bring(tmp_path / "photos", tmp_path / "scene", 0, console, mask)
+    assert brought.names == ["a.jpg", "on_its_side.jpg"] and brought.masked == 2
+    for name, expected in (("a", stored[::2, ::2]), ("on_its_side", np.rot90(stored[::2, ::2], -1))):
+        written = np.asarray(Image.open(tmp_path / "scene" / "colmap" / "masks" / f"{name}.jpg.png"))
+        assert np.array_equal(written, expected), name
+    assert _bring(tmp_path / "photos", tmp_path / "scene", 0, console, mask).masked == 2  # started again
+    _write(tmp_path / "photos" / "cut.jpg", pixels[:, :24])
+    with pytest.raises(UserError, match=r"rig\.png has 60 x 40 pixels, photo .*cut\.jpg 24 x 20: .*folder with a mask"):
+        _bring(tmp_path / "photos", tmp_path / "other", 0, console, mask)
+    Image.fromarray(np.zeros_like(stored)).save(mask)
+    with pytest.raises(UserError, match=r"rig\.png is black all over"):
+        pose(tmp_path / "photos", tmp_path / "third", masks=mask)
+
+
+def test_masks_that_no_frame_of_a_video_can_have(tmp_path: Path) -> None:
+    video = tmp_path / "a.avi"
+    rng = np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for frame in rng.integers(0, 255, (6, 48, 64, 3), dtype=np.uint8):
+        writer.write(frame)
+    writer.release()
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (48, 48), 255).save(tmp_path / "square.png")
+    scene = tmp_path / "scene"
+    for photos, masks, message in (
+        (video, tmp_path / "masks", r"masks is a folder, but frames have no names .*: give one picture.*draw some on"),
+        (video, video, r"a\.avi is a video: give one picture.*pose the video without masks, draw some on .*images"),
+        (tmp_path, video, r"a\.avi is a video: give one picture.* or a folder with a mask named as its photo"),
+        (video, tmp_path / "square.png", r"square\.png has 48 x 48 pixels, the frames of .*a\.avi 64 x 48: draw it"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pose(photos, scene, masks=masks)
+    assert not scene.exists()
+    names = _bring(video, scene, 3, Console(quiet=True)).names  # what the message advises, without features and poses
+    Image.new("L", (64, 48), 255).save((tmp_path / "masks" / names[0]).with_suffix(".png"))
+    brought = _bring(scene / "images", tmp_path / "other", 0, Console(quiet=True), tmp_path / "masks")
+    assert brought.names == names and brought.masked == 1
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is missing: apt-get install ffmpeg")
@@ -247,9 +304,20 @@ def test_frames_of_a_video_are_neither_blurred_nor_of_one_place(tmp_path: Path) 
     numbers = [*range(still), *[still] * 15, *range(still + 1, 60)]
     rng = np.random.default_rng(0)
     frames = [np.clip(moving[i] + rng.normal(0, 2, moving[i].shape), 0, 255).astype(np.uint8) for i in numbers]
+    bonnet = rng.integers(0, 255, (8, 80, 3), dtype=np.uint8).repeat(4, 0).repeat(4, 1)  # of the car, in all frames
+    for frame in frames:
+        frame[-32:] = bonnet
     mediapy.write_video(tmp_path / "walk.mp4", frames, fps=25, crf=14)
-    found = pose(tmp_path / "walk.mp4", tmp_path / "scene", frames=16)
-    assert not found.missing and 12 <= len(found.placed) < 16
+    used = np.full(frames[0].shape[:2], 255, np.uint8)
+    used[-36:] = 0
+    Image.fromarray(used).save(tmp_path / "bonnet.png")
+    found = pose(tmp_path / "walk.mp4", tmp_path / "scene", frames=16, masks=tmp_path / "bonnet.png")
+    assert not found.missing and 12 <= len(found.placed) < 16 and found.masked == len(found.placed)
+    with pycolmap.Database.open(tmp_path / "scene" / "colmap" / "database.db") as database:
+        lowest = max(database.read_keypoints(image.image_id)[:, 1].max() for image in database.read_all_images())
+    assert 100 < lowest < used.shape[0] - 32  # the bonnet is not matched
+    masks = [tmp_path / "scene" / frame["mask_path"] for frame in _frames(tmp_path / "scene").values()]
+    assert all(np.array_equal(read_mask(mask)[..., 0], used > 0) for mask in masks)  # nor trained on
     chosen: dict[str, int] = {}
     for name in found.placed:
         written = np.asarray(Image.open(tmp_path / "scene" / "images" / name)).astype(float)

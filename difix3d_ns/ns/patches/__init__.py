@@ -76,6 +76,12 @@ PATCHES = (
         "tests/unit/test_viewer_scene.py::test_a_camera_path",
     ),
     Patch(
+        "viewer_ports",
+        "nerfstudio.viewer_legacy.server.viewer_utils.get_free_port",
+        "where the viewer's port is in use, it opens at any other, and nothing says so",
+        "tests/unit/test_patches.py::test_a_port_in_use_is_said_and_the_next_one_taken",
+    ),
+    Patch(
         "icons",
         "viser._gui_api.svg_from_icon",
         "viser goes through its archive for each icon: 2 s before the first step",
@@ -200,6 +206,7 @@ def apply() -> None:
         splatfacto_cpu,
         streams,
         torch_load,
+        viewer_ports,
         viewer_tabs,
     )
 
@@ -207,6 +214,7 @@ def apply() -> None:
         streams,
         splatfacto_cpu,
         viewer_tabs,
+        viewer_ports,
         render_panel,
         icons,
         camera_paths,
