@@ -284,7 +284,8 @@ def convert(
             print(f"Use it: ns-train hi3d-splatfacto {flags}.name hi3d-video {flags}.weights {output} --data SCENE")
         else:
             flags = "--pipeline.datamanager.photo.generator"
-            print(f"Use it: ns-train hi3d-splatfacto {flags}.name orbit-video {flags}.weights {output} --data PHOTO.png")
+            named = f"{flags}.name orbit-video {flags}.weights {output}"
+            print(f"Use it: ns-train hi3d-splatfacto {named} --data PHOTO.png")
         return
     if checkpoint.is_dir() or (is_hub_id(str(checkpoint)) and checkpoint.suffix not in PICKLES):
         convert_folder(str(checkpoint), output, precision)

@@ -17,8 +17,8 @@ class OrbitGeneratorConfig:
     """A generator of orbits, its weights and how it is run."""
 
     name: str = "inflation"
-    """inflation (embedded: no network, the silhouette is inflated), orbit-video (published weights, from difix3d convert),
-    or package.module of a generator of yours"""
+    """inflation (embedded: no network, the silhouette is inflated), orbit-video (published weights, from difix3d
+    convert), or package.module of a generator of yours"""
     weights: str | None = None
     """a file or folder of weights (unset: the generator's own)"""
     dtype: Precision | None = None

@@ -198,11 +198,12 @@ class _LocalMatcher(nn.Module):
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1),
             nn.SiLU(),
-            nn.Conv2d(width, count + 1 + _EVIDENCE, 1),
         )
+        last = nn.Conv2d(width, count + 1 + _EVIDENCE, 1)
         with torch.no_grad():  # at initialisation, what is most similar
-            self.layers[-1].weight[:count] = 0  # type: ignore[index]
-            self.layers[-1].bias[:count] = 0  # type: ignore[index]
+            last.weight[:count] = 0
+            last.bias[:count] = 0
+        self.layers.append(last)
         steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
         offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy")).flatten(1)
         self.register_buffer("offsets", offsets, persistent=False)
