@@ -1,7 +1,7 @@
 """Detail refinement on views of unseen procedural objects: `python -m benchmarks.detail_quality --seeds 7200 7201 ...`.
 
 Each object is photographed from places on a ring. Views at other places, within 60 degrees of the first photo, are made
-by the package's generators: predicted from the first photo alone (EFT), sampled from three photos (SparseFusion), or
+by the package's generators: predicted (EFT) or sampled (SparseFusion) from three photos and the scene's points, or
 refined frames of a splat of six photos (Hi3D). Each is then refined with the first photo. Beside that: the view itself;
 the view blended with the photo, warped by depth as the generator knows it; and, as an oracle, by exact depth. All
 figures are of the pixels that the photo shows, by exact depth. `changed elsewhere` is the share of other pixels
@@ -28,6 +28,7 @@ from torch import Tensor
 from benchmarks.by_visibility import flip_map
 from benchmarks.orbit_quality import frames_of, refined
 from difix3d_ns.data.capture import Capture
+from difix3d_ns.data.enlarged import Stills
 from difix3d_ns.data.orbit_samples import orbit_capture
 from difix3d_ns.evaluation.bench.provenance import commit
 from difix3d_ns.geometry.posed_image import PosedImage
@@ -40,7 +41,7 @@ from difix3d_ns.priors.registry import load_fixer, load_orbit_refiner, load_view
 from difix3d_ns.training.depth_losses import surfaces_seen_at
 
 Views = Literal["eft", "sparsefusion", "hi3d"]
-_PHOTOS = 6
+_PHOTOS, _SHOWN = 6, 3  # of an object, and to generators of views
 _DEGREES = 60.0
 _FACTOR = 2.0  # of the reduction that loses what counts as detail
 _METRICS = {"psnr": 2, "ssim": 4, "flip": 4, "detail": 3, "changed elsewhere": 4}
@@ -74,9 +75,12 @@ def generated(
         depths = [resized(_known(frames[index].depth), *size, "nearest") for index in chosen]
         assert capture.depths is not None  # the splat's depth at the photo is not at hand: the truth stands for it
         return [made[index] for index in chosen], depths, capture.depths[first]
-    name, count = ("epipolar-views", 1) if kind == "eft" else ("sparsefusion", 3)
-    generator = load_view_generator(name)
-    photos = [PosedImage(capture.images[i], capture.cameras[i]) for i in capture.train[:count]]
+    generator = load_view_generator("epipolar-views" if kind == "eft" else "sparsefusion")
+    stills = Stills(capture.cameras, capture.images, capture.points)  # whose depth is that of the points
+    photos = [
+        PosedImage(capture.images[i], capture.cameras[i], stills.render(capture.cameras[i])[1])
+        for i in capture.train[:_SHOWN]
+    ]
     state = generator.start(photos, [*cameras, capture.cameras[first]], seed=seed)
     while generator.steps_left(state):
         state = generator.step(state)

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.geometry.warp import reproject, warp_references
+from difix3d_ns.priors.alignment.feature_places import places_between_matches
+from difix3d_ns.priors.alignment.plane_alignment import Features, features_of
 from difix3d_ns.priors.base import DEFAULT_REFERENCES, FixRequest, FixResult, finite
 from difix3d_ns.priors.networks.detail_net import DetailNet, Known, fetch
 from difix3d_ns.priors.networks.precision import fast_dtype
@@ -54,7 +56,14 @@ class DetailFixer:
         long_side = max(1, round(_LARGER * max(image.shape[:2])))
         photos = [_within(one.image, long_side) for one in request.references]
         masks = [None if one.mask is None else _within(one.mask, long_side) for one in request.references]
-        refined = self._net(image.permute(2, 0, 1), photos, known_places(request, photos, masks), masks)
+        known = known_places(request, photos, masks)
+        if any(place is None for place in known):
+            features = features_of(image)
+            known = [
+                by_features(features, photo) if place is None else place
+                for place, photo in zip(known, photos, strict=True)
+            ]
+        refined = self._net(image.permute(2, 0, 1), photos, known, masks)
         match = refined.match[..., None]
         picture = torch.where(match > 0, refined.image.permute(1, 2, 0).clamp(0, 1), image)
         return FixResult(picture.contiguous(), match * shown.to(match.device)).to(home)
@@ -84,6 +93,15 @@ def known_places(request: FixRequest, photos: Sequence[Tensor], masks: Sequence[
         hidden = torch.zeros_like(solid) if mask is None else solid & (fetch(mask, places, 1)[0] < 0.5)
         known.append(Known(places, seen[..., 0], (~hidden).float()))
     return known
+
+
+def by_features(picture: Features, photo: Tensor) -> Known | None:
+    """Places in a photograph [3, h, w] by matched features; None where too few agree."""
+    found = places_between_matches(picture, features_of(photo.permute(1, 2, 0)))
+    if found is None:
+        return None
+    places, near = (torch.from_numpy(each).to(photo.device) for each in found)
+    return Known(places.permute(2, 0, 1), near.float(), torch.ones_like(near, dtype=torch.float32))
 
 
 def pixels_of(grid: Tensor, picture: Tensor) -> Tensor:

@@ -61,18 +61,23 @@ def homography(picture: Features, reference: Features) -> tuple[np.ndarray | Non
 
     None where fewer than ``MIN_MATCHES`` do.
     """
-    if picture.descriptors is None or reference.descriptors is None or len(reference.points) < 2:
-        return None, 0
-    pairs = cv2.BFMatcher().knnMatch(picture.descriptors, reference.descriptors, k=2)
-    best = [pair[0] for pair in pairs if len(pair) == 2 and pair[0].distance < _RATIO * pair[1].distance]
-    if len(best) < MIN_MATCHES:
-        return None, len(best)
-    here = picture.points[[match.queryIdx for match in best]]
-    there = reference.points[[match.trainIdx for match in best]]
+    here, there = matched_points(picture, reference)
+    if len(here) < MIN_MATCHES:
+        return None, len(here)
     found, inliers = cv2.findHomography(here, there, cv2.USAC_MAGSAC, _THRESHOLD)
     count = 0 if inliers is None else int(inliers.sum())
     usable = found is not None and count >= MIN_MATCHES and np.isfinite(found).all()
     return (found if usable else None), count
+
+
+def matched_points(picture: Features, reference: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Match features; returns pixels [N, 2] in either picture."""
+    if picture.descriptors is None or reference.descriptors is None or len(reference.points) < 2:
+        return np.zeros((0, 2), np.float32), np.zeros((0, 2), np.float32)
+    pairs = cv2.BFMatcher().knnMatch(picture.descriptors, reference.descriptors, k=2)
+    best = [pair[0] for pair in pairs if len(pair) == 2 and pair[0].distance < _RATIO * pair[1].distance]
+    here = picture.points[[match.queryIdx for match in best]]
+    return here, reference.points[[match.trainIdx for match in best]]
 
 
 def flow_between(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

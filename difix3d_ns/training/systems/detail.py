@@ -34,11 +34,12 @@ from difix3d_ns.training.validate import Make, repairs
 _PHOTOS = 6  # kept of a sample
 _NEAR = 9  # photographs that show most of a view, of which these are drawn
 _COUNTS = (0.6, 0.25, 0.15)  # shares of one, two, three photographs
-_PREDICTED = 0.2  # share of samples whose view the package's generator predicts from some of their photographs
+_PREDICTED = 0.3  # share of samples whose view the package's generator predicts from some of their photographs
 _FROM_PREDICTED = 0.75  # of these, the share of draws that begin from it
 _MIN_SIDE, _MAX_SIDE = 128, 240  # of a draw's longer side, in pixels
-_KNOWN = 0.35  # share of draws with places by cameras and depth
-_PLACE_ERROR = 0.02  # of the picture's longer side: largest error of these
+_KNOWN = 0.85  # share of draws with places by cameras and depth, or by matched features
+_PLACE_ERROR = 0.02  # of the picture's longer side: largest error of most of these
+_ASTRAY = 0.15  # of it, the largest error of some
 _UNRELATED = 0.06  # share of draws whose photographs are of another scene
 _GAIN = 0.2  # of a photograph's brightness, log2
 _COARSE, _PLACES, _SEEN = 0.05, 0.02, 0.1  # weights of losses beside that of the picture
@@ -162,8 +163,7 @@ class DetailSystem:
             places = torch.stack([size[1] - places[:, 0], places[:, 1]], 1)
         known = chance = torch.zeros(0)
         if float(torch.rand((), generator=generator)) < _KNOWN:
-            error = smooth_field(size, 6, generator) * _PLACE_ERROR * longer * scale
-            known, chance = places + error * torch.rand((), generator=generator), seen
+            known, chance = _nearly_known(places, seen, longer * scale, generator)
         return Batch(image.contiguous(), truth, photos, places, seen, known, chance)
 
     def loss(self, module: nn.Module, batch: Batch, phase: Phase, compare: Loss) -> Tensor:
@@ -199,6 +199,29 @@ class DetailSystem:
     def save(self, module: nn.Module, folder: Path) -> None:
         """``weights.safetensors`` (float16) and its JSON."""
         save_half(module, folder, {"fixer": "detail", **self._recipe.network, **self._recipe.extra})
+
+
+def _nearly_known(places: Tensor, seen: Tensor, longer: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Places as cameras or matched features give them: not exact, wrong here and there, also of what is hidden.
+
+    Args:
+        places: [K, 2, h, w] true ones, in pixels.
+        seen: [K, h, w].
+        longer: side of the picture, in pixels.
+        generator: of all chance.
+
+    Returns:
+        Places, and where they are given, [K, h, w] 0 or 1.
+    """
+    size = (seen.shape[-2], seen.shape[-1])
+    error = smooth_field(size, 6, generator) * _PLACE_ERROR * longer * torch.rand((), generator=generator)
+    if integer(2, generator):
+        astray = smooth_field(size, 5, generator)[:1] > 1
+        error = error + astray * _ASTRAY * longer * (2 * torch.rand(2, 1, 1, generator=generator) - 1)
+    given = torch.ones_like(seen) if integer(2, generator) else seen
+    if integer(3, generator) == 0:
+        given = given * (smooth_field(size, 5, generator)[0] < 0.5)
+    return places + error, given
 
 
 def _reduced(pictures: Tensor, size: tuple[int, int]) -> Tensor:
