@@ -99,7 +99,9 @@ def dataparser_of(
     parser: DataParserConfig, data: Path | None, photo: SinglePhotoConfig, device: str = "cpu"
 ) -> DataParserConfig:
     """Return what reads a scene: ``parser``, or of one picture its own."""
-    return SinglePhotoParserConfig(data=data, photo=photo, device=device) if is_single_photo(data) else parser
+    if data is None or not is_single_photo(data):
+        return parser
+    return SinglePhotoParserConfig(data=data, photo=photo, device=device)
 
 
 def read_single_photo(config: SinglePhotoParserConfig) -> DescribedScene:
