@@ -311,17 +311,33 @@ class Depth(Stepwise[list[DepthMap]], Protocol):
 
 
 def finite(request: FixRequest) -> FixRequest:
-    """Replace NaN and infinity in a request by black; nothing is seen there, and references are masked there."""
+    """Replace NaN and infinity in a request by black; nothing is seen there, and references are masked there.
+
+    What is masked in a reference becomes the mean of the rest, so that no network sees it.
+    """
     gaps = ~request.image.isfinite().all(-1, keepdim=True)  # [H, W, 1]
     if bool(gaps.any()):
         alpha = None if request.alpha is None else request.alpha.masked_fill(gaps.to(request.alpha.device), 0)
         request = replace(request, image=request.image.masked_fill(gaps, 0), alpha=alpha)
-    if all(bool(reference.image.isfinite().all()) for reference in request.references):
-        return request
-    return replace(request, references=[_finite(reference) for reference in request.references])
+    references = [without_masked(reference) for reference in request.references]
+    same = all(one is other for one, other in zip(references, request.references, strict=True))
+    return request if same else replace(request, references=references)
 
 
-def _finite(reference: PosedImage) -> PosedImage:
+def without_masked(reference: PosedImage) -> PosedImage:
+    """Replace what is masked or not finite in a reference by the mean of the rest, and mask all of it.
+
+    Returns:
+        ``reference`` itself where there is nothing to replace.
+    """
+    if reference.mask is None and bool(reference.image.isfinite().all()):
+        return reference
     gaps = ~reference.image.isfinite().all(-1, keepdim=True)
     mask = torch.ones_like(reference.image[..., :1]) if reference.mask is None else reference.mask
-    return replace(reference, image=reference.image.masked_fill(gaps, 0), mask=mask.masked_fill(gaps, 0))
+    mask = mask.masked_fill(gaps, 0)
+    image = reference.image.masked_fill(gaps, 0)
+    hidden = mask <= 0
+    if bool(hidden.any()):
+        shown = (~hidden).to(image)
+        image = torch.where(hidden, (image * shown).sum((0, 1)) / shown.sum().clamp_min(1), image)
+    return replace(reference, image=image, mask=mask)

@@ -54,8 +54,8 @@ class DetailFixer:
         if not request.references:
             return FixResult(image, torch.zeros_like(image[..., :1])).to(home)
         long_side = max(1, round(_LARGER * max(image.shape[:2])))
-        photos = [_within(one.image, long_side) for one in request.references]
         masks = [None if one.mask is None else _within(one.mask, long_side) for one in request.references]
+        photos = [_within(one.image, long_side) for one in request.references]
         known = known_places(request, photos, masks)
         if any(place is None for place in known):
             features = features_of(image)

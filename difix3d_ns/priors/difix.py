@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from torch import Tensor
 
 from difix3d_ns.io.device_memory import free_memory, return_unused_memory
-from difix3d_ns.priors.base import FixRequest, FixResult
+from difix3d_ns.priors.base import FixRequest, FixResult, without_masked
 from difix3d_ns.priors.blend import visible_in_any, warp_request
 from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.precision import fast_dtype
@@ -96,6 +96,10 @@ class DifixFixer:
         """
         if self.trained_references == 0:
             requests = [replace(request, references=()) for request in requests]
+        requests = [
+            replace(request, references=[without_masked(reference) for reference in request.references])
+            for request in requests
+        ]
         groups: dict[tuple[int, ...], list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault((*request.image.shape[:2], len(request.references)), []).append(index)

@@ -324,9 +324,13 @@ def fixer_of(weights: str) -> tuple[str, str | None]:
 
 
 def _fixer_of_file(path: Path) -> str:
-    """Fixer whose weights a file or folder of ``difix3d train-prior`` holds: its JSON says so, but for embedded."""
-    file = path / "weights.json" if path.is_dir() else path.with_suffix(".json")
-    try:
-        return str(json.loads(file.read_text(encoding="utf-8")).get("fixer", "embedded"))
-    except (OSError, ValueError, AttributeError):
-        return "embedded"  # which then says what is wrong with them
+    """Fixer whose weights a file or folder of ``difix3d train-prior`` holds: its JSON names one of the package's."""
+    files = sorted(path.glob("*.json")) if path.is_dir() else [path.with_suffix(".json")]
+    for file in files:
+        try:
+            name = json.loads(file.read_text(encoding="utf-8")).get("fixer")
+        except (OSError, ValueError, AttributeError):
+            continue  # the fixer says what is wrong with it
+        if name in available_fixers():
+            return str(name)
+    return "embedded"

@@ -233,6 +233,17 @@ def test_nothing_is_trusted_or_carried_over_where_no_reference_shows_it(loaded: 
     assert (result.image[seen] - request.image[seen]).abs().max() > 1e-3
 
 
+def test_what_is_masked_in_a_photo_does_not_matter(fixer: Fixer) -> None:
+    request = make_request(2)
+    mask = torch.ones_like(request.references[0].image[..., :1])
+    mask[10:40, 20:50] = 0
+    masked = [replace(reference, mask=mask) for reference in request.references]
+    noise = torch.rand(mask.shape[0], mask.shape[1], 3, generator=torch.Generator().manual_seed(2))
+    painted = [replace(reference, image=torch.where(mask > 0, reference.image, noise)) for reference in masked]
+    one, other = (fix(fixer, replace(request, references=references)) for references in (masked, painted))
+    assert_same_bits(one, other)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_either_precision_of_its_networks(loaded: _Loaded, dtype: torch.dtype) -> None:
     request = make_request(2)

@@ -54,7 +54,7 @@ class Match(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Places by cameras and depth."""
+    """Places by cameras and depth, or by matched features."""
 
     places: Tensor  # [2, H, W] x, y in pixels of the photograph
     chance: Tensor  # [H, W] in [0, 1], 0: not known
@@ -282,8 +282,8 @@ class DetailNet(nn.Module):
         Args:
             image: [3, H, W] in [0, 1].
             photos: at least one, [3, h, w] in [0, 1], of any sizes.
-            known: places of each by cameras and depth, if there are any.
-        masks: [1, h, w] of each in [0, 1], 0: not to be used; None: all of it.
+            known: places of each by cameras and depth, or by matched features, if there are any.
+            masks: [1, h, w] of each in [0, 1], 0: not to be used; None: all of it.
         """
         height, width = image.shape[-2:]
         seen = self.match(image, photos, known)
@@ -416,8 +416,8 @@ def _best(
     size = (4 * photo[0], 4 * photo[1])
     centres = cell_centres(cells[1], size).to(scores.device)
     best, index = scores.max(1)
-    reach = _PEAK * size[1] / cells[1][1]
-    close = (centres[index][:, None] - centres).abs().amax(-1) < reach
+    reach = centres.new_tensor([size[1] / cells[1][1], size[0] / cells[1][0]]) * _PEAK
+    close = ((centres[index][:, None] - centres).abs() < reach).all(-1)
     weight = scores.masked_fill(~close, -torch.inf).softmax(1)
     # the way back: how far from a cell ends who goes to its match and from there to the match of that
     back = scores.max(0).indices[index]
@@ -430,10 +430,11 @@ def _best(
 
 
 def _padded(known: Known) -> Known:
-    """Maps enlarged as pictures are; beyond them nothing is known."""
+    """Maps enlarged as pictures are; beyond them nothing is known, and nothing forbidden."""
     height, width = known.chance.shape
     edge = (0, -width % SIDE, 0, -height % SIDE)
-    return Known(*(F.pad(maps.float(), edge) for maps in known))
+    places, chance, allowed = (maps.float() for maps in known)
+    return Known(F.pad(places, edge), F.pad(chance, edge), F.pad(allowed, edge, value=1.0))
 
 
 def _with_known(places: Tensor, evidence: Tensor, known: Known) -> tuple[Tensor, Tensor]:
@@ -477,10 +478,10 @@ def _inside(places: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _fewer_cells(features: Tensor) -> Tensor:
     height, width = features.shape[-2:]
-    most = max(height, width) / _MAX_CELLS
-    if most <= 1:
+    factor = max(height, width) / _MAX_CELLS
+    if factor <= 1:
         return features
-    return F.adaptive_avg_pool2d(features[None], (math.ceil(height / most), math.ceil(width / most)))[0]
+    return F.adaptive_avg_pool2d(features[None], (math.ceil(height / factor), math.ceil(width / factor)))[0]
 
 
 def _marks(features: Tensor, width: int) -> Tensor:

@@ -38,7 +38,7 @@ _PREDICTED = 0.3  # share of samples whose view the package's generator predicts
 _FROM_PREDICTED = 0.75  # of these, the share of draws that begin from it
 _MIN_SIDE, _MAX_SIDE = 128, 240  # of a draw's longer side, in pixels
 _KNOWN = 0.85  # share of draws with places by cameras and depth, or by matched features
-_PLACE_ERROR = 0.02  # of the picture's longer side: largest error of most of these
+_PLACE_ERROR = 0.02  # of the picture's longer side: standard deviation of the largest error of these
 _ASTRAY = 0.15  # of it, the largest error of some
 _UNRELATED = 0.06  # share of draws whose photographs are of another scene
 _GAIN = 0.2  # of a photograph's brightness, log2
@@ -55,6 +55,7 @@ class Prepared(NamedTuple):
     photos: Tensor  # [K, 3, H, W] uint8
     grid: Tensor  # [K, H, W, 2] float16 in [-1, 1]
     seen: Tensor  # [K, H, W] bool
+    scene: Tensor  # scalar, a number of its own
 
 
 class Batch(NamedTuple):
@@ -119,7 +120,12 @@ class DetailSystem:
             predicted = to_bytes(self._predict(request, shown).permute(2, 0, 1))
         pictures = torch.stack([to_bytes(photos[number].image.permute(2, 0, 1)) for number in order])
         return Prepared(
-            to_bytes(sample.truth.permute(2, 0, 1)), predicted, pictures, torch.stack(grids), torch.stack(seen)
+            to_bytes(sample.truth.permute(2, 0, 1)),
+            predicted,
+            pictures,
+            torch.stack(grids),
+            torch.stack(seen),
+            torch.tensor(zlib.crc32(sample.key.partition("/")[0].encode())),
         )
 
     @torch.no_grad()
@@ -151,7 +157,7 @@ class DetailSystem:
         image = _reduced(sample.predicted[None], size)[0] if use else truth
         if not use or integer(3, generator) == 0:
             image, truth, places, seen = generated(image, truth, places, seen, generator)
-        if float(torch.rand((), generator=generator)) < _UNRELATED:
+        if float(torch.rand((), generator=generator)) < _UNRELATED and sample.scene != other.scene:
             photos = _reduced(other.photos[:count], size)
             places, seen = torch.zeros(len(photos), *places.shape[1:]), torch.zeros(len(photos), *seen.shape[1:])
         gain, colours = colour_jitter(generator)
