@@ -70,7 +70,8 @@ def write_detail(folder: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = DetailNet(**DETAIL["net"])
-        torch.nn.init.normal_(net.leave.weight, std=0.02)
+        torch.nn.init.normal_(net.leave.weight, std=0.05)
+        net.leave.bias.data[12:] = -2.0  # the gate of what is copied
         for matcher in net.near:
             matcher.layers[-1].bias.data.fill_(1.0)  # type: ignore[union-attr]
     state = {key: value.half().contiguous() for key, value in net.state_dict().items()}
