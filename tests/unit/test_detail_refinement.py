@@ -13,6 +13,7 @@ from torchvision.transforms.functional import gaussian_blur
 from difix3d_ns.apps.fix_images import Sources, fix_pictures
 from difix3d_ns.data.curate import curate
 from difix3d_ns.data.options import CurationOptions
+from difix3d_ns.data.orbit_samples import orbit_capture
 from difix3d_ns.data.shards import Sample, read_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.posed_image import PosedImage
@@ -99,6 +100,14 @@ def test_where_nothing_matches_the_picture_stays_to_the_last_bit(tmp_path: Path,
         result = fixer.fix([FixRequest(view, [photo])])[0]
         same = (result.image == view).all(-1, keepdim=True)
         assert bool(same[result.confidence == 0].all())
+
+
+def test_a_photo_of_something_else_changes_next_to_nothing(samples: list[Sample]) -> None:
+    view = blurred(samples[0].truth)
+    other = orbit_capture(3, 96, photos=6, grounded=False).images[0]
+    result = load_fixer("detail").fix([FixRequest(view, [PosedImage(other)])])[0]
+    changed = (result.image - view).abs().amax(-1) > 0.02
+    assert float(changed.float().mean()) < 0.05 and float(result.confidence.mean()) < 0.1
 
 
 def test_places_by_cameras_are_where_the_cameras_see_them() -> None:
