@@ -25,7 +25,7 @@ def demo(output: Path = Path("demo"), seed: int = 0, steps: int | None = None) -
     """Make a procedural scene, train it with and without pseudo-views, and compare.
 
     Args:
-        output: folder for scene, trainings, results.json, comparison.png and report.html.
+        output: folder for scene, trainings, results.json, comparison.png, close_ups.png and report.html.
         seed: seed of the scene.
         steps: training steps (unset: the defaults of the device).
     """

@@ -8,14 +8,17 @@ from pathlib import Path
 from rich.console import Console
 
 from difix3d_ns.apps.demo_results import mean_over, spread_out, write_results
-from difix3d_ns.evaluation.comparison import CAPTIONS
+from difix3d_ns.evaluation.comparison import CAPTIONS, close_ups, write_comparison
 from difix3d_ns.evaluation.runs import evaluate, train
+
+_CLOSE_UP = 360  # pixels of a close-up's width
 
 
 def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: int = 3) -> dict[str, dict[str, float]]:
     """Make the demo scene, train it plainly and with pseudo-views, and compare on held-out views.
 
-    Writes ``scene/``, ``outputs/``, ``results.json``, ``comparison.png`` and ``report.html`` into ``output``.
+    Writes ``scene/``, ``outputs/``, ``results.json``, ``comparison.png``, ``close_ups.png`` and ``report.html`` into
+    ``output``.
 
     Args:
         output: folder, made if needed.
@@ -48,10 +51,11 @@ def run_demo(output: Path, seed: int = 0, steps: int | None = None, pictures: in
         "difix3d": mean_over(fixed_views) | {"seconds": fixed.seconds},
         "difix3d+": mean_over(fixed_views, enhanced=True) | {"seconds": fixed.seconds + enhancing},
     }
-    rows = [
-        [p.render, f.render, f.picture(enhanced=True), p.truth]
-        for p, f in spread_out(list(zip(plain_views, fixed_views, strict=True)), pictures)
+    every = [
+        [p.render, f.render, f.picture(enhanced=True), p.truth] for p, f in zip(plain_views, fixed_views, strict=True)
     ]
+    rows = spread_out(every, pictures)
+    write_comparison(output / "close_ups.png", close_ups(every), CAPTIONS, _CLOSE_UP)
     look = " and choose the output type [bold]enhanced[/bold]"
     write_results(output, results, rows, CAPTIONS, fixed, fixed_views, plain_views, "Demo scene", look, console)
     return results

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
@@ -13,6 +14,31 @@ from difix3d_ns.evaluation.report.page_pictures import pixels
 _GAP = 4  # pixels
 _CAPTION = 0.05  # height of the caption's letters relative to a picture's width
 CAPTIONS = ("plain", "difix3d", "enhanced", "truth")
+
+
+def close_ups(rows: Sequence[Sequence[Tensor]], count: int = 2, share: float = 0.28) -> list[list[Tensor]]:
+    """Cut from pictures the places where the last but one is most nearer to the truth than the first.
+
+    Args:
+        rows: pictures [H, W, 3] of a view each, the truth last.
+        count: rows returned, at most one of each view.
+        share: of the pictures' sides that is cut.
+
+    Returns:
+        The rows with the largest difference, largest first.
+    """
+    found = []
+    for row in rows:
+        first, ours, truth = row[0], row[-2], row[-1]
+        gain = ((first - truth).abs() - (ours - truth).abs()).mean(-1)
+        height, width = (max(1, round(share * side)) for side in gain.shape)
+        means = F.avg_pool2d(gain[None], (height, width), stride=max(1, height // 8))[0]
+        best = int(means.argmax())
+        top, left = (max(1, height // 8) * place for place in divmod(best, means.shape[1]))
+        cut = [picture[top : top + height, left : left + width] for picture in row]
+        found.append((float(means.flatten()[best]), cut))
+    found.sort(key=lambda pair: -pair[0])
+    return [cut for _, cut in found[:count]]
 
 
 def write_comparison(

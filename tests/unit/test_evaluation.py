@@ -19,7 +19,7 @@ from rich.console import Console
 
 from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
-from difix3d_ns.evaluation.comparison import write_comparison
+from difix3d_ns.evaluation.comparison import close_ups, write_comparison
 from difix3d_ns.evaluation.runs import evaluate
 from difix3d_ns.evaluation.table import metric_table
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
@@ -179,3 +179,18 @@ def test_a_sheet_can_be_made_smaller_and_values_are_rounded(tmp_path):
 def test_a_sheet_that_makes_no_sense_is_refused(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
         write_comparison(tmp_path / "a.png", rows, ["a", "b"])
+
+
+def test_close_ups_are_where_the_difference_is() -> None:
+    truth = torch.rand(80, 120, 3, generator=torch.Generator().manual_seed(0))
+    rows = []
+    for strength in (0.1, 0.5):
+        plain, ours = truth.clone(), truth.clone()
+        plain[40:60, 70:100] += strength
+        ours[:10, :10] += 0.9  # where ours is worse
+        rows.append([plain, truth, ours, truth])
+    (cut,) = close_ups(rows, count=1)
+    assert cut[0].shape == (22, 34, 3)
+    off = (cut[0] - cut[-1]).abs().mean(-1)
+    assert float((off > 0.4).float().mean()) > 0.7  # of the view with the larger difference, around it
+    assert not (cut[2] - cut[3]).any()
