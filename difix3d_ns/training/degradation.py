@@ -8,8 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from difix3d_ns.geometry.warp import displaced
 from difix3d_ns.training.crops import integer, to_bytes, to_unit
@@ -62,7 +62,7 @@ def generated(
     kind = integer(5, generator)
     if kind in (0, 1):
         low, high = _BLUR
-        image = gaussian_blur(image, 13, low + (high - low) * float(torch.rand((), generator=generator)))
+        image = _blurred(image, low + (high - low) * float(torch.rand((), generator=generator)))
     elif kind in (2, 3):
         factor = 1.5 + 3 * float(torch.rand((), generator=generator))
         small = [max(2, round(side / factor)) for side in size]
@@ -70,13 +70,17 @@ def generated(
         image = F.interpolate(reduced, size, mode="bicubic" if kind == 2 else "bilinear")[0]
     if integer(3, generator) == 0:
         shift = [integer(side, generator) for side in size]
-        detail = truth - gaussian_blur(truth, 13, 2.0)
+        detail = truth - _blurred(truth, 2.0)
         image = image + torch.rand((), generator=generator) * detail.roll(shift, (-2, -1))
     if integer(2, generator):
         image = image * (1 + _UNEVEN * smooth_field(size, 3, generator)[:1]) + 0.05 * (
             torch.rand(3, 1, 1, generator=generator) - 0.5
         )
     return degraded(image.clamp(0, 1), generator), truth, places, seen
+
+
+def _blurred(image: Tensor, sigma: float) -> Tensor:
+    return torch.from_numpy(gaussian_filter(image.numpy(), (0, sigma, sigma), mode="nearest"))
 
 
 def smooth_field(size: tuple[int, int], cells: int, generator: Generator) -> Tensor:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Generator, Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from difix3d_ns.apps.fix_images import Sources, fix_pictures
 from difix3d_ns.data.curate import curate
@@ -64,7 +64,7 @@ def recipe(*phases: Phase) -> Recipe:
 
 def blurred(image: Tensor, sigma: float = 2.0) -> Tensor:
     """A picture [H, W, 3] as a generator with little detail makes it."""
-    return gaussian_blur(image.permute(2, 0, 1), 13, sigma).permute(1, 2, 0)
+    return torch.from_numpy(gaussian_filter(image.numpy(), (sigma, sigma, 0), mode="nearest"))
 
 
 def beside(sample: Sample) -> tuple[Tensor, PosedImage]:

@@ -89,7 +89,7 @@ class DetailSystem:
         return net.to(memory_format=torch.channels_last)
 
     def parts(self, module: nn.Module) -> dict[str, Iterable[nn.Parameter]]:
-        """What matches, and what makes a picture of the matches."""
+        """Networks that match, and those that make a picture of the matches."""
         assert isinstance(module, DetailNet)
         match = [*module.encoder.parameters(), *module.features.parameters()]
         match += [*module.everywhere.parameters(), *module.near.parameters()]
