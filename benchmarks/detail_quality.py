@@ -1,11 +1,11 @@
 """Detail refinement on views of unseen procedural objects: `python -m benchmarks.detail_quality --seeds 7200 7201 ...`.
 
-Each object is photographed from places on a ring. Views at other places, within 60 degrees of the first photo, are made
-by the package's generators: predicted (EFT) or sampled (SparseFusion) from three photos and the scene's points, or
-refined frames of a splat of six photos (Hi3D). Each is then refined with the first photo. Beside that: the view itself;
-the view blended with the photo, warped by depth as the generator knows it; and, as an oracle, by exact depth. All
-figures are of the pixels that the photo shows, by exact depth. `changed elsewhere` is the share of other pixels
-that are not the view's own, bit by bit.
+Each object is photographed from places on a ring. Views at other places, within 60 degrees of the first photo, are: the
+truth, blurred, of which all geometry is right; predicted (EFT) or sampled (SparseFusion) from three photos and the
+scene's points; or refined frames of a splat of six photos (Hi3D). Each is then refined with the first photo. Beside
+that: the view itself; the view blended with the photo, warped by depth as the generator knows it; and, as an oracle, by
+exact depth. All figures are of the pixels that the photo shows, by exact depth. `changed elsewhere` is the share of
+other pixels that are not the view's own, bit by bit.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from benchmarks.by_visibility import flip_map
@@ -38,9 +39,10 @@ from difix3d_ns.priors.base import Fixer, FixRequest
 from difix3d_ns.priors.registry import load_fixer, load_orbit_refiner, load_view_generator
 from difix3d_ns.training.depth_losses import surfaces_seen_at
 
-Views = Literal["eft", "sparsefusion", "hi3d"]
+Views = Literal["blurred", "eft", "sparsefusion", "hi3d"]
 _PHOTOS, _SHOWN = 6, 3  # of an object, and to generators of views
 _DEGREES = 60.0
+_BLUR = 2.0  # pixels, standard deviation
 _FACTOR = 2.0  # of the reduction that loses what counts as detail
 _METRICS = {"psnr": 2, "flip": 4, "detail": 3, "changed elsewhere": 4}
 _BLEND, _ORACLE, _ALONE, _POSED = "photo, blended in", "the same, exact depth", "detail", "detail, cameras known"
@@ -65,6 +67,11 @@ def generated(
     """
     first = capture.train[0]
     cameras = [capture.cameras[place] for place in places]
+    if kind == "blurred":
+        assert capture.depths is not None
+        truths = [capture.images[place].numpy() for place in places]
+        made = [torch.from_numpy(gaussian_filter(truth, (_BLUR, _BLUR, 0), mode="nearest")) for truth in truths]
+        return made, [capture.depths[place] for place in places], capture.depths[first]
     if kind == "hi3d":
         frames, _ = frames_of(capture, 500, 12_000, seed)
         size = capture.images[0].shape[:2]
@@ -116,7 +123,7 @@ def rows_of(
 
 def main(
     seeds: list[int],
-    views: tuple[Views, ...] = ("eft", "sparsefusion"),
+    views: tuple[Views, ...] = ("blurred", "eft", "sparsefusion"),
     long_side: int = 320,
     weights: str | None = None,
     record: Path | None = None,

@@ -29,7 +29,10 @@ def places_between_matches(picture: Features, reference: Features) -> tuple[np.n
     here, there = matched_points(picture, reference)
     if len(here) < MIN_MATCHES:
         return None
-    _, agrees = cv2.findFundamentalMat(here, there, cv2.USAC_MAGSAC, _OFF, 0.999, 2000)
+    try:
+        _, agrees = cv2.findFundamentalMat(here, there, cv2.USAC_MAGSAC, _OFF, 0.999, 2000)
+    except cv2.error:  # no geometry explains any of them
+        return None
     if agrees is None or int(agrees.sum()) < MIN_MATCHES:
         return None
     here, chosen = np.unique(here[agrees.ravel() > 0], axis=0, return_index=True)
