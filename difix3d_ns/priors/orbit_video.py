@@ -60,7 +60,7 @@ class VideoOrbitGenerator:
         self._chain = VideoChain(parts.unet, parts.autoencoder, parts.encoder, device, sigmas, kind.noise, hold=False)
 
     generative = True
-    about = "what the photo does not show is made up, and is another with another seed"
+    about = "What the photo does not show is made up; another seed makes another object."
 
     def start(self, photo: Tensor, elevation: float, count: int, seed: int = 0) -> State:
         if photo.dim() != 3 or photo.shape[0] != photo.shape[1] or photo.shape[2] != 4:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from difix3d_ns.apps import image_to_3d as app
+from difix3d_ns.cli import convert
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.object_frame import FOCAL, RADIUS, object_cameras
 from difix3d_ns.geometry.warp import project, unproject
@@ -28,7 +30,8 @@ from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.priors.base import ObjectFrame, OrbitFrame, OrbitGenerator, State
 from difix3d_ns.priors.inflation import InflatingOrbitGenerator
 from difix3d_ns.priors.orbit_refiner_config import OrbitRefinerConfig
-from difix3d_ns.priors.published.text_to_picture import picture_of
+from difix3d_ns.priors.published.hub import download
+from difix3d_ns.priors.published.text_to_picture import FILES, picture_of
 from difix3d_ns.priors.registry import available_priors, load_orbit_generator
 from tests.pretended_cuda import pretended_cuda
 from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
@@ -368,29 +371,132 @@ def _write_pipeline(folder: Path) -> Path:
     return folder / "pipeline"
 
 
-def test_the_command_keeps_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: list[list[str]] = []
+class _Said:
+    def describe(self) -> str:
+        return ""
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Flags of trainings, which are replaced, as all that follows them is."""
+    flags_of: list[list[str]] = []
 
     def train(data: Path, output: Path, name: str, flags: list[str], method: str) -> None:
-        trained.append(flags)
+        flags_of.append(flags)
         config = app.config_of(output, name, method)
         config.parent.mkdir(parents=True)
         config.write_text("")
-
-    class Said:
-        def describe(self) -> str:
-            return ""
+        if "9" in flags:
+            raise UserError("interrupted")
 
     monkeypatch.setattr(app, "train", train)
-    monkeypatch.setattr(app, "write_mesh", lambda *_, **__: Said())
-    monkeypatch.setattr(app, "turntable", lambda *_, **__: Said())
+    monkeypatch.setattr(app, "write_mesh", lambda *_, **__: _Said())
+    monkeypatch.setattr(app, "turntable", lambda *_, **__: _Said())
     monkeypatch.setattr(app, "write_report", lambda config, page, **_: page)
+    return flags_of
+
+
+def test_the_command_keeps_what_is_trained(tmp_path: Path, trained: list[list[str]]) -> None:
     photo, output = _photo(tmp_path / "photo.png"), tmp_path / "out"
     made = app.image_to_3d(photo, output, 20.0, steps=50)
     assert trained == [["--pipeline.datamanager.photo.elevation", "20", "--max-num-iterations", "50"]]
-    assert made.mesh == output / "mesh.glb" and Image.open(output / "photo.png").mode == "RGBA"
+    assert made.mesh == output / "mesh.glb" and Image.open(output / app.CUT_OUT).mode == "RGBA"
     app.image_to_3d(photo, output, 20.0, steps=50)
     assert len(trained) == 1
     app.image_to_3d(photo, output, 25.0, steps=50)
     app.image_to_3d(photo, output, 25.0, steps=50, force=True)
     assert [flags[1] for flags in trained] == ["20", "25", "25"]
+
+
+def test_a_training_that_was_interrupted_is_not_kept(tmp_path: Path, trained: list[list[str]]) -> None:
+    """Not even where an earlier one of the same photo was finished."""
+    photo, output = _photo(tmp_path / "photo.png"), tmp_path / "out"
+    app.image_to_3d(photo, output, 20.0, steps=50)
+    with pytest.raises(UserError, match="interrupted"):
+        app.image_to_3d(photo, output, 20.0, steps=9)
+    app.image_to_3d(photo, output, 20.0, steps=50)
+    assert [flags[3] for flags in trained] == ["50", "9", "50"]
+
+
+@pytest.mark.parametrize("name", ["photo.png", "picture.png", "photo-cut.png", "object.png"])
+def test_a_photo_in_the_output_stays_as_it_is(tmp_path: Path, trained: list[list[str]], name: str) -> None:
+    photo = _photo(tmp_path / name, "RGB")
+    before = photo.read_bytes()
+    app.image_to_3d(photo, tmp_path, 20.0, cut=(10, 5, 110, 95))
+    assert len(trained) == 1 and photo.read_bytes() == before
+    make_orbit(photo, _config())
+    assert photo.read_bytes() == before
+
+
+def test_a_photo_is_not_written_over(
+    tmp_path: Path, trained: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.shutil, "which", lambda name: None)  # no ffmpeg: the video is a GIF
+    for name in (app.CUT_OUT, app.IN_BOX, "around.gif"):
+        photo = _photo(tmp_path / "photo.png").rename(tmp_path / name)
+        before = photo.read_bytes()
+        with pytest.raises(UserError, match=rf"{name} would be written over: give another --output"):
+            app.image_to_3d(tmp_path / "." / name, tmp_path, 20.0, cut=(10, 5, 110, 95))
+        assert not trained and photo.read_bytes() == before
+        photo.unlink()
+
+
+def test_a_text_is_drawn_once(tmp_path: Path, trained: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, int]] = []
+
+    def picture_of(text: str, weights: str, device: str, seed: int) -> Tensor:
+        drawn.append((text, seed))
+        return torch.from_numpy(np.asarray(Image.open(_photo(tmp_path / "p.png", "RGB"))) / 255).float()
+
+    monkeypatch.setattr(app, "picture_of", picture_of)
+    for text, seed, force in (("mug", 0, 0), ("mug", 0, 0), ("mug", 1, 0), ("pot", 1, 0), ("pot", 1, 1)):
+        app.image_to_3d(None, tmp_path / "out", 20.0, prompt=text, text_weights="w", seed=seed, force=bool(force))
+    assert drawn == [("mug", 0), ("mug", 1), ("pot", 1), ("pot", 1)]
+
+
+def test_a_pipeline_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    class Pipeline:
+        def set_progress_bar_config(self, **_: object) -> None: ...
+
+        def to(self, device: str) -> Pipeline:
+            raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(
+        diffusers, "AutoPipelineForText2Image", SimpleNamespace(from_pretrained=lambda *_, **__: Pipeline())
+    )
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"--text-weights .* fails on cpu: out of memory; give a smaller one"):
+        picture_of("a mug", str(tmp_path), "cpu")
+
+
+def test_one_precision_of_a_pipeline_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = [
+        *("model_index.json", "tokenizer/merges.txt", "unet/diffusion_pytorch_model.safetensors"),
+        *("text_encoder/model-00001-of-00002.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"),
+        *("text_encoder/model.fp16-00001-of-00002.safetensors", "unet/diffusion_pytorch_model.bin"),
+    ]
+    found: list[str] = []
+
+    def snapshot_download(hub_id: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        from huggingface_hub.utils import filter_repo_objects
+
+        found.extend(filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    download("some/pipeline", FILES)
+    assert found == names[:4]
+
+
+@pytest.mark.parametrize(("kind", "frames"), [("hi3d-stage1", None), ("sv3d-u", 21)])
+def test_the_command_that_convert_prints_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str, frames: int | None
+) -> None:
+    monkeypatch.setattr("difix3d_ns.priors.published.video_checkpoint.convert_video", lambda *_: None)
+    convert(tmp_path / "stage.pt", tmp_path / "out", base="b", kind=kind)  # type: ignore[arg-type]
+    said = capsys.readouterr().out
+    assert "--pipeline.datamanager.photo.elevation DEGREES" in said
+    assert ("--pipeline.datamanager.photo.frames" in said) is (frames is not None)
+    assert f"photo.frames {frames or ''}" in said or frames is None
