@@ -101,7 +101,10 @@ class VideoOrbitGenerator:
 
 
 def _silhouette(image: Tensor) -> Tensor:
-    """Alpha [S, S, 1] of a picture of an object before white; all of it if its border is of many colours."""
+    """Alpha [S, S, 1] of a picture of an object before white; all of it if its border is of many colours.
+
+    Who makes a scene of the frames leaves such a one out, and says so.
+    """
     found = before_plain_background((image * 255).round().byte().numpy())
     return torch.ones_like(image[..., :1]) if found is None else torch.from_numpy(found).float()
 
