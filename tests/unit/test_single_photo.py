@@ -19,8 +19,10 @@ from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor
 
+from difix3d_ns.apps import demo_object
 from difix3d_ns.apps import image_to_3d as app
 from difix3d_ns.cli import convert
+from difix3d_ns.data.object_orbits import ObjectOrbit
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.object_frame import FOCAL, RADIUS, object_cameras
 from difix3d_ns.geometry.warp import project, unproject
@@ -662,3 +664,29 @@ def test_the_command_that_convert_prints_works(
     assert "--pipeline.datamanager.photo.elevation DEGREES" in said
     assert ("--pipeline.datamanager.photo.frames" in said) is (frames is not None)
     assert f"photo.frames {frames or ''}" in said or frames is None
+
+
+def test_the_demo_compares_before_one_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A splat that is the object itself is right, whatever colour renders stand before."""
+    background, made = torch.tensor([0.1, 0.2, 0.3]), app.Made(*[tmp_path / "config.yml"] * 4)
+    monkeypatch.setattr(demo_object, "image_to_3d", lambda *_, **__: made)
+    masks = [_cut()[..., 3:] * (torch.arange(SIDE)[:, None, None] < 30 + number) for number in range(5)]
+    images = [torch.rand(SIDE, SIDE, 3, generator=torch.Generator().manual_seed(n)) for n in range(5)]
+    images = [image * mask + 1 - mask for image, mask in zip(images, masks, strict=True)]
+    orbit = ObjectOrbit("random", object_cameras(demo_object.ELEVATION, SIDE, 5), images, masks, masks)
+    monkeypatch.setattr(demo_object, "object_orbit", lambda *_, **__: orbit)
+    numbers = itertools.count(1)
+
+    def outputs(camera: object) -> dict[str, Tensor]:
+        number = next(numbers)
+        mask = orbit.masks[number]
+        return {"rgb": orbit.images[number] * mask + background * (1 - mask), "background": background}
+
+    pipeline = SimpleNamespace(
+        scene=SimpleNamespace(cameras=lambda: orbit.cameras),
+        model=SimpleNamespace(get_outputs_for_camera=outputs),
+        device="cpu",
+    )
+    monkeypatch.setattr(demo_object, "opened", lambda *_: pipeline)
+    results = demo_object.run_demo_object(tmp_path)
+    assert results["hi3d"]["psnr"] > 60 > 30 > results["photo repeated"]["psnr"]

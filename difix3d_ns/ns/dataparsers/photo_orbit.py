@@ -316,7 +316,8 @@ def _write(folder: Path, frames: list[ObjectFrame], cameras: list[Pinhole], cut_
         "generated_filenames": names[1:],
         "generated_about": about,
     }
-    found = _points(*([one for one, used in zip(each, cut_out, strict=True) if used] for each in (frames, cameras)))
+    used = [number for number, one in enumerate(cut_out) if one]
+    found = _points([frames[number] for number in used], [cameras[number] for number in used])
     if found is not None:
         write_points(*found, folder / "points.ply")
         meta["ply_file_path"] = "points.ply"
