@@ -283,9 +283,13 @@ def convert(
             flags = "--pipeline.guidance.orbit-refiner"
             print(f"Use it: ns-train hi3d-splatfacto {flags}.name hi3d-video {flags}.weights {output} --data SCENE")
         else:
-            flags = "--pipeline.datamanager.photo.generator"
-            named = f"{flags}.name orbit-video {flags}.weights {output}"
-            print(f"Use it: ns-train hi3d-splatfacto {named} --data PHOTO.png")
+            from difix3d_ns.geometry.object_frame import FRAMES
+            from difix3d_ns.priors.published.video_kinds import KINDS
+
+            flags, count = "--pipeline.datamanager.photo", KINDS[kind].frames
+            named = f"{flags}.generator.name orbit-video {flags}.generator.weights {output} {flags}.elevation DEGREES"
+            frames = "" if count == FRAMES else f" {flags}.frames {count}"
+            print(f"Use it: ns-train hi3d-splatfacto {named}{frames} --data PHOTO.png")
         return
     if checkpoint.is_dir() or (is_hub_id(str(checkpoint)) and checkpoint.suffix not in PICKLES):
         convert_folder(str(checkpoint), output, precision)
@@ -312,7 +316,7 @@ def curate(
     Args:
         scenes: procedural:N for N generated scenes, procedural-seed:S for one, folders with transforms.json or a
             COLMAP model, DATAPARSER:FOLDER with the name of another of nerfstudio's dataparsers, or meshes:FOLDER for
-            orbits of its .glb, .obj and .ply files (with --strategies orbit; meshes@30:FOLDER at 30 degrees).
+            orbits of its .glb, .gltf, .obj and .ply files (with --strategies orbit; meshes@30:FOLDER at 30 degrees).
         output: folder for shards.
         options: samples to make.
         first_seed: first seed of procedural:N.

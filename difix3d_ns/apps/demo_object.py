@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from difix3d_ns.apps.image_to_3d import image_to_3d
 from difix3d_ns.apps.opened_splats import opened
-from difix3d_ns.data.object_orbits import object_orbit
+from difix3d_ns.data.object_orbits import ObjectOrbit, object_orbit
 from difix3d_ns.evaluation.comparison import write_comparison
 from difix3d_ns.evaluation.table import metric_table
 from difix3d_ns.geometry.resampling import resampled
@@ -50,8 +52,9 @@ def run_demo_object(output: Path, seed: int = 0, steps: int | None = None) -> di
         for number, camera in enumerate(pipeline.scene.cameras()):
             if number == 0:
                 continue
-            render = pipeline.model.get_outputs_for_camera(to_cameras(camera).to(pipeline.device))["rgb"].cpu()
-            truth, again = (resampled(orbit.images[frame], *render.shape[:2]) for frame in (number, 0))
+            outputs = pipeline.model.get_outputs_for_camera(to_cameras(camera).to(pipeline.device))
+            render, background = outputs["rgb"].cpu(), outputs["background"].cpu()
+            truth, again = (_before(orbit, frame, render.shape[:2], background) for frame in (number, 0))
             found.append(image_metrics(render, truth))
             repeated.append(image_metrics(again, truth))
             if number % 4 == 0:
@@ -62,3 +65,10 @@ def run_demo_object(output: Path, seed: int = 0, steps: int | None = None) -> di
     console.print(metric_table(results).terminal())
     console.print(f"Numbers: {output / 'results.json'}   pictures: {output / 'comparison.png'}", highlight=False)
     return results
+
+
+def _before(orbit: ObjectOrbit, frame: int, size: Sequence[int], background: Tensor) -> Tensor:
+    """A picture [H, W, 3] of an orbit before a colour [3], as renders are, of a size (H, W)."""
+    mask = orbit.masks[frame]
+    colours, share = resampled(torch.cat([orbit.images[frame] * mask, mask], -1), *size).split([3, 1], -1)
+    return (colours + (1 - share) * background).clamp(0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,9 @@ STEPS_PER_SECOND = 11.0
 """of training on one core, at frames of 256 pixels"""
 _BESIDES = 100.0  # seconds on one core: frames, refiner, mesh, video
 _CPU_STEPS = 2000  # where nobody says how many
+CUT_OUT, IN_BOX, DRAWN = "object-cut-out.png", "object-in-box.png", "object-drawn.png"
+"""what is made of the photo, by names that photos do not have: the object cut out of it, the same with the alpha of a
+box, and the picture of a text"""
 _FLAG = "--pipeline.datamanager.photo"
 
 
@@ -71,7 +75,8 @@ def image_to_3d(
         force: make everything again.
 
     Raises:
-        UserError: flags that do not fit each other, a picture that cannot be used, or a step that failed.
+        UserError: flags that do not fit each other, a picture that cannot be used or would be written over, or a step
+            that failed.
     """
     console = Console()
     if (photo is None) == (prompt is None):
@@ -81,14 +86,17 @@ def image_to_3d(
     if elevation is None:
         raise UserError(f"--elevation is missing, the degrees that the camera looks down on the object: {HOW_TO_JUDGE}")
     check_elevation(elevation, "--elevation")
-    kept, done = output / "photo.png", output / "training.json"
+    kept, done = output / CUT_OUT, output / "training.json"
+    mesh, page = output / "mesh.glb", output / "report.html"
+    video = output / f"around{VIDEO if shutil.which('ffmpeg') else ANIMATION}"
+    if photo is not None:
+        _check_kept(photo, (kept, video) if cut is None else (kept, output / IN_BOX, video))
     if force:
         done.unlink(missing_ok=True)
     console.rule("1/4  the object, cut out")
     if photo is None:
         assert prompt is not None and text_weights is not None
-        photo = output / "picture.png"
-        write_picture(photo, picture_of(prompt, text_weights, _device(), seed))
+        photo = _drawn(output / DRAWN, prompt, text_weights, seed, force)
     cut_out(photo, kept, cut)
     facts = {"photo": hashlib.sha256(kept.read_bytes()).hexdigest(), "elevation": elevation, "steps": steps}
     config = config_of(output / "outputs", "object", METHOD)
@@ -99,18 +107,17 @@ def image_to_3d(
         if not torch.cuda.is_available():
             seconds = (steps or _CPU_STEPS) / STEPS_PER_SECOND + _BESIDES
             console.print(f"All of it takes about {duration(seconds)} on a CPU, most of it here.", highlight=False)
+        done.unlink(missing_ok=True)  # of the training that is removed
         shutil.rmtree(config.parent, ignore_errors=True)
         flags = [f"{_FLAG}.elevation", f"{elevation:g}"]
         flags += [] if steps is None else ["--max-num-iterations", str(steps)]
         train(kept, output / "outputs", "object", flags, method=METHOD)
         write_json(done, facts)
     console.rule("3/4  mesh and video")
-    mesh = output / "mesh.glb"
     console.print(write_mesh(config, mesh, force=True).describe(), highlight=False)
-    video = output / f"around{VIDEO if shutil.which('ffmpeg') else ANIMATION}"
     console.print(turntable(config, video, ("rgb", "mesh"), mesh, force=True).describe(), highlight=False)
     console.rule("4/4  page")
-    page = write_report(config, output / "report.html", console=console)
+    page = write_report(config, page, console=console)
     for what, path in (("Mesh", mesh), ("Video", video), ("Open in a browser", page)):
         console.print(f"{what}: [bold]{path}[/bold]", highlight=False, soft_wrap=True)
     console.print(f"Look at it: ns-viewer --load-config {config}", highlight=False, soft_wrap=True)
@@ -122,7 +129,7 @@ def cut_out(photo: Path, output: Path, box: tuple[int, int, int, int] | None = N
 
     Args:
         photo: picture file.
-        output: PNG with alpha.
+        output: PNG with alpha; with a box there is ``IN_BOX`` beside it too.
         box: within which the object is found by GrabCut; None: by alpha, or before a plain background.
 
     Raises:
@@ -138,10 +145,28 @@ def cut_out(photo: Path, output: Path, box: tuple[int, int, int, int] | None = N
         if not found.any():
             raise UserError(f"--cut {numbers}: nothing in it differs from what is around; give another box")
         alpha = torch.from_numpy(found.astype(np.float32))
-        photo = output.with_name(f"{output.stem}-cut.png")
+        photo = output.with_name(IN_BOX)
         write_picture(photo, Picture(picture.image, alpha))
     image = read_object(photo, MAX_SIDE).image
     write_picture(output, Picture(image[..., :3], image[..., 3:]))
+
+
+def _check_kept(photo: Path, written: Sequence[Path]) -> None:
+    """Raise a UserError if a file that is written is the photo."""
+    for path in written:
+        if path.exists() and photo.exists() and path.samefile(photo):
+            raise UserError(f"{photo} would be written over: give another --output, or a copy of it by another name")
+
+
+def _drawn(picture: Path, prompt: str, weights: str, seed: int, force: bool) -> Path:
+    """Draw the picture of a text, unless it is there."""
+    facts = {"prompt": prompt, "text_weights": weights, "seed": seed}
+    done = picture.with_suffix(".json")
+    if force or not (picture.is_file() and _kept(done, facts)):
+        done.unlink(missing_ok=True)
+        write_picture(picture, picture_of(prompt, weights, _device(), seed))
+        write_json(done, facts)
+    return picture
 
 
 def _kept(done: Path, facts: dict[str, object]) -> bool:

@@ -94,9 +94,9 @@ def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
         texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, ``object:N`` and
             ``object-seed:S`` for objects alone, ``grounded:N`` and ``grounded-seed:S`` for objects on ground,
             ``orbit:N`` and ``orbit-seed:S`` for objects with an orbit around them, ``meshes:FOLDER`` for the .glb,
-            .obj and .ply files in it, with an orbit at an elevation drawn for each, ``meshes@30:FOLDER`` at 30 degrees,
-            ``sample-pictures`` for pictures without a scene, a folder that nerfstudio reads (``transforms.json`` or a
-            COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
+            .gltf, .obj and .ply files in it, with an orbit at an elevation drawn for each, ``meshes@30:FOLDER`` at 30
+            degrees, ``sample-pictures`` for pictures without a scene, a folder that nerfstudio reads
+            (``transforms.json`` or a COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
         first_seed: of ``procedural:N``, ``object:N``, ``grounded:N`` and ``orbit:N``.
 
     Raises:

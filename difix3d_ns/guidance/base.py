@@ -43,6 +43,8 @@ class GuidanceConfig(InstantiateConfig):
     """fields that a resumed training takes over from its checkpoint where they are unset"""
     announced: ClassVar[dict[str, str]] = {}
     """fields whose CPU-sized value is printed, with a sentence for each"""
+    serves_one_photo: ClassVar[bool] = False
+    """whether a scene may be one picture, whose other frames a generator makes"""
 
     def default_steps(self, usual: int, on_cpu: bool) -> int:
         """Return the length of a training that is not stated; before ``fit``.

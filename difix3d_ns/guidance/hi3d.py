@@ -59,6 +59,7 @@ class Hi3DConfig(GuidanceConfig):
 
     _target: type = field(default_factory=lambda: Hi3DGuidance)
     announced: ClassVar[dict[str, str]] = {"side": "frames of {} pixels before they are refined"}
+    serves_one_photo: ClassVar[bool] = True
     orbit_refiner: OrbitRefinerConfig = field(default_factory=OrbitRefinerConfig)
     """what refines the frames"""
     frames: int = 16
@@ -235,8 +236,11 @@ class Hi3DGuidance(Guidance):
         )
 
     def _nearest(self, camera: Pinhole) -> int:
+        """Number of the photograph taken nearest to a camera; a frame that a generator made is none."""
         poses = stack_poses([self._scene.unoptimized_camera(index) for index in range(len(self._scene))])
-        return int(pose_distances(stack_poses([camera]), poses, camera_spacing(poses))[0].argmin())
+        distances = pose_distances(stack_poses([camera]), poses, camera_spacing(poses))[0]
+        made = torch.tensor([self._scene.generated(index) for index in range(len(poses))])
+        return int(distances.masked_fill(made.to(distances.device), torch.inf).argmin())
 
     # ------------------------------------------------------------------ learning
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resampling import resampled
+from difix3d_ns.geometry.resize import resized
 from difix3d_ns.io.cut_outs import before_plain_background
 from difix3d_ns.io.images import read_picture
 
@@ -22,6 +23,8 @@ MIN_PIXELS = 48
 _SPECK = 0.02  # of the largest part: what is smaller is left out
 _OTHER = 0.15  # of the largest part: what is larger is another object
 _OPAQUE = 0.5
+_SHAPE_SIDE = 96  # pixels of the square at which shapes are made of silhouettes
+_MIN_LENGTH = 0.5  # share of the longer side that has to be left of a silhouette at that size
 CUT = "difix3d image-to-3d {} --cut LEFT TOP RIGHT BOTTOM"
 
 
@@ -41,7 +44,8 @@ def read_object(path: Path, side: int) -> CutObject:
         side: of the square, at most; smaller if the object has fewer pixels.
 
     Raises:
-        UserError: there is no object, or more than one, or not all of one, or it is too small; with the remedy.
+        UserError: there is no object, or more than one, or not all of one, or it is too small or too thin; with the
+            remedy.
     """
     picture = read_picture(path)
     alpha = picture.alpha
@@ -49,7 +53,9 @@ def read_object(path: Path, side: int) -> CutObject:
     if alpha is None or not by_alpha:
         alpha = _before_background(picture.image, path)
     alpha = _one_object(alpha, path)
-    return CutObject(centred(torch.cat([picture.image, alpha], -1), side), by_alpha)
+    image = centred(torch.cat([picture.image, alpha], -1), side)
+    _check_thickness(image[..., 3:], path)
+    return CutObject(image, by_alpha)
 
 
 def centred(picture: Tensor, side: int, filled: float = FILLED) -> Tensor:
@@ -121,3 +127,15 @@ def _one_object(alpha: Tensor, path: Path) -> Tensor:
             "picture"
         )
     return alpha * torch.from_numpy(near).float()[..., None]
+
+
+def _check_thickness(alpha: Tensor, path: Path) -> None:
+    """Raise a UserError if little is left of a silhouette [S, S, 1] at the size at which it becomes a shape."""
+    side = min(alpha.shape[0], _SHAPE_SIDE)
+    solid = resized(alpha, side, side)[..., 0] > _OPAQUE
+    length = max(int(solid.any(axis).sum()) for axis in (0, 1))
+    if length < _MIN_LENGTH * FILLED * side:
+        raise UserError(
+            f"{path}: the object is so thin that next to nothing of its silhouette is left at {side} pixels; give a "
+            "picture of it from a side from which it is wider, or of a part of it"
+        )

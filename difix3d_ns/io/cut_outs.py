@@ -62,14 +62,14 @@ def within_box(pixels: np.ndarray, box: tuple[int, int, int, int], rounds: int =
         [H, W, 1] bool; all false where nothing is found.
 
     Raises:
-        ValueError: the box is none, or leaves nothing of the picture around it.
+        ValueError: the box is empty or not in the picture, or leaves nothing of the picture around it.
     """
     import cv2
 
     height, width = pixels.shape[:2]
     left, top, right, bottom = box
     if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-        raise ValueError(f"the box lies not in the picture of {width} x {height} pixels")
+        raise ValueError(f"the box does not lie in the picture of {width} x {height} pixels")
     if (right - left) * (bottom - top) > _MAX_BOX * width * height:
         raise ValueError("the box leaves nothing of the background around it")
     labels = np.zeros((height, width), np.uint8)

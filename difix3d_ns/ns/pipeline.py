@@ -32,6 +32,7 @@ from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.cuda_kernels import load_kernels
 from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
+from difix3d_ns.ns.dataparsers.photo_orbit import is_single_photo
 from difix3d_ns.ns.earlier_versions import earlier_version
 from difix3d_ns.ns.environment import apply_environment, ignored_in_training
 from difix3d_ns.ns.held_out_photos import none_held_out
@@ -87,7 +88,13 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
             self.initial_points.depth, self.depth.weight, self.depth.name = 0, 0.0, "none"
 
     def check(self, flag: str) -> None:
-        """Raise a UserError if a help is requested and switched off."""
+        """Raise a UserError if a help is requested and switched off, or the scene is one photo for another method."""
+        data = self.datamanager.data or getattr(self.datamanager.dataparser, "data", None)
+        if is_single_photo(data) and not self.guidance.serves_one_photo:
+            raise UserError(
+                f"{data} is one photo, and this method learns from photos of several sides: train hi3d-splatfacto, "
+                "which makes frames of the other sides, or give the folder of a scene"
+            )
         if self.sparse_helps:
             return
         given = {

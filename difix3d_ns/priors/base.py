@@ -227,26 +227,27 @@ class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
 
 @dataclass(frozen=True)
 class ObjectFrame:
-    """A picture of an object from a camera of an orbit, cut out."""
+    """A picture of an object from a camera of an orbit, cut out; S is the generator's own, of all frames the same."""
 
     image: Tensor  # [S, S, 3] in [0, 1], float32; outside of the silhouette colours mean nothing
-    alpha: Tensor  # [S, S, 1] silhouette in [0, 1]
+    alpha: Tensor  # [S, S, 1] silhouette in [0, 1]; 1 everywhere where it is not known: such a frame is left out
     depth: Tensor | None = None  # [S, S, 1] along z, 0 where the object is not; None: it does not say
 
 
 class OrbitGenerator(Stepwise[list[ObjectFrame]], Protocol):
     """Makes pictures of an object all around it from one photograph.
 
-    Cameras are those of ``geometry.object_frame`` and the photograph is at the first one, which shows it as it is. It
-    may have two members more: ``generative``, True if another seed makes another object, and ``about``, a sentence for
-    users on what it does where the photograph shows nothing.
+    Cameras are those of ``geometry.object_frame`` and the photograph is at the first one, which shows it as it is, at
+    the size of the frames: the photograph's own, or one that the generator was trained with. It may have two members
+    more: ``generative``, True if another seed makes another object, and ``about``, a sentence for users on what it does
+    where the photograph shows nothing.
     """
 
     def start(self, photo: Tensor, elevation: float, count: int, seed: int = 0) -> State:
         """Create the state of the work.
 
         Args:
-            photo: [S, S, 4] in [0, 1], the object cut out and centred.
+            photo: [P, P, 4] in [0, 1], the object cut out and centred.
             elevation: of the camera, degrees above the object's middle.
             count: of the pictures, the photograph's among them.
             seed: of all random draws.

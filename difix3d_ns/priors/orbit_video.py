@@ -60,7 +60,7 @@ class VideoOrbitGenerator:
         self._chain = VideoChain(parts.unet, parts.autoencoder, parts.encoder, device, sigmas, kind.noise, hold=False)
 
     generative = True
-    about = "what the photo does not show is made up, and is another with another seed"
+    about = "What the photo does not show is made up; another seed makes another object."
 
     def start(self, photo: Tensor, elevation: float, count: int, seed: int = 0) -> State:
         if photo.dim() != 3 or photo.shape[0] != photo.shape[1] or photo.shape[2] != 4:
@@ -101,7 +101,10 @@ class VideoOrbitGenerator:
 
 
 def _silhouette(image: Tensor) -> Tensor:
-    """Alpha [S, S, 1] of a picture of an object before white; all of it if its border is of many colours."""
+    """Alpha [S, S, 1] of a picture of an object before white; all of it if its border is of many colours.
+
+    Who makes a scene of the frames leaves such a one out, and says so.
+    """
     found = before_plain_background((image * 255).round().byte().numpy())
     return torch.ones_like(image[..., :1]) if found is None else torch.from_numpy(found).float()
 

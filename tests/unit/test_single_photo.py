@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +19,10 @@ from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor
 
+from difix3d_ns.apps import demo_object
 from difix3d_ns.apps import image_to_3d as app
+from difix3d_ns.cli import convert
+from difix3d_ns.data.object_orbits import ObjectOrbit
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.object_frame import FOCAL, RADIUS, object_cameras
 from difix3d_ns.geometry.warp import project, unproject
@@ -23,13 +30,23 @@ from difix3d_ns.guidance.hi3d import Hi3DConfig
 from difix3d_ns.io.cut_objects import FILLED, centred, read_object
 from difix3d_ns.io.cut_outs import within_box
 from difix3d_ns.io.run import Run
+from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.methods.hi3d import hi3d_splatfacto
+from difix3d_ns.methods.sparse import sparse_splatfacto
+from difix3d_ns.methods.sparsefusion import sparsefusion_splatfacto
+from difix3d_ns.methods.threedsr import threedsr_splatfacto
+from difix3d_ns.ns import presets
+from difix3d_ns.ns.dataparsers import photo_orbit
 from difix3d_ns.ns.dataparsers.photo_orbit import SinglePhotoConfig, is_single_photo, make_orbit
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.priors.base import ObjectFrame, OrbitFrame, OrbitGenerator, State
 from difix3d_ns.priors.inflation import InflatingOrbitGenerator
+from difix3d_ns.priors.orbit_generator_config import OrbitGeneratorConfig
 from difix3d_ns.priors.orbit_refiner_config import OrbitRefinerConfig
-from difix3d_ns.priors.published.text_to_picture import picture_of
+from difix3d_ns.priors.published.hub import download
+from difix3d_ns.priors.published.text_to_picture import FILES, picture_of
 from difix3d_ns.priors.registry import available_priors, load_orbit_generator
+from difix3d_ns.views.view import TrainView
 from tests.pretended_cuda import pretended_cuda
 from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
 from tests.unit.log import Log
@@ -170,6 +187,21 @@ def test_what_is_no_one_whole_object_is_refused(
         read_object(_photo(tmp_path / "photo.png", mode, change), 512)
 
 
+def test_what_is_too_thin_is_refused(tmp_path: Path) -> None:
+    """A line of 3 x 920 pixels is nothing at 256; one of a tenth of its length becomes a shape."""
+    for width, thin in ((3, True), (30, False)):
+        pixels = np.zeros((1000, 100, 4), np.uint8)
+        pixels[40:960, 40 : 40 + width] = (40, 60, 200, 255)
+        Image.fromarray(pixels).save(tmp_path / "photo.png")
+        if thin:
+            with pytest.raises(UserError, match=r"photo.png: the object is so thin.*from which it is wider"):
+                read_object(tmp_path / "photo.png", 256)
+        else:
+            photo = read_object(tmp_path / "photo.png", 256).image
+            state = load_orbit_generator().start(photo, 20.0, 4)
+            assert float(state["volume"].max()) > 0
+
+
 def test_specks_are_left_out(tmp_path: Path) -> None:
     def speck(pixels: np.ndarray) -> None:
         pixels[2:5, 130:133, 3] = 255
@@ -285,6 +317,143 @@ def test_the_elevation_has_to_be_given_and_possible(tmp_path: Path) -> None:
             _config(**{setting: value}).check("--pipeline.datamanager.photo")
 
 
+class _Flat:
+    """A generator of grey frames of its own size; each step is counted, ``fails`` at one of them."""
+
+    side, frames, fails, unclear = 96, 4, 99, 0
+    steps: ClassVar[list[int]] = []
+
+    def start(self, photo: Tensor, elevation: float, count: int, seed: int = 0) -> State:
+        if count != self.frames:
+            raise ValueError(f"{count} pictures: this model makes {self.frames}")
+        return {"done": torch.tensor(0), "photo": photo[..., :3], "again": photo}
+
+    def steps_left(self, state: State) -> int:
+        return 4 - int(state["done"])
+
+    def step(self, state: State) -> State:
+        number = int(state["done"])
+        if number == self.fails:
+            raise RuntimeError("no finite numbers")
+        self.steps.append(number)
+        return {**state, "done": state["done"] + 1}
+
+    def result(self, state: State) -> list[ObjectFrame]:
+        alpha = torch.nn.functional.pad(torch.ones(self.side // 2, self.side // 2, 1), (0, 0, *[self.side // 4] * 4))
+        frame = ObjectFrame(torch.full((self.side, self.side, 3), 0.5), alpha)
+        unclear = ObjectFrame(frame.image, torch.ones_like(alpha))
+        return [frame] * (4 - self.unclear) + [unclear] * self.unclear
+
+
+@pytest.fixture
+def flat(monkeypatch: pytest.MonkeyPatch) -> type[_Flat]:
+    """A class of generators of which each test has its own, in the place of all others."""
+
+    class Flat(_Flat):
+        steps: ClassVar[list[int]] = []
+
+    monkeypatch.setattr(OrbitGeneratorConfig, "load", lambda self, device, flag_prefix="": Flat())
+    return Flat
+
+
+def test_frames_have_the_size_of_their_generator(tmp_path: Path, flat: type[_Flat]) -> None:
+    folder = make_orbit(_photo(tmp_path / "photo.png"), _config())
+    meta = json.loads((folder / "transforms.json").read_text())
+    for frame in meta["frames"]:
+        assert Image.open(folder / frame["file_path"]).size == (96, 96) == (frame["w"], frame["h"])
+        assert frame["fl_x"] == pytest.approx(96 * FOCAL) and frame["cx"] == 48
+
+
+def test_what_a_generator_cannot_do_names_the_flag(tmp_path: Path, flat: type[_Flat]) -> None:
+    photo = _photo(tmp_path / "photo.png")
+    with pytest.raises(UserError, match=r"5 pictures: this model makes 4; see --pipeline.datamanager.photo.frames 5"):
+        make_orbit(photo, _config(frames=5))
+    flat.fails = 2
+    with pytest.raises(UserError, match=r"no finite numbers; give --pipeline.datamanager.photo.generator.dtype"):
+        make_orbit(photo, _config())
+    flat.fails, flat.frames = 99, 6
+    with pytest.raises(UserError, match=r"gives 4 frames where --pipeline.datamanager.photo.frames 6 square ones"):
+        make_orbit(photo, _config(frames=6))
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_work_on_an_orbit_goes_on_where_it_was_killed(
+    tmp_path: Path, flat: type[_Flat], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photo_orbit, "_SAVE_EVERY", -1.0)
+    photo, config = _photo(tmp_path / "my.photo.png"), _config()
+
+    def killed(self: _Flat, state: State) -> State:
+        if int(state["done"]) == 2:
+            raise KeyboardInterrupt
+        return _Flat.step(self, state)
+
+    monkeypatch.setattr(flat, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        make_orbit(photo, config)
+    (saved,) = tmp_path.glob(".my.photo_orbit_*.safetensors")
+    name = saved.stem[1:]
+    (tmp_path / f".{Path(name).stem}.12345678.part{Path(name).suffix}").mkdir()  # of one killed while it was written
+    (tmp_path / f".{saved.stem}.12345678.part.safetensors").write_bytes(b"half")
+    monkeypatch.setattr(flat, "step", _Flat.step)
+    folder = make_orbit(photo, config)
+    assert flat.steps == [0, 1, 2, 3] and folder.name == name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my.photo.png", name]
+
+    saved.write_bytes(b"damaged")
+    (folder / "transforms.json").unlink()
+    shutil.rmtree(folder)
+    assert make_orbit(photo, config) == folder and flat.steps == [0, 1, 2, 3] * 2
+
+
+def test_other_weights_make_another_orbit(tmp_path: Path, flat: type[_Flat]) -> None:
+    photo, weights = _photo(tmp_path / "photo.png"), tmp_path / "weights"
+    weights.mkdir()
+    (weights / "unet.safetensors").write_bytes(b"one")
+    config = _config(generator=OrbitGeneratorConfig("orbit-video", str(weights)))
+    first = make_orbit(photo, config)
+    assert make_orbit(photo, config) == first
+    (weights / "unet.safetensors").write_bytes(b"other")
+    second = make_orbit(photo, config)
+    assert second != first
+    shutil.rmtree(second)
+    shutil.rmtree(weights)  # a training that is opened without them has its frames still
+    assert make_orbit(photo, config) == first
+
+
+def test_frames_that_are_not_cut_out_are_left_out(tmp_path: Path, flat: type[_Flat]) -> None:
+    photo = _photo(tmp_path / "photo.png")
+    flat.unclear = 1
+    meta = json.loads((make_orbit(photo, _config()) / "transforms.json").read_text())
+    assert [frame["file_path"][-7:] for frame in meta["frames"]] == ["000.png", "001.png", "002.png"]
+    assert "1 of 4 frames are left out" in meta["generated_about"]
+    flat.unclear = 2
+    with pytest.raises(UserError, match=r"seed 1: of 4 frames 2 have a background of several colours.*another seed"):
+        make_orbit(photo, _config(generator=OrbitGeneratorConfig(seed=1)))
+
+
+def test_methods_that_are_not_made_for_one_photo_refuse_it(tmp_path: Path) -> None:
+    photo = _photo(tmp_path / "photo.png")
+    for method in (sparse_splatfacto, difix3d_splatfacto, threedsr_splatfacto, sparsefusion_splatfacto):
+        config = copy.deepcopy(method.config)
+        config.pipeline.datamanager.data = photo
+        with pytest.raises(UserError, match=r"photo.png is one photo.*train hi3d-splatfacto"):
+            presets.check(config)
+    config = copy.deepcopy(hi3d_splatfacto.config)
+    config.pipeline.datamanager.data = photo
+    presets.check(config)
+
+
+def test_a_frame_that_was_made_is_no_photo(tmp_path: Path) -> None:
+    scene = TrainingScene(datamanager(_photo(tmp_path / "photo.png"), photo=_config()), ModelOfScene(4))
+    guidance = Hi3DConfig(frames=4, side=SIDE).setup()
+    guidance.setup(scene, FlatRenderer(), NoReferences(), Run(90, folder=tmp_path, tracker=Log()))
+    camera = scene.unoptimized_camera(2)
+    made = TrainView("orbit/002", camera, torch.ones(SIDE, SIDE, 3))
+    record = guidance._record(made, 2, 45, 0.1, None)
+    assert record.references == (scene.names()[0],)
+
+
 def test_refined_frames_take_over_from_made_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The photo alone is shown as it is; of the others nothing but refined ones is learnt any more."""
     given: list[Sequence[OrbitFrame]] = []
@@ -368,29 +537,156 @@ def _write_pipeline(folder: Path) -> Path:
     return folder / "pipeline"
 
 
-def test_the_command_keeps_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained: list[list[str]] = []
+class _Said:
+    def describe(self) -> str:
+        return ""
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Flags of trainings, which are replaced, as all that follows them is."""
+    flags_of: list[list[str]] = []
 
     def train(data: Path, output: Path, name: str, flags: list[str], method: str) -> None:
-        trained.append(flags)
+        flags_of.append(flags)
         config = app.config_of(output, name, method)
         config.parent.mkdir(parents=True)
         config.write_text("")
-
-    class Said:
-        def describe(self) -> str:
-            return ""
+        if "9" in flags:
+            raise UserError("interrupted")
 
     monkeypatch.setattr(app, "train", train)
-    monkeypatch.setattr(app, "write_mesh", lambda *_, **__: Said())
-    monkeypatch.setattr(app, "turntable", lambda *_, **__: Said())
+    monkeypatch.setattr(app, "write_mesh", lambda *_, **__: _Said())
+    monkeypatch.setattr(app, "turntable", lambda *_, **__: _Said())
     monkeypatch.setattr(app, "write_report", lambda config, page, **_: page)
+    return flags_of
+
+
+def test_the_command_keeps_what_is_trained(tmp_path: Path, trained: list[list[str]]) -> None:
     photo, output = _photo(tmp_path / "photo.png"), tmp_path / "out"
     made = app.image_to_3d(photo, output, 20.0, steps=50)
     assert trained == [["--pipeline.datamanager.photo.elevation", "20", "--max-num-iterations", "50"]]
-    assert made.mesh == output / "mesh.glb" and Image.open(output / "photo.png").mode == "RGBA"
+    assert made.mesh == output / "mesh.glb" and Image.open(output / app.CUT_OUT).mode == "RGBA"
     app.image_to_3d(photo, output, 20.0, steps=50)
     assert len(trained) == 1
     app.image_to_3d(photo, output, 25.0, steps=50)
     app.image_to_3d(photo, output, 25.0, steps=50, force=True)
     assert [flags[1] for flags in trained] == ["20", "25", "25"]
+
+
+def test_a_training_that_was_interrupted_is_not_kept(tmp_path: Path, trained: list[list[str]]) -> None:
+    """Not even where an earlier one of the same photo was finished."""
+    photo, output = _photo(tmp_path / "photo.png"), tmp_path / "out"
+    app.image_to_3d(photo, output, 20.0, steps=50)
+    with pytest.raises(UserError, match="interrupted"):
+        app.image_to_3d(photo, output, 20.0, steps=9)
+    app.image_to_3d(photo, output, 20.0, steps=50)
+    assert [flags[3] for flags in trained] == ["50", "9", "50"]
+
+
+@pytest.mark.parametrize("name", ["photo.png", "picture.png", "photo-cut.png", "object.png"])
+def test_a_photo_in_the_output_stays_as_it_is(tmp_path: Path, trained: list[list[str]], name: str) -> None:
+    photo = _photo(tmp_path / name, "RGB")
+    before = photo.read_bytes()
+    app.image_to_3d(photo, tmp_path, 20.0, cut=(10, 5, 110, 95))
+    assert len(trained) == 1 and photo.read_bytes() == before
+    make_orbit(photo, _config())
+    assert photo.read_bytes() == before
+
+
+def test_a_photo_is_not_written_over(tmp_path: Path, trained: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.shutil, "which", lambda name: None)  # no ffmpeg: the video is a GIF
+    for name in (app.CUT_OUT, app.IN_BOX, "around.gif"):
+        photo = _photo(tmp_path / "photo.png").rename(tmp_path / name)
+        before = photo.read_bytes()
+        with pytest.raises(UserError, match=rf"{name} would be written over: give another --output"):
+            app.image_to_3d(tmp_path / "." / name, tmp_path, 20.0, cut=(10, 5, 110, 95))
+        assert not trained and photo.read_bytes() == before
+        photo.unlink()
+
+
+def test_a_text_is_drawn_once(tmp_path: Path, trained: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, int]] = []
+
+    def picture_of(text: str, weights: str, device: str, seed: int) -> Tensor:
+        drawn.append((text, seed))
+        return torch.from_numpy(np.asarray(Image.open(_photo(tmp_path / "p.png", "RGB"))) / 255).float()
+
+    monkeypatch.setattr(app, "picture_of", picture_of)
+    for text, seed, force in (("mug", 0, 0), ("mug", 0, 0), ("mug", 1, 0), ("pot", 1, 0), ("pot", 1, 1)):
+        app.image_to_3d(None, tmp_path / "out", 20.0, prompt=text, text_weights="w", seed=seed, force=bool(force))
+    assert drawn == [("mug", 0), ("mug", 1), ("pot", 1), ("pot", 1)]
+
+
+def test_a_pipeline_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    class Pipeline:
+        def set_progress_bar_config(self, **_: object) -> None: ...
+
+        def to(self, device: str) -> Pipeline:
+            raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(
+        diffusers, "AutoPipelineForText2Image", SimpleNamespace(from_pretrained=lambda *_, **__: Pipeline())
+    )
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"--text-weights .* fails on cpu: out of memory; give a smaller one"):
+        picture_of("a mug", str(tmp_path), "cpu")
+
+
+def test_one_precision_of_a_pipeline_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = [
+        *("model_index.json", "tokenizer/merges.txt", "unet/diffusion_pytorch_model.safetensors"),
+        *("text_encoder/model-00001-of-00002.safetensors", "unet/diffusion_pytorch_model.fp16.safetensors"),
+        *("text_encoder/model.fp16-00001-of-00002.safetensors", "unet/diffusion_pytorch_model.bin"),
+    ]
+    found: list[str] = []
+
+    def snapshot_download(hub_id: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        from huggingface_hub.utils import filter_repo_objects
+
+        found.extend(filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    download("some/pipeline", FILES)
+    assert found == names[:4]
+
+
+@pytest.mark.parametrize(("kind", "frames"), [("hi3d-stage1", None), ("sv3d-u", 21)])
+def test_the_command_that_convert_prints_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str, frames: int | None
+) -> None:
+    monkeypatch.setattr("difix3d_ns.priors.published.video_checkpoint.convert_video", lambda *_: None)
+    convert(tmp_path / "stage.pt", tmp_path / "out", base="b", kind=kind)  # type: ignore[arg-type]
+    said = capsys.readouterr().out
+    assert "--pipeline.datamanager.photo.elevation DEGREES" in said
+    assert ("--pipeline.datamanager.photo.frames" in said) is (frames is not None)
+    assert f"photo.frames {frames or ''}" in said or frames is None
+
+
+def test_the_demo_compares_before_one_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A splat that is the object itself is right, whatever colour renders stand before."""
+    background, made = torch.tensor([0.1, 0.2, 0.3]), app.Made(*[tmp_path / "config.yml"] * 4)
+    monkeypatch.setattr(demo_object, "image_to_3d", lambda *_, **__: made)
+    masks = [_cut()[..., 3:] * (torch.arange(SIDE)[:, None, None] < 30 + number) for number in range(5)]
+    images = [torch.rand(SIDE, SIDE, 3, generator=torch.Generator().manual_seed(n)) for n in range(5)]
+    images = [image * mask + 1 - mask for image, mask in zip(images, masks, strict=True)]
+    orbit = ObjectOrbit("random", object_cameras(demo_object.ELEVATION, SIDE, 5), images, masks, masks)
+    monkeypatch.setattr(demo_object, "object_orbit", lambda *_, **__: orbit)
+    numbers = itertools.count(1)
+
+    def outputs(camera: object) -> dict[str, Tensor]:
+        number = next(numbers)
+        mask = orbit.masks[number]
+        return {"rgb": orbit.images[number] * mask + background * (1 - mask), "background": background}
+
+    pipeline = SimpleNamespace(
+        scene=SimpleNamespace(cameras=lambda: orbit.cameras),
+        model=SimpleNamespace(get_outputs_for_camera=outputs),
+        device="cpu",
+    )
+    monkeypatch.setattr(demo_object, "opened", lambda *_: pipeline)
+    results = demo_object.run_demo_object(tmp_path)
+    assert results["hi3d"]["psnr"] > 60 > 30 > results["photo repeated"]["psnr"]

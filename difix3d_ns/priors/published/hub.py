@@ -45,7 +45,8 @@ PICKLED = (
 """of a folder whose pickles are converted"""
 PICKLES = frozenset({".pkl", ".pt", ".pth", ".ckpt", ".bin"})
 """endings of files that are never read as weights: they could run code"""
-_VARIANTS = ("*.fp16.safetensors", "*.non_ema.safetensors")
+_VARIANTS = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.non_ema.safetensors", "*.non_ema-*.safetensors")
+"""of files that are there in the usual precision too; in parts, as 00001-of-00002, as well"""
 
 
 def is_hub_id(name: str) -> bool:

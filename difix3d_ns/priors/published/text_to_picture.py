@@ -37,7 +37,7 @@ def picture_of(
         [S, S, 3] in [0, 1].
 
     Raises:
-        UserError: there is no such pipeline, or it makes no pictures of texts.
+        UserError: there is no such pipeline, it makes no pictures of texts, or it fails, as for want of memory.
     """
     try:
         folder = download(weights, FILES) if is_hub_id(weights) else Path(weights).expanduser()
@@ -60,5 +60,11 @@ def picture_of(
         options |= {"width": side, "height": side}
     if steps is not None:
         options["num_inference_steps"] = steps
-    made: Tensor = pipeline.to(device)(text + ALONE, **options).images[0]
+    try:
+        made: Tensor = pipeline.to(device)(text + ALONE, **options).images[0]
+    except (ValueError, RuntimeError) as error:  # of memory, CUDA's is a RuntimeError
+        raise UserError(
+            f"--text-weights {weights}: the pipeline fails on {device}: {error}; give a smaller one, or a picture that "
+            "was made elsewhere, in place of --prompt"
+        ) from error
     return made.permute(1, 2, 0).float().cpu().clamp(0, 1)
