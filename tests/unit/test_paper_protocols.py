@@ -24,15 +24,21 @@ from difix3d_ns.evaluation.bench.bench_run import bench
 from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.kept_pictures import kept_mask, kept_views
 from difix3d_ns.evaluation.bench.rows import read_rows
+from difix3d_ns.evaluation.protocols import dataset_writer
 from difix3d_ns.evaluation.protocols.co3d_scenes import SIZE, box_around, read_sequences
+from difix3d_ns.evaluation.protocols.dataset_writer import Shot, write_dataset
 from difix3d_ns.evaluation.protocols.gso_scenes import orbit_pose
+from difix3d_ns.evaluation.protocols.nerfbusters_scenes import video_of
 from difix3d_ns.evaluation.protocols.protocol import Protocol, load_protocol, shipped_protocols, write_scenes
+from difix3d_ns.evaluation.protocols.scene_source import Misfit
 from difix3d_ns.evaluation.runs import Evaluation, HeldOutView
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import project
 from difix3d_ns.io.images import read_stored
 from difix3d_ns.ns.cameras import to_pinhole
+from difix3d_ns.ns.dataparsers.described_scene import Lens
 from tests.unit.bench_states import finish
+from tests.unit.colmap_captures import write_model, write_pictures
 from tests.unit.data_sets import (
     CARD,
     co3d_cameras,
@@ -124,6 +130,75 @@ def test_mipnerf360(tmp_path: Path) -> None:
     (half,) = _write("mipnerf360-x8x4", tmp_path / "data", tmp_path / "half").values()
     assert Image.open(half / "images" / "_DSC8600.JPG").size == (100, 68)  # images_2 as it is
     assert (half / "images" / "_DSC8600.JPG").is_symlink()
+
+
+RIG = [f"cam{camera}/{number:04d}.png" for number in range(1, 6) for camera in (1, 2)]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_photos_of_a_rig_keep_their_folders_and_their_originals(linked: bool, tmp_path: Path) -> None:
+    scene = tmp_path / "data" / "rig"
+    size = (64, 48) if linked else (66, 54)  # the second is cut to multiples of 4, so that pictures are made
+    write_pictures(scene / "images_4", RIG, size)
+    write_model(scene / "sparse" / "0", RIG, size=(4 * size[0], 4 * size[1]))
+    before = {path: path.read_bytes() for path in scene.rglob("*.png")}
+    (written,) = _write("mipnerf360", tmp_path / "data", tmp_path / "out").values()
+    meta = json.loads((written / "transforms.json").read_text())
+    assert sorted(frame["file_path"] for frame in meta["frames"]) == sorted(f"images/{name}" for name in RIG)
+    for name in RIG:
+        picture = written / "images" / name
+        assert picture.is_symlink() is linked
+        expected = Image.open(scene / "images_4" / name).getpixel((9, 9))
+        assert Image.open(picture).getpixel((9, 9)) == expected
+    assert {path: path.read_bytes() for path in before} == before
+    manager = datamanager(written)
+    assert len(manager.train_dataset) == 8 and len(manager.eval_dataset) == 2
+
+
+def _shot(name: str, picture: Any) -> Shot:
+    return Shot(name, Lens(8, 6, 9.0, 9.0, 4.0, 3.0), np.eye(4), picture, held_out=True)
+
+
+def test_photos_of_one_name_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    original = tmp_path / "x.png"
+    Image.new("RGB", (8, 6), "red").save(original)
+    content = original.read_bytes()
+    shots = [_shot("x.png", original), _shot("x.png", lambda: Image.new("RGB", (8, 6), "blue"))]  # of x.jpg
+    for pair in (shots, shots[:1] * 2, shots[::-1]):
+        with pytest.raises(UserError, match=r"scene: 2 photos of the data set would become images/x\.png: rename"):
+            write_dataset(tmp_path / "scene", pair)
+    masks = {f"cam{camera}/x.png": np.ones((6, 8, 1), bool) for camera in (1, 2)}
+    with pytest.raises(UserError, match=r"2 photos of the data set would become evaluation_masks/x\.png"):
+        write_dataset(tmp_path / "scene", [_shot(name, original) for name in masks], masks=masks)
+    assert original.read_bytes() == content and list(tmp_path.iterdir()) == [original]
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = []
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        photos.append(tmp_path / name)
+        Image.new("RGB", (8, 6), colour).save(photos[-1])
+    content = photos[0].read_bytes()
+    link = tmp_path / "link.png"
+    link.symlink_to(photos[0])
+    with pytest.raises(FileExistsError):
+        dataset_writer._link(photos[1], link)
+    dataset_writer._save(Image.open(photos[1]), link)
+    assert photos[0].read_bytes() == content and not link.is_symlink()
+
+    def no_links(*_: object) -> None:
+        raise OSError("a disk without links")
+
+    monkeypatch.setattr(dataset_writer.os, "symlink", no_links)
+    dataset_writer._link(photos[0], tmp_path / "copy.png")
+    assert (tmp_path / "copy.png").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["0001.png", "frame.png", "frame_x_1.png", "frame_1_2_3.png", "photo_1.png"])
+def test_a_name_that_says_no_video_is_refused(name: str) -> None:
+    with pytest.raises(Misfit, match=f"the name of {name} does not say which video it is of"):
+        video_of(name)
+    assert (video_of("frame_00007.png"), video_of("frame_1_00007.png")) == (0, 1)
 
 
 def test_llff(tmp_path: Path) -> None:
