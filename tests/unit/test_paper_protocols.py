@@ -20,6 +20,7 @@ from rich.console import Console
 from difix3d_ns.cli import main
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation import runs
+from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_run import bench
 from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.kept_pictures import kept_mask, kept_views
@@ -281,6 +282,19 @@ def test_short_and_unlisted_sequences_of_co3d_are_left_out(tmp_path: Path) -> No
     assert list(read_sequences(tmp_path / "vase", "fewview_dev")) == ["104_1_2"]
 
 
+def test_a_category_of_co3d_or_a_sequence_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_co3d(tmp_path / "data", sequences=["106_1_2", "104_1_2"])
+    whole = _write("co3d-fewview", tmp_path / "data", tmp_path / "whole")
+    category = tmp_path / "data" / "vase"
+    assert list(_write("co3d-fewview", category, tmp_path / "category")) == list(whole)
+    monkeypatch.chdir(category)
+    assert list(_write("co3d-fewview", Path(), tmp_path / "here")) == list(whole)
+    ((name, scene),) = _write("co3d-fewview", category / "106_1_2", tmp_path / "sequence").items()
+    assert name == "vase-106_1_2-2" and _split(scene) == _split(whole[name])  # its number, and with it the split
+    with pytest.raises(UserError, match=r"fewview_dev has no sequence set_lists of 11 frames .*: the protocol co3d"):
+        _write("co3d-fewview", category / "set_lists", tmp_path / "no")
+
+
 def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -337,6 +351,23 @@ def test_written_scenes_are_left_as_they_are(tmp_path: Path) -> None:
     for protocol in ("gso", "gso", "gso-4photos"):
         write_scenes(load_protocol(protocol), [tmp_path / "data"], tmp_path / "out", said.append)
     assert said == [f"Writing {tmp_path}/out/scenes/chicken"] * 2  # again for other settings alone
+
+
+@pytest.mark.parametrize("module", ["gso_scenes", "dataset_writer"])
+def test_scenes_are_written_again_by_another_reader_or_writer(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gso(tmp_path / "data" / "chicken")
+    protocol, said = load_protocol("gso"), list[object]()
+    (scene,) = write_scenes(protocol, [tmp_path / "data"], tmp_path / "out")
+    (scene / "transforms.json").write_text("as the former code wrote it")
+    changed, origin = tmp_path / "changed.py", provenance._origin
+    changed.write_text("# another split")
+    names = {f"difix3d_ns.evaluation.protocols.{module}": changed}
+    monkeypatch.setattr(provenance, "_origin", lambda name: names.get(name) or origin(name))
+    for _ in range(2):
+        write_scenes(protocol, [tmp_path / "data"], tmp_path / "out", said.append)
+    assert said == [f"Writing {scene}"] and len(_split(scene)[1]) == 16
 
 
 @pytest.mark.parametrize(
