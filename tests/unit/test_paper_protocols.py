@@ -22,6 +22,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation import runs
 from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_run import bench
+from difix3d_ns.evaluation.bench.evaluation_masks import read_masks
 from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.kept_pictures import kept_mask, kept_views
 from difix3d_ns.evaluation.bench.rows import read_rows
@@ -231,6 +232,8 @@ def test_gso(tmp_path: Path) -> None:
     assert _split(four)[0] == ["000.png", "004.png", "008.png", "012.png"]
     flags = load_protocol("gso").flags
     assert flags["pipeline.model.background-color"] == "white" and "pipeline.datamanager.pose-frame" not in flags
+    one, more = load_protocol("gso"), load_protocol("gso-4photos")  # a single photo is for hi3d a picture file
+    assert "hi3d" in more.methods and "hi3d" not in one.methods and "picture file" in " ".join(one.differs)
 
 
 @pytest.mark.parametrize("isotropic", [True, False])
@@ -332,6 +335,19 @@ def test_masks_are_for_all_scenes_or_none(tmp_path: Path) -> None:
     write_nerfbusters(tmp_path / "data" / "car", masks=False)
     with pytest.raises(UserError, match=r"car/visibility_median_count is missing, which other scenes have: the proto"):
         _write("nerfbusters", tmp_path / "data", tmp_path / "out")
+
+
+def test_masks_by_which_nothing_counts_are_named(tmp_path: Path) -> None:
+    (tmp_path / "scene" / "evaluation_masks").mkdir(parents=True)
+    masks = [tmp_path / "scene" / "evaluation_masks" / f"{name}.png" for name in ("a", "b")]
+    for mask in masks:
+        Image.new("L", (8, 6)).save(mask)
+    views = [HeldOutView(torch.zeros(6, 8, 3), torch.zeros(6, 8, 3), None, f"{mask.stem}.jpg") for mask in masks]
+    with pytest.raises(UserError, match=r"scene/evaluation_masks: by these masks no pixel of any held-out photo counts"):
+        read_masks(tmp_path / "scene", views)
+    Image.new("L", (8, 6), 255).save(masks[1])
+    found = read_masks(tmp_path / "scene", views)
+    assert found is not None and [bool(mask.any()) for mask in found.values()] == [False, True]
 
 
 def test_folders_that_cannot_be(tmp_path: Path) -> None:
@@ -493,6 +509,13 @@ def test_a_scene_says_by_how_much_it_is_reduced(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"downscale_factor": 2', '"downscale_factor": 0.5'))
     with pytest.raises(UserError, match=r"downscale_factor 0.5 is no whole number from 1 on; correct or remove it"):
         datamanager(scene)
+
+
+def test_the_flags_help_names_every_protocol() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("- `--protocol ")]
+    names = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+    assert f": {', '.join(names)}, or the path" in line and list(shipped_protocols()) == names
 
 
 def test_the_page_is_written_from_the_same_files() -> None:

@@ -145,5 +145,4 @@ def _write_scene(
 
 def shipped_protocols() -> dict[str, Protocol]:
     """Protocols that ship with the package, by name."""
-    names = sorted(path.stem for path in recipes.find("protocol", "nerfbusters").parent.glob("*.yaml"))
-    return {name: load_protocol(name) for name in names}
+    return {name: load_protocol(name) for name in recipes.shipped("protocol")}
