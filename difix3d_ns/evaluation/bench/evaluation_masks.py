@@ -33,7 +33,7 @@ def read_masks(scene: Path, views: Sequence[HeldOutView]) -> dict[str, Tensor] |
         masks[view.name] = torch.from_numpy(read_mask(file, (view.truth.shape[1], view.truth.shape[0])))
     if not any(mask.any() for mask in masks.values()):
         raise UserError(
-            f"{folder}: by these masks no pixel of any held-out photo counts; replace them, white where a pixel counts, "
-            "or leave the scene out"
+            f"{folder}: by these masks no pixel of any held-out photo counts; replace them (white is what counts), or "
+            "leave the scene out"
         )
     return masks

@@ -185,8 +185,8 @@ def _check_unique(output: Path, names: Sequence[str]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             raise UserError(
-                f"{output.name}: {count} photos of the data set would become {name}: rename all but one of them, in its "
-                "files and where its poses name them"
+                f"{output.name}: {count} photos of the data set would become {name}: rename all but one of them, as "
+                "files and where the poses name them"
             )
 
 

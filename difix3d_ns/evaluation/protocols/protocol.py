@@ -129,9 +129,7 @@ def write_scenes(
     return list(written.values())
 
 
-def _write_scene(
-    scene: SceneSource, made_by: Mapping[str, Any], target: Path, notify: Callable[[str], object]
-) -> None:
+def _write_scene(scene: SceneSource, made_by: Mapping[str, Any], target: Path, notify: Callable[[str], object]) -> None:
     text = json.dumps(made_by, indent=1) + "\n"
     record = target.with_name(f"{target.name}.json")
     if target.is_dir() and record.is_file() and record.read_text(encoding="utf-8") == text:

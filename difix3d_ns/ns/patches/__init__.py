@@ -84,7 +84,7 @@ PATCHES = (
     Patch(
         "viewer_ports",
         "nerfstudio.viewer.viewer.Viewer.viewer_info",
-        "where the port that is given is in use, viser takes the next one, and the address is printed that is another's",
+        "where the port that is given is in use, viser takes the next one, and the address of the other is printed",
         "tests/unit/test_nerfstudio_flags.py::test_a_given_port_in_use_is_said_with_the_address_of_the_next_one",
         by="correct_address",
     ),
