@@ -16,9 +16,14 @@ import difix3d_ns
 from difix3d_ns.apps.train_prior import train_prior
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.errors import UserError
+from difix3d_ns.io import recipes
 from difix3d_ns.io.consoles import replace_unprintable
 
 _CURATION = CurationOptions()
+_PROTOCOL = (
+    f"a paper's protocol instead of a recipe: {', '.join(recipes.shipped('protocol'))}, or the path of a YAML file. It "
+    "sets split, masks, sizes, metrics and methods, and prints the published rows."
+)
 
 
 def demo(output: Path = Path("demo"), seed: int = 0, steps: int | None = None) -> None:
@@ -349,7 +354,7 @@ def bench(
     seeds: tuple[int, ...] = (),
     methods: tuple[str, ...] = (),
     recipe: str | None = None,
-    protocol: str | None = None,
+    protocol: Annotated[str | None, tyro.conf.arg(help=_PROTOCOL)] = None,
     executor: Literal["local", "ray"] = "local",
     address: str | None = None,
     changed: Literal["refuse", "redo", "keep"] = "refuse",
@@ -370,8 +375,7 @@ def bench(
         methods: methods of the recipe (unset: all).
         recipe: a recipe of configs/bench by name (default, ablation, smoke) or the path of a YAML file (unset:
             default).
-        protocol: a paper's protocol instead of a recipe: nerfbusters, dl3dv, mipnerf360, llff-x8x4, co3d-fewview, gso,
-            or the path of a YAML file. It sets split, masks, sizes, metrics and methods, and prints the published rows.
+        protocol: a paper's protocol instead of a recipe.
         executor: local, or ray to run the scenes on a cluster (pip install 'difix3d-ns[ray]').
         address: address of a Ray cluster (unset: one is started on this machine).
         changed: what to do with finished runs whose recipe, scene or code has changed since: refuse to go on, redo

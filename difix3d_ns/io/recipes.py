@@ -26,14 +26,25 @@ def find(kind: str, name: str | Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    package = Path(difix3d_ns.__file__).parent
-    folders = [package / "configs" / kind, package.parent / "configs" / kind]
-    for path in (Path(name), *(folder / f"{name}.yaml" for folder in folders)):
+    for path in (Path(name), *(folder / f"{name}.yaml" for folder in _folders(kind))):
         if path.is_file():
             return path
-    shipped = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     noun = "protocol" if kind == "protocol" else "recipe"
-    raise UserError(f"no {noun} {name}: give a YAML file or one of {', '.join(shipped)}")
+    raise UserError(f"no {noun} {name}: give a YAML file or one of {', '.join(shipped(kind))}")
+
+
+def shipped(kind: str) -> list[str]:
+    """Names of the recipes that ship with the package, sorted.
+
+    Args:
+        kind: folder of ``configs``.
+    """
+    return sorted({file.stem for folder in _folders(kind) for file in folder.glob("*.yaml")})
+
+
+def _folders(kind: str) -> list[Path]:
+    package = Path(difix3d_ns.__file__).parent
+    return [package / "configs" / kind, package.parent / "configs" / kind]
 
 
 def load(path: Path, kind: type[Content], example: str) -> Content:

@@ -287,6 +287,13 @@ def test_fixers_page_lists_no_fixer_that_is_gone() -> None:
     assert len(listed) > 5 and set(listed) <= set(available_fixers())
 
 
+def test_faq_names_the_licences_that_the_page_of_hi3d_names() -> None:
+    (row,) = [line for line in _text(ROOT / "docs" / "faq.md").splitlines() if line.startswith("| Hi3D, SV3D")]
+    terms = row.split("[")[1].split("]")[0].split(" / ")
+    table = _section(ROOT / "docs" / "hi3d.md", "Published weights").split("```")[0]
+    assert terms == ["non-commercial", "Stability AI community"] and all(term in table for term in terms)
+
+
 def _script(name: str) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None

@@ -20,19 +20,27 @@ from rich.console import Console
 from difix3d_ns.cli import main
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation import runs
+from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_run import bench
+from difix3d_ns.evaluation.bench.evaluation_masks import read_masks
 from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.kept_pictures import kept_mask, kept_views
 from difix3d_ns.evaluation.bench.rows import read_rows
+from difix3d_ns.evaluation.protocols import dataset_writer
 from difix3d_ns.evaluation.protocols.co3d_scenes import SIZE, box_around, read_sequences
+from difix3d_ns.evaluation.protocols.dataset_writer import Shot, write_dataset
 from difix3d_ns.evaluation.protocols.gso_scenes import orbit_pose
+from difix3d_ns.evaluation.protocols.nerfbusters_scenes import video_of
 from difix3d_ns.evaluation.protocols.protocol import Protocol, load_protocol, shipped_protocols, write_scenes
+from difix3d_ns.evaluation.protocols.scene_source import Misfit
 from difix3d_ns.evaluation.runs import Evaluation, HeldOutView
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import project
 from difix3d_ns.io.images import read_stored
 from difix3d_ns.ns.cameras import to_pinhole
+from difix3d_ns.ns.dataparsers.described_scene import Lens
 from tests.unit.bench_states import finish
+from tests.unit.colmap_captures import write_model, write_pictures
 from tests.unit.data_sets import (
     CARD,
     co3d_cameras,
@@ -126,6 +134,75 @@ def test_mipnerf360(tmp_path: Path) -> None:
     assert (half / "images" / "_DSC8600.JPG").is_symlink()
 
 
+RIG = [f"cam{camera}/{number:04d}.png" for number in range(1, 6) for camera in (1, 2)]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_photos_of_a_rig_keep_their_folders_and_their_originals(linked: bool, tmp_path: Path) -> None:
+    scene = tmp_path / "data" / "rig"
+    size = (64, 48) if linked else (66, 54)  # the second is cut to multiples of 4, so that pictures are made
+    write_pictures(scene / "images_4", RIG, size)
+    write_model(scene / "sparse" / "0", RIG, size=(4 * size[0], 4 * size[1]))
+    before = {path: path.read_bytes() for path in scene.rglob("*.png")}
+    (written,) = _write("mipnerf360", tmp_path / "data", tmp_path / "out").values()
+    meta = json.loads((written / "transforms.json").read_text())
+    assert sorted(frame["file_path"] for frame in meta["frames"]) == sorted(f"images/{name}" for name in RIG)
+    for name in RIG:
+        picture = written / "images" / name
+        assert picture.is_symlink() is linked
+        expected = Image.open(scene / "images_4" / name).getpixel((9, 9))
+        assert Image.open(picture).getpixel((9, 9)) == expected
+    assert {path: path.read_bytes() for path in before} == before
+    manager = datamanager(written)
+    assert len(manager.train_dataset) == 8 and len(manager.eval_dataset) == 2
+
+
+def _shot(name: str, picture: Any) -> Shot:
+    return Shot(name, Lens(8, 6, 9.0, 9.0, 4.0, 3.0), np.eye(4), picture, held_out=True)
+
+
+def test_photos_of_one_name_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    original = tmp_path / "x.png"
+    Image.new("RGB", (8, 6), "red").save(original)
+    content = original.read_bytes()
+    shots = [_shot("x.png", original), _shot("x.png", lambda: Image.new("RGB", (8, 6), "blue"))]  # of x.jpg
+    for pair in (shots, shots[:1] * 2, shots[::-1]):
+        with pytest.raises(UserError, match=r"scene: 2 photos of the data set would become images/x\.png: rename"):
+            write_dataset(tmp_path / "scene", pair)
+    masks = {f"cam{camera}/x.png": np.ones((6, 8, 1), bool) for camera in (1, 2)}
+    with pytest.raises(UserError, match=r"2 photos of the data set would become evaluation_masks/x\.png"):
+        write_dataset(tmp_path / "scene", [_shot(name, original) for name in masks], masks=masks)
+    assert original.read_bytes() == content and list(tmp_path.iterdir()) == [original]
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = []
+    for name, colour in (("a.png", "red"), ("b.png", "blue")):
+        photos.append(tmp_path / name)
+        Image.new("RGB", (8, 6), colour).save(photos[-1])
+    content = photos[0].read_bytes()
+    link = tmp_path / "link.png"
+    link.symlink_to(photos[0])
+    with pytest.raises(FileExistsError):
+        dataset_writer._link(photos[1], link)
+    dataset_writer._save(Image.open(photos[1]), link)
+    assert photos[0].read_bytes() == content and not link.is_symlink()
+
+    def no_links(*_: object) -> None:
+        raise OSError("a disk without links")
+
+    monkeypatch.setattr(dataset_writer.os, "symlink", no_links)
+    dataset_writer._link(photos[0], tmp_path / "copy.png")
+    assert (tmp_path / "copy.png").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["0001.png", "frame.png", "frame_x_1.png", "frame_1_2_3.png", "photo_1.png"])
+def test_a_name_that_says_no_video_is_refused(name: str) -> None:
+    with pytest.raises(Misfit, match=f"the name of {name} does not say which video it is of"):
+        video_of(name)
+    assert (video_of("frame_00007.png"), video_of("frame_1_00007.png")) == (0, 1)
+
+
 def test_llff(tmp_path: Path) -> None:
     write_llff(tmp_path / "data" / "fern", size=(3300, 64))
     (scene,) = _write("llff-x8x4", tmp_path / "data", tmp_path / "out").values()
@@ -155,6 +232,8 @@ def test_gso(tmp_path: Path) -> None:
     assert _split(four)[0] == ["000.png", "004.png", "008.png", "012.png"]
     flags = load_protocol("gso").flags
     assert flags["pipeline.model.background-color"] == "white" and "pipeline.datamanager.pose-frame" not in flags
+    one, more = load_protocol("gso"), load_protocol("gso-4photos")  # a single photo is for hi3d a picture file
+    assert "hi3d" in more.methods and "hi3d" not in one.methods and "picture file" in " ".join(one.differs)
 
 
 @pytest.mark.parametrize("isotropic", [True, False])
@@ -206,6 +285,19 @@ def test_short_and_unlisted_sequences_of_co3d_are_left_out(tmp_path: Path) -> No
     assert list(read_sequences(tmp_path / "vase", "fewview_dev")) == ["104_1_2"]
 
 
+def test_a_category_of_co3d_or_a_sequence_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_co3d(tmp_path / "data", sequences=["106_1_2", "104_1_2"])
+    whole = _write("co3d-fewview", tmp_path / "data", tmp_path / "whole")
+    category = tmp_path / "data" / "vase"
+    assert list(_write("co3d-fewview", category, tmp_path / "category")) == list(whole)
+    monkeypatch.chdir(category)
+    assert list(_write("co3d-fewview", Path(), tmp_path / "here")) == list(whole)
+    ((name, scene),) = _write("co3d-fewview", category / "106_1_2", tmp_path / "sequence").items()
+    assert name == "vase-106_1_2-2" and _split(scene) == _split(whole[name])  # its number, and with it the split
+    with pytest.raises(UserError, match=r"fewview_dev has no sequence set_lists of 11 frames .*: the protocol co3d"):
+        _write("co3d-fewview", category / "set_lists", tmp_path / "no")
+
+
 def _remove(path: Path) -> None:
     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -245,6 +337,19 @@ def test_masks_are_for_all_scenes_or_none(tmp_path: Path) -> None:
         _write("nerfbusters", tmp_path / "data", tmp_path / "out")
 
 
+def test_masks_by_which_nothing_counts_are_named(tmp_path: Path) -> None:
+    (tmp_path / "scene" / "evaluation_masks").mkdir(parents=True)
+    masks = [tmp_path / "scene" / "evaluation_masks" / f"{name}.png" for name in ("a", "b")]
+    for mask in masks:
+        Image.new("L", (8, 6)).save(mask)
+    views = [HeldOutView(torch.zeros(6, 8, 3), torch.zeros(6, 8, 3), None, f"{mask.stem}.jpg") for mask in masks]
+    with pytest.raises(UserError, match=r"scene/evaluation_masks: by these masks no pixel of any held-out photo"):
+        read_masks(tmp_path / "scene", views)
+    Image.new("L", (8, 6), 255).save(masks[1])
+    found = read_masks(tmp_path / "scene", views)
+    assert found is not None and [bool(mask.any()) for mask in found.values()] == [False, True]
+
+
 def test_folders_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere is no folder: give that of Nerfbusters .*/transforms\.json"):
         _write("nerfbusters", tmp_path / "nowhere", tmp_path / "out")
@@ -262,6 +367,23 @@ def test_written_scenes_are_left_as_they_are(tmp_path: Path) -> None:
     for protocol in ("gso", "gso", "gso-4photos"):
         write_scenes(load_protocol(protocol), [tmp_path / "data"], tmp_path / "out", said.append)
     assert said == [f"Writing {tmp_path}/out/scenes/chicken"] * 2  # again for other settings alone
+
+
+@pytest.mark.parametrize("module", ["gso_scenes", "dataset_writer"])
+def test_scenes_are_written_again_by_another_reader_or_writer(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gso(tmp_path / "data" / "chicken")
+    protocol, said = load_protocol("gso"), list[object]()
+    (scene,) = write_scenes(protocol, [tmp_path / "data"], tmp_path / "out")
+    (scene / "transforms.json").write_text("as the former code wrote it")
+    changed, origin = tmp_path / "changed.py", provenance._origin
+    changed.write_text("# another split")
+    names = {f"difix3d_ns.evaluation.protocols.{module}": changed}
+    monkeypatch.setattr(provenance, "_origin", lambda name: names.get(name) or origin(name))
+    for _ in range(2):
+        write_scenes(protocol, [tmp_path / "data"], tmp_path / "out", said.append)
+    assert said == [f"Writing {scene}"] and len(_split(scene)[1]) == 16
 
 
 @pytest.mark.parametrize(
@@ -387,6 +509,13 @@ def test_a_scene_says_by_how_much_it_is_reduced(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"downscale_factor": 2', '"downscale_factor": 0.5'))
     with pytest.raises(UserError, match=r"downscale_factor 0.5 is no whole number from 1 on; correct or remove it"):
         datamanager(scene)
+
+
+def test_the_flags_help_names_every_protocol() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("- `--protocol ")]
+    names = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+    assert f": {', '.join(names)}, or the path" in line and list(shipped_protocols()) == names
 
 
 def test_the_page_is_written_from_the_same_files() -> None:

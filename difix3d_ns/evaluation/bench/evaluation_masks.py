@@ -20,7 +20,7 @@ def read_masks(scene: Path, views: Sequence[HeldOutView]) -> dict[str, Tensor] |
     """Name of a view -> mask [H, W, 1] bool at the size of its truth; None where the scene has no masks.
 
     Raises:
-        UserError: a held-out photo has none.
+        UserError: a held-out photo has none, or no pixel of any counts.
     """
     folder = (scene if scene.is_dir() else scene.parent) / MASKS
     if not folder.is_dir():
@@ -31,4 +31,9 @@ def read_masks(scene: Path, views: Sequence[HeldOutView]) -> dict[str, Tensor] |
         if not file.is_file():
             raise UserError(f"{file} is missing: masks are needed for all held-out photos of a scene, or for none")
         masks[view.name] = torch.from_numpy(read_mask(file, (view.truth.shape[1], view.truth.shape[0])))
+    if not any(mask.any() for mask in masks.values()):
+        raise UserError(
+            f"{folder}: by these masks no pixel of any held-out photo counts; replace them (white is what counts), or "
+            "leave the scene out"
+        )
     return masks

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.protocols.dataset_writer import Box, Shot, write_dataset
-from difix3d_ns.evaluation.protocols.scene_source import Misfit, SceneSource
+from difix3d_ns.evaluation.protocols.scene_source import Misfit, SceneSource, scene_name
 from difix3d_ns.io.images import open_picture
 from difix3d_ns.ns.dataparsers.described_scene import Lens
 
@@ -39,23 +39,32 @@ def find(folder: Path, photos: int = 2, sequences: int = 10, subset: str = "fewv
     """Find sequences.
 
     Args:
-        folder: of CO3D, with a folder for each category.
+        folder: of CO3D, with a folder for each category; or of a category, or of one of its sequences.
         photos: for training.
-        sequences: of each category, at most.
+        sequences: of each category, at most; a sequence whose folder is given is taken whatever its number.
         subset: whose test list is used.
 
     Raises:
-        Misfit: there are no categories, or no test lists.
+        Misfit: there are no categories, no test lists, or they do not have the sequence.
     """
-    categories = sorted(place.parent for place in folder.glob(f"*/{_ANNOTATIONS}"))
+    above, chosen = folder.resolve().parent, None
+    if (folder / _ANNOTATIONS).is_file():
+        categories = [folder]
+    elif (above / _ANNOTATIONS).is_file():
+        categories, chosen = [above], folder.resolve().name
+    else:
+        categories = sorted(place.parent for place in folder.glob(f"*/{_ANNOTATIONS}"))
     if not categories:
         raise Misfit(f"{folder / 'CATEGORY' / _ANNOTATIONS} is missing")
     found = []
     for category in categories:
-        chosen = list(read_sequences(category, subset).items())[:sequences]
-        for number, (name, frames) in enumerate(chosen):
-            write = partial(write_sequence, folder, frames, number, photos)
-            found.append(SceneSource(f"{category.name}-{name}-{photos}", write))
+        numbered = list(enumerate(read_sequences(category, subset).items()))
+        taken = numbered[:sequences] if chosen is None else [entry for entry in numbered if entry[1][0] == chosen]
+        for number, (name, frames) in taken:
+            write = partial(write_sequence, category, frames, number, photos)
+            found.append(SceneSource(f"{scene_name(category)}-{name}-{photos}", write))
+    if not found:
+        raise Misfit(f"the test list of {subset} has no sequence {chosen} of {_MIN_FRAMES} frames or more")
     return found
 
 
@@ -126,15 +135,23 @@ def box_around(mask: np.ndarray) -> Box:
     return left, top, right, bottom
 
 
-def write_sequence(root: Path, frames: Sequence[Annotation], number: int, photos: int, output: Path) -> Path:
-    """Write a sequence as a nerfstudio dataset of cut-out squares; returns ``output``."""
+def write_sequence(category: Path, frames: Sequence[Annotation], number: int, photos: int, output: Path) -> Path:
+    """Write a sequence as a nerfstudio dataset of cut-out squares; returns ``output``.
+
+    Args:
+        category: folder of the annotations, with a folder for each sequence.
+        frames: of the sequence, in order.
+        number: of the sequence in its category, the seed of the permutation.
+        photos: for training.
+        output: folder to write.
+    """
     places = torch.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).long().tolist()
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(number)).tolist()
     trained = set(order[:photos])
     shots = []
     for index, place in enumerate(places):
         frame = frames[place]
-        _, mask = _read(root, frame)
+        _, mask = _read(category, frame)
         box = box_around(mask)
         pose, intrinsics = camera_of({**frame, "image": {"size": mask.shape}})
         scale = SIZE / max(box[2] - box[0], box[3] - box[1])
@@ -146,22 +163,23 @@ def write_sequence(root: Path, frames: Sequence[Annotation], number: int, photos
             (intrinsics[0, 2] - box[0]) * scale,
             (intrinsics[1, 2] - box[1]) * scale,
         )
-        picture = partial(_cut_out, root, frame, box)
+        picture = partial(_cut_out, category, frame, box)
         held_out = index not in trained
         shots.append(Shot(f"frame_{index + 1:05d}.png", lens, pose, picture, not held_out, held_out))
     return write_dataset(output, shots)
 
 
-def _read(root: Path, frame: Annotation) -> tuple[np.ndarray, np.ndarray]:  # [H, W, 3] uint8, [H, W] in [0, 1]
-    with open_picture(root / frame["image"]["path"]) as file:
+def _read(category: Path, frame: Annotation) -> tuple[np.ndarray, np.ndarray]:  # [H, W, 3] uint8, [H, W] in [0, 1]
+    image, mask_file = (category.joinpath(*Path(frame[kind]["path"]).parts[1:]) for kind in ("image", "mask"))
+    with open_picture(image) as file:
         pixels = np.array(file.convert("RGB"))
-    with open_picture(root / frame["mask"]["path"]) as file:
+    with open_picture(mask_file) as file:
         mask = np.array(file.convert("L").resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST)) / 255.0
     return pixels, mask
 
 
-def _cut_out(root: Path, frame: Annotation, box: Box) -> Image.Image:
-    pixels, mask = _read(root, frame)
+def _cut_out(category: Path, frame: Annotation, box: Box) -> Image.Image:
+    pixels, mask = _read(category, frame)
     left, top, right, bottom = box
     colours = torch.from_numpy(pixels[top:bottom, left:right].astype(np.float32)).permute(2, 0, 1)
     alpha = torch.from_numpy(mask[top:bottom, left:right].astype(np.float32))[None] * 255

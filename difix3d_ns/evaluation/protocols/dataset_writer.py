@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame, Len
 from difix3d_ns.ns.dataparsers.picture_files import read_header, used_picture
 
 CAMERA_MODELS = {CameraType.PERSPECTIVE: "OPENCV", CameraType.FISHEYE: "OPENCV_FISHEYE"}
+_IMAGES = "images"
 _TERMS = ("k1", "k2", "k3", "k4", "p1", "p2")
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -33,7 +35,7 @@ class Shot:
     """A photo of a dataset that is to be written."""
 
     name: str
-    """of its file in ``images/``"""
+    """of its file in ``images/``, with folders where it is in some"""
     lens: Lens
     pose: np.ndarray
     """[4, 4] camera-to-world, OpenGL axes"""
@@ -115,9 +117,19 @@ def shot_of(
     def picture() -> Image.Image:
         return Image.fromarray(read_stored(used.path, size, "bicubic")).crop(box)
 
-    name = used.path.name if plain else f"{used.path.stem}.png"
+    folder = _folder_inside(frame.image, scene.source if scene.source.is_dir() else scene.source.parent)
+    name = folder / (used.path.name if plain else f"{used.path.stem}.png")
     lens = cropped_lens(used.lens, size, box)
-    return Shot(name, lens, frame.pose, used.path if plain else picture, trained, held_out)
+    return Shot(name.as_posix(), lens, frame.pose, used.path if plain else picture, trained, held_out)
+
+
+def _folder_inside(image: Path, scene: Path) -> Path:
+    """Folder of a photo in the folder ``images`` of its scene: cam1 of images/cam1/0001.jpg; none of one elsewhere."""
+    full, top = (Path(os.path.abspath(path)) for path in (image, scene))
+    if not full.is_relative_to(top):
+        return Path()
+    folder = full.relative_to(top).parent
+    return folder.relative_to(_IMAGES) if folder.is_relative_to(_IMAGES) else folder
 
 
 def write_dataset(
@@ -129,7 +141,8 @@ def write_dataset(
 ) -> Path:
     """Write a dataset, whole or not at all; returns ``output``.
 
-    Files that are used as they are become links. nerfstudio does not reduce the pictures further.
+    Files that are used as they are become links, and nothing is ever written through one: they lead to the user's own
+    photos. nerfstudio does not reduce the pictures further.
 
     Args:
         output: folder; there must not be one with anything in it.
@@ -139,24 +152,28 @@ def write_dataset(
         masks: [H, W, 1] bool by name of a held-out photo: where it counts.
 
     Raises:
+        UserError: two photos, or their masks, would have the same name; nothing is written.
         OSError: it could not be written.
     """
+    _check_unique(output, [f"{_IMAGES}/{shot.name}" for shot in shots])
+    masked = {_mask_name(name): mask for name, mask in (masks or {}).items()}
+    _check_unique(output, [_mask_name(name) for name in masks or {}])
     meta: dict[str, Any] = {"downscale_factor": 1, **(keys or {})}
-    meta["frames"] = [frame_entry(f"images/{shot.name}", shot.lens, shot.pose) for shot in shots]
-    held_out = [f"images/{shot.name}" for shot in shots if shot.held_out]
-    meta["train_filenames"] = [f"images/{shot.name}" for shot in shots if shot.trained]
+    meta["frames"] = [frame_entry(f"{_IMAGES}/{shot.name}", shot.lens, shot.pose) for shot in shots]
+    held_out = [f"{_IMAGES}/{shot.name}" for shot in shots if shot.held_out]
+    meta["train_filenames"] = [f"{_IMAGES}/{shot.name}" for shot in shots if shot.trained]
     meta |= {"val_filenames": held_out, "test_filenames": held_out}
     with replacing(output) as part:
-        (part / "images").mkdir(parents=True)
+        part.mkdir()
         for shot in shots:
-            file = part / "images" / shot.name
+            file = part / _IMAGES / shot.name
+            file.parent.mkdir(parents=True, exist_ok=True)
             if callable(shot.picture):
-                shot.picture().save(file)
+                _save(shot.picture(), file)
             else:
                 _link(shot.picture.absolute(), file)
-        for name, mask in (masks or {}).items():
-            (part / MASKS).mkdir(exist_ok=True)
-            Image.fromarray(mask[..., 0]).save(part / MASKS / f"{Path(name).stem}.png")
+        for name, mask in masked.items():
+            _save(Image.fromarray(mask[..., 0]), part / name)
         if points is not None:
             meta["ply_file_path"] = "sparse_pc.ply"
             write_points(points.positions.astype(np.float64), points.colours, part / "sparse_pc.ply")
@@ -164,8 +181,30 @@ def write_dataset(
     return output
 
 
+def _check_unique(output: Path, names: Sequence[str]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(
+                f"{output.name}: {count} photos of the data set would become {name}: rename all but one of them, as "
+                "files and where the poses name them"
+            )
+
+
+def _mask_name(photo: str) -> str:
+    return f"{MASKS}/{Path(photo).stem}.png"
+
+
+def _save(picture: Image.Image, file: Path) -> None:
+    """Write a picture; what has its name is replaced, and where that is a link the file it leads to is kept."""
+    with replacing(file) as part:
+        picture.save(part)
+
+
 def _link(file: Path, link: Path) -> None:
+    """Link a file, or copy it where the disk has no links. Raises FileExistsError: something has the link's name."""
     try:
         os.symlink(file, link)
+    except FileExistsError:
+        raise
     except OSError:  # a disk without links
         shutil.copyfile(file, link)

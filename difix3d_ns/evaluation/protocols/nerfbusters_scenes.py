@@ -41,8 +41,8 @@ def video_of(name: str) -> int:
         Misfit: its name does not say.
     """
     parts = Path(name).stem.split("_")
-    number = "0" if len(parts) == 2 else parts[1]
-    if not (parts[0] == "frame" and len(parts) <= 3 and number.isdecimal()):
+    number = parts[1] if len(parts) == 3 else "0"
+    if not (parts[0] == "frame" and len(parts) in (2, 3) and number.isdecimal()):
         raise Misfit(f"the name of {name} does not say which video it is of")
     return int(number)
 

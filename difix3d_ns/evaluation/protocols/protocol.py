@@ -8,13 +8,15 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_recipe import Recipe
 from difix3d_ns.evaluation.protocols import (
     co3d_scenes,
     colmap_scenes,
+    dataset_writer,
     dl3dv_scenes,
     gso_scenes,
     nerfbusters_scenes,
@@ -90,6 +92,9 @@ def write_scenes(
 ) -> list[Path]:
     """Write the scenes of a data set as nerfstudio datasets to ``output/scenes``, as far as they are not there.
 
+    Those written with other settings or by other code, the reader's and the writer's included, are written again: where
+    that changes a file, what was trained on it is stale.
+
     Args:
         protocol: whose data set it is.
         data: folders of the data set, or of single scenes of it.
@@ -105,6 +110,8 @@ def write_scenes(
     if not data:
         raise UserError(f"no data set given: difix3d bench FOLDER --protocol {protocol.name} --output DIR")
     written: dict[str, Path] = {}
+    code = provenance.code_digest(READERS[protocol.reader].__module__, dataset_writer.__name__)
+    made_by = {"reader": protocol.reader, "reading": dict(protocol.reading), "code": code}
     for folder in data:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder: give that of {protocol.title}, with {'; '.join(protocol.layout)}")
@@ -113,7 +120,8 @@ def write_scenes(
                 if scene.name in written:
                     raise UserError(f"{folder}: there are two scenes {scene.name}, by which results are distinguished")
                 written[scene.name] = output / SCENES / scene.name
-                _write_scene(scene, protocol, folder, written[scene.name], notify)
+                record = {**made_by, "data": str(folder.absolute())}
+                _write_scene(scene, record, written[scene.name], notify)
         except Misfit as error:
             raise UserError(
                 f"{error}: the protocol {protocol.name} reads {protocol.title}, with {'; '.join(protocol.layout)}"
@@ -121,11 +129,8 @@ def write_scenes(
     return list(written.values())
 
 
-def _write_scene(
-    scene: SceneSource, protocol: Protocol, data: Path, target: Path, notify: Callable[[str], object]
-) -> None:
-    settings = {"reader": protocol.reader, "reading": dict(protocol.reading), "data": str(data.absolute())}
-    text = json.dumps(settings, indent=1) + "\n"
+def _write_scene(scene: SceneSource, made_by: Mapping[str, Any], target: Path, notify: Callable[[str], object]) -> None:
+    text = json.dumps(made_by, indent=1) + "\n"
     record = target.with_name(f"{target.name}.json")
     if target.is_dir() and record.is_file() and record.read_text(encoding="utf-8") == text:
         return
@@ -138,5 +143,4 @@ def _write_scene(
 
 def shipped_protocols() -> dict[str, Protocol]:
     """Protocols that ship with the package, by name."""
-    names = sorted(path.stem for path in recipes.find("protocol", "nerfbusters").parent.glob("*.yaml"))
-    return {name: load_protocol(name) for name in names}
+    return {name: load_protocol(name) for name in recipes.shipped("protocol")}

@@ -82,6 +82,13 @@ PATCHES = (
         "tests/unit/test_patches.py::test_a_port_in_use_is_said_and_the_next_one_taken",
     ),
     Patch(
+        "viewer_ports",
+        "nerfstudio.viewer.viewer.Viewer.viewer_info",
+        "where the port that is given is in use, viser takes the next one, and the address of the other is printed",
+        "tests/unit/test_nerfstudio_flags.py::test_a_given_port_in_use_is_said_with_the_address_of_the_next_one",
+        by="correct_address",
+    ),
+    Patch(
         "icons",
         "viser._gui_api.svg_from_icon",
         "viser goes through its archive for each icon: 2 s before the first step",

@@ -26,6 +26,7 @@ from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.model import Outputs
 from difix3d_ns.ns.panoramas import is_perspective
 from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
+from difix3d_ns.ns.patches.viewer_ports import correct_address
 from difix3d_ns.ns.placed_mesh import mesh_in_splat
 from difix3d_ns.ns.rendering import SplatRenderer
 from difix3d_ns.ns.splat_frame import SplatFrame
@@ -78,6 +79,7 @@ class Panel(ViewerControl):
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
         survive_closed_tabs(viewer)
+        correct_address(viewer)
         self._viewer = viewer
         self._renderer.lock = viewer.train_lock or nullcontext()  # in ns-viewer it is the viewer's own
         gui = viewer.viser_server.gui
