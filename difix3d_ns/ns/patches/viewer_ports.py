@@ -48,7 +48,7 @@ def correct_address(viewer: Viewer) -> None:
             viewer.viewer_info[number] = line[: stated.start()] + str(port) + line[stated.end() :]
 
 
-def _say(wanted: int, port: int) -> None:
+def _say(wanted: int | None, port: int) -> None:
     CONSOLE.print(f"Port {wanted} is in use: the viewer takes {port} (--viewer.websocket-port).")
 
 
