@@ -201,8 +201,8 @@ class _LocalMatcher(nn.Module):
         )
         last = nn.Conv2d(width, count + 1 + _EVIDENCE, 1)
         with torch.no_grad():  # at initialisation, what is most similar
-            last.weight[:count] = 0
-            last.bias[:count] = 0
+            for parameter in last.parameters():
+                parameter[:count] = 0
         self.layers.append(last)
         steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
         offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy")).flatten(1)
