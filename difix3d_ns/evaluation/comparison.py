@@ -12,12 +12,13 @@ from torch import Tensor
 from difix3d_ns.evaluation.report.page_pictures import pixels
 
 _GAP = 4  # pixels
+_NEARBY = 7  # pixels, side of a window
 _CAPTION = 0.05  # height of the caption's letters relative to a picture's width
 CAPTIONS = ("plain", "difix3d", "enhanced", "truth")
 
 
 def close_ups(rows: Sequence[Sequence[Tensor]], count: int = 2, share: float = 0.28) -> list[list[Tensor]]:
-    """Cut from pictures the places where the last but one is most nearer to the truth than the first.
+    """Cut from pictures the places where the last but one shows most of the truth that the first does not.
 
     Args:
         rows: pictures [H, W, 3] of a view each, the truth last.
@@ -30,7 +31,7 @@ def close_ups(rows: Sequence[Sequence[Tensor]], count: int = 2, share: float = 0
     found = []
     for row in rows:
         first, ours, truth = row[0], row[-2], row[-1]
-        gain = ((first - truth).abs() - (ours - truth).abs()).mean(-1)
+        gain = _missed(first, truth) - _missed(ours, truth)
         height, width = (max(1, round(share * side)) for side in gain.shape)
         means = F.avg_pool2d(gain[None], (height, width), stride=max(1, height // 8))[0]
         best = int(means.argmax())
@@ -39,6 +40,14 @@ def close_ups(rows: Sequence[Sequence[Tensor]], count: int = 2, share: float = 0
         found.append((float(means.flatten()[best]), cut))
     found.sort(key=lambda pair: -pair[0])
     return [cut for _, cut in found[:count]]
+
+
+def _missed(picture: Tensor, truth: Tensor) -> Tensor:
+    """Distance [H, W] of the truth to the colours that a picture [H, W, 3] has nearby: displaced is not missed."""
+    planes = picture.permute(2, 0, 1)[None]
+    largest, smallest = (sign * F.max_pool2d(sign * planes, _NEARBY, 1, _NEARBY // 2)[0] for sign in (1, -1))
+    outside = (truth.permute(2, 0, 1) - largest).clamp_min(0) + (smallest - truth.permute(2, 0, 1)).clamp_min(0)
+    return outside.mean(0)
 
 
 def write_comparison(
