@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import sys
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,7 @@ def message_of(text: str, short: Mapping[Path, str]) -> str:
     plain = re.sub(r"[│╭╮╰╯─]+", " ", text)
     at = re.search(r"Error:|Error parsing|Parsing error|Unrecognized", plain)
     line = " ".join(plain[at.start() if at else -600 :].split())
-    for folder, name in short.items():
+    for folder, name in {Path(sys.executable).parent: ".", **short}.items():
         line = line.replace(f"{folder}/", "" if name == "." else f"{name}/").replace(str(folder), name)
     return re.sub(r"input_\d+/", "", line).removeprefix("Error: ")
 
