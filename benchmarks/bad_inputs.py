@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import sys
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
