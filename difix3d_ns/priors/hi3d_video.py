@@ -129,9 +129,5 @@ def load(
         RuntimeError: it is damaged, or of another sort.
         ValueError: as of ``VideoOrbitRefiner``.
     """
-    if weights is None:
-        raise FileNotFoundError(
-            "it has no weights of its own: give a folder that difix3d convert --kind hi3d-stage2 wrote"
-        )
     place = torch.device(device)
     return VideoOrbitRefiner(load_video(weights, place, dtype, False), place, guidance, steps)

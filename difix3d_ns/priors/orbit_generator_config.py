@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import OrbitGenerator
 from difix3d_ns.priors.fixer_config import Precision
-from difix3d_ns.priors.registry import check_prior_name, load_orbit_generator
+from difix3d_ns.priors.registry import check_prior_name, load_orbit_generator, load_selected
 
 
 @dataclass
@@ -47,11 +46,4 @@ class OrbitGeneratorConfig:
         Raises:
             UserError: its name or weights are unusable.
         """
-        dtype = getattr(torch, self.dtype) if self.dtype else None
-        try:
-            return load_orbit_generator(self.name, self.weights, str(device), dtype)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"the orbit generator {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights): "
-                f"{error}"
-            ) from error
+        return load_selected(load_orbit_generator, OrbitGenerator, self, device, flag_prefix)

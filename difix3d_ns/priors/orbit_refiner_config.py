@@ -10,7 +10,7 @@ import torch
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import OrbitRefiner
 from difix3d_ns.priors.fixer_config import Precision
-from difix3d_ns.priors.registry import check_prior_name, load_orbit_refiner
+from difix3d_ns.priors.registry import check_prior_name, load_orbit_refiner, load_selected
 
 
 @dataclass
@@ -52,11 +52,5 @@ class OrbitRefinerConfig:
         Raises:
             UserError: its name or weights are unusable.
         """
-        dtype = getattr(torch, self.dtype) if self.dtype else None
-        try:
-            given = () if self.agreement is None else (("agreement", self.agreement),)
-            return load_orbit_refiner(self.name, self.weights, str(device), dtype, given)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"the orbit refiner {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights): {error}"
-            ) from error
+        given = () if self.agreement is None else (("agreement", self.agreement),)
+        return load_selected(load_orbit_refiner, OrbitRefiner, self, device, flag_prefix, given)

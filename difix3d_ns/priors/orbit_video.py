@@ -132,9 +132,5 @@ def load(
         RuntimeError: it is damaged, or of another sort.
         ValueError: as of ``VideoOrbitGenerator``.
     """
-    if weights is None:
-        raise FileNotFoundError(
-            "it has no weights of its own: give a folder that difix3d convert --kind hi3d-stage1 or --kind sv3d-u wrote"
-        )
     place = torch.device(device)
     return VideoOrbitGenerator(load_video(weights, place, dtype, True), place, guidance, steps, side, score)

@@ -15,9 +15,9 @@ import inspect
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -36,6 +36,7 @@ from difix3d_ns.priors.base import (
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
 _FOLDER = Path(__file__).parent
+Prior = TypeVar("Prior")
 
 
 def available_priors(capability: type) -> tuple[str, ...]:
@@ -302,6 +303,45 @@ def check_prior_name(capability: type, name: str, flag_prefix: str) -> None:
         raise UserError(
             f"{flag_prefix}.name {name}: no {kind} has this name; {meant}{', '.join(known)}, or package.module of yours"
         )
+
+
+class _Selected(Protocol):
+    """Part that all configurations of priors have."""
+
+    name: str
+    weights: str | None
+    dtype: Any
+
+
+def load_selected(
+    load: Callable[..., Prior],
+    capability: type,
+    selected: _Selected,
+    device: torch.device,
+    flag_prefix: str,
+    options: tuple[tuple[str, Any], ...] = (),
+) -> Prior:
+    """Load what flags select, once per process.
+
+    Args:
+        load: function of this module.
+        capability: the protocol of ``base`` that it gives.
+        selected: name, weights and the name of a precision.
+        device: where its networks live.
+        flag_prefix: as of ``check_prior_name``.
+        options: as of ``load``.
+
+    Raises:
+        UserError: name, weights or options are unusable; it names the flags.
+    """
+    dtype = getattr(torch, selected.dtype) if selected.dtype else None
+    try:
+        return load(selected.name, selected.weights, str(device), dtype, options)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"the {_kind(capability)} {selected.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights): "
+            f"{error}"
+        ) from error
 
 
 def fixer_of(weights: str) -> tuple[str, str | None]:

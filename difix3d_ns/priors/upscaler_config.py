@@ -10,7 +10,7 @@ import torch
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.fixer_config import Precision
-from difix3d_ns.priors.registry import check_prior_name, load_upscaler
+from difix3d_ns.priors.registry import check_prior_name, load_selected, load_upscaler
 
 _OPTIONS = ("transition", "eta", "samples", "back_projection")
 
@@ -63,11 +63,5 @@ class UpscalerConfig:
         Raises:
             UserError: its name, weights or options are unusable.
         """
-        dtype = getattr(torch, self.dtype) if self.dtype else None
         given = tuple((name, value) for name in _OPTIONS if (value := getattr(self, name)) is not None)
-        try:
-            return load_upscaler(self.name, self.weights, str(device), dtype, given)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"the upscaler {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights): {error}"
-            ) from error
+        return load_selected(load_upscaler, Upscaler, self, device, flag_prefix, given)

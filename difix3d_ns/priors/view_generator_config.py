@@ -7,10 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import ViewGenerator
 from difix3d_ns.priors.fixer_config import Precision
-from difix3d_ns.priors.registry import check_prior_name, load_view_generator
+from difix3d_ns.priors.registry import check_prior_name, load_selected, load_view_generator
 
 
 @dataclass
@@ -51,12 +50,5 @@ class ViewGeneratorConfig:
         Raises:
             UserError: its name or weights are unusable.
         """
-        dtype = getattr(torch, self.dtype) if self.dtype else None
-        try:
-            given = () if self.everywhere is None else (("everywhere", self.everywhere),)
-            return load_view_generator(self.name, self.weights, str(device), dtype, given)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"the view generator {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights): "
-                f"{error}"
-            ) from error
+        given = () if self.everywhere is None else (("everywhere", self.everywhere),)
+        return load_selected(load_view_generator, ViewGenerator, self, device, flag_prefix, given)

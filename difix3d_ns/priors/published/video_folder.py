@@ -101,18 +101,24 @@ def read_video(folder: Path, from_picture: bool) -> VideoParts:
     return VideoParts(kind, unet, autoencoder, encoder)
 
 
-def load_video(weights: str, device: torch.device, dtype: torch.dtype | None, from_picture: bool) -> VideoParts:
+def load_video(weights: str | None, device: torch.device, dtype: torch.dtype | None, from_picture: bool) -> VideoParts:
     """Read the parts of a model where they are run.
 
     Args:
-        weights: a folder, or a hub id, which downloads.
+        weights: a folder, or a hub id, which downloads; None is refused, since the package has none.
         device: where they are run.
         dtype: their precision; None for float16 on CUDA, as published, else ``fast_dtype``.
         from_picture: see ``read_video``.
 
     Raises:
-        FileNotFoundError, RuntimeError: see ``read_video``.
+        FileNotFoundError: nothing is named, or see ``read_video``.
+        RuntimeError: see ``read_video``.
     """
+    if weights is None:
+        kinds = "hi3d-stage1 or --kind sv3d-u" if from_picture else "hi3d-stage2"
+        raise FileNotFoundError(
+            f"it has no weights of its own: give a folder that difix3d convert --kind {kinds} wrote"
+        )
     folder = hub.download(weights, hub.VIDEO) if hub.is_hub_id(weights) else Path(weights).expanduser()
     parts = read_video(folder, from_picture)
     precision = dtype or (torch.float16 if device.type == "cuda" else fast_dtype(device.type))
