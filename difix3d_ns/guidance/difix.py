@@ -329,12 +329,17 @@ class DifixGuidance(Guidance):
                 self._give_up()
 
     def _attempt(self, tasks: Sequence[Task], cameras: Sequence[Pinhole], step: int) -> None:
-        """Make views together or, where memory runs out, one by one; those that do not fit alone are skipped."""
+        """Make views together or, where that fails on the device, one by one; those that fail alone are skipped.
+
+        CUDA's libraries report that memory ran out, and fixers that numbers ran over, by a ``RuntimeError``.
+        """
         try:
             self._make(tasks, cameras, step)
             return
         except torch.cuda.OutOfMemoryError as error:
-            problem = str(error).partition("\n")[0]
+            problem = f"since memory ran out ({_first_line(error)}). Less is needed with {_SMALLER}"
+        except RuntimeError as error:
+            problem = f"since making it failed: {_first_line(error)}"
         except Exception as error:
             if not all(task.requested for task in tasks):
                 raise
@@ -368,22 +373,18 @@ class DifixGuidance(Guidance):
         self._tracking.progress(self._label(), len(self.queue.tasks))
 
     def _skip(self, task: Task, camera: Pinhole, problem: str) -> None:
-        """Go on without a view that the device has no memory for, and say so once in a round."""
-        self._problem = (
-            f"A pseudo-view of {camera.width}x{camera.height} is skipped, since memory ran out ({problem}). "
-            f"Less is needed with {_SMALLER}."
-        )
+        """Go on without a view that cannot be made, and say so once in a round."""
+        self._problem = f"A pseudo-view of {camera.width}x{camera.height} is skipped, {problem}."
         if not self._skipped:
             self._run.tracker.log(f"[yellow]{escape(self._problem)}")
         self._skipped += not task.requested  # people see by themselves what becomes of their requests
         self.queue.tasks.remove(task)
 
     def _give_up(self) -> None:
-        """Plan no more rounds, since none of this one's views fitted into memory; views can still be requested."""
+        """Plan no more rounds, since none of this one's views could be made; views can still be requested."""
         self._given_up = True
         self._problem = (
-            f"No pseudo-view of round {self.round} fitted into memory: training goes on without further rounds. "
-            f"They are made with {_SMALLER}."
+            f"{self._problem} No view of round {self.round} could be made: training goes on without further rounds."
         )
         self._run.tracker.log(f"[yellow]{escape(self._problem)}")
 
@@ -524,6 +525,10 @@ class DifixGuidance(Guidance):
         self._targets += targets
         self._current = list(range(first, len(self._targets)))
         self._run.tracker.log(f"The next rounds lead to {len(targets)} other targets.")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
 
 
 def most_redundant_of_oldest_round(entries: Sequence[Entry]) -> str:

@@ -41,14 +41,18 @@ def image_metrics(prediction: Tensor, truth: Tensor) -> dict[str, float]:
         raise ValueError("the picture to measure contains NaN or infinity")
     first, second = (t.detach().to("cpu", torch.float32).clamp(0, 1) for t in (prediction, truth))
     channels_first = [t.permute(2, 0, 1)[None].contiguous() for t in (first, second)]
-    _, flip, _ = flip_evaluator.evaluate(
-        second.contiguous().numpy(), first.contiguous().numpy(), "LDR", inputsRGB=True, applyMagma=False
-    )
     return {
         "psnr": psnr(first, second),
         "ssim": float(ssim(*channels_first, data_range=1.0, win_size=_WINDOW)),
-        "flip": float(flip),
+        "flip": mean_flip(first, second),
     }
+
+
+def mean_flip(prediction: Tensor, truth: Tensor) -> float:
+    """Mean LDR-FLIP of two pictures [H, W, 3], see ``image_metrics``; computed on the CPU."""
+    first, second = (t.detach().to("cpu", torch.float32).clamp(0, 1).contiguous().numpy() for t in (prediction, truth))
+    _, mean, _ = flip_evaluator.evaluate(second, first, "LDR", inputsRGB=True, applyMagma=False)
+    return float(mean)
 
 
 def psnr(prediction: Tensor, truth: Tensor) -> float:

@@ -11,8 +11,10 @@ GAUSSIAN_BYTES = 3 * 4 * 59
 """of a checkpoint: 59 numbers of 4 bytes for each Gaussian (see ``training_memory``), each with its two moments"""
 KEPT = 3
 """checkpoints at once: two are kept while a third is written"""
-UNCAPPED = 500_000
-"""Gaussians that a training without a cap is taken to end with"""
+UNCAPPED = 3_000_000
+"""Gaussians that a training without a cap, with CUDA, may well end with"""
+MIN_UNCAPPED = 500_000
+"""that it ends with at the least"""
 MIN_FREE = 32 * 2**20
 """bytes without which nothing is begun, unless one checkpoint takes less"""
 
@@ -39,6 +41,6 @@ def check_space(folder: Path, gaussians: int | None) -> str | None:
         f"--output-dir {folder}: {free / 2**20:.0f} MiB are free on its disk, and the checkpoints may take up to "
         f"{needed / 2**20:.0f} MiB: make room, or give another disk"
     )
-    if free < min(MIN_FREE, needed // KEPT):
+    if free < min(MIN_FREE, GAUSSIAN_BYTES * (gaussians or MIN_UNCAPPED)):
         raise UserError(sentence)
     return sentence

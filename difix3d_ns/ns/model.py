@@ -523,12 +523,12 @@ class SplatModel(SplatfactoModel):
         self, outputs: dict[str, Any], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Metrics of pictures at the photo's size."""
-        from difix3d_ns.metrics.image import image_metrics
+        from difix3d_ns.metrics.image import image_metrics, mean_flip
 
         metrics, images = super().get_image_metrics_and_images(outputs, batch)
         metrics = {key.replace("lpips", column("alex")): value for key, value in metrics.items()}
         truth = self.composite_with_background(self.get_gt_img(batch["image"]), outputs["background"])
-        metrics["flip"] = image_metrics(outputs["rgb"], truth)["flip"]
+        metrics["flip"] = mean_flip(outputs["rgb"], truth)
         if not self.is_being_trained:
             metrics[self.lpips_vgg.column] = self.lpips_vgg.measure(outputs["rgb"], truth)
         if "enhanced" in outputs and not self.is_being_trained:

@@ -58,6 +58,9 @@ from difix3d_ns.views.view import TrainView
 
 _COMPARED = 64
 """photographs whose exposures are compared, if none is to be learned"""
+_SHOWN_AGE = {"cpu": 200, "cuda": 2000}
+"""training steps for which the enhancer in the viewer keeps what references show: rendered again every few seconds,
+they would slow the training that somebody watches"""
 
 
 @dataclass
@@ -150,7 +153,7 @@ class GuidedPipeline(VanillaPipeline):
         # its own renderer and references: what is shown must not change what is trained
         self.renderer = SplatRenderer(self.model)
         fixer = config.enhancer.fixer(config.guidance.fixer_config)
-        references = ReferenceViews(self.scene, self.renderer)
+        references = ReferenceViews(self.scene, self.renderer, _SHOWN_AGE[self.renderer.device.type])
         self.enhancer = Enhancer(EnhancerSettings(fixer, config.enhancer.strength), self.renderer, references)
         self._sequences: dict[int, _Sequence] = {}
         self.model.enhancer, self.model.enhance = self._enhance, config.enhancer.mode

@@ -145,6 +145,12 @@ class GuidedTrainerConfig(TrainerConfig):
                 "--machine.device-type cuda: no CUDA device is usable here; leave the flag out to use the CPU"
             )
         self._check_one_device()
+        if device == "cuda" and (self.mixed_precision or self.use_grad_scaler):
+            flag = "--mixed-precision" if self.mixed_precision else "--use-grad-scaler"
+            raise UserError(
+                f"{flag} True: densification reads gradients before they are scaled back, 65,536 times too large; "
+                "leave the flag out. Gaussians are rendered in float32 either way"
+            )
         if self.max_num_iterations is not None and self.max_num_iterations < 1:
             raise UserError(f"--max-num-iterations {self.max_num_iterations}: at least 1 is needed")
         check_curve_service(self.vis)
@@ -231,6 +237,9 @@ class GuidedTrainer(Trainer):
         presets.check(config)
         if config.machine.device_type == "cuda":
             load_kernels("--machine.device-type cpu")
+            # ns-train sets it; each new size of a picture would be tuned anew, which takes longer than it saves, and
+            # which algorithm wins may differ from run to run
+            torch.backends.cudnn.benchmark = False
         # checkpoints from before depth was estimated by default know nothing of it
         presets.adopt(config, ({"--pipeline.depth.name": "none"} if self._ours else {}) | self._ours.get("kept", {}))
         self._run = config.run(first_step)

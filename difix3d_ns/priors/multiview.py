@@ -92,7 +92,8 @@ class MultiviewDepth:
     @torch.no_grad()
     def step(self, state: State) -> State:
         again, index = divmod(int(state["done"]), len(state["sizes"]))
-        depth, spread = self._estimated(state, index, not again)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # which has ten bits: depth needs more
+            depth, spread = self._estimated(state, index, not again)
         if not again:
             found = {f"first/{index}": depth, f"first_uncertainty/{index}": spread}
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -214,6 +215,21 @@ def test_cuda_flag_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"--machine.device-type cuda.*leave the flag out"):
         _fit(_config("cuda"))
+
+
+@pytest.mark.parametrize("name", ["mixed_precision", "use_grad_scaler"])
+def test_scaled_gradients_are_refused_where_nerfstudio_scales_them(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gsplat reads gradients before they are scaled back; without CUDA nerfstudio ignores both flags."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device, refused in (("cuda", True), ("cpu", False)):
+        config = _config(device)
+        setattr(config, name, True)
+        with (
+            pytest.raises(UserError, match=f"--{name.replace('_', '-')} True: .*leave the flag out")
+            if refused
+            else (nullcontext())
+        ):
+            config.check("")
 
 
 def test_other_devices_are_refused() -> None:
