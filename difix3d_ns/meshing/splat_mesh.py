@@ -12,12 +12,12 @@ import trimesh
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from difix3d_ns.data.capture import evenly_spaced
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.orbits import converging, hemisphere
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.geometry.spacing import evenly_spaced
 from difix3d_ns.meshing.cleaning import SMOOTHING, closed, inside, seen_alone, simplified, smoothed, without_specks
 from difix3d_ns.meshing.depth_view import DepthView, depth_view
 from difix3d_ns.meshing.extent import PHOTOS, pixel_size, seen_box
