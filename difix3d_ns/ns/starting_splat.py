@@ -23,11 +23,10 @@ from difix3d_ns.views.protocols import Renderer, Scene
 _PARAMETER = "_model.gauss_params."
 _TRAINED = 30_000
 """steps that an exported splat is taken to be trained for: all its harmonics are used, and no picture is halved"""
-START = "--pipeline.guidance.start"
 LOAD_PLY, LOAD_TRANSFORM = "--load-ply", "--load-transform"
 
 
-def read_start(path: Path, flag: str = START) -> tuple[Path, dict[str, Any]]:
+def read_start(path: Path, flag: str) -> tuple[Path, dict[str, Any]]:
     """Read a splat as a checkpoint.
 
     Args:
@@ -176,7 +175,7 @@ def _as_checkpoint(gaussians: dict[str, Tensor]) -> dict[str, Any]:
     return {"step": _TRAINED - 1, "pipeline": parameters, "optimizers": {}, "schedulers": {}, "scalers": {}}
 
 
-def read_ply(path: Path, flag: str = START) -> dict[str, Tensor]:
+def read_ply(path: Path, flag: str) -> dict[str, Tensor]:
     """Read splatfacto's parameters of an exported splat, of the Gaussians that are finite.
 
     Raises:
