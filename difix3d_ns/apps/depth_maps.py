@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from difix3d_ns.apps.picture_tasks import loaded, usable_device
+from difix3d_ns.apps.picture_tasks import usable_device
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.posed_image import PosedImage
@@ -28,7 +28,7 @@ from difix3d_ns.io.point_files import write_points
 from difix3d_ns.io.progress import counted_down
 from difix3d_ns.ns.capture_reader import read_dataset
 from difix3d_ns.priors.base import Depth, DepthMap
-from difix3d_ns.priors.registry import load_depth
+from difix3d_ns.priors.registry import load_selected
 
 TRANSFORMS = "transforms.json"
 CLOUD = "points.ply"
@@ -55,7 +55,7 @@ def write_depths(
         output: folder: ``transforms.json`` with undistorted photos in ``images/``, their depth in ``depths/`` and its
             confidence in ``confidence/`` (float32 ``.npy``), coloured depth in ``pictures/``, and ``points.ply``; all
             in the scene's original coordinates and unit.
-        name, weights: as ``load_depth`` takes them.
+        name, weights: as ``load_prior`` takes them.
         long_side: of the maps in pixels at most.
         device: None for CUDA where there is one.
         force: overwrite what an earlier run has written.
@@ -69,7 +69,7 @@ def write_depths(
     """
     _check(scene, output, long_side, force)
     where = usable_device(device)
-    prior = loaded(Depth, "--prior", name, weights, lambda: load_depth(name, weights, where))
+    prior = load_selected(Depth, ("--prior", "--weights"), name, weights, where)
     capture = read_dataset(scene, scene.resolve().name, long_side, hold_out=0)
     _spare_photos(capture, output)
     if force:

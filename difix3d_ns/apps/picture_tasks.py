@@ -16,7 +16,6 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.images import READABLE, WRITABLE
 from difix3d_ns.io.progress import progress_bar
-from difix3d_ns.priors.registry import available_priors
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,6 @@ class PictureTask:
 
 
 Task = TypeVar("Task", bound=PictureTask)
-Prior = TypeVar("Prior")
 Outcome = tuple[Task, str | None]
 """a task that was tried, with its error, if there was one"""
 
@@ -206,25 +204,3 @@ def work_through(
     if failed:
         raise UserError(f"{len(failed)} of {len(tasks)} pictures failed: {'; '.join(failed[:5])}")
     return written
-
-
-def loaded(capability: type, flag: str, name: str, weights: str | None, load: Callable[[], Prior]) -> Prior:
-    """Load a prior that a command names.
-
-    Args:
-        capability: the protocol it keeps.
-        flag: that names it.
-        name, weights: as given.
-        load: what loads it.
-
-    Raises:
-        UserError: there is none of this name, or its weights cannot be read; the message names the flag.
-    """
-    known = available_priors(capability)
-    if "." not in name and name not in known:
-        raise UserError(f"{flag} {name}: one of {', '.join(known)}, or package.module of yours is needed")
-    try:
-        return load()
-    except (ValueError, OSError, RuntimeError) as error:
-        given = f"{flag} {name}" if weights is None else f"--weights {weights}"
-        raise UserError(f"{given}: {error}") from error

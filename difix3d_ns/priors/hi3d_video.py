@@ -22,7 +22,7 @@ _FACTOR = 2
 _DEPTH = 3  # places of depth along each side of a latent's
 
 
-class VideoOrbitRefiner:
+class VideoOrbitRefiner(OrbitRefiner):
     """Hi3D's second stage behind the contract of ``OrbitRefiner``.
 
     Yang et al., ACM MM 2024, section 3.3. The paper's depth is estimated from each frame; here it is the splat's,

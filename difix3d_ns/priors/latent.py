@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from difix3d_ns.geometry.resize import pad_to_multiple
+from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.networks.alternation import LEVELS, AlternatingUpscaler, Transition
 from difix3d_ns.priors.networks.diffusion import clean_estimate, noised, signal_levels
 from difix3d_ns.priors.networks.latent_autoencoder import LatentAutoencoder
@@ -25,7 +26,7 @@ NOISE_LEVEL = 20
 TILE, OVERLAP = 64, 32  # latents, as many as in training; StableSR's overlap
 
 
-class LatentUpscaler(AlternatingUpscaler):
+class LatentUpscaler(AlternatingUpscaler, Upscaler):
     """A published upscaler, which works at four times the photograph; smaller results are reduced from there.
 
     Args:

@@ -21,7 +21,7 @@ SCORE = 5.0
 Guidance = Literal["published", "closed"]
 
 
-class VideoOrbitGenerator:
+class VideoOrbitGenerator(OrbitGenerator):
     """A video diffusion model behind the contract of ``OrbitGenerator``.
 
     Pictures are made before white, and cut out from it. SV3D's last frame is the photograph's, which comes first here.

@@ -172,7 +172,7 @@ def make_orbit(picture: Path, config: SinglePhotoConfig, device: str = "cpu") ->
     frames = _generated(loaded, photo, config, state)
     cameras = object_cameras(config.elevation, frames[0].image.shape[0], config.frames)
     cut_out = [number == 0 or bool((frame.alpha < 0.5).any()) for number, frame in enumerate(frames)]
-    about = getattr(loaded, "about", f"What the photo does not show is made up by {generator.name}.")
+    about = loaded.about or f"What the photo does not show is made up by {generator.name}."
     if not all(cut_out):
         about += f" {cut_out.count(False)} of {len(frames)} frames are left out: their background has several colours."
     if sum(cut_out) < MIN_FRAMES:
