@@ -26,6 +26,7 @@ from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.point_files import write_points
 from difix3d_ns.io.progress import counted_down
+from difix3d_ns.io.transforms_frames import frame_entry
 from difix3d_ns.ns.capture_reader import read_dataset
 from difix3d_ns.priors.base import Depth, DepthMap
 from difix3d_ns.priors.registry import load_selected
@@ -36,7 +37,6 @@ GIVEN = "sparse_pc.ply"
 MIN_LONG_SIDE = 32
 _SHOWN = 0.5  # confidence from which a pixel is a point of the cloud
 _POINTS = 500_000
-_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def write_depths(
@@ -121,15 +121,9 @@ def _write(capture: Capture, maps: Sequence[DepthMap], output: Path) -> list[Pat
     for index, place in enumerate(file_names(distinct_names(capture.files))):
         place = place.relative_to(place.anchor)
         camera = capture.cameras[index]
-        pose = to_original @ camera.camera_to_world.double().numpy() @ _OPENGL
+        pose = to_original @ camera.camera_to_world.double().numpy()
         pose[:3, :3] /= unit
-        frame: dict[str, Any] = {
-            "file_path": ("images" / place).as_posix(),
-            **{"w": camera.width, "h": camera.height},
-            **dict(zip(("fl_x", "fl_y"), camera.intrinsics.diagonal().tolist(), strict=False)),
-            **dict(zip(("cx", "cy"), camera.intrinsics[:2, 2].tolist(), strict=True)),
-            "transform_matrix": pose.tolist(),
-        }
+        frame = frame_entry(("images" / place).as_posix(), camera, pose)
         _write_photo(capture, index, place, output, frame)
         if index in of_photo:
             found = of_photo[index]
