@@ -37,7 +37,7 @@ from difix3d_ns.ns.patches.eval_setup import find_trainings_again
 from difix3d_ns.ns.patches.event_writers import survive_a_full_disk
 from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
 from difix3d_ns.ns.splat_frame import SplatFrame
-from difix3d_ns.ns.starting_splat import LOAD_PLY, SplatPlacer, degree_of, read_loaded, read_start
+from difix3d_ns.ns.starting_splat import LOAD_PLY, SplatPlacer, degree_of, is_exported, read_loaded, read_start
 
 find_trainings_again()
 
@@ -97,7 +97,8 @@ class GuidedTrainerConfig(TrainerConfig):
     pipeline: GuidedPipelineConfig = field(default_factory=GuidedPipelineConfig)
     """pipeline settings"""
     load_ply: Path | None = None
-    """a splat to go on from: .ply of any origin; its coordinates are found by what it shows at three photos"""
+    """a splat to go on from: .ply of any origin, .compressed.ply or .spz; its coordinates are found by what it shows at
+    three photos"""
     load_transform: Path | None = None
     """coordinates of load-ply where they cannot be found: splat_frame.json or dataparser_transforms.json of the
     training that it comes from"""
@@ -330,7 +331,7 @@ class GuidedTrainer(Trainer):
             return
         path, state = self._loaded
         self._check_exposures(path, state)
-        if path.suffix.lower() == ".ply":
+        if is_exported(path):
             state = self._placed(path, state)
         try:
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
@@ -346,7 +347,7 @@ class GuidedTrainer(Trainer):
         CONSOLE.print(f"Loaded {path}: going on at step {self._start_step}.")
 
     def _placed(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
-        """Bring a .ply into the coordinates of this training."""
+        """Bring an exported splat into the coordinates of this training."""
 
         def load(candidate: dict[str, Any]) -> None:
             self.pipeline.load_pipeline(candidate["pipeline"], candidate["step"])
