@@ -33,7 +33,6 @@ class LatentUpscaler(AlternatingUpscaler, Upscaler):
         parts: the networks, on ``device``.
         device: where they live.
         transition, eta, samples, back_projection: see ``AlternatingUpscaler``.
-        max_pixels: of pictures that the autoencoder takes whole, see ``LatentAutoencoder``.
 
     Raises:
         ValueError: an argument out of its range, or the scheduler's configuration is unusable.
@@ -47,7 +46,6 @@ class LatentUpscaler(AlternatingUpscaler, Upscaler):
         eta: float = 0.0,
         samples: int = 1,
         back_projection: bool = True,
-        max_pixels: int | None = None,
     ) -> None:
         signals = signal_levels(parts.scheduler)
         levels = [level * (len(signals) - 1) // LEVELS[0] for level in LEVELS]
@@ -59,7 +57,7 @@ class LatentUpscaler(AlternatingUpscaler, Upscaler):
         )
         self._unet = parts.unet.eval().requires_grad_(False)
         network = parts.autoencoder.eval().requires_grad_(False)
-        self._autoencoder = LatentAutoencoder(network, *(() if max_pixels is None else (max_pixels,)))
+        self._autoencoder = LatentAutoencoder(network)
         self._multiple = 2 ** (len(self._unet.config.block_out_channels) - 1)  # of a latent's sides
         self._low_signal: float | None = None
         self._further: dict[str, Tensor] = {}  # inputs of the UNet
