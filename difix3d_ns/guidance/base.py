@@ -83,7 +83,7 @@ class GuidanceConfig(InstantiateConfig):
 
     @property
     def factor(self) -> float | None:
-        """Return the sides of pictures that the splat is made to be rendered at over those of the photographs.
+        """Return the scale of the intended renders relative to the photographs.
 
         None while that is not known: it depends on their sizes.
         """

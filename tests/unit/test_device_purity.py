@@ -23,7 +23,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from difix3d_ns.enhance.enhancer import Enhancer, EnhancerSettings
-from difix3d_ns.enhance.temporal import Frame, TemporalFilter
+from difix3d_ns.enhance.temporal import EnhancedFrame, TemporalFilter
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.stereo import stereo_depths, stereo_points
@@ -369,7 +369,7 @@ def _temporal_filter(place: Place) -> Any:
         assert view.camera is not None and view.depth is not None and view.alpha is not None
         previous = temporal.previous(caller, view.camera, view.depth, view.alpha, 0)
         assert (previous is not None) == (x > 0)
-        frame = Frame(view.camera, view.depth, view.alpha, 0, (), view.image - 0.5)
+        frame = EnhancedFrame(view.camera, view.depth, view.alpha, 0, (), view.image - 0.5)
         changes.append(temporal.blend_with_previous(caller, frame, previous))
     return changes
 
