@@ -24,7 +24,7 @@ from difix3d_ns.data.shards import Sample, find_shards, read_shards
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 from difix3d_ns.priors.alignment.aligned_references import align
 from difix3d_ns.priors.alignment.plane_alignment import features_of, request_on_a_plane
-from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, default_references
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.embedded import EmbeddedFixer, load
 from difix3d_ns.priors.none import IdentityFixer
@@ -33,16 +33,25 @@ from difix3d_ns.training.validate import LimitReferences
 _WINDOW = 9  # pixels
 
 
-class WithoutCameras:
+class WithoutCameras(Fixer):
     """A fixer that is shown references aligned by matched features, as ``difix3d fix --reference`` shows them."""
 
     def __init__(self, fixer: Fixer):
         self._fixer = fixer
-        self.trained_references, self.generative = fixer.trained_references, fixer.generative
+
+    @property
+    def trained_references(self) -> int | None:
+        """As of the fixer."""
+        return self._fixer.trained_references
+
+    @property
+    def generative(self) -> bool:
+        """As of the fixer."""
+        return self._fixer.generative
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``)."""
-        count = default_references(self._fixer)
+        count = self._fixer.default_references
         return self._fixer.fix(
             [
                 request_on_a_plane(

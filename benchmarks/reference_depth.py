@@ -23,7 +23,7 @@ from difix3d_ns.geometry.point_depth import point_depth
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import unproject
 from difix3d_ns.initialization.estimated_depths import estimate_depths, photo_depth
-from difix3d_ns.metrics.image import psnr
+from difix3d_ns.metrics.psnr import psnr
 from difix3d_ns.priors.base import Fixer, FixRequest
 from difix3d_ns.priors.registry import load_depth, load_fixer
 

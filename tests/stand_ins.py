@@ -10,7 +10,7 @@ from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimize
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
-from difix3d_ns.priors.base import FixRequest, FixResult
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 from difix3d_ns.views.protocols import Render
 
 
@@ -76,7 +76,7 @@ class NoReferences:
         pass
 
 
-class DeepFixer:
+class DeepFixer(Fixer):
     """A fixer that finds the depth 2 everywhere, and is sure of that alone."""
 
     trained_references = 1

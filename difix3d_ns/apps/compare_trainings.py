@@ -16,10 +16,10 @@ from rich.console import Console
 from difix3d_ns.apps.export_splat import load_pipeline
 from difix3d_ns.apps.opened_splats import full_size
 from difix3d_ns.apps.video_files import RATE, VIDEO, check_video, even, labelled, video_writer
-from difix3d_ns.data.capture import evenly_spaced
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.runs import evaluate
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.spacing import evenly_spaced
 from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.metrics.image import image_metrics, mean_metrics

@@ -13,6 +13,7 @@ from difix3d_ns.evaluation.comparison import write_comparison
 from difix3d_ns.evaluation.report import write_report
 from difix3d_ns.evaluation.runs import HeldOutView, Run
 from difix3d_ns.evaluation.table import metric_table
+from difix3d_ns.geometry.spacing import evenly_spaced
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.metrics.image import image_metrics, mean_metrics
 
@@ -25,9 +26,8 @@ def mean_over(views: Sequence[HeldOutView], enhanced: bool = False) -> dict[str,
 
 
 def spread_out(items: Sequence[Item], count: int) -> list[Item]:
-    """Choose so many items, evenly spaced."""
-    step = max(1, len(items) // count)
-    return list(items[step // 2 :: step][:count])
+    """Choose so many items, evenly spaced, none of them at an end."""
+    return [items[place] for place in evenly_spaced(len(items), count, ends=False)]
 
 
 def write_results(

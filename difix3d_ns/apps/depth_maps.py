@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from difix3d_ns.apps.picture_tasks import loaded, usable_device
+from difix3d_ns.apps.picture_tasks import usable_device
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.posed_image import PosedImage
@@ -26,9 +26,10 @@ from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.point_files import write_points
 from difix3d_ns.io.progress import counted_down
+from difix3d_ns.io.transforms_frames import frame_entry
 from difix3d_ns.ns.capture_reader import read_dataset
 from difix3d_ns.priors.base import Depth, DepthMap
-from difix3d_ns.priors.registry import load_depth
+from difix3d_ns.priors.registry import load_selected
 
 TRANSFORMS = "transforms.json"
 CLOUD = "points.ply"
@@ -36,7 +37,6 @@ GIVEN = "sparse_pc.ply"
 MIN_LONG_SIDE = 32
 _SHOWN = 0.5  # confidence from which a pixel is a point of the cloud
 _POINTS = 500_000
-_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def write_depths(
@@ -55,7 +55,7 @@ def write_depths(
         output: folder: ``transforms.json`` with undistorted photos in ``images/``, their depth in ``depths/`` and its
             confidence in ``confidence/`` (float32 ``.npy``), coloured depth in ``pictures/``, and ``points.ply``; all
             in the scene's original coordinates and unit.
-        name, weights: as ``load_depth`` takes them.
+        name, weights: as ``load_prior`` takes them.
         long_side: of the maps in pixels at most.
         device: None for CUDA where there is one.
         force: overwrite what an earlier run has written.
@@ -69,7 +69,7 @@ def write_depths(
     """
     _check(scene, output, long_side, force)
     where = usable_device(device)
-    prior = loaded(Depth, "--prior", name, weights, lambda: load_depth(name, weights, where))
+    prior = load_selected(Depth, ("--prior", "--weights"), name, weights, where)
     capture = read_dataset(scene, scene.resolve().name, long_side, hold_out=0)
     _spare_photos(capture, output)
     if force:
@@ -121,15 +121,9 @@ def _write(capture: Capture, maps: Sequence[DepthMap], output: Path) -> list[Pat
     for index, place in enumerate(file_names(distinct_names(capture.files))):
         place = place.relative_to(place.anchor)
         camera = capture.cameras[index]
-        pose = to_original @ camera.camera_to_world.double().numpy() @ _OPENGL
+        pose = to_original @ camera.camera_to_world.double().numpy()
         pose[:3, :3] /= unit
-        frame: dict[str, Any] = {
-            "file_path": ("images" / place).as_posix(),
-            **{"w": camera.width, "h": camera.height},
-            **dict(zip(("fl_x", "fl_y"), camera.intrinsics.diagonal().tolist(), strict=False)),
-            **dict(zip(("cx", "cy"), camera.intrinsics[:2, 2].tolist(), strict=True)),
-            "transform_matrix": pose.tolist(),
-        }
+        frame = frame_entry(("images" / place).as_posix(), camera, pose)
         _write_photo(capture, index, place, output, frame)
         if index in of_photo:
             found = of_photo[index]

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.io.splat_files import ENDINGS, write_splat
+from difix3d_ns.io.splat_files import ENDINGS, without_ending, write_splat
 from difix3d_ns.ns.config_paths import find_again
 from difix3d_ns.ns.finished_splat import finished_gaussians
 from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.splats.placing import placed
 
-Frame = Literal["training", "capture"]
+Coordinates = Literal["training", "capture"]
 _MAX_LOST = 0.1  # of a Gaussian's size
 
 
@@ -41,7 +41,7 @@ class Exported:
 def export(
     config: Path,
     output: Path,
-    frame: Frame = "training",
+    frame: Coordinates = "training",
     crop: tuple[float, ...] = (),
     keep_all: bool = False,
     force: bool = False,
@@ -83,7 +83,7 @@ def export(
     try:
         write_splat(output, gaussians)
         if frame == "training":
-            place.write(output.with_name(f"{_stem(output)}_frame.json"))
+            place.write(output.with_name(f"{without_ending(output)}_frame.json"))
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error}") from error
     return Exported(output, len(gaussians["means"]), left_out, output.stat().st_size / 1e6)
@@ -131,7 +131,3 @@ def load_pipeline(config: Path, device: str | None = None) -> Any:
 
     _, pipeline, _, _ = eval_setup(config, test_mode="test", update_config_callback=with_device)
     return pipeline
-
-
-def _stem(path: Path) -> str:
-    return next(path.name[: -len(ending)] for ending in ENDINGS if path.name.lower().endswith(ending))

@@ -34,7 +34,7 @@ from difix3d_ns.apps.picture_views import (
 )
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.images import Picture, read_picture, write_picture
-from difix3d_ns.priors.base import Fixer, FixRequest, aligns_references, default_references, describe_references
+from difix3d_ns.priors.base import Fixer, FixRequest
 from difix3d_ns.priors.registry import fixer_of, load_fixer
 
 RECORD = ".difix3d_fix.json"
@@ -150,12 +150,12 @@ def views_of(sources: Sources, fixer: Fixer, weights: str, where: str, pictures:
     Raises:
         UserError: the fixer can do nothing with what was given.
     """
-    count = sources.nearest or default_references(fixer)
+    count = sources.nearest or fixer.default_references
     if sources.scene is not None:
         return SceneViews(sources.scene, count, where)
     if sources.config is not None:
         return TrainingViews(sources.config, count, where)
-    if aligns_references(fixer):
+    if fixer.aligns:
         if not sources.references:
             raise UserError(
                 f"--weights {weights} repairs pictures by what photos show: give photos of the same things "
@@ -163,13 +163,13 @@ def views_of(sources: Sources, fixer: Fixer, weights: str, where: str, pictures:
                 "of a training (--config)"
             )
         return MatchedViews(lambda source: _choose(source, sources.references, max(MAX_CANDIDATES, count)), count)
-    own = sources.nearest or (1 if getattr(fixer, "trained_references", None) is None else count)
+    own = sources.nearest or (1 if fixer.trained_references is None else count)
 
     def choose(source: Path) -> tuple[Path, ...]:
         return _choose(source, sources.references, max(1, own))
 
     shown = max((len(choose(picture)) for picture in pictures), default=0)
-    if sentence := describe_references(fixer, shown):
+    if sentence := fixer.describe(shown):
         console = Console(stderr=True)
         console.print(f"[yellow]--weights {escape(weights)}: {sentence}[/yellow]", highlight=False, soft_wrap=True)
     return UnalignedViews(choose, where)

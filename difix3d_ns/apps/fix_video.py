@@ -16,14 +16,13 @@ from torch import Tensor
 from difix3d_ns.apps.fix_images import Sources, load_named_fixer, views_of
 from difix3d_ns.apps.picture_tasks import pictures_of, usable_device
 from difix3d_ns.apps.picture_views import MAX_CANDIDATES, NothingShared
-from difix3d_ns.data.capture import evenly_spaced
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.spacing import evenly_spaced
 from difix3d_ns.io.atomic import replacing
 from difix3d_ns.io.images import read_picture
 from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.io.video_frames import VIDEOS, check_ffmpeg, is_video, read_frames, video_length
 from difix3d_ns.priors.alignment.plane_alignment import flow_between, pixel_grid, sampled
-from difix3d_ns.priors.base import aligns_references, default_references
 
 ENDING = ".mp4"
 BLEND = 0.5
@@ -72,7 +71,7 @@ def fix_video(
     check_ffmpeg()
     where = usable_device(device)
     fixer = load_named_fixer(weights, where, dtype, compile)
-    count = MAX_CANDIDATES if aligns_references(fixer) else sources.nearest or default_references(fixer)
+    count = MAX_CANDIDATES if fixer.aligns else sources.nearest or fixer.default_references
     sources = replace(sources, references=_candidates(sources.references, count))
     for path in sources.references:
         read_picture(path)  # one that cannot be read is reported before the work begins

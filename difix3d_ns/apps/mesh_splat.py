@@ -13,7 +13,7 @@ import numpy as np
 import trimesh
 from rich.console import Console
 
-from difix3d_ns.apps.export_splat import Frame, check_crop, check_output
+from difix3d_ns.apps.export_splat import Coordinates, check_crop, check_output
 from difix3d_ns.apps.opened_splats import config_of, opened
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.progress import progress_bar
@@ -56,7 +56,7 @@ def mesh(
     output: Path | None = None,
     data: Path | None = None,
     options: MeshOptions | None = None,
-    frame: Frame = "training",
+    frame: Coordinates = "training",
     colours: Colours = "photos",
     texture: int | None = None,
     force: bool = False,

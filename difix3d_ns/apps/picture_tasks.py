@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,6 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.images import READABLE, WRITABLE
 from difix3d_ns.io.progress import progress_bar
-from difix3d_ns.priors.registry import available_priors
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,8 @@ class PictureTask:
     target: Path
 
 
-Task = TypeVar("Task", bound=PictureTask)
-Prior = TypeVar("Prior")
-Outcome = tuple[Task, str | None]
+AnyTask = TypeVar("AnyTask", bound=PictureTask)
+Outcome = tuple[AnyTask, str | None]
 """a task that was tried, with its error, if there was one"""
 
 
@@ -58,8 +57,7 @@ def picture_tasks(inputs: Sequence[Path], output: Path) -> list[PictureTask]:
         else:
             raise UserError(f"{path} does not exist")
         tasks += [PictureTask(file, output / _name(file)) for file in files]
-    targets = [task.target for task in tasks]
-    twice = {target.name for target in targets if targets.count(target) > 1}
+    twice = {target.name for target, count in Counter(task.target for task in tasks).items() if count > 1}
     if twice:
         raise UserError(f"several inputs are named {sorted(twice)[0]}; give them different names or run them apart")
     return tasks
@@ -115,7 +113,7 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def left_to_do(tasks: Sequence[Task], output: Path, record: FinishedPictures | None, force: bool) -> list[Task]:
+def left_to_do(tasks: Sequence[AnyTask], output: Path, record: FinishedPictures | None, force: bool) -> list[AnyTask]:
     """Choose the tasks that no earlier run has finished.
 
     Args:
@@ -159,11 +157,11 @@ def usable_device(name: str | None) -> str:
 
 
 def work_through(
-    tasks: Sequence[Task],
-    left: Sequence[Task],
+    tasks: Sequence[AnyTask],
+    left: Sequence[AnyTask],
     record: FinishedPictures | None,
     verb: str,
-    work: Callable[[list[Task], Callable[[str], None]], Iterable[Outcome[Task]]],
+    work: Callable[[list[AnyTask], Callable[[str], None]], Iterable[Outcome[AnyTask]]],
     together: int = 1,
 ) -> list[Path]:
     """Do tasks one after the other, with a progress bar; one that fails does not stop the others.
@@ -206,25 +204,3 @@ def work_through(
     if failed:
         raise UserError(f"{len(failed)} of {len(tasks)} pictures failed: {'; '.join(failed[:5])}")
     return written
-
-
-def loaded(capability: type, flag: str, name: str, weights: str | None, load: Callable[[], Prior]) -> Prior:
-    """Load a prior that a command names.
-
-    Args:
-        capability: the protocol it keeps.
-        flag: that names it.
-        name, weights: as given.
-        load: what loads it.
-
-    Raises:
-        UserError: there is none of this name, or its weights cannot be read; the message names the flag.
-    """
-    known = available_priors(capability)
-    if "." not in name and name not in known:
-        raise UserError(f"{flag} {name}: one of {', '.join(known)}, or package.module of yours is needed")
-    try:
-        return load()
-    except (ValueError, OSError, RuntimeError) as error:
-        given = f"{flag} {name}" if weights is None else f"--weights {weights}"
-        raise UserError(f"{given}: {error}") from error

@@ -10,10 +10,13 @@ from typing import Annotated, Literal
 import tyro
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.io import recipes
+
+_RECIPE = f"a recipe of configs/prior by name ({', '.join(recipes.shipped('prior'))}) or the path of a YAML file."
 
 
 def train_prior(
-    recipe: Annotated[str, tyro.conf.Positional],
+    recipe: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=_RECIPE)],
     output: Path,
     shards: Path | None = None,
     start: str | None = None,
@@ -28,8 +31,7 @@ def train_prior(
     accelerate launch -m difix3d_ns.apps.train_prior RECIPE --output DIR.
 
     Args:
-        recipe: a recipe of configs/prior by name (align, embedded, upscale, depth, eft, sparsefusion,
-            difix-finetune, smoke) or the path of a YAML file.
+        recipe: a recipe of configs/prior by name, or the path of a YAML file.
         output: folder for weights, metrics.json, MODEL_CARD.md, curves and what resuming needs.
         shards: folder that curate wrote (unset: samples are made from the recipe's scenes).
         start: weights to start from: a folder, or for a recipe of Difix also a hub id such as stabilityai/sd-turbo,

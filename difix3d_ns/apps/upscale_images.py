@@ -16,7 +16,6 @@ from difix3d_ns.apps.picture_tasks import (
     Outcome,
     PictureTask,
     left_to_do,
-    loaded,
     picture_tasks,
     usable_device,
     work_through,
@@ -26,8 +25,8 @@ from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.guidance.upscaled_photos import FACTORS
 from difix3d_ns.io.images import Picture, read_picture, write_picture
 from difix3d_ns.priors.base import Upscaler
-from difix3d_ns.priors.registry import load_upscaler
-from difix3d_ns.priors.single_photo import rounds_alone, upscale_alone
+from difix3d_ns.priors.registry import load_selected
+from difix3d_ns.priors.single_photo import upscale_alone
 
 RECORD = ".difix3d_upscale.json"
 """in a folder of results: which of them are finished, and with which settings"""
@@ -53,7 +52,7 @@ def upscale_pictures(
         output: a file if there is a single file in ``inputs``, else a folder (same names).
         factor: sides of the results over those of the pictures, one of ``FACTORS``. A row or column that has no whole
             number of pixels at 1.5 times its size is cut off.
-        upscaler, weights: as ``load_upscaler`` takes them.
+        upscaler, weights: as ``load_prior`` takes them.
         device: None for CUDA where there is one.
         dtype: None for the fastest the device handles well.
         force: overwrite what is there.
@@ -74,7 +73,7 @@ def upscale_pictures(
     record = None if single else FinishedPictures(output / RECORD, settings)
     left = left_to_do(tasks, output, record, force)
     where = usable_device(device)
-    prior = loaded(Upscaler, "--upscaler", upscaler, weights, lambda: load_upscaler(upscaler, weights, where, dtype))
+    prior = load_selected(Upscaler, ("--upscaler", "--weights"), upscaler, weights, where, dtype)
 
     def work(chunk: list[PictureTask], say: Callable[[str], None]) -> list[Outcome[PictureTask]]:
         return [(task, _upscale(task, prior, factor, seed, say)) for task in chunk]
@@ -102,7 +101,7 @@ def enlarge(picture: Picture, upscaler: Upscaler, factor: float, seed: int, say:
     alpha = None if picture.alpha is None else picture.alpha[:height, :width]
     low = _without_holes(picture.image, picture.alpha)[:height, :width]
 
-    rounds = rounds_alone(upscaler)
+    rounds = upscaler.rounds_alone
 
     def on_round(number: int) -> None:
         if rounds > 1:

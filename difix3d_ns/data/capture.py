@@ -16,6 +16,7 @@ from difix3d_ns.data.procedural.sample_pictures import load_picture, picture_nam
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.geometry.spacing import evenly_spaced
 
 _PARTS = 6  # of a sample picture: each counts about as much as the others, whatever its size
 
@@ -54,11 +55,6 @@ def thinned(capture: Capture, views: int) -> Capture:
     held_out = sorted({*capture.test, *capture.train} - {*kept})
     note = f"{len(kept)} of {len(capture.train)} training views are trained on, the others are held out (--views)"
     return replace(capture, train=kept, test=held_out, notes=(*capture.notes, note))
-
-
-def evenly_spaced(total: int, count: int) -> list[int]:
-    """Choose at most ``count`` of the numbers below ``total``, evenly spaced."""
-    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist()
 
 
 def picture_capture(long_side: int) -> Capture:

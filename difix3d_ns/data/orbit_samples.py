@@ -12,9 +12,10 @@ import torch
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.data.procedural import photograph_world, training_world
 from difix3d_ns.data.procedural.dataset import structure_points
-from difix3d_ns.data.samples import MIN_PSNR, psnr
+from difix3d_ns.data.samples import MIN_PSNR
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.data.strategies import Unit
+from difix3d_ns.metrics.psnr import psnr
 from difix3d_ns.priors.base import FixRequest
 
 FRAMES = 16

@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from difix3d_ns.data.capture import Capture, evenly_spaced
+from difix3d_ns.data.capture import Capture
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.data.strategies import Unit
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.geometry.spacing import evenly_spaced
 from difix3d_ns.geometry.stereo import matching_neighbours
 from difix3d_ns.geometry.warp import in_view
+from difix3d_ns.metrics.psnr import psnr
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.views.references import choose_references
 
@@ -89,8 +91,3 @@ class UnitSamples:
         _, depth, alpha = self.unit.splat.render(self.capture.cameras[index])
         mask = None if self.capture.masks is None else self.capture.masks[index]
         return PosedImage(self.capture.images[index], self.capture.cameras[index], depth, alpha, mask)
-
-
-def psnr(image: Tensor, truth: Tensor) -> float:
-    """PSNR of a picture in dB; 100 at most."""
-    return float(-10 * torch.log10((image - truth).square().mean().clamp_min(1e-10)))

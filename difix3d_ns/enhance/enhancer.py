@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from difix3d_ns.enhance.temporal import Frame, TemporalFilter
+from difix3d_ns.enhance.temporal import EnhancedFrame, TemporalFilter
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.io.device_memory import return_unused_memory
@@ -83,6 +83,6 @@ class Enhancer:
             indices = self._references.select(camera, Render(image, alpha, depth), self.references, kept)
             views = [self._references.view(index) for index in indices]
             fixed = fixer.fix([FixRequest(image, views, camera, depth, alpha)])[0].image.to(image)
-            frame = Frame(camera, depth, alpha, version, tuple(indices), fixed - image)
+            frame = EnhancedFrame(camera, depth, alpha, version, tuple(indices), fixed - image)
             fixed = image + self.temporal_filter.blend_with_previous(caller, frame, previous)
         return torch.lerp(image, fixed, settings.strength).clamp(0, 1)

@@ -8,7 +8,8 @@ from typing import Literal
 import tyro
 
 from difix3d_ns.io.config_fields import check_share
-from difix3d_ns.priors.fixer_config import FixerConfig, Precision
+from difix3d_ns.priors.fixer_config import FixerConfig
+from difix3d_ns.priors.prior_config import Precision
 
 EnhanceMode = Literal["off", "key", "rgb"]
 

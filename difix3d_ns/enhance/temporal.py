@@ -24,7 +24,7 @@ _STRIDE = 8  # pixels: motion is smooth
 
 
 @dataclass(frozen=True)
-class Frame:
+class EnhancedFrame:
     """An enhanced frame."""
 
     camera: Pinhole
@@ -46,9 +46,11 @@ class TemporalFilter:
 
     def __init__(self, blend: float = BLEND) -> None:
         self.blend = blend
-        self._last: WeakKeyDictionary[Any, Frame] = WeakKeyDictionary()
+        self._last: WeakKeyDictionary[Any, EnhancedFrame] = WeakKeyDictionary()
 
-    def previous(self, caller: Any, camera: Pinhole, depth: Tensor, alpha: Tensor, version: Any) -> Frame | None:
+    def previous(
+        self, caller: Any, camera: Pinhole, depth: Tensor, alpha: Tensor, version: Any
+    ) -> EnhancedFrame | None:
         """Return the caller's last frame if the camera moved little since then and nothing else changed.
 
         Args:
@@ -63,7 +65,7 @@ class TemporalFilter:
             return None
         return None if motion(camera, depth, alpha, last.camera) > MAX_MOTION else last
 
-    def blend_with_previous(self, caller: Any, frame: Frame, previous: Frame | None) -> Tensor:
+    def blend_with_previous(self, caller: Any, frame: EnhancedFrame, previous: EnhancedFrame | None) -> Tensor:
         """Blend a frame's change with the previous one's, by the splat's depth, and remember the frame.
 
         The render is not touched: what the splat shows moves as before, and only what the fixer adds is steadied.

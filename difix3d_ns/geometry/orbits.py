@@ -63,13 +63,12 @@ def converging(cameras: Sequence[Pinhole]) -> bool:
     return bool((ahead > 0).all()) and bool((aside < _CONVERGING * distance).all()) and spread > _MIN_SPREAD
 
 
-def hemisphere(cameras: Sequence[Pinhole], count: int, seed: int = 0) -> list[Pinhole]:
+def hemisphere(cameras: Sequence[Pinhole], count: int) -> list[Pinhole]:
     """Place cameras on the part of a hemisphere that others stand on, looking where they look.
 
     Args:
         cameras: that stand around something; see ``converging``.
-        count: how many.
-        seed: of the places, which are spread evenly (Halton).
+        count: how many, spread evenly (Halton).
 
     Returns:
         Cameras with azimuths and elevations somewhat beyond those of ``cameras``, and with radius, intrinsics and size
@@ -85,7 +84,7 @@ def hemisphere(cameras: Sequence[Pinhole], count: int, seed: int = 0) -> list[Pi
     offsets, radii = around.offsets, around.radii
     low = float(around.elevations.min()) - _ELEVATION
     high = min(float(around.elevations.max()) + _ELEVATION, _UPRIGHT)
-    places = torch.from_numpy(qmc.Halton(2, rng=seed).random(4 * count + 16))  # some repeat a camera
+    places = torch.from_numpy(qmc.Halton(2, rng=0).random(4 * count + 16))  # some repeat a camera
     found: list[Pinhole] = []
     for along, above in places.double().tolist():
         way = around.way(start + span * along, low + (high - low) * above)

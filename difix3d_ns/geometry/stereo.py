@@ -18,6 +18,7 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
+from difix3d_ns.geometry.spacing import evenly_spaced
 from difix3d_ns.geometry.warp import in_view, project, reproject, unproject
 
 LONG_SIDE = 480
@@ -68,8 +69,7 @@ def stereo_depths(
     """
     if len(photographs) < 2:
         return {}
-    count = len(photographs)
-    chosen = sorted({round(i) for i in torch.linspace(0, count - 1, min(count, _MAX_VIEWS)).tolist()})
+    chosen = evenly_spaced(len(photographs), _MAX_VIEWS)
     if points is not None:
         points = points[:: max(1, len(points) // _MAX_POINTS)]
     fine = [_grey(photograph, LONG_SIDE) for photograph in photographs]

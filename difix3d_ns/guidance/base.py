@@ -16,7 +16,7 @@ from difix3d_ns.guidance.status import Status
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.splats.losses.log_depth import depth_loss
-from difix3d_ns.views.protocols import PointCloud, References, Renderer, Scene
+from difix3d_ns.views.protocols import References, Renderer, Scene
 from difix3d_ns.views.view import TrainView
 
 Losses = dict[str, Tensor]
@@ -43,6 +43,8 @@ class GuidanceConfig(InstantiateConfig):
     """fields that a resumed training takes over from its checkpoint where they are unset"""
     announced: ClassVar[dict[str, str]] = {}
     """fields whose CPU-sized value is printed, with a sentence for each"""
+    starting_flag: ClassVar[str] = "--pipeline.guidance.start"
+    """flag of ``starting_splat``, for messages"""
     serves_one_photo: ClassVar[bool] = False
     """whether a scene may be one picture, whose other frames a generator makes"""
 
@@ -81,7 +83,7 @@ class GuidanceConfig(InstantiateConfig):
 
     @property
     def factor(self) -> float | None:
-        """Return the sides of pictures that the splat is made to be rendered at over those of the photographs.
+        """Return the scale of the intended renders relative to the photographs.
 
         None while that is not known: it depends on their sizes.
         """
@@ -113,13 +115,6 @@ class Guidance:
             UserError: the scene cannot be trained on so.
         """
 
-    def initial_points(self) -> PointCloud | None:
-        """Return points to start from instead of the scene's.
-
-        Called after ``setup``, before optimizers; not if the training is resumed.
-        """
-        return None
-
     def windows(self, run: Run) -> Sequence[Window]:
         """Return the windows of densification, in order; none: splatfacto's own. Asked before ``setup``."""
         return ()
@@ -148,13 +143,6 @@ class Guidance:
     def weighs_photographs(self) -> bool:
         """Return whether ``losses`` changes anything on a photograph: if not, steps on one are spared the call."""
         return type(self).losses is not Guidance.losses
-
-    def counts(self, view: TrainView) -> bool:
-        """Return whether gradients of a step on this view count for densification.
-
-        Its thresholds are made for those of photographs, so views that stand for none do not unless a guidance says so.
-        """
-        return view.photo is not None
 
     def losses(self, outputs: Outputs, view: TrainView, base: Losses) -> Losses:
         """Compute the losses of a step.

@@ -414,7 +414,7 @@ class DifixGuidance(Guidance):
         return view if self.config.depth_weight > 0 else replace(view, depth=None)
 
     def _share(self) -> float:
-        """Return the share of steps that pseudo-views get: those requested where none were planned, a photograph's."""
+        """Share of steps of pseudo-views; requested views without planned ones count as one photograph each."""
         return self.probability or min(PROBABILITY, len(self.pool) / (len(self.pool) + len(self._scene)))
 
     def rotation(self) -> int:

@@ -10,7 +10,7 @@ import torch
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
-from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, describe_references
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.views.protocols import References, Renderer
 
@@ -90,7 +90,7 @@ class ViewFixer:
 
     def describe(self) -> list[str]:
         """Sentences for users on what the fixer is shown, and on what it teaches where no photograph shows anything."""
-        sentences = [describe_references(self.load(), self.references)]
+        sentences = [self.load().describe(self.references)]
         if self.load().generative:
             weight = self.unseen_weight
             teaches = f"teaches with weight {weight:g}" if weight else "teaches nothing"

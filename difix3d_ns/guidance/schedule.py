@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
+from difix3d_ns.geometry.spacing import evenly_spaced
 
 _FIRST = 0.375
 """First round, as a share of training: before, the splat is too coarse for its depth to align photographs, and what a
@@ -61,7 +62,7 @@ class RoundSchedule:
 
     def round_at(self, step: int) -> int:
         """Return the round that is due at this step, from 1; 0 before the first."""
-        return int(np.searchsorted(self.starts, step, side="right"))
+        return bisect_right(self.starts, step)
 
     def weight(self, step: int, first_view: int | None = None) -> float:
         """Return the weight of a made view's loss, relative to a photograph's: 0 until the first round, then a ramp.
@@ -104,8 +105,7 @@ def plan_rounds(
     end_step = first_step + int(_END * length)
     candidates = range(first_step + math.ceil(_FIRST * length), first_step + int(_LAST * length) + 1)
     fit = [step for step in candidates if step < end_step and fit_at(step)]
-    places = np.linspace(0, len(fit) - 1, min(rounds, len(fit))).round().astype(int)
-    starts = tuple(fit[place] for place in places)
+    starts = tuple(fit[place] for place in evenly_spaced(len(fit), rounds))
     views_per_step = views_at_once
     if starts:  # else views can still be requested
         ends = (*starts[1:], max(end_step, starts[-1] + 1))

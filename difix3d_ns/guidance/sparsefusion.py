@@ -124,7 +124,7 @@ class SparseFusionGuidance(Guidance):
     # ------------------------------------------------------------------ before training
 
     def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
-        self._scene, self._renderer, self._references, self._run = scene, renderer, references, run
+        self._scene, self._renderer, self._run = scene, renderer, run
         self._names = scene.names()
         if len(scene) < 2:
             raise UserError(
@@ -217,7 +217,7 @@ class SparseFusionGuidance(Guidance):
 
     @property
     def _generative(self) -> bool:
-        return bool(getattr(self.generator, "generative", False))
+        return self.generator.generative
 
     def _work(self, number: int, step: int) -> None:
         started = time.perf_counter()
@@ -366,7 +366,6 @@ class SparseFusionGuidance(Guidance):
     # ------------------------------------------------------------------ state
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        self._references.forget()
         if self._state is not None and self._state is not self._kept:
             self.pool.put_state(_STATE, self._state)
             self._kept = self._state

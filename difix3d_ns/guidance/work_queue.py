@@ -6,10 +6,10 @@ import queue
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-Task = TypeVar("Task")
+Work = TypeVar("Work")
 
 
-class WorkQueue(Generic[Task]):
+class WorkQueue(Generic[Work]):
     """Tasks in order, with a budget per training step.
 
     Args:
@@ -18,7 +18,7 @@ class WorkQueue(Generic[Task]):
 
     def __init__(self, per_step: int = 1) -> None:
         self.per_step = per_step
-        self.tasks: list[Task] = []
+        self.tasks: list[Work] = []
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def request(self, action: Callable[[], None]) -> None:

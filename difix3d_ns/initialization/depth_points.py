@@ -30,7 +30,7 @@ _CELLS = 64
 """of a depth map's longer side: the nearest point in each is seen, those behind it may be hidden"""
 
 
-def depth_points(scene: Scene, count: int, seed: int = 0) -> PointCloud | None:
+def depth_points(scene: Scene, count: int) -> PointCloud | None:
     """Back-project the depth of the training photographs where it is trusted most.
 
     The same number of pixels is drawn from each photograph, in proportion to their confidence. A point that other
@@ -39,7 +39,6 @@ def depth_points(scene: Scene, count: int, seed: int = 0) -> PointCloud | None:
     Args:
         scene: whose photographs.
         count: maximum number of points.
-        seed: of the random choice.
 
     Returns:
         The points, on the photographs' device; None if no depth is trusted.
@@ -48,7 +47,7 @@ def depth_points(scene: Scene, count: int, seed: int = 0) -> PointCloud | None:
     if not depths or count < 1:
         return None
     quota = -(-_SPARE * count // len(depths))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     positions, colours = [], []
     for index, depth in depths.items():
         trusted = ((depth.depth > 0) & (depth.confidence > _LOW)).flatten().cpu()

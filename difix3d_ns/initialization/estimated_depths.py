@@ -9,15 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.point_depth import point_depth
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.geometry.stereo import StereoDepth, stereo_depths
-from difix3d_ns.io.config_fields import check_at_least, fill_unset
+from difix3d_ns.io.config_fields import check_at_least, check_share, fill_unset
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import Depth, DepthMap
-from difix3d_ns.priors.registry import check_prior_name, load_depth
+from difix3d_ns.priors.prior_config import PriorConfig
 from difix3d_ns.views.coverage import spare_share
 from difix3d_ns.views.protocols import PhotoDepth
 
@@ -33,9 +32,11 @@ _SWEPT_ERROR = 0.01
 
 
 @dataclass
-class PhotoDepthConfig:
+class PhotoDepthConfig(PriorConfig[Depth | None]):
     """Settings of the depth of training photos: where it comes from, and how it is learned from."""
 
+    capability: ClassVar[type] = Depth
+    flag: ClassVar[str] = "--pipeline.depth"
     kept: ClassVar[tuple[str, ...]] = ("name",)
     name: str | None = None
     """what estimates depth where photos bring none: multiview (embedded), single-view (published weights that you
@@ -63,32 +64,16 @@ class PhotoDepthConfig:
             spare = run.images <= _MAX_PHOTOS and spare_share(run.images, run.steps)
             fill_unset(self, name="multiview" if spare else "none")
 
-    def check(self, flag: str) -> None:
-        """Raise a UserError that names the flag if a number is out of its range."""
-        check_at_least(self, flag, {"weight": 0})
-        if not 0 <= self.fade <= 1:
-            raise UserError(f"{flag}.fade {self.fade}: a number from 0 to 1 is needed")
+    def check(self, flag_prefix: str) -> None:
+        """Check the name and the numbers (see ``PriorConfig``)."""
+        check_at_least(self, flag_prefix, {"weight": 0})
+        check_share(self, flag_prefix, "fade")
         if self.name not in (None, "none"):
-            check_prior_name(Depth, str(self.name), flag)
+            super().check(flag_prefix)
 
-    def load(self, device: torch.device, flag: str = "--pipeline.depth") -> Depth | None:
-        """Load the prior, once per process; None for none.
-
-        Args:
-            device: where its network lives.
-            flag: common beginning of its flags, for the message of a failure.
-
-        Raises:
-            UserError: its name or weights are unusable.
-        """
-        if self.name in (None, "none"):
-            return None
-        try:
-            return load_depth(self.name, self.weights, str(device))
-        except (ValueError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"the depth prior {self.name!r} cannot be loaded ({flag}.name, {flag}.weights): {error}"
-            ) from error
+    def load(self, device: torch.device, flag_prefix: str | None = None) -> Depth | None:
+        """Load the prior, once per process; None for none (see ``PriorConfig``)."""
+        return None if self.name in (None, "none") else super().load(device, flag_prefix)
 
 
 def estimate_depths(
@@ -127,7 +112,7 @@ def estimate_depths(
         index: _certain(found, photographs[index])
         for index, found in stereo_depths(photographs, points, counted).items()
     }
-    if getattr(prior, "wants_matched_depth", False):
+    if prior.wants_matched_depth:
         for index, matched in swept.items():
             given = hinted[index].depth
             depth = matched if given is None else matched.where(matched > 0, given.to(matched))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.geometry.spacing import evenly_spaced
 from difix3d_ns.geometry.stereo import matching_neighbours
 from difix3d_ns.geometry.warp import reproject
 from difix3d_ns.views.protocols import Scene
@@ -53,7 +54,7 @@ def match_exposures(scene: Scene, most: int = 1000) -> MatchedExposures | None:
     Returns:
         The changes, on the CPU; None where nothing is shared.
     """
-    chosen = sorted({round(i) for i in torch.linspace(0, len(scene) - 1, min(len(scene), most)).tolist()})
+    chosen = evenly_spaced(len(scene), most)
     pairs = _shared_colours(scene, chosen)
     if not pairs:
         return None

@@ -10,6 +10,7 @@ from scipy import ndimage
 CutOut = Literal["no", "masks", "plain"]
 _TOLERANCE = 26  # of 255, in each channel, between a background's pixels and its colour
 _MIN_SHARE = 0.6  # of the border's pixels that have it
+_ROUNDS = 5  # of GrabCut
 _MAX_BOX = 0.98  # of the picture
 
 
@@ -50,13 +51,12 @@ def before_plain_background(pixels: np.ndarray) -> np.ndarray | None:
     return found[..., None]
 
 
-def within_box(pixels: np.ndarray, box: tuple[int, int, int, int], rounds: int = 5) -> np.ndarray:
+def within_box(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
     """Find what stands within a box before a background that is like the rest of the picture (OpenCV's GrabCut).
 
     Args:
         pixels: [H, W, 3] uint8.
         box: left, top, right, bottom in pixels; the object lies within.
-        rounds: of GrabCut.
 
     Returns:
         [H, W, 1] bool; all false where nothing is found.
@@ -76,7 +76,7 @@ def within_box(pixels: np.ndarray, box: tuple[int, int, int, int], rounds: int =
     cv2.setRNGSeed(0)
     models = np.zeros((1, 65)), np.zeros((1, 65))
     bgr = np.ascontiguousarray(pixels[..., ::-1])
-    cv2.grabCut(bgr, labels, (left, top, right - left, bottom - top), *models, rounds, cv2.GC_INIT_WITH_RECT)
+    cv2.grabCut(bgr, labels, (left, top, right - left, bottom - top), *models, _ROUNDS, cv2.GC_INIT_WITH_RECT)
     found: np.ndarray = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
     found = ndimage.binary_opening(found, iterations=1)
     return ndimage.binary_fill_holes(found)[..., None] if found.any() else found[..., None]

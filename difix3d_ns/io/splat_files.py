@@ -34,14 +34,29 @@ def write_splat(file: Path, gaussians: Mapping[str, Tensor]) -> None:
         _write(part, file, gaussians)
 
 
+def without_ending(file: Path) -> str:
+    """Return the name of a splat's file up to its ending, one of ``ENDINGS``."""
+    return next(file.name[: -len(ending)] for ending in ENDINGS if file.name.lower().endswith(ending))
+
+
 def is_splat(file: Path) -> bool:
     """Return whether a .ply holds Gaussians, by its head; a mesh or points it may be else."""
     try:
-        with file.open("rb") as stream:
-            head = stream.read(_HEAD).partition(b"end_header")[0]
+        return b" f_dc_0" in _head(file) or is_compressed(file)
     except OSError:
         return False
-    return any(name in head for name in (b" f_dc_0", b" packed_position"))
+
+
+def is_compressed(file: Path) -> bool:
+    """Return whether a splat is in a form that ``read_splat`` alone reads: .spz, or .ply with packed Gaussians."""
+    return file.suffix.lower() == ".spz" or b" packed_position" in _head(file)
+
+
+def _head(file: Path) -> bytes:
+    """Head of a .ply, empty where it does not end."""
+    with file.open("rb") as stream:
+        head, end, _ = stream.read(_HEAD).partition(b"end_header")
+    return head if end else b""
 
 
 def _write(part: Path, file: Path, gaussians: Mapping[str, Tensor]) -> None:

@@ -40,7 +40,7 @@ def smoothed(mesh: trimesh.Trimesh, iterations: int = SMOOTHING) -> trimesh.Trim
     return filtered
 
 
-def seen_alone(mesh: trimesh.Trimesh, counts: np.ndarray, smallest: int) -> trimesh.Trimesh:
+def without_unseen(mesh: trimesh.Trimesh, counts: np.ndarray, smallest: int) -> trimesh.Trimesh:
     """Leave out faces of which no corner is shown by ``smallest`` pictures.
 
     Args:

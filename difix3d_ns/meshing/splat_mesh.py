@@ -12,13 +12,13 @@ import trimesh
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from difix3d_ns.data.capture import evenly_spaced
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.orbits import converging, hemisphere
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.meshing.cleaning import SMOOTHING, closed, inside, seen_alone, simplified, smoothed, without_specks
+from difix3d_ns.geometry.spacing import evenly_spaced
+from difix3d_ns.meshing.cleaning import SMOOTHING, closed, inside, simplified, smoothed, without_specks, without_unseen
 from difix3d_ns.meshing.depth_view import DepthView, depth_view
 from difix3d_ns.meshing.extent import PHOTOS, pixel_size, seen_box
 from difix3d_ns.meshing.painting import Occlusion, Points, colours
@@ -211,7 +211,7 @@ def _cleaned(
         seen_by = 0 if converging(cameras) else min(_ROOM_PHOTOS, max(1, len(photos) // 3))
     if seen_by and len(mesh.faces):
         counts = Occlusion(mesh).count(_corners(mesh), photos)
-        mesh, _ = without_specks(seen_alone(mesh, counts, seen_by))
+        mesh, _ = without_specks(without_unseen(mesh, counts, seen_by))
     if options.close and len(mesh.faces):
         mesh = closed(mesh)
     faces = options.faces or (TEXTURED_FACES if options.texture else None)

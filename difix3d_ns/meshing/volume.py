@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,14 +94,6 @@ class Volume:
             return trimesh.Trimesh()
         place = self._box.low + vertices.astype(np.float64) * self.voxel
         return trimesh.Trimesh(place, faces[:, ::-1], process=True)
-
-
-def fused(views: Iterable[DepthView], box: Box, voxels: int) -> trimesh.Trimesh:
-    """Return the surface that views show; see ``Volume``."""
-    volume = Volume(box, voxels)
-    for view in views:
-        volume.add(view)
-    return volume.surface()
 
 
 def needed_bytes(box: Box, voxels: int) -> int:

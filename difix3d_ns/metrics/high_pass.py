@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.metrics.psnr import psnr
 
 MIN_RMS = 1e-4
 """root mean square below which detail counts as none: a tenth of what rounding to 8 bits leaves"""
-_MIN_ERROR = 1e-10  # equal pictures get 100 dB: infinity is no JSON
 
 
 def high_pass(picture: Tensor, factor: float) -> Tensor:
@@ -73,8 +73,7 @@ def low_consistency(picture: Tensor, low: Tensor) -> float:
         raise ValueError(f"a photo {list(low.shape)} is larger than the picture {list(picture.shape)}")
     planes = picture.detach().to("cpu", torch.float64).clamp(0, 1).permute(2, 0, 1)[None]
     reduced = resample(planes, *low.shape[:2]).clamp(0, 1)[0].permute(1, 2, 0)
-    error = torch.mean((reduced - low.detach().to("cpu", torch.float64)) ** 2)
-    return float(-10 * torch.log10(error.clamp_min(_MIN_ERROR)))
+    return psnr(reduced, low.detach().cpu())
 
 
 class RunningCorrelation:

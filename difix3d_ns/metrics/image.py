@@ -12,8 +12,9 @@ import torch
 from pytorch_msssim import ssim
 from torch import Tensor
 
+from difix3d_ns.metrics.psnr import psnr
+
 _WINDOW = 11  # of SSIM's Gaussian, pixels
-_MIN_ERROR = 1e-10  # equal pictures get 100 dB: infinity is no JSON
 
 
 def image_metrics(prediction: Tensor, truth: Tensor) -> dict[str, float]:
@@ -53,12 +54,6 @@ def mean_flip(prediction: Tensor, truth: Tensor) -> float:
     first, second = (t.detach().to("cpu", torch.float32).clamp(0, 1).contiguous().numpy() for t in (prediction, truth))
     _, mean, _ = flip_evaluator.evaluate(second, first, "LDR", inputsRGB=True, applyMagma=False)
     return float(mean)
-
-
-def psnr(prediction: Tensor, truth: Tensor) -> float:
-    """PSNR in dB of two pictures of one shape in [0, 1], 100 for equal ones."""
-    error = torch.mean((prediction.double() - truth.double()) ** 2)
-    return float(-10 * torch.log10(error.clamp_min(_MIN_ERROR)))
 
 
 def mean_metrics(pictures: list[dict[str, float]]) -> dict[str, float]:

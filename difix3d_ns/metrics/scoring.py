@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -10,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from difix3d_ns.metrics.image import image_metrics
+from difix3d_ns.metrics.psnr import psnr
 
 Ssim = Literal["inner", "padded", "own-range", "full", "uniform"]
 _REACH = 5  # pixels of SSIM's Gaussian on either side
-_MIN_ERROR = 1e-10  # as in ``image_metrics``
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,9 @@ def score(picture: Tensor, truth: Tensor, scoring: Scoring, mask: Tensor | None 
 
 
 def _psnr(first: Tensor, second: Tensor, used: Tensor, by_channel: bool) -> float:
-    errors = (((first - second).double() ** 2) * used).sum((0, 1)) / used.sum()
     if not by_channel:
-        errors = errors.mean()
-    return float((-10 * torch.log10(errors.clamp_min(_MIN_ERROR))).mean())
+        return psnr(first, second, used)
+    return fmean(psnr(one, other, used) for one, other in zip(first.split(1, -1), second.split(1, -1), strict=True))
 
 
 def _ssim(first: Tensor, second: Tensor, used: Tensor, kind: Ssim) -> float:

@@ -188,11 +188,10 @@ def error_lines(output: str) -> str:
 
 
 def _find_nvcc() -> str | None:
-    """Return the nvcc that torch starts: that of CUDA_HOME if it is set, else on the PATH, else in /usr/local/cuda."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if home:
-        return shutil.which("nvcc", path=str(Path(home) / "bin"))
-    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    """Return the nvcc that torch starts."""
+    from torch.utils.cpp_extension import CUDA_HOME  # or on the PATH, or in /usr/local/cuda
+
+    return None if CUDA_HOME is None else shutil.which("nvcc", path=str(Path(CUDA_HOME) / "bin"))
 
 
 def _find_ninja() -> str | None:

@@ -12,6 +12,7 @@ import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.plugins.registry import discover_methods
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
@@ -95,8 +96,9 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
         data = self.datamanager.data or getattr(self.datamanager.dataparser, "data", None)
         if is_single_photo(data) and not self.guidance.serves_one_photo:
             raise UserError(
-                f"{data} is one photo, and this method learns from photos of several sides: train hi3d-splatfacto, "
-                "which makes frames of the other sides, or give the folder of a scene"
+                f"{data} is one photo, and this method learns from photos of several sides: train "
+                f"{' or '.join(_methods_of_one_photo())}, which makes frames of the other sides, or give the folder of "
+                "a scene"
             )
         if self.sparse_helps:
             return
@@ -112,6 +114,16 @@ class GuidedPipelineConfig(VanillaPipelineConfig):
                 raise UserError(
                     f"{flag}.sparse-helps False switches off what {flag}.{name} {value} requests: leave one of them out"
                 )
+
+
+def _methods_of_one_photo() -> list[str]:
+    """Names of the installed methods that a single photograph is enough for."""
+    pipelines = {name: config.pipeline for name, config in discover_methods()[0].items()}
+    return [
+        name
+        for name, pipeline in pipelines.items()
+        if isinstance(pipeline, GuidedPipelineConfig) and pipeline.guidance.serves_one_photo
+    ]
 
 
 class _Sequence:
@@ -150,6 +162,7 @@ class GuidedPipeline(VanillaPipeline):
         """space in front of the cameras in which nothing is"""
         self._last_step, self._estimated_in = 0, 0.0
         self._losses = LossMeans()
+        self._made_views: str | None = None
         # its own renderer and references: what is shown must not change what is trained
         self.renderer = SplatRenderer(self.model)
         fixer = config.enhancer.fixer(config.guidance.fixer_config)
@@ -201,10 +214,6 @@ class GuidedPipeline(VanillaPipeline):
         if not (self._add_depth_points(run) and self.config.initial_points.stereo_by_default):
             self._add_stereo_points(run)
         self.set_up_guidance(run)
-        if (points := self.guidance.initial_points()) is not None:
-            if self.model.config.random_init:
-                raise UserError("--pipeline.model.random-init True: this method brings points of its own; leave it out")
-            self.model.set_initial_points(points.positions, points.colours)
 
     def set_up_guidance(self, run: Run) -> None:
         """Prepare the guidance for a training, once the splat it starts from is there.
@@ -398,9 +407,9 @@ class GuidedPipeline(VanillaPipeline):
             batch["image"] = torch.lerp(render, batch["image"], made.confidence)
         of_photograph = made is None or made.photo is not None
         if isinstance(self.model.strategy, CappedStrategy):
-            self.model.strategy.counting = made is None or self.guidance.counts(made)
+            self.model.strategy.counting = of_photograph  # its thresholds are made for gradients of photographs
         base = self.model.get_loss_dict(outputs, batch, metrics)
-        self._losses.follow("photographs" if of_photograph else "pseudo-views", base["main_loss"].detach())
+        self._losses.follow("photographs" if of_photograph else self._plural(step), base["main_loss"].detach())
         if not of_photograph:
             # the curve of photographs stays readable: made views have their own
             metrics = {"pseudo_" + key if key == "psnr" else key: value for key, value in metrics.items()}
@@ -408,6 +417,12 @@ class GuidedPipeline(VanillaPipeline):
         if target is not None:
             losses = losses | {"photo_depth_loss": self._photo_depth_loss(outputs, target)}
         return outputs, losses, metrics
+
+    def _plural(self, step: int) -> str:
+        """Return how the guidance calls the views it makes."""
+        if self._made_views is None:
+            self._made_views = self.guidance.status(step).plural
+        return self._made_views
 
     def _photo_depth(self, made: TrainView | None, batch: dict[str, Any], step: int) -> PhotoDepth | None:
         """Return the depth of the photograph a step learns from, if it is learned from."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
+from difix3d_ns.io.splat_files import ENDINGS, is_compressed, read_splat, without_ending
 from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.splats.placing import placed
 from difix3d_ns.views.likeness import MIN_PSNR, checked_photographs, psnr_at
@@ -23,33 +24,33 @@ from difix3d_ns.views.protocols import Renderer, Scene
 _PARAMETER = "_model.gauss_params."
 _TRAINED = 30_000
 """steps that an exported splat is taken to be trained for: all its harmonics are used, and no picture is halved"""
-START = "--pipeline.guidance.start"
 LOAD_PLY, LOAD_TRANSFORM = "--load-ply", "--load-transform"
 
 
-def read_start(path: Path, flag: str = START) -> tuple[Path, dict[str, Any]]:
+def read_start(path: Path, flag: str) -> tuple[Path, dict[str, Any]]:
     """Read a splat as a checkpoint.
 
     Args:
-        path: a .ply as ns-export and the original implementation write it, see ``SplatPlacer`` for its coordinates; a
-            checkpoint; a training's folder, its config.yml or its folder of checkpoints.
+        path: a .ply as ns-export and the original implementation write it, or what ``difix3d export`` writes, see
+            ``SplatPlacer`` for its coordinates; a checkpoint; a training's folder, its config.yml or its folder of
+            checkpoints.
         flag: that names it, for messages.
 
     Returns:
-        The file, and what it holds in a checkpoint's layout; of a .ply Gaussians alone.
+        The file, and what it holds in a checkpoint's layout; of an exported file Gaussians alone.
 
     Raises:
         UserError: it is none of these, or cannot be read; the message names the flag.
     """
     if not path.exists():
         raise UserError(f"{flag} {path}: there is no such file or folder")
-    if path.suffix.lower() == ".ply":
-        return path, _as_checkpoint(read_ply(path, flag))
+    if is_exported(path):
+        return path, _as_checkpoint(read_exported(path, flag))
     if path.suffix == ".ckpt":
         return path, checkpoints.load(path)
     folder = path if path.is_dir() else path.parent
     if not path.is_dir() and path.suffix not in (".yml", ".yaml"):
-        raise UserError(f"{flag} {path}: a .ply, a .ckpt, or the folder or config.yml of a training is needed")
+        raise UserError(f"{flag} {path}: a .ply, .spz or .ckpt, or the folder or config.yml of a training is needed")
     models = folder / "nerfstudio_models"
     folder = models if models.is_dir() else folder
     if not checkpoints.checkpoint_steps(folder):
@@ -58,10 +59,15 @@ def read_start(path: Path, flag: str = START) -> tuple[Path, dict[str, Any]]:
 
 
 def read_loaded(path: Path) -> tuple[Path, dict[str, Any]]:
-    """Read the .ply of ``--load-ply`` as a checkpoint. Errors as of ``read_start``."""
-    if path.suffix.lower() != ".ply" or not path.is_file():
-        raise UserError(f"{LOAD_PLY} {path}: there is no such .ply file")
-    return path, _as_checkpoint(read_ply(path, LOAD_PLY))
+    """Read the file of ``--load-ply`` as a checkpoint. Errors as of ``read_start``."""
+    if not is_exported(path) or not path.is_file():
+        raise UserError(f"{LOAD_PLY} {path}: there is no such .ply or .spz file")
+    return path, _as_checkpoint(read_exported(path, LOAD_PLY))
+
+
+def is_exported(path: Path) -> bool:
+    """Return whether a splat is in a file for viewers, by its ending, whose coordinates have to be found."""
+    return path.name.lower().endswith(ENDINGS)
 
 
 def degree_of(state: Mapping[str, Any]) -> int:
@@ -70,7 +76,7 @@ def degree_of(state: Mapping[str, Any]) -> int:
 
 
 class SplatPlacer:
-    """Finder of the coordinates that a .ply is in: those in which it shows the photographs best.
+    """Finder of the coordinates that an exported splat is in: those in which it shows the photographs best.
 
     Args:
         scene: whose photographs.
@@ -93,7 +99,7 @@ class SplatPlacer:
         """Bring a splat into the coordinates of this training.
 
         Args:
-            path: of the .ply.
+            path: of the file.
             flag: that names it.
             state: it, read as a checkpoint.
             transform: file with its coordinates, see ``read_transform``; None: they are found.
@@ -130,7 +136,10 @@ class SplatPlacer:
         if transform is not None:
             return {f"those of {transform}": from_original @ read_transform(transform)}
         found = {"the coordinates of this training": np.eye(4), "those of the capture": from_original}
-        for file in (path.with_name(f"{path.stem}_frame.json"), path.with_name("dataparser_transforms.json")):
+        for file in (
+            path.with_name(f"{without_ending(path)}_frame.json"),
+            path.with_name("dataparser_transforms.json"),
+        ):
             if file.is_file():
                 found[f"those of {file.name}"] = from_original @ read_transform(file)
         return found
@@ -176,12 +185,28 @@ def _as_checkpoint(gaussians: dict[str, Tensor]) -> dict[str, Any]:
     return {"step": _TRAINED - 1, "pipeline": parameters, "optimizers": {}, "schedulers": {}, "scalers": {}}
 
 
-def read_ply(path: Path, flag: str = START) -> dict[str, Tensor]:
+def read_exported(path: Path, flag: str = LOAD_PLY) -> dict[str, Tensor]:
     """Read splatfacto's parameters of an exported splat, of the Gaussians that are finite.
+
+    Args:
+        path: a .ply of any origin, a .compressed.ply or a .spz.
+        flag: that names it, for messages.
 
     Raises:
         UserError: it is none, or has none.
     """
+    try:
+        found = read_splat(path) if is_compressed(path) else _read_ply(path)
+    except (KeyError, ValueError, OSError) as error:
+        raise UserError(f"{flag} {path} is no splat as ns-export or difix3d export writes it: {error}") from error
+    finite = torch.stack([values.flatten(1).isfinite().all(1) for values in found.values()]).all(0)
+    if not finite.any():
+        raise UserError(f"{flag} {path} has no Gaussians")
+    return {name: values[finite] for name, values in found.items()}
+
+
+def _read_ply(path: Path) -> dict[str, Tensor]:
+    """Read a .ply whose Gaussians may have plain colours. Raises KeyError or ValueError where it has none."""
     from plyfile import PlyData, PlyParseError
 
     try:
@@ -206,9 +231,6 @@ def read_ply(path: Path, flag: str = START) -> dict[str, Tensor]:
             "features_rest": harmonics.astype(np.float32),
             "opacities": columns("opacity"),
         }
-    except (PlyParseError, KeyError, ValueError, OSError) as error:
-        raise UserError(f"{flag} {path} is no splat as ns-export writes it: {error}") from error
-    finite = np.logical_and.reduce([np.isfinite(values.reshape(count, -1)).all(1) for values in found.values()])
-    if not finite.any():
-        raise UserError(f"{flag} {path} has no Gaussians")
-    return {name: torch.from_numpy(np.ascontiguousarray(values[finite])) for name, values in found.items()}
+    except PlyParseError as error:
+        raise ValueError(str(error)) from error
+    return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in found.items()}

@@ -37,7 +37,7 @@ from difix3d_ns.ns.patches.eval_setup import find_trainings_again
 from difix3d_ns.ns.patches.event_writers import survive_a_full_disk
 from difix3d_ns.ns.pipeline import GuidedPipeline, GuidedPipelineConfig
 from difix3d_ns.ns.splat_frame import SplatFrame
-from difix3d_ns.ns.starting_splat import LOAD_PLY, START, SplatPlacer, degree_of, read_loaded, read_start
+from difix3d_ns.ns.starting_splat import LOAD_PLY, SplatPlacer, degree_of, is_exported, read_loaded, read_start
 
 find_trainings_again()
 
@@ -97,7 +97,8 @@ class GuidedTrainerConfig(TrainerConfig):
     pipeline: GuidedPipelineConfig = field(default_factory=GuidedPipelineConfig)
     """pipeline settings"""
     load_ply: Path | None = None
-    """a splat to go on from: .ply of any origin; its coordinates are found by what it shows at three photos"""
+    """a splat to go on from: .ply of any origin, .compressed.ply or .spz; its coordinates are found by what it shows at
+    three photos"""
     load_transform: Path | None = None
     """coordinates of load-ply where they cannot be found: splat_frame.json or dataparser_transforms.json of the
     training that it comes from"""
@@ -260,7 +261,7 @@ class GuidedTrainer(Trainer):
 
     @staticmethod
     def _read_checkpoint(config: GuidedTrainerConfig) -> tuple[Path, dict[str, Any]] | None:
-        start = config.pipeline.guidance.starting_splat
+        start, flag = config.pipeline.guidance.starting_splat, config.pipeline.guidance.starting_flag
         if config.load_dir is not None and config.load_step is None:
             path, state = checkpoints.load_newest(config.load_dir)
         elif config.load_dir is not None:
@@ -271,17 +272,14 @@ class GuidedTrainer(Trainer):
         elif config.load_ply is not None:
             if start is not None:
                 raise UserError(
-                    f"{LOAD_PLY} {config.load_ply}: --pipeline.guidance.start is a splat to begin with as well; leave "
-                    "one of them out"
+                    f"{LOAD_PLY} {config.load_ply}: {flag} is a splat to begin with as well; leave one of them out"
                 )
             return read_loaded(config.load_ply)
         else:
-            return None if start is None else read_start(start)
+            return None if start is None else read_start(start, flag)
         # a resumed training began with its start
         if start is not None and state.get(STATE_KEY, {}).get("method") != config.method_name:
-            raise UserError(
-                f"--pipeline.guidance.start {start}: {path} is a splat to begin with as well; leave one of them out"
-            )
+            raise UserError(f"{flag} {start}: {path} is a splat to begin with as well; leave one of them out")
         return path, state
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
@@ -342,7 +340,7 @@ class GuidedTrainer(Trainer):
             return
         path, state = self._loaded
         self._check_exposures(path, state)
-        if path.suffix.lower() == ".ply":
+        if is_exported(path):
             state = self._placed(path, state)
         try:
             self.pipeline.load_pipeline(state["pipeline"], state["step"])
@@ -358,14 +356,14 @@ class GuidedTrainer(Trainer):
         CONSOLE.print(f"Loaded {path}: going on at step {self._start_step}.")
 
     def _placed(self, path: Path, state: dict[str, Any]) -> dict[str, Any]:
-        """Bring a .ply into the coordinates of this training."""
+        """Bring an exported splat into the coordinates of this training."""
 
         def load(candidate: dict[str, Any]) -> None:
             self.pipeline.load_pipeline(candidate["pipeline"], candidate["step"])
 
         frame = SplatFrame.of(self.pipeline.datamanager.train_dataparser_outputs)
         placer = SplatPlacer(self.pipeline.scene, self.pipeline.renderer, frame)
-        flag = START if self.config.load_ply is None else LOAD_PLY
+        flag = self.config.pipeline.guidance.starting_flag if self.config.load_ply is None else LOAD_PLY
         return placer.place(
             path, flag, state, self.config.load_transform, load, lambda text: CONSOLE.print(text, soft_wrap=True)
         )

@@ -3,11 +3,15 @@
 ``Fixer`` repairs a picture in one call. ``Upscaler``, ``ViewGenerator``, ``OrbitGenerator``, ``OrbitRefiner`` and
 ``Depth`` take longer than a second, so they work in steps over a state of tensors (``Stepwise``), which can be shown,
 counted and saved in between.
+
+What a protocol marks as abstract a prior has to have; the rest has a default. Priors of this package inherit their
+protocol. Those of other packages need not: ``registry.load_prior`` fills in what they leave out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -54,52 +58,39 @@ class FixResult:
 
 
 class Fixer(Protocol):
-    """Repairs pictures. Any size, any number of references, deterministic under the request's seed.
-
-    It may have three members more: ``default_references``, an int, see the function of that name; ``aligns``, True if
-    it brings references into the view by cameras and depth, and can do nothing without; and ``describe(references) ->
-    str``, a sentence for users on what it does with so many references, empty if nothing is worth saying.
-    """
+    """Repairs pictures. Any size, any number of references, deterministic under the request's seed."""
 
     @property
     def trained_references(self) -> int | None:
         """Maximum number of references it was shown in training; None: it was not trained, or nobody knows."""
-        ...
+        return None
+
+    @property
+    def default_references(self) -> int:
+        """Number of references it is shown where nobody says how many: as in its training, if that is known."""
+        return DEFAULT_REFERENCES if self.trained_references is None else self.trained_references
 
     @property
     def generative(self) -> bool:
         """True if it may teach what no photograph shows; else it only carries over what some photograph does."""
-        ...
+        return False
 
+    @property
+    def aligns(self) -> bool:
+        """True if it brings references into the view by cameras and depth, and can do nothing without."""
+        return False
+
+    def describe(self, references: int) -> str:
+        """Sentence for users on what it does with so many references; empty: nothing worth saying."""
+        return ""
+
+    @abstractmethod
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch; results come in the order of the requests, on the requests' device, as float32."""
-        ...
 
 
 DEFAULT_REFERENCES = 3
 """of a fixer that does not know better: the gain of a fourth was within noise, of the third it was not"""
-
-
-def default_references(fixer: Fixer) -> int:
-    """Number of references a fixer is shown where nobody says how many.
-
-    Its own ``default_references``, else as many as in its training, else ``DEFAULT_REFERENCES``.
-    """
-    own: int | None = getattr(fixer, "default_references", None)
-    if own is None:
-        own = getattr(fixer, "trained_references", None)
-    return DEFAULT_REFERENCES if own is None else own
-
-
-def aligns_references(fixer: Fixer) -> bool:
-    """Return whether a fixer needs cameras and depth of the view and its references."""
-    return bool(getattr(fixer, "aligns", False))
-
-
-def describe_references(fixer: Fixer, references: int) -> str:
-    """Sentence for users on what a fixer does with so many references; empty: nothing worth saying."""
-    describe: Callable[[int], str] | None = getattr(fixer, "describe", None)
-    return "" if describe is None else describe(references)
 
 
 class Stepwise(Protocol[Result]):
@@ -109,23 +100,21 @@ class Stepwise(Protocol[Result]):
     device, whatever else was made in between; no call changes the state it is given, or torch's global generators.
     """
 
+    @abstractmethod
     def steps_left(self, state: State) -> int:
         """Number of steps until there is a result."""
-        ...
 
+    @abstractmethod
     def step(self, state: State) -> State:
         """Do one bounded piece of the work: one pass of a network through one view, say."""
-        ...
 
+    @abstractmethod
     def result(self, state: State) -> Result:
         """Return the result; ``steps_left`` is 0."""
-        ...
 
 
 class Upscaler(Stepwise[list[Tensor]], Protocol):
     """Enlarges photographs in rounds; after each, a splat may be trained on the results of all photographs.
-
-    It may have a member more: ``rounds_alone``, the number of rounds that serve a photograph whose splat nobody trains.
 
     The caller keeps the states. Results are [H, W, 3] in [0, 1], float32, of the requested sizes, in the order of the
     photographs, and reduced to a photograph's size (``geometry.resampling.resample``) they differ from it by at most
@@ -133,19 +122,25 @@ class Upscaler(Stepwise[list[Tensor]], Protocol):
     """
 
     @property
+    @abstractmethod
     def joint(self) -> bool:
         """True if one state is of all photographs, in the order of the path they were taken on; else of one."""
-        ...
 
     @property
+    @abstractmethod
     def rounds(self) -> int:
         """Results that a photograph has: ``start`` and ``rounds - 1`` times ``advance``."""
-        ...
 
+    @property
+    def rounds_alone(self) -> int:
+        """Number of rounds that serve a photograph whose splat nobody trains."""
+        return self.rounds
+
+    @abstractmethod
     def level(self, round: int) -> str:
         """Name of a round from 0 for people, such as its timestep; empty if there is nothing to say."""
-        ...
 
+    @abstractmethod
     def start(
         self,
         lows: Sequence[Tensor],
@@ -162,8 +157,8 @@ class Upscaler(Stepwise[list[Tensor]], Protocol):
             renders: [H, W, 3] in [0, 1] of these sizes, to start from instead of noise, in the round
                 ``picture_round(rounds)``: those before are left out, since their noise would hide the renders.
         """
-        ...
 
+    @abstractmethod
     def advance(self, state: State, renders: Sequence[Tensor]) -> State:
         """Create the next round's state from this round's finished one and what a splat trained on the results shows.
 
@@ -171,7 +166,6 @@ class Upscaler(Stepwise[list[Tensor]], Protocol):
             state: with no step left.
             renders: [H, W, 3] in [0, 1], each of a photograph's camera at the size of its result.
         """
-        ...
 
 
 def picture_round(rounds: int) -> int:
@@ -191,11 +185,14 @@ class GeneratedView:
 
 
 class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
-    """Makes pictures at several cameras jointly from posed photographs; results in the order of the cameras.
+    """Makes pictures at several cameras jointly from posed photographs; results in the order of the cameras."""
 
-    It may have a member more: ``generative``, True if it makes up what no photograph shows.
-    """
+    @property
+    def generative(self) -> bool:
+        """True if it makes up what no photograph shows."""
+        return False
 
+    @abstractmethod
     def start(
         self,
         photographs: Sequence[PosedImage],
@@ -214,15 +211,14 @@ class ViewGenerator(Stepwise[list[GeneratedView]], Protocol):
             noise: share of the way from a clean render (0) to noise alone (1) where it starts.
             seed: of all random draws.
         """
-        ...
 
+    @abstractmethod
     def again(self, state: State, renders: Sequence[Tensor] | None = None, noise: float = 1.0, seed: int = 0) -> State:
         """Create the state of generating the same pictures from other renders or noise.
 
         What depends on photographs and cameras alone is not made again. Arguments as of ``start``; ``state`` has no
         step left.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -238,11 +234,20 @@ class OrbitGenerator(Stepwise[list[ObjectFrame]], Protocol):
     """Makes pictures of an object all around it from one photograph.
 
     Cameras are those of ``geometry.object_frame`` and the photograph is at the first one, which shows it as it is, at
-    the size of the frames: the photograph's own, or one that the generator was trained with. It may have two members
-    more: ``generative``, True if another seed makes another object, and ``about``, a sentence for users on what it does
-    where the photograph shows nothing.
+    the size of the frames: the photograph's own, or one that the generator was trained with.
     """
 
+    @property
+    def generative(self) -> bool:
+        """True if another seed makes another object."""
+        return False
+
+    @property
+    def about(self) -> str:
+        """Sentence for users on what it does where the photograph shows nothing; empty: it does not say."""
+        return ""
+
+    @abstractmethod
     def start(self, photo: Tensor, elevation: float, count: int, seed: int = 0) -> State:
         """Create the state of the work.
 
@@ -252,7 +257,6 @@ class OrbitGenerator(Stepwise[list[ObjectFrame]], Protocol):
             count: of the pictures, the photograph's among them.
             seed: of all random draws.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -273,10 +277,11 @@ class OrbitRefiner(Stepwise[list[Tensor]], Protocol):
     """
 
     @property
+    @abstractmethod
     def factor(self) -> int:
         """Sides of results over those of frames."""
-        ...
 
+    @abstractmethod
     def start(self, frames: Sequence[OrbitFrame], seed: int = 0) -> State:
         """Create the state of the work.
 
@@ -284,7 +289,6 @@ class OrbitRefiner(Stepwise[list[Tensor]], Protocol):
             frames: in the order of the orbit, all of one size; depth of all of them, or of none.
             seed: of all random draws.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -300,15 +304,16 @@ class DepthMap:
 
 
 class Depth(Stepwise[list[DepthMap]], Protocol):
-    """Estimates the depth of posed photographs; results in their order and sizes.
+    """Estimates the depth of posed photographs; results in their order and sizes."""
 
-    It may have one member more, ``wants_matched_depth``, a bool: whether the hints hold depth matched among the
-    photographs besides the scene's points.
-    """
+    @property
+    def wants_matched_depth(self) -> bool:
+        """True if its hints should hold depth matched among the photographs besides the scene's points."""
+        return False
 
+    @abstractmethod
     def start(self, photographs: Sequence[PosedImage], seed: int = 0) -> State:
         """Create the state of the work on photographs with cameras, of any sizes; depth they may have is a hint."""
-        ...
 
 
 def finite(request: FixRequest) -> FixRequest:

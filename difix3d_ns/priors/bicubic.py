@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.resampling import back_project, resample
-from difix3d_ns.priors.base import State
+from difix3d_ns.priors.base import State, Upscaler
 
 
-class BicubicUpscaler:
+class BicubicUpscaler(Upscaler):
     """Antialiased bicubic enlargement in one round; see ``priors.base.Upscaler``.
 
     Args:

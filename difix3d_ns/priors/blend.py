@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.warp import Warps, warp_references
-from difix3d_ns.priors.base import FixRequest, FixResult, finite
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, finite
 
 
 def warp_request(request: FixRequest) -> Warps:
@@ -25,7 +25,7 @@ def visible_in_any(visibility: Tensor) -> Tensor:
     return 1 - (1 - visibility).prod(0)
 
 
-class BlendFixer:
+class BlendFixer(Fixer):
     """Visibility-weighted mean of the warped references; the render itself shows through where they do not see."""
 
     trained_references = None  # any number does

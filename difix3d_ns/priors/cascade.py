@@ -9,13 +9,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, default_references, describe_references
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 from difix3d_ns.priors.registry import fixer_of, load_fixer
 
 Reference = TypeVar("Reference")
 
 
-class CascadeFixer:
+class CascadeFixer(Fixer):
     """Fixers in a row, each repairing the picture of the one before.
 
     The first is shown no more references than in its training, the most useful ones; the second all of them.
@@ -35,11 +35,11 @@ class CascadeFixer:
     @property
     def default_references(self) -> int:
         """Maximum over both."""
-        return max(default_references(self.first), default_references(self.second))
+        return max(self.first.default_references, self.second.default_references)
 
     def describe(self, references: int) -> str:
         """Sentence on what the first does with its share of them (see ``Fixer``)."""
-        return describe_references(self.first, len(self._of_first(range(references))))
+        return self.first.describe(len(self._of_first(range(references))))
 
     @property
     def generative(self) -> bool:
@@ -82,4 +82,5 @@ def load(
             "such as nvidia/difix_ref"
         )
     name, inner = fixer_of(str(weights))
-    return CascadeFixer(load_fixer(name, inner, device, dtype), load_fixer("aligned-blend", None, device, dtype))
+    where = str(device)
+    return CascadeFixer(load_fixer(name, inner, where, dtype), load_fixer("aligned-blend", None, where, dtype))

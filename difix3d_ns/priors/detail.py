@@ -17,7 +17,7 @@ from difix3d_ns.geometry.resize import resized
 from difix3d_ns.geometry.warp import reproject, warp_references
 from difix3d_ns.priors.alignment.feature_places import places_between_matches
 from difix3d_ns.priors.alignment.plane_alignment import Features, features_of
-from difix3d_ns.priors.base import DEFAULT_REFERENCES, FixRequest, FixResult, finite
+from difix3d_ns.priors.base import DEFAULT_REFERENCES, Fixer, FixRequest, FixResult, finite
 from difix3d_ns.priors.networks.detail_net import DetailNet, Known, fetch
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.weight_files import find_weights, read_weights
@@ -27,7 +27,7 @@ _LARGER = 1.25
 """sides of a photograph over the picture's, at most: it is reduced first, so that fetching skips none of its pixels"""
 
 
-class DetailFixer:
+class DetailFixer(Fixer):
     """``DetailNet`` behind the contract of ``Fixer``.
 
     Args:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from torch import Tensor
 
 from difix3d_ns.io.device_memory import free_memory, return_unused_memory
-from difix3d_ns.priors.base import FixRequest, FixResult, without_masked
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, without_masked
 from difix3d_ns.priors.blend import visible_in_any, warp_request
 from difix3d_ns.priors.networks.difix_net import DifixNet
 from difix3d_ns.priors.networks.precision import fast_dtype
@@ -41,7 +41,7 @@ class _Parts(NamedTuple):
     decode: Callable[..., Any]
 
 
-class DifixFixer:
+class DifixFixer(Fixer):
     """Difix behind the contract of ``Fixer``: references are shown unaligned, as in the paper.
 
     Pictures are padded right and bottom, by repeating their edge, to what the network needs. A reference of another
@@ -62,6 +62,7 @@ class DifixFixer:
     """
 
     generative = True
+    trained_references: int = 1
 
     def __init__(self, network: DifixNet, batch: int = 4, compile: bool = False, trained_references: int = 1):
         self.network = network.eval().requires_grad_(False)

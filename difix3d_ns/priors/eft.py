@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.priors.base import FixRequest, FixResult, finite
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, finite
 from difix3d_ns.priors.epipolar import LONG_SIDE, Predictor
 from difix3d_ns.priors.networks.eft_net import EpipolarNet
 from difix3d_ns.priors.networks.weight_files import find_weights, loaded, read_weights
@@ -18,7 +18,7 @@ PHOTOGRAPHS = 4
 """most that the network was shown in training"""
 
 
-class EFTFixer:
+class EFTFixer(Fixer):
     """``EpipolarNet`` behind the contract of ``Fixer``; it never looks at the render but to fill what it does not know.
 
     Args:

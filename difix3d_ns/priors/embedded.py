@@ -12,7 +12,7 @@ from torch import Tensor
 
 from difix3d_ns.io.device_memory import free_memory, run_in_chunks
 from difix3d_ns.priors.alignment.aligned_references import MAX_REFERENCES, Aligned, align
-from difix3d_ns.priors.base import DEFAULT_REFERENCES, FixRequest, FixResult, finite
+from difix3d_ns.priors.base import DEFAULT_REFERENCES, Fixer, FixRequest, FixResult, finite
 from difix3d_ns.priors.blend import visible_in_any
 from difix3d_ns.priors.networks.precision import fast_dtype
 from difix3d_ns.priors.networks.stages import EmbeddedChain
@@ -54,7 +54,7 @@ def confidence(result: Tensor, aligned: Aligned) -> Tensor:
     return visible_in_any(aligned.visibility * agreement)
 
 
-class EmbeddedFixer:
+class EmbeddedFixer(Fixer):
     """``EmbeddedChain`` behind the contract of ``Fixer``.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
-from difix3d_ns.priors.base import GeneratedView, State
+from difix3d_ns.priors.base import GeneratedView, State, ViewGenerator
 from difix3d_ns.priors.eft import read_net
 from difix3d_ns.priors.epipolar import LONG_SIDE, MAX_POINTS, Predictor
 from difix3d_ns.priors.multiview import hinted_points
@@ -19,7 +19,7 @@ _KEPT = torch.float16
 _OF_PHOTOGRAPHS = ("photo", "mask", "points")
 
 
-class EpipolarViewGenerator:
+class EpipolarViewGenerator(ViewGenerator):
     """``EpipolarNet`` behind the contract of ``ViewGenerator``: a camera a step; renders and noise change nothing.
 
     Args:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
 
-import torch
-
-from difix3d_ns.errors import UserError
-from difix3d_ns.priors.base import Fixer, default_references
-from difix3d_ns.priors.registry import check_prior_name, load_fixer
-
-Precision = Literal["float32", "bfloat16", "float16"]
+from difix3d_ns.io.config_fields import check_at_least
+from difix3d_ns.priors.base import Fixer
+from difix3d_ns.priors.prior_config import Precision, PriorConfig
+from difix3d_ns.priors.registry import DEFAULTS
 
 
 @dataclass
-class FixerConfig:
+class FixerConfig(PriorConfig[Fixer]):
     """A fixer, its weights and how it is run."""
 
-    name: str = "embedded"
+    capability: ClassVar[type] = Fixer
+    flag: ClassVar[str] = "--pipeline.guidance.fixer"
+    OPTIONS: ClassVar[tuple[str, ...]] = ("compile",)
+    name: str = DEFAULTS[Fixer]
     """embedded, difix, blend, none, any other fixer in difix3d_ns/priors, or package.module of a fixer of yours"""
     weights: str | None = None
     """a file or folder of weights, or for difix a hub id, which downloads (unset: the fixer's own)"""
@@ -31,37 +31,14 @@ class FixerConfig:
     """compile the networks of the fixer difix for each size of pictures: minutes once, faster afterwards on CUDA"""
 
     def check(self, flag_prefix: str) -> None:
-        """Check the name and the numbers; ``load`` checks the weights.
+        """Check the name and the number of references (see ``PriorConfig``)."""
+        check_at_least(self, flag_prefix, {"references": 0})
+        super().check(flag_prefix)
 
-        Args:
-            flag_prefix: common beginning of its flags: ``--pipeline.guidance.fixer``.
-
-        Raises:
-            UserError: naming the flag.
-        """
-        if self.references is not None and self.references < 0:
-            raise UserError(f"{flag_prefix}.references {self.references}: at least 0 is needed")
-        check_prior_name(Fixer, self.name, flag_prefix)
-
-    def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.fixer") -> Fixer:
-        """Load the fixer, once per process.
-
-        Args:
-            device: where its networks live.
-            flag_prefix: as of ``check``, for the message of a failure.
-
-        Raises:
-            UserError: its name or weights are unusable.
-        """
-        dtype = getattr(torch, self.dtype) if self.dtype else None
-        try:
-            return load_fixer(self.name, self.weights, str(device), dtype, self.compile)
-        except (ValueError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"the fixer {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights or "
-                f"DIFIX3D_WEIGHTS): {error}"
-            ) from error
+    def _sources(self, prefix: str) -> tuple[str, ...]:
+        of_enhancer = prefix == "--pipeline.enhancer"  # the guidance's fixer is no matter of the environment
+        return *super()._sources(prefix), *(("DIFIX3D_WEIGHTS",) if of_enhancer else ())
 
     def references_for(self, fixer: Fixer) -> int:
         """Number of references that the loaded fixer is shown."""
-        return default_references(fixer) if self.references is None else self.references
+        return fixer.default_references if self.references is None else self.references

@@ -30,7 +30,7 @@ _REACH = 4  # pixels around a surface: its edge may lie elsewhere
 _KEPT = torch.float16
 
 
-class ResidualOrbitRefiner:
+class ResidualOrbitRefiner(OrbitRefiner):
     """``ResidualNet`` behind the contract of ``OrbitRefiner``: a frame a step, and after each level an agreement.
 
     Yang et al., "Hi3D: Pursuing High-Resolution Image-to-3D Generation with Video Diffusion Models", ACM MM 2024,

@@ -14,7 +14,7 @@ from difix3d_ns.geometry.resize import pad_to_multiple
 from difix3d_ns.priors.base import OrbitFrame, OrbitRefiner, State
 from difix3d_ns.priors.networks.diffusion import closed_guidance, karras_sigmas, rising_guidance
 from difix3d_ns.priors.networks.video_chain import MULTIPLE, VideoChain, embedded
-from difix3d_ns.priors.orbit_video import Guidance
+from difix3d_ns.priors.orbit_video import GuidanceCurve
 from difix3d_ns.priors.published.video_folder import VideoParts, load_video
 from difix3d_ns.priors.published.video_kinds import EMBEDDING, MAX_SIGMA, MIN_SIGMA
 
@@ -22,7 +22,7 @@ _FACTOR = 2
 _DEPTH = 3  # places of depth along each side of a latent's
 
 
-class VideoOrbitRefiner:
+class VideoOrbitRefiner(OrbitRefiner):
     """Hi3D's second stage behind the contract of ``OrbitRefiner``.
 
     Yang et al., ACM MM 2024, section 3.3. The paper's depth is estimated from each frame; here it is the splat's,
@@ -38,7 +38,7 @@ class VideoOrbitRefiner:
     factor = _FACTOR
 
     def __init__(
-        self, parts: VideoParts, device: torch.device, guidance: Guidance = "published", steps: int | None = None
+        self, parts: VideoParts, device: torch.device, guidance: GuidanceCurve = "published", steps: int | None = None
     ) -> None:
         if guidance not in ("published", "closed"):
             raise ValueError(f"guidance {guidance!r}: published or closed")
@@ -112,7 +112,7 @@ def load(
     weights: str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    guidance: Guidance = "published",
+    guidance: GuidanceCurve = "published",
     steps: int | None = None,
 ) -> OrbitRefiner:
     """Read the refiner.

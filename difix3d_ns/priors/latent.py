@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from difix3d_ns.geometry.resize import pad_to_multiple
+from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.networks.alternation import LEVELS, AlternatingUpscaler, Transition
 from difix3d_ns.priors.networks.diffusion import clean_estimate, noised, signal_levels
 from difix3d_ns.priors.networks.latent_autoencoder import LatentAutoencoder
@@ -25,14 +26,13 @@ NOISE_LEVEL = 20
 TILE, OVERLAP = 64, 32  # latents, as many as in training; StableSR's overlap
 
 
-class LatentUpscaler(AlternatingUpscaler):
+class LatentUpscaler(AlternatingUpscaler, Upscaler):
     """A published upscaler, which works at four times the photograph; smaller results are reduced from there.
 
     Args:
         parts: the networks, on ``device``.
         device: where they live.
         transition, eta, samples, back_projection: see ``AlternatingUpscaler``.
-        max_pixels: of pictures that the autoencoder takes whole, see ``LatentAutoencoder``.
 
     Raises:
         ValueError: an argument out of its range, or the scheduler's configuration is unusable.
@@ -46,7 +46,6 @@ class LatentUpscaler(AlternatingUpscaler):
         eta: float = 0.0,
         samples: int = 1,
         back_projection: bool = True,
-        max_pixels: int | None = None,
     ) -> None:
         signals = signal_levels(parts.scheduler)
         levels = [level * (len(signals) - 1) // LEVELS[0] for level in LEVELS]
@@ -58,7 +57,7 @@ class LatentUpscaler(AlternatingUpscaler):
         )
         self._unet = parts.unet.eval().requires_grad_(False)
         network = parts.autoencoder.eval().requires_grad_(False)
-        self._autoencoder = LatentAutoencoder(network, *(() if max_pixels is None else (max_pixels,)))
+        self._autoencoder = LatentAutoencoder(network)
         self._multiple = 2 ** (len(self._unet.config.block_out_channels) - 1)  # of a latent's sides
         self._low_signal: float | None = None
         self._further: dict[str, Tensor] = {}  # inputs of the UNet

@@ -42,7 +42,7 @@ scenes of training, instead of by 7 to 17 %"""
 _MAX_POINTS = 4096  # of the scene, to choose neighbours by
 
 
-class MultiviewDepth:
+class MultiviewDepth(Depth):
     """``DepthNet`` behind the contract of ``Depth``: first all photographs at half of the size, then at the full one.
 
     The first pass sees more of a photograph at once, and what it is certain of helps the others of the second. Of both

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from difix3d_ns.priors.base import FixRequest, FixResult, finite
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, finite
 
 
-class IdentityFixer:
+class IdentityFixer(Fixer):
     """Returns the picture as it is, with full confidence."""
 
     trained_references = 0

@@ -5,21 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from difix3d_ns.errors import UserError
+from difix3d_ns.io.config_fields import check_at_least
 from difix3d_ns.priors.base import OrbitRefiner
-from difix3d_ns.priors.fixer_config import Precision
-from difix3d_ns.priors.registry import check_prior_name, load_orbit_refiner, load_selected
+from difix3d_ns.priors.prior_config import Precision, PriorConfig
+from difix3d_ns.priors.registry import DEFAULTS
 
 
 @dataclass
-class OrbitRefinerConfig:
+class OrbitRefinerConfig(PriorConfig[OrbitRefiner]):
     """A refiner of orbits, its weights and how it is run."""
 
+    capability: ClassVar[type] = OrbitRefiner
+    flag: ClassVar[str] = "--pipeline.guidance.orbit-refiner"
+    OPTIONS: ClassVar[tuple[str, ...]] = ("agreement",)
     kept: ClassVar[tuple[str, ...]] = ("weights", "agreement")
     """fields that a resumed training takes over from its checkpoint where they are unset"""
-    name: str = "hi3d"
+    name: str = DEFAULTS[OrbitRefiner]
     """hi3d (embedded), hi3d-video (published weights that you name), or package.module of a refiner of yours"""
     weights: str | None = None
     """a file or folder of weights, or for hi3d-video a hub id (unset: the refiner's own)"""
@@ -30,27 +31,6 @@ class OrbitRefinerConfig:
     alone (unset: the refiner's own)"""
 
     def check(self, flag_prefix: str) -> None:
-        """Check the name and the number; ``load`` checks the weights.
-
-        Args:
-            flag_prefix: common beginning of its flags: ``--pipeline.guidance.orbit-refiner``.
-
-        Raises:
-            UserError: naming the flag.
-        """
-        if self.agreement is not None and self.agreement < 0:
-            raise UserError(f"{flag_prefix}.agreement {self.agreement}: 0 or more is needed")
-        check_prior_name(OrbitRefiner, self.name, flag_prefix)
-
-    def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.orbit-refiner") -> OrbitRefiner:
-        """Load the refiner, once per process.
-
-        Args:
-            device: where its network lives.
-            flag_prefix: as of ``check``, for the message of a failure.
-
-        Raises:
-            UserError: its name or weights are unusable.
-        """
-        given = () if self.agreement is None else (("agreement", self.agreement),)
-        return load_selected(load_orbit_refiner, OrbitRefiner, self, device, flag_prefix, given)
+        """Check the name and the weight of neighbours (see ``PriorConfig``)."""
+        check_at_least(self, flag_prefix, {"agreement": 0})
+        super().check(flag_prefix)

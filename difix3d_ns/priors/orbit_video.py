@@ -18,10 +18,10 @@ from difix3d_ns.priors.published.video_kinds import EMBEDDING, MAX_SIGMA, MIN_SI
 SCORE = 5.0
 """of aesthetics, which Hi3D's first stage was trained with; its code measures it by a network of its own"""
 
-Guidance = Literal["published", "closed"]
+GuidanceCurve = Literal["published", "closed"]
 
 
-class VideoOrbitGenerator:
+class VideoOrbitGenerator(OrbitGenerator):
     """A video diffusion model behind the contract of ``OrbitGenerator``.
 
     Pictures are made before white, and cut out from it. SV3D's last frame is the photograph's, which comes first here.
@@ -40,7 +40,7 @@ class VideoOrbitGenerator:
         self,
         parts: VideoParts,
         device: torch.device,
-        guidance: Guidance = "published",
+        guidance: GuidanceCurve = "published",
         steps: int | None = None,
         side: int | None = None,
         score: float = SCORE,
@@ -113,7 +113,7 @@ def load(
     weights: str | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    guidance: Guidance = "published",
+    guidance: GuidanceCurve = "published",
     steps: int | None = None,
     side: int | None = None,
     score: float = SCORE,

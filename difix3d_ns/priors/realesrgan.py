@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.resampling import back_project, back_project_to_agree, resample
-from difix3d_ns.priors.base import State, picture_round
+from difix3d_ns.priors.base import State, Upscaler, picture_round
 from difix3d_ns.priors.networks.ncnn_net import NcnnNet
 from difix3d_ns.priors.networks.precision import fast_dtype
 
@@ -27,7 +27,7 @@ _TILE, _HALO = 160, 16  # pixels of the photo; a tile and its surroundings take 
 _KEPT = torch.float16  # of pictures between calls: an eighth of an 8-bit step
 
 
-class RealEsrganUpscaler:
+class RealEsrganUpscaler(Upscaler):
     """Deterministic upscaler of one photograph at a time; see ``priors.base.Upscaler``.
 
     The network runs once for a photograph. A round's result is what is known, plus a share of the detail that the

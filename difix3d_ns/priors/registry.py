@@ -15,9 +15,9 @@ import inspect
 import json
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import torch
 
@@ -36,7 +36,15 @@ from difix3d_ns.priors.base import (
 from difix3d_ns.priors.published.hub import PICKLES, is_hub_id
 
 _FOLDER = Path(__file__).parent
-Prior = TypeVar("Prior")
+DEFAULTS: dict[type, str] = {
+    Fixer: "embedded",
+    Upscaler: "residual",
+    ViewGenerator: "epipolar-views",
+    OrbitGenerator: "inflation",
+    OrbitRefiner: "hi3d",
+    Depth: "multiview",
+}
+"""names of the priors that are used where nobody names one, by capability; all of them are in the package"""
 
 
 def available_priors(capability: type) -> tuple[str, ...]:
@@ -63,204 +71,136 @@ def _returned_by_load(file: Path) -> str:
     return ""
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
+def load_prior(
+    capability: type,
+    name: str,
+    weights: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    options: tuple[tuple[str, Any], ...] = (),
+) -> Any:
+    """Load a prior, once per process. A fixer may be called from several threads, one of which it serves at a time.
+
+    Loading leaves torch's random generators as they were.
+
+    Args:
+        capability: a protocol of ``base``.
+        name: one of ``available_priors(capability)``, or a module with a ``load`` like theirs, as "package.module".
+        weights: a file, a folder or a hub id, as the prior understands it; None for its own.
+        device: where its networks live.
+        dtype: their precision; None for the prior's own, most often the fastest that the device handles well (see
+            ``fast_dtype``).
+        options: further arguments of its ``load`` by name, such as ("eta", 1.0).
+
+    Raises:
+        ValueError: no such prior, or it has no such option.
+        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
+    """
+    module = _module(capability, name)
+    known = inspect.signature(module.load).parameters
+    if unknown := [option for option, _ in options if option not in known]:
+        raise ValueError(f"the {_kind(capability)} {name!r} has no option {', '.join(unknown)}; leave it out")
+    where = torch.device(device)
+    drawn_on = [where] if where.type == "cuda" else []  # of several devices, one
+    with torch.random.fork_rng(drawn_on):  # a network is initialised at random before it is loaded
+        prior = module.load(weights=weights, device=where, dtype=dtype, **dict(options))
+    if capability is Fixer:
+        return _OneAtATime(prior)
+    return prior if capability in type(prior).__mro__ else _Completed(prior, capability)
+
+
 def load_fixer(
-    name: str = "embedded",
+    name: str = DEFAULTS[Fixer],
     weights: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     compile: bool = False,
 ) -> Fixer:
-    """Load a fixer, once per process; it may be called from several threads, one of which it serves at a time.
-
-    Loading leaves torch's random generators as they were.
-
-    Args:
-        name: one of ``available_fixers()``, or a module with a ``load`` like theirs, as "package.module".
-        weights: a file, a folder or a hub id, as the fixer understands it; None for its own.
-        device: where its networks live.
-        dtype: their precision; None for the fastest that the device handles well (see ``fast_dtype``).
-        compile: compile the networks with ``torch.compile`` for each size of pictures that comes.
-
-    Raises:
-        ValueError: no such fixer, or it cannot be compiled.
-        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
-    """
-    module = _module(name, Fixer)
-    options: dict[str, Any] = {"weights": weights, "device": torch.device(device), "dtype": dtype}
-    if compile:
-        if "compile" not in inspect.signature(module.load).parameters:
-            raise ValueError(
-                f"the fixer {name!r} cannot be compiled; leave out --compile or --pipeline.guidance.fixer.compile"
-            )
-        options["compile"] = True
-    return _OneAtATime(_load(module, options))
+    """Load a fixer; see ``load_prior``. ``compile``: its networks, for each size of pictures that comes."""
+    return load_prior(Fixer, name, weights, device, dtype, (("compile", True),) if compile else ())
 
 
-@functools.lru_cache(maxsize=4)
 def load_upscaler(
-    name: str = "residual",
+    name: str = DEFAULTS[Upscaler],
     weights: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     options: tuple[tuple[str, Any], ...] = (),
 ) -> Upscaler:
-    """Load an upscaler, once per process.
-
-    Loading leaves torch's random generators as they were.
-
-    Args:
-        name: one of ``available_priors(Upscaler)``, or a module with a ``load`` like theirs, as "package.module".
-        weights, device, dtype: as of ``load_fixer``.
-        options: further arguments of its ``load`` by name, such as ("eta", 1.0).
-
-    Raises:
-        ValueError: no such upscaler, or it has no such option.
-        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
-    """
-    upscaler: Upscaler = _load_with(Upscaler, name, weights, device, dtype, options)
-    return upscaler
+    """Load an upscaler; see ``load_prior``."""
+    return load_prior(Upscaler, name, weights, device, dtype, options)
 
 
-@functools.lru_cache(maxsize=4)
 def load_view_generator(
-    name: str = "epipolar-views",
+    name: str = DEFAULTS[ViewGenerator],
     weights: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     options: tuple[tuple[str, Any], ...] = (),
 ) -> ViewGenerator:
-    """Load a generator of views, once per process.
-
-    Loading leaves torch's random generators as they were.
-
-    Args:
-        name: one of ``available_priors(ViewGenerator)``, or a module with a ``load`` like theirs, as "package.module".
-        weights, device, dtype: as of ``load_fixer``.
-        options: further arguments of its ``load`` by name.
-
-    Raises:
-        ValueError: no such generator, or it has no such option.
-        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
-    """
-    generator: ViewGenerator = _load_with(ViewGenerator, name, weights, device, dtype, options)
-    return generator
+    """Load a generator of views; see ``load_prior``."""
+    return load_prior(ViewGenerator, name, weights, device, dtype, options)
 
 
-@functools.lru_cache(maxsize=2)
 def load_orbit_generator(
-    name: str = "inflation",
+    name: str = DEFAULTS[OrbitGenerator],
     weights: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     options: tuple[tuple[str, Any], ...] = (),
 ) -> OrbitGenerator:
-    """Load a generator of orbits, once per process.
-
-    Loading leaves torch's random generators as they were.
-
-    Args:
-        name: one of ``available_priors(OrbitGenerator)``, or a module with a ``load`` like theirs, as "package.module".
-        weights, device, dtype: as of ``load_fixer``.
-        options: further arguments of its ``load`` by name.
-
-    Raises:
-        ValueError: no such generator, or it has no such option.
-        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
-    """
-    generator: OrbitGenerator = _load_with(OrbitGenerator, name, weights, device, dtype, options)
-    return generator
+    """Load a generator of orbits; see ``load_prior``."""
+    return load_prior(OrbitGenerator, name, weights, device, dtype, options)
 
 
-@functools.lru_cache(maxsize=2)
 def load_orbit_refiner(
-    name: str = "hi3d",
+    name: str = DEFAULTS[OrbitRefiner],
     weights: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
     options: tuple[tuple[str, Any], ...] = (),
 ) -> OrbitRefiner:
-    """Load a refiner of orbits, once per process.
-
-    Loading leaves torch's random generators as they were.
-
-    Args:
-        name: one of ``available_priors(OrbitRefiner)``, or a module with a ``load`` like theirs, as "package.module".
-        weights, device, dtype: as of ``load_fixer``.
-        options: further arguments of its ``load`` by name.
-
-    Raises:
-        ValueError: no such refiner, or it has no such option.
-        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
-    """
-    refiner: OrbitRefiner = _load_with(OrbitRefiner, name, weights, device, dtype, options)
-    return refiner
+    """Load a refiner of orbits; see ``load_prior``."""
+    return load_prior(OrbitRefiner, name, weights, device, dtype, options)
 
 
-def _load_with(
-    capability: type,
-    name: str,
-    weights: str | None,
-    device: str,
-    dtype: torch.dtype | None,
-    options: tuple[tuple[str, Any], ...],
-) -> Any:
-    """Load a prior with options; see ``load_upscaler``."""
-    module = _module(name, capability)
-    known = inspect.signature(module.load).parameters
-    if unknown := [option for option, _ in options if option not in known]:
-        raise ValueError(f"the {_kind(capability)} {name!r} has no option {', '.join(unknown)}; leave it out")
-    return _load(module, {"weights": weights, "device": torch.device(device), "dtype": dtype, **dict(options)})
-
-
-@functools.lru_cache(maxsize=2)
 def load_depth(
-    name: str = "multiview", weights: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None
+    name: str = DEFAULTS[Depth], weights: str | None = None, device: str = "cpu", dtype: torch.dtype | None = None
 ) -> Depth:
-    """Load a prior of depth, once per process.
-
-    Loading leaves torch's random generators as they were.
-
-    Args:
-        name: one of ``available_priors(Depth)``, or a module with a ``load`` like theirs, as "package.module".
-        weights, device, dtype: as of ``load_fixer``.
-
-    Raises:
-        ValueError: no such prior.
-        FileNotFoundError, RuntimeError: the weights cannot be read; the message names them.
-    """
-    module = _module(name, Depth)
-    depth: Depth = _load(module, {"weights": weights, "device": torch.device(device), "dtype": dtype})
-    return depth
+    """Load a prior of depth; see ``load_prior``."""
+    return load_prior(Depth, name, weights, device, dtype)
 
 
-def _load(module: Any, arguments: dict[str, Any]) -> Any:
-    drawn_on = [arguments["device"]] if arguments["device"].type == "cuda" else []  # of several devices, one
-    with torch.random.fork_rng(drawn_on):  # a network is initialised at random before it is loaded
-        return module.load(**arguments)
+class _Completed:
+    """A prior of another package with the members that it leaves out, as its protocol has them."""
+
+    def __init__(self, prior: Any, capability: type) -> None:
+        self._prior, self._capability = prior, capability
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return getattr(self._prior, name)
+        except AttributeError:
+            default = inspect.getattr_static(self._capability, name, None)
+            if name.startswith("_") or default is None or getattr(default, "__isabstractmethod__", False):
+                raise
+            return default.__get__(self)
 
 
-class _OneAtATime:
-    """A fixer whose callers wait for each other: training and a viewer share one, with its caches and its memory.
-
-    One without these attributes has an unknown number of trained references, and teaches only what they show.
-    """
+class _OneAtATime(_Completed):
+    """A fixer whose callers wait for each other: training and a viewer share one, with its caches and its memory."""
 
     def __init__(self, fixer: Fixer) -> None:
-        self._fixer = fixer
-        self.trained_references: int | None = getattr(fixer, "trained_references", None)
-        self.generative: bool = getattr(fixer, "generative", False)
+        super().__init__(fixer, Fixer)
         self._lock = threading.Lock()
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         with self._lock:
-            return self._fixer.fix(requests)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._fixer, name)
+            return self._prior.fix(requests)
 
 
-def _module(name: str, capability: type) -> Any:
+def _module(capability: type, name: str) -> Any:
     kind = _kind(capability)
     if "." in name:
         try:
@@ -272,76 +212,65 @@ def _module(name: str, capability: type) -> Any:
         if not callable(getattr(module, "load", None)):
             raise ValueError(f"the {kind} {name!r} has no function load(weights, device, dtype)")
         return module
-    if name not in (known := available_priors(capability)):
-        raise ValueError(
-            f"unknown {kind} {name!r}; --pipeline.guidance.{kind.replace(' ', '-')}.name takes one of "
-            f"{', '.join(known)}, or package.module of yours"
-        )
+    if unknown := _unknown(capability, name):
+        raise ValueError(f"{name!r}: {unknown}")
     return importlib.import_module(f"difix3d_ns.priors.{name.replace('-', '_')}")
+
+
+def _unknown(capability: type, name: str) -> str:
+    """Say that no prior has a name, and the nearest name there is; empty where one has it. Nothing is imported."""
+    known = available_priors(capability)
+    if "." in name or name in known:
+        return ""
+    near = difflib.get_close_matches(name, known, 1)
+    meant = f"did you mean {near[0]}? There are " if near else "there are "
+    return f"no {_kind(capability)} has this name; {meant}{', '.join(known)}, or package.module of yours"
 
 
 def _kind(capability: type) -> str:
     """Name of a capability for people."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", capability.__name__).lower()
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", capability.__name__).lower()
+    return f"{words} prior" if capability is Depth else words
 
 
-def check_prior_name(capability: type, name: str, flag_prefix: str) -> None:
+def check_prior_name(capability: type, name: str, flag: str) -> None:
     """Refuse a name that no prior has; nothing is imported.
 
     Args:
         capability: a protocol of ``base``.
         name: as given.
-        flag_prefix: beginning of its flag: ``--pipeline.guidance.fixer``.
+        flag: that gives it: ``--pipeline.guidance.fixer.name``.
 
     Raises:
         UserError: naming the flag, and the nearest name there is.
     """
-    kind, known = _kind(capability), available_priors(capability)
-    if "." not in name and name not in known:
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f"did you mean {near[0]}? There are " if near else "there are "
-        raise UserError(
-            f"{flag_prefix}.name {name}: no {kind} has this name; {meant}{', '.join(known)}, or package.module of yours"
-        )
-
-
-class _Selected(Protocol):
-    """Part that all configurations of priors have."""
-
-    name: str
-    weights: str | None
-    dtype: Any
+    if unknown := _unknown(capability, name):
+        raise UserError(f"{flag} {name}: {unknown}")
 
 
 def load_selected(
-    load: Callable[..., Prior],
     capability: type,
-    selected: _Selected,
-    device: torch.device,
-    flag_prefix: str,
+    flags: Sequence[str],
+    name: str,
+    weights: str | None,
+    device: torch.device | str,
+    dtype: torch.dtype | None = None,
     options: tuple[tuple[str, Any], ...] = (),
-) -> Prior:
+) -> Any:
     """Load what flags select, once per process.
 
     Args:
-        load: function of this module.
-        capability: the protocol of ``base`` that it gives.
-        selected: name, weights and the name of a precision.
-        device: where its networks live.
-        flag_prefix: as of ``check_prior_name``.
-        options: as of ``load``.
+        capability, name, weights, device, dtype, options: as of ``load_prior``.
+        flags: that give the name (the first) and whatever else a failure may be due to.
 
     Raises:
         UserError: name, weights or options are unusable; it names the flags.
     """
-    dtype = getattr(torch, selected.dtype) if selected.dtype else None
+    check_prior_name(capability, name, flags[0])
     try:
-        return load(selected.name, selected.weights, str(device), dtype, options)
+        return load_prior(capability, name, weights, str(device), dtype, options)
     except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(
-            f"the {_kind(capability)} {selected.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights): "
-            f"{error}"
-        ) from error
+        raise UserError(f"the {_kind(capability)} {name!r} cannot be loaded ({', '.join(flags)}): {error}") from error
 
 
 def fixer_of(weights: str) -> tuple[str, str | None]:

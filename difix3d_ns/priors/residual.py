@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.networks.alternation import AlternatingUpscaler, Transition
 from difix3d_ns.priors.networks.diffusion import signal_levels
 from difix3d_ns.priors.networks.precision import fast_dtype
@@ -18,7 +19,7 @@ from difix3d_ns.priors.networks.weight_files import find_weights, loaded, read_w
 WEIGHTS = Path(__file__).parent / "weights" / "upscaler.safetensors"
 
 
-class ResidualUpscaler(AlternatingUpscaler):
+class ResidualUpscaler(AlternatingUpscaler, Upscaler):
     """``ResidualNet`` behind the contract of ``Upscaler``.
 
     Args:

@@ -9,11 +9,6 @@ from torch import Tensor
 from difix3d_ns.priors.base import Upscaler
 
 
-def rounds_alone(upscaler: Upscaler) -> int:
-    """Return how many rounds serve a photograph whose splat nobody trains: its ``rounds_alone``, else all."""
-    return int(getattr(upscaler, "rounds_alone", upscaler.rounds))
-
-
 def upscale_alone(
     upscaler: Upscaler,
     low: Tensor,

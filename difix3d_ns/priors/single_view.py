@@ -39,7 +39,7 @@ _MAX_RANGE = 3.0
 """depths beyond this factor of the nearest and farthest known ones are not stated"""
 
 
-class SingleViewDepth:
+class SingleViewDepth(Depth):
     """Depth Anything of ``transformers`` behind the contract of ``Depth``: a step is a photograph.
 
     Args:

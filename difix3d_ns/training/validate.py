@@ -29,7 +29,7 @@ def _repaired(fixer: Fixer, sample: Sample) -> Tensor:
     return fixer.fix([sample.request])[0].image
 
 
-class LimitReferences:
+class LimitReferences(Fixer):
     """A fixer that is shown only the first references of each request, to measure the gain by photographs.
 
     Args:
@@ -39,7 +39,16 @@ class LimitReferences:
 
     def __init__(self, fixer: Fixer, count: int):
         self._fixer, self._count = fixer, count
-        self.trained_references, self.generative = fixer.trained_references, fixer.generative
+
+    @property
+    def trained_references(self) -> int | None:
+        """As of the fixer."""
+        return self._fixer.trained_references
+
+    @property
+    def generative(self) -> bool:
+        """As of the fixer."""
+        return self._fixer.generative
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``)."""

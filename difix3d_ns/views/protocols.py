@@ -59,7 +59,7 @@ class Scene(Protocol):
         ...
 
     def generated(self, index: int) -> bool:
-        """Return whether a photograph is none: a generator made it."""
+        """Return whether a generator made this frame."""
         ...
 
     def cameras(self) -> list[Pinhole]:

@@ -23,6 +23,7 @@ from difix3d_ns.geometry.poses import (
     stack_poses,
     with_poses,
 )
+from difix3d_ns.geometry.spacing import evenly_spaced
 
 _BEYOND_SHARE = 0.25  # of the targets; interpolated poses gained most in every scene measured, jittered ones less
 _MAX_ANGLE = math.pi / 2  # neighbours turned further apart share no view worth interpolating
@@ -124,7 +125,7 @@ def camera_path_targets(path: Path, count: int | None = None) -> list[Pinhole]:
             f"{path}: camera_type is {content['camera_type']!r}; pseudo-views need a path of perspective cameras"
         )
     if count is not None and 0 < count < len(frames):
-        frames = [frames[i] for i in torch.linspace(0, len(frames) - 1, count).round().long().tolist()]
+        frames = [frames[i] for i in evenly_spaced(len(frames), count)]
     return [_path_camera(path, i, frame, width, height) for i, frame in enumerate(frames)]
 
 

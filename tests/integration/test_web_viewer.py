@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from difix3d_ns.apps.export_splat import load_pipeline
-from difix3d_ns.metrics.image import psnr
+from difix3d_ns.metrics.psnr import psnr
 from difix3d_ns.ns.cameras import to_cameras, to_pinhole
 from tests.browser import open_tab
 from tests.conftest import Command

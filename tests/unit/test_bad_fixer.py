@@ -72,7 +72,7 @@ def test_a_view_that_nobody_trusts_takes_no_step() -> None:
     [
         ("nowhere.fixer", "'nowhere.fixer' cannot be imported .*PYTHONPATH"),
         ("os.path", "'os.path' has no function load"),
-        ("blur", "unknown fixer 'blur'.* or package.module of yours"),
+        ("blur", "'blur': no fixer has this name; .* or package.module of yours"),
     ],
 )
 def test_fixers_that_are_none(name: str, message: str) -> None:

@@ -22,7 +22,7 @@ from difix3d_ns.evaluation.bench.results import (
     results,
 )
 from difix3d_ns.evaluation.bench.rows import Row
-from difix3d_ns.metrics.image import psnr
+from difix3d_ns.metrics.psnr import psnr
 from tests.unit.bench_states import finish
 
 RECIPE = Recipe(

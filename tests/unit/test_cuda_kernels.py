@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch.utils import cpp_extension
 
 from difix3d_ns.apps.doctor import try_everything
 from difix3d_ns.errors import UserError
@@ -84,7 +85,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("CUDA_HOME", "CUDA_PATH", "CXX"):
         monkeypatch.delenv(name, raising=False)
     _program(tmp_path / "bin" / "c++")
-    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))  # else /usr/local/cuda is searched
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path / "cuda"))  # as torch finds it when it is imported
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     monkeypatch.setattr(torch.version, "cuda", "13.2")
@@ -101,7 +102,7 @@ def test_the_toolchain_of_a_machine(machine: Path, monkeypatch: pytest.MonkeyPat
     found = find_toolchain()
     assert found.nvcc == str(in_home) and "release 12.4" in found.nvcc_version
 
-    monkeypatch.delenv("CUDA_HOME")
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(machine))
     on_path = _program(machine / "bin" / "nvcc", NVCC_13)
     built = machine / "extensions" / "gsplat_cuda" / "gsplat_cuda.so"
     built.touch()  # in the folder that torch makes when it is asked for

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from difix3d_ns.data.capture import evenly_spaced, procedural_capture
+from difix3d_ns.data.capture import procedural_capture
 from difix3d_ns.data.enlarged import ENLARGEMENTS, Stills, enlarged, reduced
 from difix3d_ns.data.options import STRATEGIES, CurationOptions
 from difix3d_ns.data.procedural.sample_pictures import PICTURES, load_picture, picture_names
@@ -16,6 +16,7 @@ from difix3d_ns.data.samples import UnitSamples
 from difix3d_ns.data.scene_names import expand
 from difix3d_ns.data.strategies import make_units, plans
 from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.geometry.spacing import evenly_spaced
 
 
 @pytest.fixture(scope="module")

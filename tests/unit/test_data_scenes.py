@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from difix3d_ns.data.capture import evenly_spaced, procedural_capture, thinned
+from difix3d_ns.data.capture import procedural_capture, thinned
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.data.procedural import photograph_world, training_world, write_views
 from difix3d_ns.data.procedural.dataset import structure_points
 from difix3d_ns.data.scene_names import expand
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.spacing import evenly_spaced
 from difix3d_ns.ns.capture_reader import read_dataset
 
 LENS = {"k1": -0.2, "k2": 0.05, "p1": 0.002, "p2": -0.001}
@@ -300,4 +301,5 @@ def test_dense_captures_are_thinned():
     assert "--views" in few.notes[0]
     assert thinned(capture, 100) is capture
     assert evenly_spaced(10, 4) == [0, 3, 6, 9]
-    assert evenly_spaced(3, 40) == [0, 1, 2]
+    assert evenly_spaced(3, 40) == [0, 1, 2] and evenly_spaced(0, 4) == evenly_spaced(4, 0) == []
+    assert evenly_spaced(5, 2, ends=False) == [1, 3] and evenly_spaced(2, 5, ends=False) == [0, 1]

@@ -137,9 +137,9 @@ def test_errors_name_the_flag(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     scene = write_scene(tmp_path / "scene", count=3)
-    with pytest.raises(UserError, match="--prior nonsense: one of multiview"):
+    with pytest.raises(UserError, match="--prior nonsense: no depth prior has this name; there are multiview"):
         write_depths(scene, tmp_path / "out", "nonsense")
-    with pytest.raises(UserError, match=r"--weights .*nowhere"):
+    with pytest.raises(UserError, match=r"'multiview' cannot be loaded \(--prior, --weights\): .*nowhere"):
         write_depths(scene, tmp_path / "out", weights=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match="--long-side 0: at least 32"):
         write_depths(scene, tmp_path / "out", PRIOR, long_side=0)

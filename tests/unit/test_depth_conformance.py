@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import Depth, State
-from difix3d_ns.priors.registry import available_priors, load_depth
+from difix3d_ns.priors.registry import available_priors, load_depth, load_prior
 from tests.pretended_cuda import pretended_cuda
 from tests.unit.known_scenes import photographs_with_points
 from tests.unit.tiny_depth import write_depth, write_single_view
@@ -110,7 +110,7 @@ def test_a_device_gives_what_the_processor_gives(
     views = photographs_with_points()
     expected = prior.result(finished(prior, prior.start(views)))
     with pretended_cuda() if device == "pretended" else contextlib.nullcontext():
-        there = load_depth.__wrapped__(name, weights.get(name), "cuda")
+        there = load_prior.__wrapped__(Depth, name, weights.get(name), "cuda")
         found = there.result(finished(there, there.start([view.to("cuda") for view in views])))
         maps = [(one.depth.cpu(), one.uncertainty.cpu()) for one in found]
     for (depth, uncertainty), one in zip(maps, expected, strict=True):

@@ -23,7 +23,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
 from difix3d_ns.enhance.enhancer import Enhancer, EnhancerSettings
-from difix3d_ns.enhance.temporal import Frame, TemporalFilter
+from difix3d_ns.enhance.temporal import EnhancedFrame, TemporalFilter
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.stereo import stereo_depths, stereo_points
@@ -43,7 +43,7 @@ from difix3d_ns.priors.alignment.aligned_references import align
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.embedded import load as load_embedded
 from difix3d_ns.priors.fixer_config import FixerConfig
-from difix3d_ns.priors.registry import available_fixers, load_fixer
+from difix3d_ns.priors.registry import available_fixers, load_fixer, load_prior
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from difix3d_ns.splats.exposure import Exposures
 from difix3d_ns.splats.floaters import FreeSpace
@@ -147,7 +147,7 @@ def _request(references: int = 2, height: int = 49, width: int = 67) -> FixReque
 
 
 def _prior(name: str, place: Place, requests: Sequence[FixRequest]) -> Any:
-    load_fixer.cache_clear()
+    load_prior.cache_clear()
     return load_fixer(name, place.weights.get(name), place.device, torch.float32).fix(requests)
 
 
@@ -197,7 +197,7 @@ def _references(place: Place) -> Any:
 def _fixed_view(place: Place) -> Any:
     """By a generative prior, which also teaches what no photograph shows."""
     scene, renderer, references = place.surroundings()
-    load_fixer.cache_clear()
+    load_prior.cache_clear()
     fixer = ViewFixer(FixerConfig("difix", place.weights["difix"], 1, "float32"), renderer, references)
     assert fixer.unseen_weight > 0
     return [made.result for made in fixer.fix(scene.cameras()[:2], [0, 1])]
@@ -369,7 +369,7 @@ def _temporal_filter(place: Place) -> Any:
         assert view.camera is not None and view.depth is not None and view.alpha is not None
         previous = temporal.previous(caller, view.camera, view.depth, view.alpha, 0)
         assert (previous is not None) == (x > 0)
-        frame = Frame(view.camera, view.depth, view.alpha, 0, (), view.image - 0.5)
+        frame = EnhancedFrame(view.camera, view.depth, view.alpha, 0, (), view.image - 0.5)
         changes.append(temporal.blend_with_previous(caller, frame, previous))
     return changes
 
@@ -392,7 +392,7 @@ class _Caller:
 
 def _enhancer(place: Place, fixer: str = "blend") -> tuple[TrainingScene, SplatRenderer, Enhancer]:
     scene, renderer, references = place.surroundings()
-    load_fixer.cache_clear()
+    load_prior.cache_clear()
     config = FixerConfig(fixer, place.weights.get(fixer), references=2, dtype="float32")
     return scene, renderer, Enhancer(EnhancerSettings(config, 0.8), renderer, references)
 

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 
 from difix3d_ns import cli
 from difix3d_ns.errors import UserError
-from difix3d_ns.priors.base import default_references
 from difix3d_ns.priors.difix import DifixFixer
 from difix3d_ns.priors.difix import load as load_difix
 from difix3d_ns.priors.published import hub
@@ -282,7 +281,7 @@ def test_convert_notes_the_number_of_views_of_the_training(
 ) -> None:
     checkpoint = official.write_checkpoint(tmp_path / "model_1.pkl")
     fixer = load(convert(checkpoint, str(original), tmp_path / "out", references=references))
-    assert fixer.trained_references == default_references(fixer) == references
+    assert fixer.trained_references == fixer.default_references == references
     with pytest.raises(UserError, match="--references -1: at least 0"):
         convert(checkpoint, str(original), tmp_path / "other", references=-1)
 

@@ -15,7 +15,7 @@ from difix3d_ns.apps.fix_images import Sources, fix_pictures
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.runs import evaluate
 from difix3d_ns.ns.splat_frame import SplatFrame
-from difix3d_ns.ns.starting_splat import read_ply
+from difix3d_ns.ns.starting_splat import read_exported
 from difix3d_ns.ns.trainer import GuidedTrainer
 from tests.unit.short_training import short_config, train
 from tests.unit.tiny_scene import write_scene
@@ -35,7 +35,7 @@ def training(tmp_path_factory: pytest.TempPathFactory) -> GuidedTrainer:
 def test_a_ply_holds_the_splat(training: GuidedTrainer, tmp_path: Path) -> None:
     done = export(training.base_dir, tmp_path / "splat.ply", keep_all=True)
     assert done.left_out == {"that are no numbers": 0} and "Gaussians" in done.describe()
-    found = read_ply(done.file)
+    found = read_exported(done.file)
     for name, values in training.pipeline.model.gauss_params.items():
         values = values.detach()
         if name == "quats":
@@ -56,7 +56,7 @@ def test_compressed_forms(training: GuidedTrainer, tmp_path: Path, name: str, ex
         ["whole.ply", "whole_frame.json", name, "a_frame.json"]
     )
     read = gsply.read_spz(small.file) if name.endswith(".spz") else gsply.plyread(small.file)
-    original = read_ply(whole.file)["means"].numpy()
+    original = read_exported(whole.file)["means"].numpy()
     spread = np.ptp(original, axis=0).max()
     nearest = np.sqrt(((original[:, None] - np.asarray(read.means)[None]) ** 2).sum(-1)).min(1)
     assert nearest.max() < exact * spread
@@ -67,13 +67,13 @@ def test_in_the_captures_coordinates_and_cropped(training: GuidedTrainer, tmp_pa
     theirs = export(training.base_dir, tmp_path / "theirs.ply", frame="capture")
     assert not (tmp_path / "theirs_frame.json").exists()
     matrix = SplatFrame.of(training.pipeline.datamanager.train_dataparser_outputs).to_original
-    placed = read_ply(ours.file)["means"].double().numpy() @ matrix[:3, :3].T + matrix[:3, 3]
-    found = read_ply(theirs.file)["means"].numpy()
+    placed = read_exported(ours.file)["means"].double().numpy() @ matrix[:3, :3].T + matrix[:3, 3]
+    found = read_exported(theirs.file)["means"].numpy()
     assert np.allclose(found, placed, atol=1e-4 * np.abs(placed).max())
     middle = np.median(found, axis=0)
     box = (*(middle - 10), middle[0], *(middle[1:] + 10))
     half = export(training.base_dir, tmp_path / "half.ply", frame="capture", crop=tuple(map(float, box)))
-    means = read_ply(half.file)["means"].numpy()
+    means = read_exported(half.file)["means"].numpy()
     assert 0 < half.gaussians < theirs.gaussians and (means[:, 0] <= middle[0]).all()
     assert half.left_out["outside of the crop"] == theirs.gaussians - half.gaussians
 

@@ -22,7 +22,6 @@ from difix3d_ns.io.images import read_picture, write_picture
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.priors.alignment.plane_alignment import features_of, request_on_a_plane
-from difix3d_ns.priors.base import aligns_references
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.none import IdentityFixer
 from tests.unit.tiny_scene import write_scene
@@ -122,8 +121,8 @@ def test_equal_names_are_told_apart_by_their_folders(source: str, index: int) ->
 
 
 def test_which_fixers_need_cameras() -> None:
-    assert aligns_references(BlendFixer())
-    assert not aligns_references(IdentityFixer())
+    assert BlendFixer().aligns
+    assert not IdentityFixer().aligns
 
 
 def test_cameras_of_a_scene_by_the_names_of_its_photos(tiny_scene: Path, tmp_path: Path) -> None:

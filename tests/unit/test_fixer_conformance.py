@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, PosedImage, aligns_references
-from difix3d_ns.priors.registry import available_fixers, load_fixer
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult, PosedImage
+from difix3d_ns.priors.registry import available_fixers, load_fixer, load_prior
 from tests.unit.known_scenes import camera_at, photograph, picture
 from tests.unit.official_difix import Official
 from tests.unit.tiny_fixers import write_detail, write_embedded
@@ -52,7 +52,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module", params=[*available_fixers(), FOREIGN])
 def loaded(request: pytest.FixtureRequest, weights: dict[str, str]) -> _Loaded:
     def load(**options: Any) -> Fixer:
-        load_fixer.cache_clear()
+        load_prior.cache_clear()
         return load_fixer(request.param, weights.get(request.param), **{"dtype": torch.float32, **options})
 
     return _Loaded(request.param, load(), load)
@@ -127,7 +127,7 @@ def test_references_without_cameras(fixer: Fixer) -> None:
     fix(fixer, replace(full, references=[*bare, *full.references]))
     alone = fix(fixer, replace(full, references=bare))
     fix(fixer, FixRequest(full.image, full.references))
-    if not fixer.generative and aligns_references(fixer):
+    if not fixer.generative and fixer.aligns:
         torch.testing.assert_close(alone.image, full.image)
 
 
@@ -151,7 +151,7 @@ def test_pictures_without_content(fixer: Fixer, grey: float) -> None:
     flat = torch.full((24, 32, 3), grey)
     for references in ((), [PosedImage(picture(24, 32, 1))], [PosedImage(flat)]):
         result = fix(fixer, FixRequest(flat, references))
-        if not fixer.generative and aligns_references(fixer):  # what matches by random weights finds something
+        if not fixer.generative and fixer.aligns:  # what matches by random weights finds something
             torch.testing.assert_close(result.image, flat)
 
 

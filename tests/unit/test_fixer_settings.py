@@ -87,9 +87,15 @@ def test_loading_names_the_flags_of_whoever_asked() -> None:
     device = torch.device("cpu")
     assert len(FixerConfig("blend").load(device).fix([FixRequest(torch.zeros(2, 3, 3))])) == 1
     for config, message in (
-        (FixerConfig("blur"), r"'blur' cannot be loaded \(--mine\.name, --mine\.weights .*unknown fixer 'blur'"),
-        (FixerConfig("embedded", "/nowhere"), r"--mine\.weights .*nowhere"),
-        (FixerConfig("blend", compile=True), "cannot be compiled"),
+        (FixerConfig("blur"), r"--mine\.name blur: no fixer has this name; there are .*, embedded, "),
+        (
+            FixerConfig("embedded", "/nowhere"),
+            r"be loaded \(--mine\.name, --mine\.weights\): .*nowhere",
+        ),
+        (
+            FixerConfig("blend", compile=True),
+            r"--mine\.compile\): the fixer 'blend' has no option compile",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             config.load(device, "--mine")

@@ -22,7 +22,7 @@ from difix3d_ns.priors.embedded import load as load_embedded
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.priors.none import IdentityFixer
 from difix3d_ns.priors.published.lora import merge_lora
-from difix3d_ns.priors.registry import available_fixers, load_fixer
+from difix3d_ns.priors.registry import available_fixers, load_fixer, load_prior
 from tests.pretended_cuda import out_of_memory
 from tests.stand_ins import FlatRenderer, NoReferences
 from tests.unit.known_scenes import camera_at, photograph
@@ -134,7 +134,7 @@ def test_the_packaged_weights_load_and_repair():
 
 
 def test_loading_leaves_the_random_generator_and_threads_wait_for_each_other() -> None:
-    load_fixer.cache_clear()
+    load_prior.cache_clear()
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
@@ -161,7 +161,7 @@ def test_loading_leaves_the_random_generator_and_threads_wait_for_each_other() -
 
 def test_loading_leaves_other_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their generators are not asked for, which would start each of several GPUs."""
-    load_fixer.cache_clear()
+    load_prior.cache_clear()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_rng_state", mock.Mock(side_effect=AssertionError("a GPU is started")))
     assert load_fixer("none").fix([make_request(0)])

@@ -15,7 +15,7 @@ from difix3d_ns.apps.export_splat import export
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.runs import evaluate
 from difix3d_ns.ns import starting_splat
-from difix3d_ns.ns.starting_splat import read_ply, read_transform
+from difix3d_ns.ns.starting_splat import read_exported, read_transform
 from difix3d_ns.ns.trainer import GuidedTrainer
 from tests.unit.short_training import console_output, short_config, train
 from tests.unit.tiny_scene import write_scene
@@ -73,7 +73,7 @@ def test_its_coordinates_are_found(
     export(training.base_dir, ply, "capture" if frame == "capture" else "training", keep_all=True)
     known = tmp_path / f"{frame}_frame.json"
     if frame == "scaled":  # of another training, whose coordinates are three times as large
-        gaussians = read_ply(ply)
+        gaussians = read_exported(ply)
         _write_scaled(ply, gaussians, 3.0)
         content = json.loads(known.read_text())
         matrix = np.array(content["splat_to_original"])
@@ -111,7 +111,7 @@ def test_a_splat_of_something_else_is_refused(
     monkeypatch.setattr(starting_splat, "MIN_PSNR", 20.0)
     ply = tmp_path / "other.ply"
     export(training.base_dir, ply, keep_all=True)
-    gaussians = read_ply(ply)
+    gaussians = read_exported(ply)
     gaussians["means"] = gaussians["means"] + 100
     _write_scaled(ply, gaussians, 1.0)
     with pytest.raises(UserError, match=r"does not show the photos of this scene \(.* dB in .*--load-transform FILE"):
@@ -121,6 +121,23 @@ def test_a_splat_of_something_else_is_refused(
     (tmp_path / "half.ply").write_text("ply\nformat ascii 1.0\n")
     with pytest.raises(UserError, match=r"--load-ply .*half\.ply is no splat"):
         _begun(training, tmp_path / "half.ply")
+
+
+@pytest.mark.parametrize("name", ["small.spz", "small.compressed.ply"])
+def test_what_export_writes_smaller_is_read_as_well(training: GuidedTrainer, tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    export(training.base_dir, file, keep_all=True)
+    assert (tmp_path / "small_frame.json").is_file()
+    path, state = starting_splat.read_start(file, "--pipeline.guidance.start")
+    assert path == file and starting_splat.degree_of(state) == 1
+    trainer = _begun(training, file)
+    assert trainer.config.pipeline.model.sh_degree == 1 and trainer._start_step > 0
+    found, values = (one.pipeline.model.gauss_params["means"].detach() for one in (trainer, training))
+    nearest = torch.cdist(found, values).min(1).values
+    assert len(found) == len(values) and nearest.max() < 4e-3 * (values.max() - values.min())
+    file.write_bytes(b"ply, but nothing more")
+    with pytest.raises(UserError, match=r"--load-ply .*small.* is no splat as ns-export or difix3d export writes it"):
+        _begun(training, file)
 
 
 def test_files_of_coordinates(training: GuidedTrainer, tmp_path: Path) -> None:

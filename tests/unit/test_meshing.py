@@ -17,14 +17,14 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.meshing import cleaning, splat_mesh
-from difix3d_ns.meshing.depth_view import depth_view
+from difix3d_ns.meshing.depth_view import DepthView, depth_view
 from difix3d_ns.meshing.extent import pixel_size, seen_box
 from difix3d_ns.meshing.mesh_files import read_mesh, write_mesh
 from difix3d_ns.meshing.mesh_pictures import MeshPictures
 from difix3d_ns.meshing.painting import Occlusion, Points, colours
 from difix3d_ns.meshing.splat_mesh import MeshOptions, SplatMesh, mesh_of_splat
 from difix3d_ns.meshing.texture import painted, unwrapped
-from difix3d_ns.meshing.volume import Box, Volume, fused
+from difix3d_ns.meshing.volume import Box, Volume
 from difix3d_ns.rasterization import median_depth, surface_depth
 from tests.unit.ball_scene import RADIUS, Ball, BallScene, camera_at, colour_of
 
@@ -35,6 +35,13 @@ BOX = Box(np.full(3, -1.2), np.full(3, 1.2))
 
 def views_of_ball(cameras: list[Pinhole]) -> list:
     return [depth_view(camera, *Ball().surface_depth(camera)) for camera in cameras]
+
+
+def fused(views: list[DepthView], voxels: int) -> trimesh.Trimesh:
+    volume = Volume(BOX, voxels)
+    for view in views:
+        volume.add(view)
+    return volume.surface()
 
 
 def made(cameras: list[Pinhole], options: MeshOptions | None = None) -> SplatMesh:
@@ -97,7 +104,7 @@ def test_a_depth_view_leaves_steps_out() -> None:
 
 
 def test_a_ball_is_found_to_a_tenth_of_a_voxel() -> None:
-    mesh = fused(views_of_ball(ALL_AROUND), BOX, 64)
+    mesh = fused(views_of_ball(ALL_AROUND), 64)
     away = np.linalg.norm(mesh.vertices, axis=1) - RADIUS
     assert np.abs(away).mean() < 0.1 * BOX.voxel(64)
     outward = (np.asarray(mesh.face_normals) * mesh.triangles_center).sum(1)
@@ -105,7 +112,7 @@ def test_a_ball_is_found_to_a_tenth_of_a_voxel() -> None:
 
 
 def test_what_nobody_saw_stays_open() -> None:
-    mesh = fused(views_of_ball([camera_at(0.0, 0.0)]), BOX, 48)
+    mesh = fused(views_of_ball([camera_at(0.0, 0.0)]), 48)
     assert mesh.vertices[:, 0].min() > -0.1 and not mesh.is_watertight
     assert Volume(BOX, 16).surface().is_empty
 
@@ -114,7 +121,7 @@ def test_views_weigh() -> None:
     camera = camera_at(0.0, 0.0)
     depth, alpha = Ball().surface_depth(camera)
     far = depth_view(camera, depth + 0.1 * (depth > 0), alpha, confidence=0.25)
-    both = fused([depth_view(camera, depth, alpha), far], BOX, 64)
+    both = fused([depth_view(camera, depth, alpha), far], 64)
     at_front = both.vertices[np.abs(both.vertices[:, 1:]).max(1) < 0.2]
     assert np.linalg.norm(at_front, axis=1).mean() == pytest.approx(RADIUS - 0.02, abs=0.006)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from difix3d_ns.priors.base import OrbitFrame, OrbitRefiner, State
-from difix3d_ns.priors.registry import available_priors, load_orbit_refiner
+from difix3d_ns.priors.registry import available_priors, load_orbit_refiner, load_prior
 from tests.pretended_cuda import pretended_cuda
 from tests.unit.known_scenes import camera_at, photograph, picture
 from tests.unit.tiny_residual import write_hi3d
@@ -135,7 +135,7 @@ def test_a_device_gives_what_the_processor_gives(name: str, weights: Mapping[str
     """In float32: a chain of many steps makes more of rounding."""
     expected = made(load_orbit_refiner(name, weights.get(name), "cpu", torch.float32), frames())
     with pretended_cuda() if device == "pretended" else contextlib.nullcontext():
-        there = load_orbit_refiner.__wrapped__(name, weights.get(name), "cuda", torch.float32)
+        there = load_prior.__wrapped__(OrbitRefiner, name, weights.get(name), "cuda", torch.float32)
         given = [
             replace(f, image=f.image.to("cuda"), depth=None if f.depth is None else f.depth.to("cuda"))
             for f in frames()

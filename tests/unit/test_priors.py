@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,9 +13,9 @@ from torch import Tensor
 
 from difix3d_ns import priors
 from difix3d_ns.priors import registry
-from difix3d_ns.priors.base import Depth, Fixer, FixRequest, State, Upscaler, ViewGenerator
+from difix3d_ns.priors.base import Depth, Fixer, FixRequest, OrbitGenerator, State, Upscaler, ViewGenerator
 from difix3d_ns.priors.published.folder import trained_references
-from difix3d_ns.priors.registry import available_fixers, available_priors, load_fixer
+from difix3d_ns.priors.registry import available_fixers, available_priors, load_fixer, load_prior
 from tests.unit.official_difix import Official
 
 FIXER = """
@@ -49,7 +51,7 @@ def test_a_new_fixer_is_one_file(folder: Path) -> None:
     (result,) = fixer.fix([FixRequest(torch.zeros(2, 3, 3))])
     assert float(result.image.min()) == 0.5
     assert fixer.trained_references is None and fixer.generative is False  # it did not say
-    with pytest.raises(ValueError, match=r"takes one of all-grey, or package\.module"):
+    with pytest.raises(ValueError, match=r"'blend2': no fixer has this name; there are all-grey, or package\.module"):
         load_fixer("blend2")
 
 
@@ -86,7 +88,35 @@ def test_references_a_published_folder_was_trained_with(tmp_path: Path) -> None:
     assert trained_references(with_none) == 1
 
 
-class _Doubling:
+class _Stranger:
+    """A prior of another package that knows of no protocol: it says what it has to, and wants matched depth."""
+
+    wants_matched_depth = True
+    rounds = 3
+
+    def start(self, *arguments: object) -> State:
+        return {}
+
+
+def test_what_a_prior_of_another_package_leaves_out_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("stranger.prior")
+    module.load = lambda weights, device, dtype: _Stranger()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "stranger", ModuleType("stranger"))
+    monkeypatch.setitem(sys.modules, "stranger.prior", module)
+    load_prior.cache_clear()
+    assert load_prior(Depth, "stranger.prior").wants_matched_depth is True
+    upscaler, generator = load_prior(Upscaler, "stranger.prior"), load_prior(OrbitGenerator, "stranger.prior")
+    assert upscaler.rounds_alone == 3 and upscaler.start() == {}
+    assert (generator.about, generator.generative) == ("", False)
+    fixer = load_prior(Fixer, "stranger.prior")
+    assert (fixer.trained_references, fixer.default_references, fixer.aligns, fixer.describe(2)) == (None, 3, False, "")
+    for prior, name in ((upscaler, "joint"), (upscaler, "level"), (generator, "step"), (generator, "abuot")):
+        with pytest.raises(AttributeError, match=f"'_Stranger' object has no attribute '{name}'"):
+            getattr(prior, name)
+    load_prior.cache_clear()
+
+
+class _Doubling(Upscaler):
     """An upscaler that repeats pixels, one row in each step: shows that the protocol can be kept."""
 
     joint, rounds = False, 2

@@ -13,7 +13,7 @@ from torch import Tensor
 from difix3d_ns.data.procedural import demo_world, photograph_world
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.initialization.estimated_depths import PhotoDepthConfig, estimate_depths
-from difix3d_ns.priors.base import DepthMap, State
+from difix3d_ns.priors.base import Depth, DepthMap, State
 from difix3d_ns.priors.single_view import MIN_POINTS, SingleViewDepth, fitted, load
 from tests.unit.tiny_depth import write_single_view
 
@@ -88,7 +88,7 @@ def test_the_network_sees_what_its_files_say(kind: str, tmp_path: Path) -> None:
     assert float(expected.std()) > 0
 
 
-class _Recorded:
+class _Recorded(Depth):
     """A prior that keeps what it is shown."""
 
     wants_matched_depth = True

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from difix3d_ns.enhance.temporal import MAX_MOTION, Frame, TemporalFilter, motion
+from difix3d_ns.enhance.temporal import MAX_MOTION, EnhancedFrame, TemporalFilter, motion
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import unproject
 from tests.unit.known_scenes import look_at, straight, wall_reference
@@ -58,7 +58,7 @@ def _enhance(
 ) -> tuple[torch.Tensor, tuple[int, ...]]:
     """The steadied picture, and the references of the previous frame."""
     previous = temporal_filter.previous(caller, *planes, version)
-    frame = Frame(*planes, version, references, fixed - render)
+    frame = EnhancedFrame(*planes, version, references, fixed - render)
     change = temporal_filter.blend_with_previous(caller, frame, previous)
     return render + change, previous.references if previous else ()
 

@@ -14,8 +14,8 @@ from difix3d_ns.data.orbit_samples import FRAMES, orbit_capture
 from difix3d_ns.data.shards import Sample, read_shards
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.orbits import look_at_point, surrounding
-from difix3d_ns.priors.base import OrbitFrame
-from difix3d_ns.priors.registry import load_orbit_refiner
+from difix3d_ns.priors.base import OrbitFrame, OrbitRefiner
+from difix3d_ns.priors.registry import load_prior
 from difix3d_ns.training.prior_recipe import Phase, Recipe
 from difix3d_ns.training.systems.hi3d import Hi3D
 from difix3d_ns.training.train import train
@@ -101,7 +101,7 @@ def test_training_begins_with_the_upscaler_and_ends_in_a_refiner(shards: Path, t
     before = Hi3D(recipe(start)).build()
     assert not before.enter.weight[:, -16:].any()  # it knows nothing of depth
     train(recipe(start), tmp_path / "run", shards, "cpu")
-    refiner = load_orbit_refiner.__wrapped__("hi3d", str(tmp_path / "run"))
+    refiner = load_prior.__wrapped__(OrbitRefiner, "hi3d", str(tmp_path / "run"))
     after = refiner.net  # type: ignore[attr-defined]
     assert after.extra == 16 and after.enter.weight[:, -16:].any()
     shown = [photograph(camera_at(0.1 * number, width=24, height=18))[0] for number in range(3)]

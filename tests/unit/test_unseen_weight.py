@@ -19,7 +19,7 @@ from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.priors.base import FixRequest, FixResult
 from difix3d_ns.priors.fixer_config import FixerConfig
-from difix3d_ns.priors.registry import load_fixer
+from difix3d_ns.priors.registry import load_prior
 from difix3d_ns.views.protocols import Render
 from tests.stand_ins import FlatRenderer, ModelOfScene
 from tests.unit.official_difix import Official
@@ -54,7 +54,7 @@ def painter(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         module.load = lambda weights, device, dtype: Painter(generative, seen, depth)  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "painter", ModuleType("painter"))
         monkeypatch.setitem(sys.modules, "painter.module", module)
-        load_fixer.cache_clear()
+        load_prior.cache_clear()
         return "painter.module"
 
     return make

@@ -181,9 +181,12 @@ def test_the_embedded_upscaler_makes_the_round_that_is_best_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weights": "some"}, "--weights some: the upscaler bicubic has no weights"),
+        (
+            {"weights": "some"},
+            r"cannot be loaded \(--upscaler, --weights\): the upscaler bicubic has no weights",
+        ),
         ({"factor": 5}, r"--factor 5: one of 4, 3, 2, 1\.5 is needed"),
-        ({"upscaler": "blur"}, r"--upscaler blur: one of backprojection, bicubic.* is needed"),
+        ({"upscaler": "blur"}, r"--upscaler blur: no upscaler has this name; there are backprojection, bicubic"),
         ({"upscaler": "nowhere.blur"}, r"--upscaler nowhere\.blur: .*PYTHONPATH"),
         ({"device": "cuda:7"}, r"--device cuda:7: not usable here"),
     ],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.priors.base import State, Upscaler, picture_round
-from difix3d_ns.priors.registry import available_priors, load_upscaler
+from difix3d_ns.priors.registry import available_priors, load_prior, load_upscaler
 from tests.pretended_cuda import pretended_cuda
 from tests.unit.known_scenes import picture
 from tests.unit.official_upscalers import ldm, write
@@ -169,7 +169,7 @@ def test_a_device_gives_what_the_processor_gives(
     lows, size = photographs(upscaler), (48, 68)
     expected = results(upscaler, start(upscaler, lows, size), upscaler.rounds)
     with pretended_cuda() if device == "pretended" else contextlib.nullcontext():
-        there = load_upscaler.__wrapped__(name, weights.get(name), "cuda", torch.float32)
+        there = load_prior.__wrapped__(Upscaler, name, weights.get(name), "cuda", torch.float32)
         found = [one.cpu() for one in results(there, start(there, lows, size), there.rounds)]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=2e-3, rtol=0)

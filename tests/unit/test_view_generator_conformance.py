@@ -14,7 +14,7 @@ from torch import Tensor
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.priors.base import GeneratedView, State, ViewGenerator
-from difix3d_ns.priors.registry import available_priors, load_view_generator
+from difix3d_ns.priors.registry import available_priors, load_prior, load_view_generator
 from tests.pretended_cuda import pretended_cuda
 from tests.unit.known_scenes import camera_at, photographs_with_points, picture
 from tests.unit.tiny_views import write_eft, write_sparsefusion
@@ -148,7 +148,7 @@ def test_seeds(generator: ViewGenerator) -> None:
     views = photographs_with_points()
     one, again, other = (made(generator, views, noise=0.8, seed=seed) for seed in (1, 1, 2))
     assert_same(one, again)
-    if getattr(generator, "generative", False):
+    if generator.generative:
         assert any(not torch.equal(a.image, b.image) for a, b in zip(one, other, strict=True))
         assert one[0].weight < 1 or one[0].confidence.max() > 0
 
@@ -177,7 +177,7 @@ def test_a_device_gives_what_the_processor_gives(
     views, shown = photographs_with_points(), renders(CAMERAS)
     expected = made(generator, views, renders=shown, noise=0.5)
     with pretended_cuda() if device == "pretended" else contextlib.nullcontext():
-        there = load_view_generator.__wrapped__(name, weights.get(name), "cuda")
+        there = load_prior.__wrapped__(ViewGenerator, name, weights.get(name), "cuda")
         state = there.start([view.to("cuda") for view in views], CAMERAS, [one.to("cuda") for one in shown], 0.5)
         found = [(one.image.cpu(), one.confidence.cpu()) for one in there.result(finished(there, state))]
     for (image, confidence), one in zip(found, expected, strict=True):

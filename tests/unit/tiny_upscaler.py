@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.networks.alternation import AlternatingUpscaler
 from difix3d_ns.priors.networks.diffusion import signal_levels
 
@@ -13,7 +14,7 @@ BETAS = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, 
 LEVELS = (999, 0)
 
 
-class TinyUpscaler(AlternatingUpscaler):
+class TinyUpscaler(AlternatingUpscaler, Upscaler):
     """Residuals to bicubic enlargement; the estimate is a share of what is noisy, and differs between photographs."""
 
     def encode(self, picture: Tensor, low: Tensor) -> Tensor:

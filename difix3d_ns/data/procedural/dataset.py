@@ -23,6 +23,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.point_files import write_points
+from difix3d_ns.io.transforms_frames import frame_entry
 
 _MIN_DISTANCE = 0.25  # metres: nobody photographs a wall from nearer than that
 
@@ -196,11 +197,7 @@ def write_views(
         if depths:
             (output / "depths").mkdir(exist_ok=True)
             np.save(output / f"depths/frame_{index:05d}.npy", view.depth[..., 0].numpy())
-        opengl = view.camera.camera_to_world.double().numpy() @ np.diag([1.0, -1.0, -1.0, 1.0])
-        k = view.camera.intrinsics.double().numpy()
-        size = {"w": view.camera.width, "h": view.camera.height}
-        lens = {"fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2], "cy": k[1, 2]}
-        frames.append({"file_path": name, **lens, **size, "transform_matrix": opengl.tolist()})
+        frames.append(frame_entry(name, view.camera))
         names[view.training].append(name)
     xyz, rgb = structure_points(views, rng, points)
     write_points(xyz, rgb, output / "sparse_pc.ply")

@@ -16,6 +16,7 @@ from difix3d_ns.evaluation.bench.rows import Row
 from difix3d_ns.evaluation.comparison import write_comparison
 from difix3d_ns.evaluation.report import Figure, Section, gallery, long_side_for, page, picture, slider
 from difix3d_ns.evaluation.table import METRICS, Cell, Table, metric_table
+from difix3d_ns.geometry.spacing import evenly_spaced
 
 PICTURE_BYTES = 8e6
 """bytes of all pictures of the page"""
@@ -137,18 +138,13 @@ def _views(scores: Scores, output: Path, methods: Sequence[str], scene: str) -> 
         columns[TRUTH] = list(kept[methods[0]].values())
         views = [dict(zip(columns, paths, strict=True)) for paths in zip(*columns.values(), strict=False)]
         if views:
-            step = max(1, len(views) // max(1, scores.recipe.pictures))
-            return views[step // 2 :: step][: scores.recipe.pictures]
+            return [views[place] for place in evenly_spaced(len(views), scores.recipe.pictures, ends=False)]
     return []
 
 
 def _gallery(views: Sequence[Mapping[str, Path]], count: int) -> Markup:
-    """Sliders of one scene's views; the best plain method and the plainest of the others are shown first."""
-    columns = [name for name in views[0] if name != TRUTH]
-    plain = [name for name in columns if name.startswith("plain")] or columns[:1]
-    ours = [name for name in columns if name not in plain]
-    first = [plain[-1], *(["difix3d"] if "difix3d" in ours else ours[:1])]
-    names = [*first, *(name for name in columns if name not in first)]
+    """Sliders of one scene's views; the first two methods are compared first."""
+    names = [name for name in views[0] if name != TRUTH]
     sliders = []
     for view in views:
         images = read_pictures([view[name] for name in (*names, TRUTH)])
@@ -157,8 +153,8 @@ def _gallery(views: Sequence[Mapping[str, Path]], count: int) -> Markup:
         side = long_side_for(count, width, height, PICTURE_BYTES)
         shown = {name: picture(values, side) for name, values in pictures.items()}
         sliders.append(slider(shown, f"Held-out view {int(view[TRUTH].stem) + 1}"))
-    others = [name for name in names[1:] if not name.startswith("plain")]
-    return gallery(sliders, [*((names[0], name) for name in others), *((name, TRUTH.capitalize()) for name in names)])
+    pairs = [(names[0], name) for name in names[1:]]
+    return gallery(sliders, [*pairs, *((name, TRUTH.capitalize()) for name in names)])
 
 
 def distinct(values: Iterable[object]) -> str:

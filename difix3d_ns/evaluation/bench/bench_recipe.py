@@ -148,6 +148,8 @@ class Recipe:
     """Cores for each scene on a cluster."""
     pictures: int = 3
     """Number of held-out views on the page, of the lowest seed."""
+    shown: tuple[str, ...] = ()
+    """Methods whose pictures are on the page, the two that are compared first in front; none: all."""
     undecided: float = 0.15
     """dB below which a difference is called undecided."""
     undecided_gap: float = 0.3
@@ -194,7 +196,8 @@ class Recipe:
         wanted |= {self.methods[name].of for name in wanted}
         kept = {name: method for name, method in self.methods.items() if name in wanted}
         compare = tuple(entry for entry in self.compare if wanted.issuperset(entry.names))
-        return dataclasses.replace(self, methods=kept, compare=compare)
+        shown = tuple(name for name in self.shown if name in wanted)
+        return dataclasses.replace(self, methods=kept, compare=compare, shown=shown)
 
     def trainings(self) -> Iterator[str]:
         """Methods that have to be trained, in the order of the table."""
@@ -262,6 +265,8 @@ def _check(recipe: Recipe) -> None:
             raise ValueError(f"{name}: strength is from 0 to 1")
     if missing := [name for entry in recipe.compare for name in entry.names if name not in methods]:
         raise ValueError(f"compare names {', '.join(missing)}, which is no method")
+    if missing := [name for name in recipe.shown if name not in methods]:
+        raise ValueError(f"shown names {', '.join(missing)}, which is no method")
     if not recipe.seeds or len(set(recipe.seeds)) != len(recipe.seeds):
         raise ValueError("seeds are one or more different numbers")
     if recipe.steps is not None and recipe.steps < 1:

@@ -28,9 +28,6 @@ from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.ns.dataparsers.scene_parser import check_folder
 from difix3d_ns.ns.trainer import CPU_ITERATIONS, CUDA_ITERATIONS
 
-SHOWN = ("plain", "plain-tuned", "fix-only", "difix3d", "difix3d+")
-"""Columns of the pictures, where a recipe has them; else all its methods."""
-
 PRINT_OPTIONS: dict[str, Any] = {"highlight": False, "soft_wrap": True}  # as consoles print messages
 
 Means = dict[str, dict[str, dict[str, float | None]]]  # see ``results``
@@ -187,7 +184,7 @@ def _write(
         add_rows(record / f"bench-{recipe.name}.jsonl", rows, digits=5)
     if pictures:
         measured = [name for name in recipe.methods if scores.rows(name)]
-        galleries = show_pictures(scores, output, [name for name in SHOWN if name in measured] or measured)
+        galleries = show_pictures(scores, output, [name for name in recipe.shown if name in measured] or measured)
         write_text(output / "report.html", html_page(scores, compared, rows, command, galleries))
     return means
 

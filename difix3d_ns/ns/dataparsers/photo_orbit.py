@@ -29,6 +29,7 @@ from difix3d_ns.io.images import READABLE, Picture, write_picture
 from difix3d_ns.io.point_files import write_points
 from difix3d_ns.io.progress import counted_down
 from difix3d_ns.io.run import Run
+from difix3d_ns.io.transforms_frames import frame_entry
 from difix3d_ns.ns.dataparsers.described_scene import DescribedScene
 from difix3d_ns.ns.dataparsers.transforms_file import read_transforms
 from difix3d_ns.priors.base import ObjectFrame, OrbitGenerator, State
@@ -172,7 +173,7 @@ def make_orbit(picture: Path, config: SinglePhotoConfig, device: str = "cpu") ->
     frames = _generated(loaded, photo, config, state)
     cameras = object_cameras(config.elevation, frames[0].image.shape[0], config.frames)
     cut_out = [number == 0 or bool((frame.alpha < 0.5).any()) for number, frame in enumerate(frames)]
-    about = getattr(loaded, "about", f"What the photo does not show is made up by {generator.name}.")
+    about = loaded.about or f"What the photo does not show is made up by {generator.name}."
     if not all(cut_out):
         about += f" {cut_out.count(False)} of {len(frames)} frames are left out: their background has several colours."
     if sum(cut_out) < MIN_FRAMES:
@@ -291,19 +292,7 @@ def _write(folder: Path, frames: list[ObjectFrame], cameras: list[Pinhole], cut_
             continue
         names.append(f"images/frame_{number:03d}.png")
         write_picture(folder / names[-1], Picture(frame.image, frame.alpha))
-        lens, opengl = camera.intrinsics, camera.camera_to_world.numpy() @ np.diag([1.0, -1, -1, 1])
-        entries.append(
-            {
-                "file_path": names[-1],
-                "fl_x": float(lens[0, 0]),
-                "fl_y": float(lens[1, 1]),
-                "cx": float(lens[0, 2]),
-                "cy": float(lens[1, 2]),
-                "w": camera.width,
-                "h": camera.height,
-                "transform_matrix": opengl.tolist(),
-            }
-        )
+        entries.append(frame_entry(names[-1], camera))
         if frame.depth is not None:
             entries[-1]["depth_file_path"] = f"depths/frame_{number:03d}.npy"
             np.save(folder / entries[-1]["depth_file_path"], frame.depth[..., 0].numpy())

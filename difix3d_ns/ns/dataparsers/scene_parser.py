@@ -324,7 +324,7 @@ def _existing(data: Path) -> Path:
     if not path.is_file():
         hint = f"run `difix3d pose {data} --output SCENE` first and train on SCENE"
         if (data / "colmap" / "sparse").exists() or (data / "sparse").exists():
-            hint = f"read the COLMAP model with `ns-train difix3d-splatfacto --data {data} colmap`"
+            hint = f"read the COLMAP model: end the command with `--data {data} colmap`"
         raise UserError(f"{path} is missing: {hint}")
     return path
 

@@ -18,14 +18,14 @@ from difix3d_ns.geometry.pinhole import Pinhole
 
 
 @dataclass(frozen=True)
-class Frame:
+class ShownFrame:
     """A render and where it was seen from."""
 
     camera: Pinhole
     image: Tensor  # [H, W, 3]
     version: int  # of the settings
 
-    def same_place(self, other: Frame) -> bool:
+    def same_place(self, other: ShownFrame) -> bool:
         """Return whether another frame shows the same view at the same size, perhaps of a splat trained further."""
         ours, theirs = self.camera, other.camera
         return (
@@ -34,7 +34,7 @@ class Frame:
             and torch.equal(ours.intrinsics, theirs.intrinsics)
         )
 
-    def same(self, other: Frame) -> bool:
+    def same(self, other: ShownFrame) -> bool:
         """Return whether another frame is the very same picture."""
         return self.same_place(other) and torch.equal(self.image, other.image)
 
@@ -43,9 +43,9 @@ class Frame:
 class _Tab:
     """State of a browser tab: the frame it waits for and the one it got."""
 
-    requested: Frame | None = None
-    done: tuple[Frame, Tensor] | None = None
-    failed: Frame | None = None  # not tried again until something changes
+    requested: ShownFrame | None = None
+    done: tuple[ShownFrame, Tensor] | None = None
+    failed: ShownFrame | None = None  # not tried again until something changes
     to_show: bool = False  # the next frame is requested to show what is done, not because anything changed
 
 
@@ -89,7 +89,7 @@ class LiveEnhancer:
 
     def picture(self, thread: RenderStateMachine, camera: Pinhole, image: Tensor) -> Tensor:
         """Return the enhanced picture [H, W, 3] if it is there, else the render; never raises."""
-        frame = Frame(camera, image, self._version)
+        frame = ShownFrame(camera, image, self._version)
         if self.always:
             if self._failed_always == frame.version:
                 return image  # not again for every frame
@@ -119,7 +119,7 @@ class LiveEnhancer:
             self._worker = threading.Thread(target=self._run_worker, name="difix3d-enhancer", daemon=True)
             self._worker.start()
 
-    def _next_job(self) -> tuple[RenderStateMachine, Frame] | None:
+    def _next_job(self) -> tuple[RenderStateMachine, ShownFrame] | None:
         """Take the request of the tab that was served longest ago."""
         for thread, tab in list(self._tabs.items()):
             frame, tab.requested = tab.requested, None
@@ -138,7 +138,7 @@ class LiveEnhancer:
             self._serve(*job)
             del job  # a closed tab is not kept until the next job comes
 
-    def _serve(self, thread: RenderStateMachine, frame: Frame) -> None:
+    def _serve(self, thread: RenderStateMachine, frame: ShownFrame) -> None:
         enhanced = self._attempt(frame)
         with self._changed:
             tab = self._tabs.get(thread)
@@ -150,7 +150,7 @@ class LiveEnhancer:
             tab.done, tab.to_show = (frame, enhanced), True
         self._show(thread)
 
-    def _attempt(self, frame: Frame, caller: Any = None) -> Tensor | None:
+    def _attempt(self, frame: ShownFrame, caller: Any = None) -> Tensor | None:
         started = time.perf_counter()
         try:
             enhanced = self._enhance(frame.camera, frame.image, caller)

@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-import numpy as np
-
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.io.atomic import write_json
+from difix3d_ns.io.transforms_frames import OPENGL
 
 LONG_SIDE = 1920
 """pixels of the picture"""
 _FOLDER = "still_views"
-_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def write_still_view(camera: Pinhole, training: Path, outputs: Sequence[str]) -> str:
@@ -32,7 +30,7 @@ def write_still_view(camera: Pinhole, training: Path, outputs: Sequence[str]) ->
     """
     folder = training / _FOLDER
     path = next(file for number in count(1) if not (file := folder / f"view_{number}.json").exists())
-    pose = camera.camera_to_world.cpu().double().numpy() @ _OPENGL
+    pose = camera.camera_to_world.cpu().double().numpy() @ OPENGL
     fov = 2 * math.degrees(math.atan(camera.height / 2 / float(camera.intrinsics[1, 1])))
     entry = {"camera_to_world": pose.flatten().tolist(), "fov": fov, "aspect": camera.width / camera.height}
     write_json(

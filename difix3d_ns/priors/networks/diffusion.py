@@ -129,15 +129,18 @@ def posterior_step(clean: Tensor, noisy: Tensor, signal: float, next_signal: flo
     return of_clean * clean + of_noisy * noisy + spread * fresh
 
 
-def karras_sigmas(steps: int, lowest: float, highest: float, rho: float = 7.0) -> Tensor:
+_RHO = 7.0  # of Karras et al.: the larger, the closer the last levels are to each other
+
+
+def karras_sigmas(steps: int, lowest: float, highest: float) -> Tensor:
     """Compute levels of noise [steps + 1], float64, falling, the last of them 0 (Karras et al., 2022, equation 5).
 
     Here ``x = x_0 + sigma noise``; divided by ``sqrt(1 + sigma^2)`` it is ``x_t`` where ``a_t`` is
     ``signal_of(sigma)``.
     """
     places = torch.linspace(0, 1, steps, dtype=torch.float64)
-    first, last = highest ** (1 / rho), lowest ** (1 / rho)
-    return torch.cat([(first + places * (last - first)) ** rho, torch.zeros(1, dtype=torch.float64)])
+    first, last = highest ** (1 / _RHO), lowest ** (1 / _RHO)
+    return torch.cat([(first + places * (last - first)) ** _RHO, torch.zeros(1, dtype=torch.float64)])
 
 
 def signal_of(sigma: float) -> float:

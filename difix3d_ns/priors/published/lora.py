@@ -12,8 +12,8 @@ ALPHA = 8
 so B A counts twice."""
 
 
-def merge_lora(state: Mapping[str, Tensor], alpha: float = ALPHA) -> dict[str, Tensor]:
-    """Merge peft's weights into plain ones, float32: W = base + (alpha / rank) B A.
+def merge_lora(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Merge peft's weights into plain ones, float32: W = base + (ALPHA / rank) B A.
 
     Rounding them to the base's bfloat16 would cost 35 dB.
 
@@ -28,7 +28,7 @@ def merge_lora(state: Mapping[str, Tensor], alpha: float = ALPHA) -> dict[str, T
             a, b, base = merged.pop(down), merged.pop(up), merged[weight]
             # A convolution's A holds the kernel and its B is 1x1: a matrix product either way.
             change = (b.flatten(1).float() @ a.flatten(1).float()).view(base.shape)
-            merged[weight] = base.float() + alpha / len(a) * change
+            merged[weight] = base.float() + ALPHA / len(a) * change
     return merged
 
 

@@ -74,7 +74,7 @@ class Prepared(NamedTuple):
     references: tuple[Picture, ...]  # at the exposure of the render, the most useful first
 
 
-class AlignedBlend:
+class AlignedBlend(Fixer):
     """The render and what the aligner makes of its references, mixed by visibility alone."""
 
     trained_references = MAX_REFERENCES
