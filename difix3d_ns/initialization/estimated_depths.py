@@ -36,7 +36,7 @@ _SWEPT_ERROR = 0.01
 class PhotoDepthConfig:
     """Settings of the depth of training photos: where it comes from, and how it is learned from."""
 
-    kept: ClassVar[tuple[str, ...]] = ("name",)
+    kept: ClassVar[tuple[str, ...]] = ("name", "weights")
     name: str | None = None
     """what estimates depth where photos bring none: multiview (embedded), single-view (published weights that you
     name, fitted to each photo), none, or package.module of yours

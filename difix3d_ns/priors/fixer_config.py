@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -18,6 +18,8 @@ Precision = Literal["float32", "bfloat16", "float16"]
 class FixerConfig:
     """A fixer, its weights and how it is run."""
 
+    kept: ClassVar[tuple[str, ...]] = ("name", "weights", "references")
+    """fields that a resumed training takes over from its checkpoint where they are unset"""
     name: str = "embedded"
     """embedded, difix, blend, none, any other fixer in difix3d_ns/priors, or package.module of a fixer of yours"""
     weights: str | None = None

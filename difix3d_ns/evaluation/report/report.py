@@ -127,10 +127,10 @@ def _subtitle(training: Training) -> str:
 
 
 def _guidance_settings(config: GuidedTrainerConfig) -> list[str]:
-    """Settings of the guidance that a resumed training keeps: "2 rounds"."""
-    flag = "--pipeline.guidance."
-    kept = {name.removeprefix(flag): value for name, value in presets.kept(config).items() if name.startswith(flag)}
-    return [f"{value or 'no'} {name.replace('-', ' ')}" for name, value in kept.items() if type(value) is int]
+    """Settings of the guidance itself, not of its prior, that a resumed training keeps: "2 rounds"."""
+    guidance = config.pipeline.guidance
+    kept = {name: getattr(guidance, name) for name in guidance.kept}
+    return [f"{value or 'no'} {name.replace('_', ' ')}" for name, value in kept.items() if type(value) is int]
 
 
 def _began(timestamp: str) -> str:
