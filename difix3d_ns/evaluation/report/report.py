@@ -26,7 +26,6 @@ from difix3d_ns.evaluation.table import Results
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.durations import duration
 from difix3d_ns.metrics.perceptual import NETS, LazyLPIPS, PerceptualWeights
-from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from difix3d_ns.views.records import describe_numbers, mean_numbers, newest
 
