@@ -14,7 +14,7 @@ from torch import Tensor
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
 from difix3d_ns.io.device_memory import free_memory
-from difix3d_ns.views.recent_views import RecentViews
+from difix3d_ns.io.recently_used import RecentlyUsed
 from difix3d_ns.views.records import thumbnail
 from difix3d_ns.views.store import PoolState, Store, is_internal
 from difix3d_ns.views.view import PackedView, TrainView, pack
@@ -60,7 +60,7 @@ class Pool:
     """Views to train on, by key.
 
     A view put under a key that is taken replaces the old one in its place. Files are immutable and named by generation,
-    a counter of the views taken. What ``is_internal`` is kept and found like views, but is not counted, listed, drawn or
+    a counter of the views taken. What ``is_internal`` is kept and found like views, but not counted, listed, drawn or
     given up. ``state()`` goes into a checkpoint and ``restore`` brings back exactly that pool,
     whatever was written after it. Not thread-safe: call it where training runs.
     """
@@ -97,8 +97,8 @@ class Pool:
         self._device = torch.device(device)
         self._ram_bytes = _RAM_BYTES[self._device.type] if ram_bytes is None else ram_bytes
         self._entries: dict[str, Entry] = {}  # by key, in the order in which keys first came
-        self._held = RecentViews()  # in the CPU's memory
-        self._there = RecentViews()  # in the device's
+        self._held: RecentlyUsed[PackedView] = RecentlyUsed()  # in the CPU's memory
+        self._there: RecentlyUsed[PackedView] = RecentlyUsed()  # in the device's
         self._unsaved: set[str] = set()  # keys whose file could not be written
         self._noticed = False
         self._store = Store(folder) if folder is not None else None
@@ -252,7 +252,7 @@ class Pool:
         """
         source = Store(folder)
         own = self._store is not None and source.folder.resolve() == self._store.folder.resolve()
-        self._entries, self._held, self._unsaved = {}, RecentViews(), set()
+        self._entries, self._held, self._unsaved = {}, RecentlyUsed(), set()
         self.leave_device()
         lost = []
         for key, generation in sorted(state, key=lambda listed: listed[1]):  # what was oldest stays oldest
