@@ -24,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from difix3d_ns.data.procedural.textures import bricks
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.curves import read_curves
 from difix3d_ns.evaluation.report import (
     Curve,
     Figure,
@@ -40,7 +41,7 @@ from difix3d_ns.evaluation.report import (
     write_report,
 )
 from difix3d_ns.evaluation.report.flags import settings
-from difix3d_ns.evaluation.report.training import loss_by_kind, read_curves, read_training
+from difix3d_ns.evaluation.report.training import loss_by_kind, read_training
 from difix3d_ns.evaluation.runs import HeldOutView
 from difix3d_ns.geometry.orbits import look_at_point
 from difix3d_ns.geometry.resize import resized
