@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from difix3d_ns.apps.picture_tasks import usable_device
@@ -21,7 +20,7 @@ from difix3d_ns.geometry.warp import unproject
 from difix3d_ns.guidance.upscaled_photos import file_names
 from difix3d_ns.initialization.depth_records import coloured
 from difix3d_ns.initialization.estimated_depths import WITHIN, estimate_depths, photo_depth
-from difix3d_ns.io.atomic import write_text
+from difix3d_ns.io.atomic import replacing, write_text
 from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.point_files import write_points
@@ -131,8 +130,9 @@ def _write(capture: Capture, maps: Sequence[DepthMap], output: Path) -> list[Pat
                 ("depths", "depth_file_path", found.depth * unit),
                 ("confidence", "depth_confidence_path", photo_depth(found).confidence),
             ):
-                file = _made(output / folder / place.with_suffix(".npy"))
-                np.save(file, values[..., 0].float().numpy())
+                file = output / folder / place.with_suffix(".npy")
+                with replacing(file) as part, part.open("wb") as opened:
+                    np.save(opened, values[..., 0].float().numpy())
                 frame[key] = file.relative_to(output).as_posix()
             files.append(output / frame["depth_file_path"])
             write_picture(output / "pictures" / place, coloured(found.depth))
@@ -158,8 +158,8 @@ def _write_photo(capture: Capture, index: int, place: Path, output: Path, frame:
         before = torch.tensor(capture.background)
         picture = replace(picture, image=((image - before * (1 - mask)) / mask.clamp_min(1e-3)).clamp(0, 1), alpha=mask)
     elif mask is not None:
-        used = (mask[..., 0] >= 0.5).numpy().astype(np.uint8) * 255
-        Image.fromarray(used, "L").save(_made(output / "masks" / place))
+        used = (mask >= 0.5).float().expand(-1, -1, 3)
+        write_picture(output / "masks" / place, Picture(used, grey=True))
         frame["mask_path"] = ("masks" / place).as_posix()
     write_picture(output / "images" / place, picture)
 
@@ -182,9 +182,3 @@ def _placed(points: Tensor, matrix: np.ndarray) -> np.ndarray:
 
 def _bytes(colours: Tensor) -> np.ndarray:
     return (colours.clamp(0, 1) * 255).round().byte().numpy()
-
-
-def _made(path: Path) -> Path:
-    """Return the path of a file whose folder is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import cv2
-import mediapy
 import numpy as np
 import torch
 from rich.console import Console
@@ -16,15 +15,14 @@ from torch import Tensor
 from difix3d_ns.apps.fix_images import Sources, load_named_fixer, views_of
 from difix3d_ns.apps.picture_tasks import pictures_of, usable_device
 from difix3d_ns.apps.picture_views import MAX_CANDIDATES, NothingShared
+from difix3d_ns.apps.video_files import VIDEO, video_writer
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.spacing import evenly_spaced
-from difix3d_ns.io.atomic import replacing
 from difix3d_ns.io.images import read_picture
 from difix3d_ns.io.progress import progress_bar
-from difix3d_ns.io.video_frames import VIDEOS, check_ffmpeg, is_video, read_frames, video_length
+from difix3d_ns.io.video_frames import VIDEOS, check_ffmpeg, is_video, read_frames, video_length, video_rate
 from difix3d_ns.priors.alignment.plane_alignment import flow_between, pixel_grid, sampled
 
-ENDING = ".mp4"
 BLEND = 0.5
 """share of the change of the frame before that is blended in where it shows the same"""
 _CUT = 0.5  # of a frame must be found again in the next: else a new scene begins
@@ -42,7 +40,7 @@ def fix_video(
 ) -> Path:
     """Repair the frames of a video, and blend each change with that of the frame before, moved by optical flow.
 
-    Frames that no photo shows stay as they are.
+    Frames that no photo shows, and those that cannot be repaired, stay as they are.
 
     Args:
         inputs: the video, alone.
@@ -54,7 +52,7 @@ def fix_video(
         The file written.
 
     Raises:
-        UserError: nothing was begun, or the video or the output cannot be used.
+        UserError: nothing was begun, the video or the output cannot be used, or no frame can be repaired.
     """
     sources.check()
     video = inputs[0]
@@ -63,9 +61,9 @@ def fix_video(
     if sources.scene is not None or sources.config is not None:
         raise UserError("frames of a video have no cameras in --scene or --config: give photos by --reference")
     if output.is_dir():
-        output = output / f"{video.stem}{ENDING}"
-    if output.suffix.lower() != ENDING:
-        raise UserError(f"--output {output}: a video is written as {ENDING}")
+        output = output / f"{video.stem}{VIDEO}"
+    if output.suffix.lower() != VIDEO:
+        raise UserError(f"--output {output}: a video is written as {VIDEO}")
     if output.exists() and (not force or output.samefile(video)):
         raise UserError(f"--output {output} exists already; --force overwrites, but never the video itself")
     check_ffmpeg()
@@ -80,30 +78,44 @@ def fix_video(
     if first is None:
         raise UserError(f"{video} cannot be read as a video: convert it, for example with ffmpeg -i {video} frames.mp4")
     height, width = (side // 2 * 2 for side in first[1].shape[:2])  # players want even sides
-    steady, frames, unseen = SteadyChange(), 0, 0
+    steady, frames, unseen, failed = SteadyChange(), 0, 0, 0
     console = Console(stderr=True)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with progress_bar(console, counted=True) as bar, replacing(output) as part:
+    with progress_bar(console, counted=True) as bar, video_writer(output, height, width, video_rate(video)) as write:
         task = bar.add_task("Fixing frames", total=video_length(video) or None)
-        with mediapy.VideoWriter(part, (height, width), fps=_rate(video), crf=18) as writer:
-            for _, frame in read_frames(video):
-                picture = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                image = torch.from_numpy(picture).to(where).float() / 255
-                frames += 1
-                try:
-                    change = fixer.fix([views.request(video, image)])[0].image - image
-                    image = (image + steady.follow(picture, change)).clamp(0, 1)
-                except NothingShared:
-                    steady.forget()
-                    unseen += 1
-                writer.add_image((image[:height, :width] * 255).round().byte().cpu().numpy())
-                bar.advance(task)
+        for _, frame in read_frames(video):
+            picture = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            image = torch.from_numpy(picture).to(where).float() / 255
+            frames += 1
+            try:
+                change = fixer.fix([views.request(video, image)])[0].image - image
+                image = (image + steady.follow(picture, change)).clamp(0, 1)
+            except NothingShared:
+                steady.forget()
+                unseen += 1
+            except (RuntimeError, ValueError, cv2.error, np.linalg.LinAlgError) as error:
+                if frames == unseen + 1:  # the first that was tried: others would fare no better
+                    raise UserError(_failure(video, frames, error)) from error
+                steady.forget()
+                failed += 1
+            write((image[:height, :width] * 255).round().byte().cpu().numpy())
+            bar.advance(task)
         if unseen == frames:
-            part.unlink(missing_ok=True)
             raise UserError(f"no frame of {video} shows what a reference photo shows: give photos taken from nearer by")
     if unseen:
         console.print(f"{unseen} frames show nothing that a reference photo shows: they are as they were")
+    if failed:
+        console.print(f"{failed} frames could not be repaired: they are as they were")
     return output
+
+
+def _failure(video: Path, number: int, error: Exception) -> str:
+    reason = str(error).partition("\n")[0]
+    remedy = (
+        f": make the video smaller (ffmpeg -i {video} -vf scale=iw/2:-2 smaller.mp4), or give --device cpu"
+        if isinstance(error, torch.cuda.OutOfMemoryError)
+        else ""
+    )
+    return f"frame {number} of {video} cannot be repaired ({reason}){remedy}"
 
 
 class SteadyChange:
@@ -146,11 +158,3 @@ def _candidates(references: Sequence[Path], count: int) -> tuple[Path, ...]:
         files = pictures_of(path) if path.is_dir() else [path]
         found += [files[index] for index in evenly_spaced(len(files), count)]
     return tuple(found)
-
-
-def _rate(video: Path) -> float:
-    """Frames per second; 30 where the file does not say."""
-    file = cv2.VideoCapture(str(video))
-    rate = float(file.get(cv2.CAP_PROP_FPS))
-    file.release()
-    return rate if rate > 0 else 30.0

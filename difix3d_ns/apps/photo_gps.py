@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags
 
-from difix3d_ns.io.images import open_picture
+from difix3d_ns.io.images import open_picture, picture_errors
 
 MIN_PLACED = 3
 MAX_TILT = math.radians(3)
@@ -36,7 +36,7 @@ class GpsAlignment:
 
 def read_position(photo: Path) -> tuple[float, float, float] | None:
     """Read latitude and longitude in degrees (WGS84) and altitude in metres from EXIF; None without all three."""
-    with open_picture(photo) as picture:
+    with open_picture(photo, decode=False) as picture, picture_errors(photo):
         tags = picture.getexif().get_ifd(ExifTags.IFD.GPSInfo)
     gps = ExifTags.GPS
     try:

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import replacing
-from difix3d_ns.io.images import open_picture, pictures_below, read_mask
+from difix3d_ns.io.images import open_picture, picture_errors, pictures_below, read_mask
 from difix3d_ns.io.video_frames import is_video, read_frames
 
 FOLDER = "colmap/masks"
@@ -107,7 +107,7 @@ def bring_mask(mask: Path | None, photo: Path, target: Path, alone: bool = False
     Raises:
         UserError: it does not fit the photo, or cannot be read.
     """
-    with open_picture(photo) as picture:
+    with open_picture(photo, decode=False) as picture, picture_errors(photo):
         orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
         upright = ImageOps.exif_transpose(picture)
         stored, size = picture.size, upright.size

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +18,13 @@ from difix3d_ns.geometry.resize import resized
 from difix3d_ns.initialization.estimated_depths import LONG_SIDE, estimate_depths
 from difix3d_ns.io.file_names import distinct_names
 from difix3d_ns.io.images import read_picture
+from difix3d_ns.io.recently_used import RecentlyUsed
 from difix3d_ns.priors.alignment.plane_alignment import Features, features_of, request_on_a_plane
 from difix3d_ns.priors.base import FixRequest
 
 _REFERENCE_SIDE = 1600  # pixels that a photo is reduced to before it is matched
-_REMEMBERED = 256  # photos
+_REMEMBERED = 2**30
+"""bytes of photos that are kept: 28 of 12 megapixels, or the features of about 90"""
 MAX_CANDIDATES = 12
 """photos of a folder that are compared with a picture: those nearest by name"""
 _NEIGHBOURS = 6  # photos of a scene by which a picture's depth is found
@@ -50,6 +51,41 @@ class Views(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Photo:
+    """A photograph as its file has it."""
+
+    key: str  # path of the file
+    pixels: Tensor  # [H, W, 3] uint8, or uint16 of a file of 16 bits, on the CPU
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.nbytes
+
+    @classmethod
+    def read(cls, path: Path) -> _Photo:
+        picture = read_picture(path)
+        kind = torch.uint16 if picture.deep else torch.uint8
+        return cls(str(path), (picture.image * torch.iinfo(kind).max).round().to(kind))
+
+    def image(self, device: str) -> Tensor:
+        return self.pixels.to(device).float() / torch.iinfo(self.pixels.dtype).max
+
+
+@dataclass(frozen=True)
+class _FoundFeatures:
+    """Features of a photograph, as they were found."""
+
+    key: str  # path of the file
+    features: Features
+
+    @property
+    def nbytes(self) -> int:
+        found = self.features
+        arrays = (found.image, found.grey, found.points, found.descriptors)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+
 class UnalignedViews:
     """Photos as they are, for fixers that need no more.
 
@@ -59,14 +95,19 @@ class UnalignedViews:
     """
 
     def __init__(self, choose: Callable[[Path], Sequence[Path]], device: str) -> None:
-        self._choose = choose
-        self._read = functools.lru_cache(maxsize=_REMEMBERED)(
-            lambda path: PosedImage(read_picture(path).image.to(device))
-        )
+        self._choose, self._device = choose, device
+        self._photos: RecentlyUsed[_Photo] = RecentlyUsed()
 
     def request(self, source: Path, image: Tensor) -> FixRequest:
         """See ``Views``."""
-        return FixRequest(image, [self._read(path) for path in self._choose(source)])
+        return FixRequest(image, [PosedImage(self._read(path)) for path in self._choose(source)])
+
+    def _read(self, path: Path) -> Tensor:
+        photo = self._photos.get(str(path))
+        if photo is None:
+            photo = _Photo.read(path)
+            self._photos.add(photo, _REMEMBERED)
+        return photo.image(self._device)
 
 
 class MatchedViews:
@@ -79,7 +120,7 @@ class MatchedViews:
 
     def __init__(self, choose: Callable[[Path], Sequence[Path]], count: int) -> None:
         self._choose, self._count = choose, count
-        self._features = functools.lru_cache(maxsize=_REMEMBERED)(_read_features)
+        self._found: RecentlyUsed[_FoundFeatures] = RecentlyUsed()
 
     def request(self, source: Path, image: Tensor) -> FixRequest:
         """See ``Views``."""
@@ -92,9 +133,12 @@ class MatchedViews:
             )
         return request
 
-
-def _read_features(path: Path) -> Features:
-    return features_of(read_picture(path).image, _REFERENCE_SIDE)
+    def _features(self, path: Path) -> Features:
+        found = self._found.get(str(path))
+        if found is None:
+            found = _FoundFeatures(str(path), features_of(read_picture(path).image, _REFERENCE_SIDE))
+            self._found.add(found, _REMEMBERED)
+        return found.features
 
 
 class SceneViews:

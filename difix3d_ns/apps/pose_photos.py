@@ -23,7 +23,7 @@ from rich.console import Console
 from difix3d_ns.apps import photo_gps, photo_masks
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import replacing, write_json, write_text
-from difix3d_ns.io.images import open_picture, pictures_below, read_mask, read_picture, write_picture
+from difix3d_ns.io.images import open_picture, picture_errors, pictures_below, read_mask, read_picture, write_picture
 from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.io.video_frames import VIDEOS, is_video, write_frames
 
@@ -261,16 +261,18 @@ def _name(file: Path, taken: Sequence[str]) -> str:
 
 def _copy(file: Path, name: str, folder: Path) -> str:
     """Copy a photo as it is if everybody reads it so; else turn it upright or convert it. Returns its name."""
-    with open_picture(file) as picture:
+    upright: Image.Image | None = None
+    with open_picture(file, decode=False) as picture, picture_errors(file):
         endings = _AS_THEY_ARE.get(picture.format or "", ())
         plain = picture.mode in ("RGB", "RGBA", "L") and file.suffix.lower() in endings
         turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
         if plain and turned and picture.format == "JPEG":
             upright = ImageOps.exif_transpose(picture)
-            keep: dict[str, Any] = {"exif": upright.getexif(), "icc_profile": upright.info.get("icc_profile")}
-            with replacing(folder / name) as part:
-                upright.save(part, quality=_QUALITY, subsampling=0, **keep)
-            return name
+    if upright is not None:
+        keep: dict[str, Any] = {"exif": upright.getexif(), "icc_profile": upright.info.get("icc_profile")}
+        with replacing(folder / name) as part:
+            upright.save(part, quality=_QUALITY, subsampling=0, **keep)
+        return name
     if plain and not turned:
         with replacing(folder / name) as part:
             shutil.copyfile(file, part)

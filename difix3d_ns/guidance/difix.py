@@ -425,6 +425,7 @@ class DifixGuidance(Guidance):
     def state_dict(self, step: int) -> dict[str, Any]:
         self._references.forget()  # a resumed training renders them here, so this one does too
         return {
+            "fixer": self.config.fixer.name,
             "round": self.round,
             "queue": [[task.round, task.target, task.requested] for task in self.queue.tasks],
             "targets": [[t.camera_to_world.float(), t.intrinsics.float(), t.width, t.height] for t in self._targets],
@@ -436,6 +437,11 @@ class DifixGuidance(Guidance):
     def load_state_dict(self, state: dict[str, Any], folder: Path, step: int) -> None:
         if not state:  # of a training without rounds
             return
+        own = self.config.fixer.name
+        if (name := state.get("fixer", own)) != own:
+            raise UserError(
+                f"this training was begun with the fixer {name}: give --pipeline.guidance.fixer.name {name}"
+            )
         self.round = state["round"]
         self.queue.tasks = [Task(*task) for task in state["queue"]]
         self._targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]

@@ -409,7 +409,7 @@ class SparseFusionGuidance(Guidance):
         return Status(
             title=ABOUT_VIEWS.short,
             lines=lines,
-            views=[self._shown_view(entry) for entry in self.pool.entries() if not entry.key.startswith(_STATE)],
+            views=[self._shown_view(entry) for entry in self.pool.entries()],
             targets=self.targets,
             records=list(self._tracking.latest),
             plural="generated views",

@@ -37,7 +37,7 @@ class PhotoDepthConfig(PriorConfig[Depth | None]):
 
     capability: ClassVar[type] = Depth
     flag: ClassVar[str] = "--pipeline.depth"
-    kept: ClassVar[tuple[str, ...]] = ("name",)
+    kept: ClassVar[tuple[str, ...]] = ("name", "weights")
     name: str | None = None
     """what estimates depth where photos bring none: multiview (embedded), single-view (published weights that you
     name, fitted to each photo), none, or package.module of yours

@@ -23,6 +23,8 @@ _WITH_ALPHA = {".png", ".apng", ".webp", ".tif", ".tiff", ".avif", ".avifs", ".t
 _WITH_16_BITS = {".png", ".tif", ".tiff"}
 _FLOAT_RANGE = 2.0
 """maximum up to which a float picture is in [0, 1], brighter than white as it may be; else it is in [0, 255]"""
+_OTHER_SPACES = {"CMYK", "YCbCr", "LAB", "HSV"}
+"""modes that become RGB when they are read, which their colour profile is not of"""
 _HEIF = {".heic", ".heif", ".hif"}
 Image.init()
 READABLE = frozenset(s for s, f in Image.registered_extensions().items() if f in Image.OPEN and f not in _NO_PICTURES)
@@ -51,11 +53,29 @@ class Picture:
 
 
 @contextmanager
-def open_picture(path: Path | str) -> Iterator[ImageFile.ImageFile]:
+def picture_errors(path: Path | str) -> Iterator[None]:
+    """Raise what Pillow raises at a file as a UserError that names it; only for what reads a picture."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is larger than any picture should be: {error}") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as a picture: {error}; replace it") from error
+
+
+@contextmanager
+def open_picture(path: Path | str, decode: bool = True) -> Iterator[ImageFile.ImageFile]:
     """Open a picture of any format that Pillow reads, and HEIC if pillow-heif is installed.
 
+    Args:
+        path: its file.
+        decode: read its pixels as well; else only what its header says is known, and what is read in the block can
+            fail (see ``picture_errors``).
+
     Raises:
-        UserError: no such file, no picture, or half a picture (pixels are decoded in the block).
+        UserError: no such file, no picture, or half a picture.
     """
     path = Path(path)
     heif = path.suffix.lower() in _HEIF
@@ -67,15 +87,13 @@ def open_picture(path: Path | str) -> Iterator[ImageFile.ImageFile]:
                 f"{path} is a HEIC picture: `pip install pillow-heif` to read it, or convert it to JPEG"
             ) from error
         register_heif_opener()
-    try:
-        with Image.open(path) as file:
-            yield file
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is larger than any picture should be: {error}") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a picture: {error}; replace it") from error
+    with picture_errors(path):
+        opened = Image.open(path)
+    with opened as file:
+        if decode:
+            with picture_errors(path):
+                file.load()
+        yield file
 
 
 def read_stored(path: Path | str, size: tuple[int, int] | None = None, reduction: Reduction = "bilinear") -> np.ndarray:
@@ -92,11 +110,11 @@ def read_stored(path: Path | str, size: tuple[int, int] | None = None, reduction
     Raises:
         UserError: see ``open_picture``; or a picture of NaN.
     """
-    with open_picture(path) as file:
+    with open_picture(path) as file, picture_errors(path):
         if file.mode in ("RGB", "RGBA") and "transparency" not in file.info:
             picture: Image.Image = file
         else:
-            picture = Image.fromarray(_as_colours(_numbers(file), Path(path)))
+            picture = Image.fromarray(_as_colours(_normalised(_numbers(file), path)))
         if size is not None and size != picture.size:
             picture = picture.resize(size, resample=Image.Resampling[reduction.upper()])
         return np.array(picture, dtype=np.uint8)
@@ -118,7 +136,7 @@ def read_mask(path: Path | str, size: tuple[int, int] | None = None) -> np.ndarr
     Raises:
         UserError: see ``open_picture``.
     """
-    with open_picture(path) as file:
+    with open_picture(path) as file, picture_errors(path):
         lossy = file.format in ("JPEG", "MPO", "WEBP")
         values = _numbers(file)
     alpha = values[..., -1] if values.shape[2] in (2, 4) else None
@@ -137,7 +155,7 @@ def read_picture(path: Path | str) -> Picture:
         UserError: no such file, no picture, half a picture, or a picture of NaN.
     """
     path = Path(path)
-    with open_picture(path) as file:
+    with open_picture(path, decode=False) as file, picture_errors(path):
         deep = file.mode in ("RGB", "RGBA") and ";16" in str(file.tile)  # Pillow would drop the lower 8 bits
         exif = file.getexif()
         if deep:
@@ -147,14 +165,10 @@ def read_picture(path: Path | str) -> Picture:
         exif.pop(ExifTags.Base.Orientation, None)
         if file.format == "TIFF":  # there EXIF is mixed with the tags that say how pixels are stored
             exif.clear()
-        keep = {"icc_profile": file.info.get("icc_profile"), "exif": exif.tobytes() if len(exif) else None}
+        profile = None if file.mode in _OTHER_SPACES else file.info.get("icc_profile")
+        keep = {"icc_profile": profile, "exif": exif.tobytes() if len(exif) else None}
     deep = pixels.dtype != np.uint8
-    if pixels.dtype.kind != "f":
-        pixels = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
-    values = torch.from_numpy(pixels.astype(np.float32))
-    if not values.isfinite().all():
-        raise UserError(f"{path} has pixels that are no numbers (NaN or infinity); repair it first")
-    values = values.clamp(0, 1)
+    values = torch.from_numpy(_normalised(pixels, path))
     colours = 1 if values.shape[2] <= 2 else 3
     alpha = values[..., colours:] if values.shape[2] > colours else None
     image = values[..., :colours].expand(-1, -1, 3).contiguous()
@@ -203,10 +217,9 @@ def write_picture(path: Path | str, picture: Picture | Tensor) -> None:
 
 def _numbers(picture: Image.Image) -> np.ndarray:
     """[H, W, 1 to 4] uint8, uint16 or float32."""
-    if picture.mode.startswith("I;16"):
-        return np.array(picture).astype(np.uint16)[..., None]
-    if picture.mode == "I":
-        return np.array(picture).clip(0, 65535).astype(np.uint16)[..., None]
+    if picture.mode.startswith("I"):
+        values = np.array(picture).clip(0, 65535)
+        return values.astype(np.uint8 if values.max() <= 255 else np.uint16)[..., None]  # it may hold 8 bits
     if picture.mode == "F":
         return np.array(picture)[..., None]
     alpha = "A" in picture.getbands() or "transparency" in picture.info
@@ -215,17 +228,19 @@ def _numbers(picture: Image.Image) -> np.ndarray:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _as_colours(pixels: np.ndarray, path: Path) -> np.ndarray:
-    """[H, W, 3 or 4] uint8 of what ``_numbers`` returns."""
-    if pixels.dtype.kind == "f":
-        if not np.isfinite(pixels).all():
-            raise UserError(f"{path} has pixels that are no numbers (NaN or infinity); repair it first")
-        pixels = pixels.clip(0, 255) if pixels.max() > _FLOAT_RANGE else pixels.clip(0, 1) * 255
-    elif pixels.dtype != np.uint8 and pixels.max() > 255:  # 32-bit files may hold 8 bits
-        pixels = pixels / 257.0
-    pixels = pixels.round().astype(np.uint8)
-    order = {1: [0, 0, 0], 2: [0, 0, 0, 1], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[pixels.shape[2]]
-    return np.ascontiguousarray(pixels[..., order])
+def _normalised(pixels: np.ndarray, path: Path | str) -> np.ndarray:
+    """[H, W, C] float32 in [0, 1] of what ``_numbers`` returns."""
+    if pixels.dtype.kind != "f":
+        return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    if not np.isfinite(pixels).all():
+        raise UserError(f"{path} has pixels that are no numbers (NaN or infinity); repair it first")
+    return (pixels / (255 if pixels.max() > _FLOAT_RANGE else 1)).clip(0, 1).astype(np.float32)
+
+
+def _as_colours(values: np.ndarray) -> np.ndarray:
+    """[H, W, 3 or 4] uint8 of [H, W, 1 to 4] in [0, 1]."""
+    order = {1: [0, 0, 0], 2: [0, 0, 0, 1], 3: [0, 1, 2], 4: [0, 1, 2, 3]}[values.shape[2]]
+    return np.ascontiguousarray((values * 255).round().astype(np.uint8)[..., order])
 
 
 def _read_16_bits(path: Path) -> np.ndarray:

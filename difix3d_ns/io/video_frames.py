@@ -110,6 +110,14 @@ def video_length(video: Path) -> int:
     return max(0, count)
 
 
+def video_rate(video: Path) -> float:
+    """Frames per second of a video; 30 where its head does not say."""
+    file = cv2.VideoCapture(str(video))
+    rate = float(file.get(cv2.CAP_PROP_FPS))
+    file.release()
+    return rate if rate > 0 else 30.0
+
+
 def read_frames(video: Path) -> Iterator[tuple[int, np.ndarray]]:
     """Numbers and frames [H, W, 3] uint8 (blue first), upright."""
     file = cv2.VideoCapture(str(video))

@@ -79,7 +79,7 @@ class PhotoDataset(InputDataset):
         width, height = int(self.cameras.width.max()), int(self.cameras.height.max())
         same = bool((self.cameras.width == width).all() and (self.cameras.height == height).all())
         phrase = f"{len(self)} photos of {'' if same else 'up to '}{width} x {height} px"
-        with suppress(UserError), open_picture(self.image_filenames[0]) as picture:
+        with suppress(UserError), open_picture(self.image_filenames[0], decode=False) as picture:
             if picture.width > 1.02 * self.stored_size(0)[0]:
                 phrase += f", reduced from {picture.width} x {picture.height}"
         if any(undistortion is not None for undistortion in self._undistortions):
@@ -102,7 +102,7 @@ class PhotoDataset(InputDataset):
         """
         path = Path(self.image_filenames[image_idx])
         size = self.stored_size(image_idx)
-        with open_picture(path) as picture:
+        with open_picture(path, decode=False) as picture:
             found = picture.size
         self._check_size(path, found, size, image_idx)
         pixels = self._cut_out(read_stored(path, size, self.reduction), image_idx)
@@ -183,7 +183,7 @@ class PhotoDataset(InputDataset):
 
     def _original_file(self, index: int) -> tuple[Path, tuple[int, int]]:
         path = find_full_size(Path(self.image_filenames[index]))
-        with open_picture(path) as picture:
+        with open_picture(path, decode=False) as picture:
             return path, picture.size
 
     def _check_size(self, path: Path, found: tuple[int, int], size: tuple[int, int], index: int) -> None:
@@ -215,7 +215,8 @@ class PhotoDataset(InputDataset):
         """Say once that masks are converted, which a wrong file would be as well."""
         if self._noted_mask:
             return
-        with open_picture(path) as mask, open_picture(self.image_filenames[index]) as photo:
+        photograph = self.image_filenames[index]
+        with open_picture(path, decode=False) as mask, open_picture(photograph, decode=False) as photo:
             plain = mask.mode in ("1", "L") and mask.size == photo.size
             what = f"{mask.mode}, {mask.width} x {mask.height} px"
         if not plain:

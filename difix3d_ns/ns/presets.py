@@ -65,9 +65,12 @@ def kept(config: Any) -> dict[str, Any]:
 
 
 def adopt(config: Any, values: Mapping[str, Any]) -> None:
-    """Take over ``kept`` values of a checkpoint where nothing was given."""
+    """Take over ``kept`` values of a checkpoint where nothing was given; of a prior, if it has the same name."""
     for flag, part in walk(config):
-        for name in getattr(part, "kept", ()):
+        fields = getattr(part, "kept", ())
+        if "name" in fields and part.name not in (None, values.get(_flag(flag, "name"), part.name)):
+            continue
+        for name in fields:
             if getattr(part, name) is None:
                 setattr(part, name, values.get(_flag(flag, name)))
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
 from difix3d_ns.io.device_memory import free_memory
-from difix3d_ns.views.recent_views import RecentViews
+from difix3d_ns.io.recently_used import RecentlyUsed
 from difix3d_ns.views.records import thumbnail
-from difix3d_ns.views.store import PoolState, Store
+from difix3d_ns.views.store import PoolState, Store, is_internal
 from difix3d_ns.views.view import PackedView, TrainView, pack
 
 _RAM_BYTES = {"cpu": 2**30, "cuda": 2**32}
@@ -60,7 +60,8 @@ class Pool:
     """Views to train on, by key.
 
     A view put under a key that is taken replaces the old one in its place. Files are immutable and named by generation,
-    a counter of the views taken; ``state()`` goes into a checkpoint and ``restore`` brings back exactly that pool,
+    a counter of the views taken. What ``is_internal`` is kept and found like views, but not counted, listed, drawn or
+    given up. ``state()`` goes into a checkpoint and ``restore`` brings back exactly that pool,
     whatever was written after it. Not thread-safe: call it where training runs.
     """
 
@@ -96,8 +97,8 @@ class Pool:
         self._device = torch.device(device)
         self._ram_bytes = _RAM_BYTES[self._device.type] if ram_bytes is None else ram_bytes
         self._entries: dict[str, Entry] = {}  # by key, in the order in which keys first came
-        self._held = RecentViews()  # in the CPU's memory
-        self._there = RecentViews()  # in the device's
+        self._held: RecentlyUsed[PackedView] = RecentlyUsed()  # in the CPU's memory
+        self._there: RecentlyUsed[PackedView] = RecentlyUsed()  # in the device's
         self._unsaved: set[str] = set()  # keys whose file could not be written
         self._noticed = False
         self._store = Store(folder) if folder is not None else None
@@ -109,14 +110,14 @@ class Pool:
             self._generation = max([-1, *self._store.generations(), *self._needed])  # never reuse a file's name
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return sum(not is_internal(key) for key in self._entries)
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the keys, in the order in which they first came."""
-        return iter(list(self._entries))
+        """Iterate over the keys of views, in the order in which they first came."""
+        return iter([key for key in self._entries if not is_internal(key)])
 
     def put(self, view: TrainView) -> None:
         """Take a view, in the place of one with its key; else a full pool gives one up first.
@@ -125,8 +126,8 @@ class Pool:
             ValueError: picture, maps and camera differ in size.
         """
         packed = pack(view)
-        gone = self._entries.get(view.key)
-        if gone is None and self.capacity is not None and len(self) >= self.capacity:
+        gone, full = self._entries.get(view.key), self.capacity is not None and len(self) >= self.capacity
+        if gone is None and full and not is_internal(view.key):
             gone = self._forget(self._evict(self.entries()))
         self._take(packed)
         if self._store and gone and gone.generation not in self._needed and view.key not in self._unsaved:
@@ -142,7 +143,13 @@ class Pool:
         return self._packed(key).unpack()
 
     def put_state(self, key: str, state: Mapping[str, Tensor]) -> None:
-        """Keep tensors exactly, as a view of one pixel: then they are written, listed and found as views are."""
+        """Keep tensors exactly, as a view of one pixel: then they are written and found as views are.
+
+        Raises:
+            ValueError: the key is not ``is_internal``.
+        """
+        if not is_internal(key):
+            raise ValueError(f"{key} is a key of views")
         camera = Pinhole(torch.eye(4), torch.eye(3), 1, 1)
         self.put(TrainView(key, camera, torch.zeros(1, 1, 3), extra=dict(state)))
 
@@ -172,8 +179,7 @@ class Pool:
         Raises:
             LookupError: the pool is empty.
         """
-        while self._entries:
-            keys = list(self._entries)
+        while keys := list(self):
             view = self.drawn(keys[int(torch.randint(len(keys), (), generator=generator))])
             if view is not None:
                 return view
@@ -194,7 +200,7 @@ class Pool:
 
     def entries(self) -> list[Entry]:
         """Facts of all views, in the order of their keys."""
-        return list(self._entries.values())
+        return [self._entries[key] for key in self]
 
     def state(self, checkpoint: int) -> PoolState:
         """Return what a checkpoint has to hold: key and generation of each view, in order.
@@ -246,7 +252,7 @@ class Pool:
         """
         source = Store(folder)
         own = self._store is not None and source.folder.resolve() == self._store.folder.resolve()
-        self._entries, self._held, self._unsaved = {}, RecentViews(), set()
+        self._entries, self._held, self._unsaved = {}, RecentlyUsed(), set()
         self.leave_device()
         lost = []
         for key, generation in sorted(state, key=lambda listed: listed[1]):  # what was oldest stays oldest

@@ -13,6 +13,13 @@ from difix3d_ns.views.view import PackedView, decode, encode
 
 PoolState = Sequence[tuple[str, int]]
 """Key and generation of each view of a pool, in order"""
+_INTERNAL = ("state", "rendered")
+"""first parts of the keys under which a guidance keeps what it works with: tensors, and renders still to be refined"""
+
+
+def is_internal(key: str) -> bool:
+    """Return whether a key is of something that a guidance works with, and of no view to be learnt from or shown."""
+    return key.partition("/")[0] in _INTERNAL
 
 
 class Store:
@@ -76,6 +83,11 @@ class Store:
                 number = int(path.stem.removeprefix("checkpoint_"))
                 result[number] = [(str(key), int(generation)) for key, generation in listed]
         return result
+
+    def newest(self) -> PoolState:
+        """Return the views of the newest checkpoint; none where there is none, or where the folder was deleted."""
+        kept = self.kept()
+        return [(key, generation) for key, generation in kept[max(kept)] if not is_internal(key)] if kept else []
 
     def forget(self, but: set[int]) -> None:
         """Delete the lists of all checkpoints but these."""

@@ -11,7 +11,7 @@ import torch
 
 from difix3d_ns.evaluation.bench.bench_page import markdown_page, show_pictures
 from difix3d_ns.evaluation.bench.bench_recipe import Comparison, Gap, Method, Recipe
-from difix3d_ns.evaluation.bench.job import Job, Scene, corrected_psnr
+from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.paired_gains import Gain
 from difix3d_ns.evaluation.bench.results import (
     Scores,
@@ -22,6 +22,7 @@ from difix3d_ns.evaluation.bench.results import (
     results,
 )
 from difix3d_ns.evaluation.bench.rows import Row
+from difix3d_ns.evaluation.measures import corrected_psnr
 from difix3d_ns.metrics.psnr import psnr
 from tests.unit.bench_states import finish
 

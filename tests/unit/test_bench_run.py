@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import io
 import json
 import re
 import shutil
+import sys
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,16 +30,20 @@ from torch.nn import functional
 
 from difix3d_ns.cli import main
 from difix3d_ns.errors import UserError
-from difix3d_ns.evaluation import runs
+from difix3d_ns.evaluation import measures, runs
 from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_recipe import Method, Recipe, load_recipe
 from difix3d_ns.evaluation.bench.bench_run import bench
-from difix3d_ns.evaluation.bench.job import Job, Scene
+from difix3d_ns.evaluation.bench.job import Job, Scene, _evaluate
 from difix3d_ns.evaluation.bench.kept_pictures import keep_pictures
 from difix3d_ns.evaluation.bench.rows import Row, add_rows, current_rows, read_rows
+from difix3d_ns.evaluation.curves import read_curves
+from difix3d_ns.evaluation.evaluation_masks import read_masks
 from difix3d_ns.evaluation.runs import Evaluation, HeldOutView
 from difix3d_ns.io.atomic import write_text
+from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.metrics.perceptual import FID
+from difix3d_ns.metrics.scoring import score
 from tests.unit.bench_states import finish
 from tests.unit.tiny_scene import write_scene
 
@@ -377,6 +384,15 @@ def test_scenes_are_told_apart_by_their_names(finished: Path) -> None:
         bench([], finished / "out", recipe=finished / "recipe.yaml")
 
 
+NUMBERS = (score, measures.corrected_psnr, measures.agreements, read_masks, read_curves, runs.evaluate, image_metrics)
+
+
+@pytest.mark.parametrize("made", NUMBERS)
+def test_what_makes_numbers_counts(made: Any) -> None:
+    path = Path(str(sys.modules[made.__module__].__file__)).relative_to(provenance._PACKAGE).as_posix()
+    assert not path.startswith(provenance._IRRELEVANT)
+
+
 def test_where_a_number_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "difix3d_ns"
     package.mkdir()
@@ -479,3 +495,33 @@ def test_rows_scored_at_one_size_hold_detail_and_the_size_of_training(
     assert row["evaluation"]["long_side"] == 48 and row["evaluation"]["factor"] == 2
     text = (finished / "out" / "table.md").read_text()
     assert "| detail, correlation ↑ |" in text and "trained on at 24x16" in text
+
+
+def test_evaluations_are_shared_and_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = {
+        "ours": Method("ours", {}),
+        "ply": Method("ply", of="ours", exported=".ply"),
+        "spz": Method("spz", of="ours", exported=".spz"),
+        "ours+": Method("ours+", of="ours", enhanced=True),
+    }
+    recipe, job = Recipe(methods, "some", steps=10), Job(Scene(tmp_path / "scene", "scene"), "ours", 0)
+    picture, made, held = torch.rand(16, 16, 3), [], []
+
+    def evaluate(config: Path, **options: Any) -> Evaluation:
+        gc.collect()
+        held.append(sum(each() is not None for each in made))
+        found = Evaluation([HeldOutView(picture, picture, picture, "a.png")], 100, 0.0, (16, 16))
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(runs, "evaluate", evaluate)
+    trained = {
+        **dict.fromkeys(("run", "scene", "commit"), "x"),
+        "ns_method": "m",
+        "seed": 0,
+        "seconds": 1,
+        "peak_mb": 1,
+    }
+    _evaluate(job, recipe, tmp_path / "out", trained, list(methods.values()))
+    assert held == [0, 1, 1]
+    assert {row["method"] for row in read_rows(job.rows(tmp_path / "out"))} == set(methods)

@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.io.images import read_mask, read_stored
+from difix3d_ns.io.images import open_picture, read_mask, read_picture, read_stored, write_picture
 from difix3d_ns.ns.datamanager import SceneDatamanager
 from difix3d_ns.ns.patches.held_out_loader import compose_before
 from tests.unit.lens_scene import HEIGHT, PLACES, WIDTH, pinhole, rays_of, seen, write_lens_scene
@@ -257,6 +257,26 @@ def test_pictures_of_other_ranges(tmp_path: Path) -> None:
     Image.fromarray(values.astype(np.int32)).save(tmp_path / "whole.tif")
     for name in ("wide.tif", "unit.tif", "whole.tif"):
         assert (read_stored(tmp_path / name)[..., 0] == values).all(), name
+        assert np.allclose(read_picture(tmp_path / name).image[..., 0], values / 255, atol=1e-6), name
+    Image.fromarray((values * 257).astype(np.uint16)).save(tmp_path / "deep.tif")
+    assert np.allclose(read_picture(tmp_path / "deep.tif").image[..., 0], values / 255, atol=1e-5)
+
+
+def test_what_fails_beside_a_picture_is_no_fault_of_it(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(OSError, match="No space left"), open_picture(tmp_path / "a.png"):
+        raise OSError(28, "No space left on device")
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"half.png cannot be read as a picture"), open_picture(tmp_path / "half.png"):
+        pass
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("RGB", True), ("L", True), ("CMYK", False), ("LAB", False)])
+def test_a_profile_stays_with_the_colours_it_is_of(tmp_path: Path, mode: str, kept: bool) -> None:
+    Image.new(mode, (8, 8)).save(tmp_path / "a.tif", icc_profile=b"profile")
+    write_picture(tmp_path / "b.png", read_picture(tmp_path / "a.tif"))
+    assert Image.open(tmp_path / "b.png").info.get("icc_profile") == (b"profile" if kept else None)
 
 
 def test_rendered_photos_with_alpha_stand_before_the_renders_background(tmp_path: Path) -> None:

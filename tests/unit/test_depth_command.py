@@ -77,6 +77,20 @@ def test_what_is_written_trains_and_is_the_depth(tmp_path: Path) -> None:
     assert len(list((output / "pictures").rglob("*.png"))) == 3
 
 
+def test_half_a_depth_map_is_never_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: Any, values: np.ndarray) -> None:
+        if isinstance(file, Path):
+            file.write_bytes(b"half")
+        else:
+            file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_depths(write_scene(tmp_path / "scene", count=4), tmp_path / "out", PRIOR, device="cpu")
+    assert not list((tmp_path / "out").rglob("*.npy"))
+
+
 def test_positions_as_large_as_a_maps_stay(tmp_path: Path) -> None:
     def far(meta: dict[str, Any]) -> None:
         del meta["ply_file_path"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from torch import Tensor
 
 from difix3d_ns.apps.fix_images import Sources, fix_pictures
 from difix3d_ns.apps.fix_video import SteadyChange, fix_video
-from difix3d_ns.apps.picture_views import SceneViews, _index_of
+from difix3d_ns.apps.picture_views import MatchedViews, NothingShared, SceneViews, UnalignedViews, _index_of
 from difix3d_ns.data.procedural.sample_pictures import load_picture, picture_names
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.io.images import read_picture, write_picture
+from difix3d_ns.io.video_frames import video_rate
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.priors.alignment.plane_alignment import features_of, request_on_a_plane
+from difix3d_ns.priors.base import FixRequest, FixResult
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.none import IdentityFixer
 from tests.unit.tiny_scene import write_scene
@@ -166,6 +169,57 @@ def test_of_a_scene_only_the_photos_shown_are_read(tmp_path: Path, monkeypatch: 
 
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is missing: apt-get install ffmpeg")
+
+
+def test_photos_are_kept_as_far_as_memory_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        write_picture(tmp_path / f"{name}.png", torch.rand(30, 40, 3))
+    monkeypatch.setattr("difix3d_ns.apps.picture_views._REMEMBERED", 2 * 30 * 40 * 3)
+    photos = sorted(tmp_path.iterdir())
+    views = UnalignedViews(lambda source: photos, "cpu")
+    for _ in range(2):
+        request = views.request(photos[0], torch.zeros(30, 40, 3))
+        for photo, reference in zip(photos, request.references, strict=True):
+            assert torch.equal(reference.image, read_picture(photo).image)
+    assert views._photos.nbytes == 2 * 30 * 40 * 3
+    matched = MatchedViews(lambda source: photos, 1)
+    with pytest.raises(NothingShared):
+        matched.request(photos[0], torch.zeros(30, 40, 3))
+    assert len(matched._found) == 1
+
+
+class FailingFixer:
+    """One that repairs nothing, and has no memory for the calls of these numbers."""
+
+    generative, trained_references = False, 1
+
+    def __init__(self, *calls: int) -> None:
+        self.failing, self.calls = calls, 0
+
+    def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
+        self.calls += 1
+        if self.calls in self.failing:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return IdentityFixer().fix(requests)
+
+
+@needs_ffmpeg
+def test_a_frame_that_cannot_be_repaired_stays_as_it_is(
+    photos: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mediapy.write_video(tmp_path / "in.mp4", np.zeros((4, 48, 64, 3), np.uint8), fps=12)
+    for output, fixer in (("a.mp4", FailingFixer(2, 4)), ("b.mp4", FailingFixer(1))):
+        monkeypatch.setattr("difix3d_ns.apps.fix_video.load_named_fixer", lambda *_, fixer=fixer: fixer)
+        if output == "b.mp4":
+            with pytest.raises(
+                UserError, match=r"frame 1 of .*in\.mp4 cannot be repaired \(CUDA out of memory\.\): make"
+            ):
+                fix_video([tmp_path / "in.mp4"], tmp_path / output, Sources((photos["sharp"],)), "none", "cpu")
+        else:
+            fix_video([tmp_path / "in.mp4"], tmp_path / output, Sources((photos["sharp"],)), "none", "cpu")
+    assert "2 frames could not be repaired" in capsys.readouterr().err
+    assert len(mediapy.read_video(tmp_path / "a.mp4")) == 4 and video_rate(tmp_path / "a.mp4") == 12
+    assert not (tmp_path / "b.mp4").exists()
 
 
 @needs_ffmpeg

@@ -99,6 +99,8 @@ def test_loading_names_the_flags_of_whoever_asked() -> None:
     ):
         with pytest.raises(UserError, match=message):
             config.load(device, "--mine")
+    with pytest.raises(UserError, match=r"--pipeline\.enhancer\.weights, DIFIX3D_WEIGHTS\): .*nowhere"):
+        FixerConfig("embedded", "/nowhere").load(device, "--pipeline.enhancer")
 
 
 def test_networks_run_in_the_precision_asked_for() -> None:

@@ -11,8 +11,12 @@ import torch
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.guidance.base import GuidanceConfig
+from difix3d_ns.guidance.difix import DifixConfig
+from difix3d_ns.initialization.estimated_depths import PhotoDepthConfig
 from difix3d_ns.io import checkpoints
+from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import FORMER_STATE_KEY, STATE_KEY, GuidedTrainer, GuidedTrainerConfig
+from difix3d_ns.priors.fixer_config import FixerConfig
 from tests.unit.short_training import console_output, foreign_checkpoint, short_config, train
 from tests.unit.tiny_scene import write_scene
 
@@ -118,6 +122,23 @@ def test_foreign_checkpoint_of_another_shape_is_told_of(scene: Path, tmp_path: P
     with pytest.raises(UserError) as told:
         GuidedTrainer(config).setup()
     assert "does not fit this method" in str(told.value)
+
+
+@pytest.mark.parametrize("resumed", ["single-view", None])
+def test_weights_are_taken_over_with_the_prior_they_are_of(resumed: str | None) -> None:
+    config = GuidedTrainerConfig()
+    config.pipeline.guidance = DifixConfig(fixer=FixerConfig("difix", weights="repaired", references=0))
+    config.pipeline.depth = PhotoDepthConfig("single-view", "depth")
+    kept = presets.kept(config)
+    same = GuidedTrainerConfig()
+    same.pipeline.guidance, same.pipeline.depth = DifixConfig(fixer=FixerConfig("difix")), PhotoDepthConfig(resumed)
+    presets.adopt(same, kept)
+    assert same.pipeline.guidance.fixer == config.pipeline.guidance.fixer
+    assert same.pipeline.depth == config.pipeline.depth
+    other = GuidedTrainerConfig()
+    other.pipeline.guidance, other.pipeline.depth = DifixConfig(), PhotoDepthConfig("multiview")
+    presets.adopt(other, kept)
+    assert other.pipeline.guidance.fixer == FixerConfig() and other.pipeline.depth == PhotoDepthConfig("multiview")
 
 
 def test_adam_is_fused_where_that_is_safe() -> None:

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 
+from difix3d_ns.errors import UserError
 from difix3d_ns.guidance.difix import DifixGuidance, Task
 from difix3d_ns.priors.none import IdentityFixer
 from tests.pretended_cuda import out_of_memory
@@ -131,6 +132,14 @@ def test_what_was_asked_for_is_resumed(tmp_path: Path) -> None:
     assert again.queue.tasks == rounds.queue.tasks and again.queue.tasks[0].requested and again.status(3).waiting
     assert len(again.targets) == len(rounds.targets) == 1
     assert again.state_dict(3)["first_view"] is None
+
+
+def test_another_fixer_does_not_go_on(tmp_path: Path) -> None:
+    rounds, _ = short_rounds(tmp_path, references=0)
+    again, _ = short_rounds(tmp_path / "again", references=0)
+    again.config.fixer.name = "embedded"
+    with pytest.raises(UserError, match=r"begun with the fixer none: give --pipeline\.guidance\.fixer\.name none"):
+        again.load_state_dict(rounds.state_dict(2), tmp_path, 3)
 
 
 def test_every_fix_has_a_record(tmp_path: Path) -> None:

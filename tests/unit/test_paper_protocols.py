@@ -22,10 +22,10 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation import runs
 from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_run import bench
-from difix3d_ns.evaluation.bench.evaluation_masks import read_masks
 from difix3d_ns.evaluation.bench.job import Job, Scene
 from difix3d_ns.evaluation.bench.kept_pictures import kept_mask, kept_views
 from difix3d_ns.evaluation.bench.rows import read_rows
+from difix3d_ns.evaluation.evaluation_masks import read_masks
 from difix3d_ns.evaluation.protocols import dataset_writer
 from difix3d_ns.evaluation.protocols.co3d_scenes import SIZE, box_around, read_sequences
 from difix3d_ns.evaluation.protocols.dataset_writer import Shot, write_dataset

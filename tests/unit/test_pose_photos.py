@@ -130,6 +130,19 @@ def test_photos_are_copied_as_they_are_or_turned_upright(tmp_path: Path) -> None
         assert float(change.abs().mean()) < 0.02
 
 
+def test_a_full_disk_is_no_fault_of_a_photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned
+    Image.new("RGB", (8, 6)).save(tmp_path / "a.jpg", exif=exif)
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        _copy(tmp_path / "a.jpg", "a.jpg", tmp_path)
+
+
 def test_names_have_no_blanks_and_are_different(tmp_path: Path) -> None:
     taken: list[str] = []
     for file in ("left/my photo.jpg", "left/my_photo.jpg", "right/my photo.heic", "right/my photo.png"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import math
 import re
@@ -23,6 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from difix3d_ns.data.procedural.textures import bricks
 from difix3d_ns.errors import UserError
+from difix3d_ns.evaluation.curves import read_curves
 from difix3d_ns.evaluation.report import (
     Curve,
     Figure,
@@ -39,12 +41,14 @@ from difix3d_ns.evaluation.report import (
     write_report,
 )
 from difix3d_ns.evaluation.report.flags import settings
-from difix3d_ns.evaluation.report.training import loss_by_kind, read_curves, read_training
+from difix3d_ns.evaluation.report.training import loss_by_kind, read_training
 from difix3d_ns.evaluation.runs import HeldOutView
 from difix3d_ns.geometry.orbits import look_at_point
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.io.durations import duration
 from difix3d_ns.meshing.mesh_files import frame_file, write_mesh
+from difix3d_ns.methods.difix3d import difix3d_splatfacto
+from difix3d_ns.methods.threedsr import threedsr_splatfacto
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.metrics.perceptual import PerceptualWeights
 from difix3d_ns.ns import presets
@@ -359,6 +363,24 @@ def test_settings_that_follow_from_the_number_of_photographs(run: Path) -> None:
     off = changed(fitted(run, pipeline__sparse_helps=False))
     assert off["--pipeline.sparse-helps"] == ("False", "True")
     assert off["--pipeline.initial-points.stereo"] == ("0", "12000")
+
+
+def test_weights_that_were_given_differ_though_a_resumed_training_keeps_them(run: Path) -> None:
+    given = {"pipeline__guidance__fixer__weights": "mine", "pipeline__guidance__fixer__references": 2}
+    found = changed(fitted(run, pipeline__depth__weights="depth", **given))
+    assert found["--pipeline.guidance.fixer.weights"] == ("mine", "unset")
+    assert found["--pipeline.guidance.fixer.references"] == ("2", "unset")
+    assert found["--pipeline.depth.weights"] == ("depth", "unset")
+
+
+def test_what_is_no_flag_is_no_setting() -> None:
+    listed = {
+        row.flag
+        for method in (difix3d_splatfacto, threedsr_splatfacto)
+        for row in settings(copy.deepcopy(method.config), 6)
+    }
+    assert "--pipeline.guidance.targets.count" in listed and "--pipeline.guidance.low-stage" in listed
+    assert not {flag for flag in listed if re.search("by-coverage|by-default|steps-before", flag)}
 
 
 def test_every_method_is_compared_with_its_own_defaults(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from difix3d_ns.enhance.enhancer import EnhancerSettings
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import assemble
-from difix3d_ns.guidance.status import ShownView
+from difix3d_ns.guidance.status import ShownView, Status
 from difix3d_ns.meshing.mesh_files import frame_file, write_mesh
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
@@ -46,7 +46,10 @@ from difix3d_ns.ns.viewer.shown_mesh import ShownMesh
 from difix3d_ns.ns.viewer.still_view import write_still_view
 from difix3d_ns.ns.viewer.viewer_cameras import client_pinhole, pinhole_of, placed
 from difix3d_ns.priors.fixer_config import FixerConfig
+from difix3d_ns.views.folders import POOL_FOLDER
+from difix3d_ns.views.pool import Pool
 from difix3d_ns.views.records import LATEST, ViewRecord, panels_of, thumbnail
+from difix3d_ns.views.view import TrainView
 
 PORT = 7451
 
@@ -287,6 +290,22 @@ def test_any_number_of_panels_is_shown(panels: int, size: tuple[int, int]) -> No
     assert text.startswith("**Round 1: View 0** at step 0: change 5.1 %, prior odd &#42;one&#42;, 0.10 s, from odd")
     picture = Image.open(io.BytesIO(base64.b64decode(text.rpartition("base64,")[2].rstrip(")"))))
     assert picture.size == size
+
+
+def test_of_a_finished_training_only_made_views_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, image = Pool(None, tmp_path / POOL_FOLDER), torch.zeros(12, 16, 3)
+    camera = _pinhole().resized(16, 12)
+    for key in ("rendered/000", "orbit/000"):
+        pool.put(TrainView(key, camera, image))
+    for key in ("state", "state/000"):
+        pool.put_state(key, {"noise": torch.zeros(4)})
+    pool.state(checkpoint=1)
+    statuses: list[Status] = []
+    panel: Any = Panel(None, None, SimpleNamespace(enhance=None), "off")  # type: ignore[arg-type]
+    monkeypatch.setattr(panel, "_make_controls", statuses.append)
+    panel._show_saved(SimpleNamespace(log_filename=tmp_path / "log.txt"))
+    assert [view.key for view in statuses[0].views] == ["orbit/000"]
+    assert statuses[0].lines == ["1 views in the pool"]
 
 
 def test_two_pictures_are_compared_by_a_slider(server: viser.ViserServer) -> None:

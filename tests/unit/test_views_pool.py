@@ -158,6 +158,21 @@ def test_a_view_takes_the_place_of_one_with_its_key(tmp_path, on_disk):
     assert len(view_files(tmp_path)) == (3 if on_disk else 0)
 
 
+def test_what_a_guidance_works_with_is_no_view(tmp_path):
+    pool = pools.Pool(2, tmp_path)
+    for place in ("state/000", "state", "rendered/000"):
+        pool.put_state(place, {"noise": torch.arange(3.0)})
+    for number in range(3):
+        pool.put(view(number))
+    again = restored(tmp_path, pool.state(0), 2)
+    for kept in (pool, again):
+        assert list(kept) == [entry.key for entry in kept.entries()] and len(kept) == 2
+        assert {kept.sample(torch.Generator().manual_seed(seed)).key for seed in range(9)} == set(kept)
+        assert kept.stored_state("state")["noise"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="target/000@0 is a key of views"):
+        pool.put_state(key(0), {})
+
+
 def test_a_full_pool_gives_up_the_most_redundant_of_the_oldest_round(tmp_path):
     pool = Pool(4, tmp_path)
     for number, (round, x) in enumerate([(1, 0.0), (0, 3.0), (0, 0.1), (0, 8.0)]):

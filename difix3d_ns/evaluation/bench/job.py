@@ -13,25 +13,21 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
 
 from filelock import FileLock
-from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation import runs
 from difix3d_ns.evaluation.bench import provenance
 from difix3d_ns.evaluation.bench.bench_recipe import Method, Recipe, flag_words
-from difix3d_ns.evaluation.bench.evaluation_masks import read_masks
 from difix3d_ns.evaluation.bench.kept_pictures import keep_pictures
 from difix3d_ns.evaluation.bench.rows import Row, add_rows, flags_by_name, read_rows
-from difix3d_ns.evaluation.report.training import read_curves
-from difix3d_ns.geometry.resampling import resampled
+from difix3d_ns.evaluation.evaluation_masks import read_masks
+from difix3d_ns.evaluation.measures import agreements, colour_corrected, counted, detail_metrics
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.checkpoints import checkpoint_steps
-from difix3d_ns.metrics.high_pass import high_pass_correlation, low_consistency
-from difix3d_ns.metrics.image import mean_metrics, psnr
+from difix3d_ns.metrics.image import mean_metrics
 from difix3d_ns.metrics.perceptual import NETS, column
 from difix3d_ns.metrics.scoring import score
 
@@ -227,81 +223,52 @@ def _evaluate(job: Job, recipe: Recipe, output: Path, trained: Row, methods: Seq
     config = runs.config_of(job.folder(output), "training", trained["ns_method"])
     earlier_steps = sorted(checkpoint_steps(config.parent / "nerfstudio_models")[1:])
     enhanced = next((method for method in methods if method.enhanced), None)
-    agreements, scoring = _agreements(config.parent), recipe.scoring
+    after_rounds, scoring = agreements(config.parent), recipe.scoring
     shown: dict[str, Any] = {"long_side": recipe.long_side}
     if scoring.reduced > 1:
         shown["reduced"] = scoring.reduced
-    evaluate = functools.cache(functools.partial(runs.evaluate, config, **shown))
+    evaluate = functools.lru_cache(maxsize=1)(functools.partial(runs.evaluate, config, **shown))  # they are large
+    requests = {}
     for method in methods:
+        # the render is the same beside an enhanced picture of any strength: one evaluation serves both
+        own = method.enhanced or method.exported is not None or method.earlier
+        source = method if own else enhanced or method
+        requests[method.name] = {"enhance": source.enhanced, "strength": source.strength, "exported": source.exported}
+    in_turn = list(requests.values())
+    for method in sorted(
+        methods, key=lambda one: in_turn.index(requests[one.name])
+    ):  # those that share one are neighbours
         rows = []
         for step in earlier_steps if method.earlier else [None]:
-            # the render is the same beside an enhanced picture of any strength: one evaluation serves both
-            own = method.enhanced or method.exported is not None or step is not None
-            source = method if own else enhanced or method
-            found = evaluate(enhance=source.enhanced, strength=source.strength, step=step, exported=source.exported)
+            found = evaluate(step=step, **requests[method.name])
             if problems := [view.problem for view in found.views if view.problem]:
                 raise UserError(f"the enhancer failed: {problems[0]}")
             seconds = trained["seconds"] + (found.seconds if method.enhanced else 0.0)
             masks = read_masks(job.scene.path, found.views) if scoring.masks else None
-            views = [view for view in found.views if masks is None or masks[view.name].any()]  # where something counts
+            views = counted(found.views, masks)
             used = [None if masks is None else masks[view.name] for view in views]
             pictures = [view.picture(method.enhanced) for view in views]
             truths = [view.truth for view in views]
             scored = zip(pictures, truths, used, strict=True)
             metrics: dict[str, Any] = {
                 **mean_metrics([score(picture, truth, scoring, mask) for picture, truth, mask in scored]),
-                **(
-                    {"cc_psnr": fmean(corrected_psnr(p, t) for p, t in zip(pictures, truths, strict=True))}
-                    if masks is None
-                    else {}
-                ),
+                **(colour_corrected(pictures, truths) if masks is None else {}),
                 **{column(net): None for net in NETS},  # filled in from the pictures
                 "seconds": seconds if step is None else None,  # stopping at an earlier checkpoint was not measured
                 "gaussians": found.gaussians,
             }
             if recipe.long_side is not None:
-                each = [_detail(p, t, recipe.factor) for p, t in zip(pictures, truths, strict=True)]
+                each = [detail_metrics(p, t, recipe.factor) for p, t in zip(pictures, truths, strict=True)]
                 metrics |= mean_metrics(each)
-                metrics["agreement"] = agreements[-1] if agreements else None
+                metrics["agreement"] = after_rounds[-1] if after_rounds else None
             row = row_of(trained, recipe, method, metrics, step)
             sizes: dict[str, Any] = {"size": [truths[0].shape[1], truths[0].shape[0]]}
             if recipe.long_side is not None:
                 sizes["trained_size"] = list(found.trained_size)
-                sizes["agreements"] = agreements
+                sizes["agreements"] = after_rounds
             rows.append(row | sizes)
             keep_pictures(output, row, pictures, truths, used)
         add_rows(job.rows(output), rows)  # all checkpoints of a method, or none
-
-
-def corrected_psnr(picture: Tensor, truth: Tensor) -> float:
-    """PSNR in dB after nerfstudio's colour correction, a quadratic change of colours fitted to the truth.
-
-    So exposure and white balance of a held-out photo do not count. Where colours are too few for a fit, as in a grey
-    picture, the correction may be worse than none: then that counts.
-    """
-    from nerfstudio.model_components.lib_bilagrid import color_correct
-
-    try:
-        corrected = psnr(color_correct(picture, truth).clamp(0, 1), truth)
-    except AssertionError:  # the fit is not finite
-        corrected = 0.0
-    return max(corrected, psnr(picture, truth))
-
-
-def _agreements(folder: Path) -> list[float]:
-    """Read the agreement of views after each round of a training, where its guidance measured it."""
-    curves, _ = read_curves(folder)
-    found = [curve for name, curve in curves.items() if name.endswith("/agreement")]
-    return [round(float(value), 4) for value in found[0].values] if found else []
-
-
-def _detail(picture: Tensor, truth: Tensor, factor: float) -> dict[str, float]:
-    """Metrics of what a picture shows beyond the small photos, and of how it reduces to them."""
-    low = resampled(truth, round(truth.shape[0] / factor), round(truth.shape[1] / factor))
-    return {
-        "high_pass": high_pass_correlation(picture, truth, factor),
-        "low_psnr": low_consistency(picture, low),
-    }
 
 
 def _last_error(log: Path) -> str:

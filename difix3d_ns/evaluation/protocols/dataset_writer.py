@@ -16,7 +16,7 @@ from nerfstudio.cameras.cameras import CameraType
 from PIL import Image
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.evaluation.bench.evaluation_masks import MASKS
+from difix3d_ns.evaluation.evaluation_masks import MASKS
 from difix3d_ns.io.atomic import replacing
 from difix3d_ns.io.images import read_stored
 from difix3d_ns.io.point_files import write_points

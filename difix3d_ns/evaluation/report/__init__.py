@@ -6,7 +6,7 @@ views = [slider({"Plain": picture(a), "Fixed": picture(b)}, "frame_00001.jpg") f
 html = page("Demo", [Section("Views", [gallery(views)]), Section("Results", [results_table(results)])])
 """
 
-from difix3d_ns.evaluation.report.chart import Curve as Curve
+from difix3d_ns.evaluation.curves import Curve as Curve
 from difix3d_ns.evaluation.report.chart import chart as chart
 from difix3d_ns.evaluation.report.page_pictures import error_map as error_map
 from difix3d_ns.evaluation.report.page_pictures import long_side_for as long_side_for

@@ -10,21 +10,13 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import uniform_filter1d
 
+from difix3d_ns.evaluation.curves import Curve
 from difix3d_ns.evaluation.report.templates import render
 
 _MAX_POINTS = 240  # of a curve: more are not seen at this size
 _MAX_DOTS = 11  # points that are marked one by one
 _MIN_NOISY = 40  # points from which on a mean is drawn over them
 _LEFT, _RIGHT, _TOP, _BOTTOM, _WIDTH, _HEIGHT = 46, 18, 10, 24, 360, 190
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Values over steps."""
-
-    name: str
-    steps: np.ndarray  # [N] rising
-    values: np.ndarray  # [N]
 
 
 def chart(

@@ -21,9 +21,6 @@ _BOOKKEEPING = (
     "--pipeline.datamanager.data",  # copies of --data
     "--pipeline.datamanager.dataparser.data",
     "--pipeline.enhancer.from-environment",  # no flag
-    "--pipeline.guidance.by-coverage",
-    "--pipeline.initial-points.stereo-by-default",
-    "--pipeline.depth.by-default",
 )
 
 
@@ -78,7 +75,13 @@ def _defaults(config: GuidedTrainerConfig, images: int | None) -> dict[str, Any]
     for plain in (alone, alike):
         plain.machine.device_type = config.machine.device_type
         presets.fit(plain, replace(plain.run(), images=images))
-    own = {flag: value for flag, value in presets.kept(alone).items() if value is not None}  # None: nobody can tell
+    fitted = {flag for flag, part in presets.walk(alone) if hasattr(part, "fit")}
+    own = {
+        flag: value
+        for flag, value in presets.kept(alone).items()
+        # where a config fits fields, None is: nobody can tell; priors, and weights of any, are as they were given
+        if value is not None or flag.endswith(".weights") or flag.rpartition(".")[0] not in fitted
+    }
     return dict(_flat(alike)) | own
 
 
@@ -108,9 +111,9 @@ def _class_defaults(config: Any) -> Any:
 
 
 def _flat(value: Any, prefix: str = "-") -> Iterator[tuple[str, Any]]:
-    """Yield (flag, value) of every setting below."""
+    """Yield (flag, value) of every setting below that has a flag."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        entries = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+        entries = {each.name: getattr(value, each.name, None) for each in dataclasses.fields(value) if each.init}
     elif isinstance(value, dict) and value:
         entries = value
     else:

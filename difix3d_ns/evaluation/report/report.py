@@ -26,7 +26,6 @@ from difix3d_ns.evaluation.table import Results
 from difix3d_ns.io.atomic import write_text
 from difix3d_ns.io.durations import duration
 from difix3d_ns.metrics.perceptual import NETS, LazyLPIPS, PerceptualWeights
-from difix3d_ns.ns import presets
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from difix3d_ns.views.records import describe_numbers, mean_numbers, newest
 
@@ -127,10 +126,10 @@ def _subtitle(training: Training) -> str:
 
 
 def _guidance_settings(config: GuidedTrainerConfig) -> list[str]:
-    """Settings of the guidance that a resumed training keeps: "2 rounds"."""
-    flag = "--pipeline.guidance."
-    kept = {name.removeprefix(flag): value for name, value in presets.kept(config).items() if name.startswith(flag)}
-    return [f"{value or 'no'} {name.replace('-', ' ')}" for name, value in kept.items() if type(value) is int]
+    """Settings of the guidance itself, not of its prior, that a resumed training keeps: "2 rounds"."""
+    guidance = config.pipeline.guidance
+    kept = {name: getattr(guidance, name) for name in guidance.kept}
+    return [f"{value or 'no'} {name.replace('_', ' ')}" for name, value in kept.items() if type(value) is int]
 
 
 def _began(timestamp: str) -> str:

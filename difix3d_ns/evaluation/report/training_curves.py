@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from difix3d_ns.evaluation.report.chart import Curve, chart
+from difix3d_ns.evaluation.curves import EVENT_FILES, Curve
+from difix3d_ns.evaluation.report.chart import chart
 from difix3d_ns.evaluation.report.parts import Section, grid
-from difix3d_ns.evaluation.report.training import EVENT_FILES, Training, loss_by_kind
+from difix3d_ns.evaluation.report.training import Training, loss_by_kind
 
 _POOL, _MEAN = "/pool", "/mean "  # how the names of curves of made views end and go on
 _ONE, _ALL = "Eval Images Metrics", "Eval Images Metrics Dict (all images)"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from PIL import ExifTags
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.io.images import open_picture
+from difix3d_ns.io.images import open_picture, picture_errors
 from difix3d_ns.ns.dataparsers.described_scene import Frame, Lens
 
 MAX_LONG_SIDE = 1600  # pixels, nerfstudio's: larger photos are trained on reduced
@@ -47,7 +47,7 @@ def read_header(path: Path) -> Header:
     Raises:
         UserError: it is no picture.
     """
-    with open_picture(path) as picture:
+    with open_picture(path, decode=False) as picture, picture_errors(path):
         # PNG would be decoded for a tag that may come last
         tags = picture.getexif() if picture.format != "PNG" or "exif" in picture.info else {}
         return Header(picture.size, int(tags.get(ExifTags.Base.Orientation, 1) or 1))

@@ -196,8 +196,7 @@ class Panel(ViewerControl):
         store, records = Store(folder / POOL_FOLDER), ViewRecords(folder / RECORDS_FOLDER)
         heads = newest(records.heads())
         views = []
-        kept = store.kept()  # nothing of a training without made views, or whose pool was deleted
-        for key, generation in kept[max(kept)] if kept else []:
+        for key, generation in store.newest():
             with suppress(ValueError):  # a damaged file
                 view = store.read_view(key, generation)
                 head = heads.get(key)
