@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.ns.starting_splat import read_start
+from difix3d_ns.ns.starting_splat import is_exported, read_start
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 
 _DRAWN_BY = ("sh_degree", "background_color", "rasterize_mode")
@@ -42,7 +42,7 @@ def open_splat(
 
     config = copy.deepcopy(difix3d_splatfacto.config)
     assert isinstance(config, GuidedTrainerConfig)
-    if splat.suffix.lower() == ".ply":
+    if is_exported(splat):
         config.load_ply, config.load_transform = splat, transform
     else:
         config.load_checkpoint, _ = read_start(splat, "SPLAT")

@@ -203,6 +203,12 @@ def test_renders_are_unseen_by_densification(watched: Watched, scene: Path) -> N
     assert_same(final_state(trainer), final_state(watched.trainer))
 
 
+def test_losses_are_followed_by_what_the_system_calls_its_views(watched: Watched) -> None:
+    pipeline = watched.trainer.pipeline
+    names = set(pipeline._losses.values())
+    assert names and names <= {"photographs", pipeline.guidance.status(STEPS).plural}
+
+
 def test_work_before_a_step_is_bounded(watched: Watched) -> None:
     case, work = watched.case, watched.work
     assert {entry.step for entry in work} == set(range(STEPS))
