@@ -20,6 +20,8 @@ from difix3d_ns.meshing.mesh_pictures import MeshPictures
 from difix3d_ns.meshing.photo_counts import photo_counts
 
 MAX_BYTES = 300_000
+WIDTH = 320
+"""of each view, in pixels"""
 
 
 def main() -> None:
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of the report's five")
     options = parser.parse_args()
     mesh, cameras = mesh_and_cameras(read_training(options.training), options.mesh)
+    cameras = [camera.resized(WIDTH, round(WIDTH * camera.height / camera.width)) for camera in cameras]
     counts = photo_counts(mesh)
     assert counts is not None, f"{options.mesh} has no number of photos"
     rows = [MeshPictures(each) for each in (mesh, coloured_by_count(mesh, counts))]

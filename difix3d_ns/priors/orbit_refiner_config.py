@@ -12,15 +12,18 @@ from difix3d_ns.priors.base import OrbitRefiner
 from difix3d_ns.priors.fixer_config import Precision
 from difix3d_ns.priors.registry import check_prior_name, load_orbit_refiner, load_selected
 
+NO_REFINER = "none"
+
 
 @dataclass
 class OrbitRefinerConfig:
     """A refiner of orbits, its weights and how it is run."""
 
-    kept: ClassVar[tuple[str, ...]] = ("weights", "agreement")
+    kept: ClassVar[tuple[str, ...]] = ("name", "weights", "agreement")
     """fields that a resumed training takes over from its checkpoint where they are unset"""
-    name: str = "hi3d"
-    """hi3d (embedded), hi3d-video (published weights that you name), or package.module of a refiner of yours"""
+    name: str | None = None
+    """none, hi3d (embedded), hi3d-video (published weights that you name), or package.module of a refiner of yours
+    (unset: hi3d for frames made of one photo, else none)"""
     weights: str | None = None
     """a file or folder of weights, or for hi3d-video a hub id (unset: the refiner's own)"""
     dtype: Precision | None = None
@@ -40,10 +43,13 @@ class OrbitRefinerConfig:
         """
         if self.agreement is not None and self.agreement < 0:
             raise UserError(f"{flag_prefix}.agreement {self.agreement}: 0 or more is needed")
-        check_prior_name(OrbitRefiner, self.name, flag_prefix)
+        if self.name not in (None, NO_REFINER):
+            check_prior_name(OrbitRefiner, self.name, flag_prefix)
+        elif self.name and self.weights:
+            raise UserError(f"{flag_prefix}.weights {self.weights}: there is no refiner; give {flag_prefix}.name hi3d")
 
-    def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.orbit-refiner") -> OrbitRefiner:
-        """Load the refiner, once per process.
+    def load(self, device: torch.device, flag_prefix: str = "--pipeline.guidance.orbit-refiner") -> OrbitRefiner | None:
+        """Load the refiner, once per process; None if there is none.
 
         Args:
             device: where its network lives.
@@ -52,5 +58,7 @@ class OrbitRefinerConfig:
         Raises:
             UserError: its name or weights are unusable.
         """
+        if self.name in (None, NO_REFINER):
+            return None
         given = () if self.agreement is None else (("agreement", self.agreement),)
         return load_selected(load_orbit_refiner, OrbitRefiner, self, device, flag_prefix, given)
