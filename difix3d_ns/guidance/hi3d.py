@@ -46,6 +46,7 @@ SECONDS_PER_MEGAPIXEL = 12.0
 """of refined frames, on one core"""
 NO_FIXER = "none"
 _FACTOR = 2  # of frames that nothing refines
+_PHOTOS_PER_STEP = 8  # at whose poses the splat is rendered, so that references can be chosen
 _SEED = 1_000_003  # between the seeds of two trainings
 _STATE, _RENDERED = "state", "rendered"
 _SAME_PLACE, _SAME_WAY = 1e-3, 1e-3  # of the camera spacing, and of a direction: a frame at a photograph's very pose
@@ -109,9 +110,10 @@ class Hi3DGuidance(Guidance):
             count = "1 photo" if len(scene) == 1 else f"{len(scene)} photos"
             raise UserError(f"{count}: an orbit needs {MIN_PHOTOS} around the object; {other}")
         generated = any(scene.generated(index) for index in range(len(scene)))
-        if self.config.orbit_refiner.name is None:
-            self.config.orbit_refiner.name = "hi3d" if generated else NO_REFINER
-        self.refiner: OrbitRefiner | None = self.config.orbit_refiner.load(renderer.device)
+        refiner = self.config.orbit_refiner
+        if refiner.name is None:
+            refiner.name = "hi3d" if generated or refiner.weights else NO_REFINER
+        self.refiner: OrbitRefiner | None = refiner.load(renderer.device)
         self._factor = _FACTOR if self.refiner is None else self.refiner.factor
         self._references = references
         self._fixer: Fixer | None = None
@@ -181,7 +183,7 @@ class Hi3DGuidance(Guidance):
                 self._frames = []
         elif self.refiner is not None and self.refiner.steps_left(self._state):
             self._state = self.refiner.step(self._state)
-        else:
+        elif self._fixer is None or self._references.prepare([self.targets[self._finished]], _PHOTOS_PER_STEP):
             self._finish(self._finished, step, started)
         self._seconds += time.perf_counter() - started
         return self._state is None and not self._done

@@ -23,7 +23,7 @@ class OrbitRefinerConfig:
     """fields that a resumed training takes over from its checkpoint where they are unset"""
     name: str | None = None
     """none, hi3d (embedded), hi3d-video (published weights that you name), or package.module of a refiner of yours
-    (unset: hi3d for frames made of one photo, else none)"""
+    (unset: hi3d for frames made of one photo, or with weights; else none)"""
     weights: str | None = None
     """a file or folder of weights, or for hi3d-video a hub id (unset: the refiner's own)"""
     dtype: Precision | None = None

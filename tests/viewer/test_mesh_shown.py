@@ -45,12 +45,13 @@ def tab(tiny_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     flags = ("--load-config", trainer.base_dir / "config.yml", "--viewer.websocket-port", PORT)
     with forked(command_line("ns-viewer", *flags), log) as process, open_tab(900, 700) as tab:
         tab.page.add_init_script(SLOW_SCREEN)
+        tab.page.set_default_timeout(120_000)
         deadline = time.monotonic() + 240
         while not _listening():
             assert process.is_alive() and time.monotonic() < deadline, log.read_text()[-3000:]
             time.sleep(0.5)
         tab.page.goto(f"http://localhost:{PORT}")
-        tab.page.get_by_label("Show mesh", exact=True).wait_for(timeout=120_000)
+        tab.page.get_by_label("Show mesh", exact=True).wait_for()
         yield tab
 
 
@@ -69,7 +70,7 @@ def _magenta(tab: Tab) -> float:
 
 
 def _until(tab: Tab, low: float, high: float) -> float:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while not low <= (share := _magenta(tab)) <= high:
         assert time.monotonic() < deadline, f"{share:.3f} of the picture has the mesh's colour"
         time.sleep(0.5)
