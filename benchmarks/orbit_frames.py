@@ -2,8 +2,8 @@
 
 CONFIG is a training on a scene of `python -m benchmarks.orbit_scenes` with the object of that seed. The splat is seen
 from the held-out cameras, and its renders are enlarged, refined, refined and given detail, or have photos blended in,
-as `hi3d-splatfacto` does. Only where such a frame is nearer to the truth than the splat's own render may it teach. Figures
-are of the pixels inside of the object, also by how well the photos show what is there, by exact depth: near to
+as `hi3d-splatfacto` does. Only where such a frame is nearer to the truth than the splat's own render may it teach.
+Figures are of the pixels inside of the object, also by how well the photos show what is there, by exact depth: near to
 straight on (within 45 degrees of the normal), obliquely, or not at all.
 """
 

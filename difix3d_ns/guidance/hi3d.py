@@ -97,7 +97,7 @@ class Hi3DConfig(GuidanceConfig):
 
 
 class Hi3DGuidance(Guidance):
-    """Maker of one refined orbit; a step learns from a frame of it or from a photograph."""
+    """Maker of one orbit; a step learns from a frame of it or from a photograph."""
 
     config: Hi3DConfig
 

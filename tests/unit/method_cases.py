@@ -106,7 +106,7 @@ CASES = {
     ),
     # a step of the generator, or a render to begin with
     "sparsefusion-splatfacto": Case(lambda: sparsefusion_splatfacto, _small_views, lambda s: s["begun"], 1),
-    # all four frames before one step; then before each a step of the refiner, or references at 8 photographs, or a frame
+    # all four frames before one step; then a step of the refiner, references at eight photographs, or a frame
     "hi3d-splatfacto": Case(lambda: hi3d_splatfacto, _small_orbit, lambda s: s["begun"], 8, 1, boundary=4),
     "weighing-splatfacto": Case(lambda: weighing_splatfacto),
     "joint-splatfacto": Case(lambda: joint_splatfacto, busy=lambda s: 0 < s["part"] < 8, renders=1, boundary=5),
