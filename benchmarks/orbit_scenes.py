@@ -2,8 +2,10 @@
 
     python -m benchmarks.orbit_scenes 7000 7001 --output DIR
 
-Photos are taken from places on a ring, at half of the size; held out are the 16 views of an orbit, at the full size. No
-prior is trained on objects from seed 7000 on.
+Photos are taken from places on a ring, at half of the size, and cut out: their alpha is the object's silhouette. Held
+out are the 16 views of an orbit, at the full size, with silhouettes of their own. The scene's points are those that two
+photos show, as structure from motion would find them; of six photos around an object that is often not one. No prior is
+trained on objects from seed 7000 on.
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ from difix3d_ns.data.enlarged import reduced
 from difix3d_ns.data.orbit_samples import orbit_capture
 from difix3d_ns.data.procedural import write_views
 from difix3d_ns.data.procedural.dataset import View
-from difix3d_ns.io.point_files import write_points
+from difix3d_ns.io.images import Picture, write_picture
+
+_MIN_ALPHA = 1 / 255
 
 
 def write_orbit(seed: int, folder: Path, photos: int, long_side: int) -> Path:
     """Write an object's photos and its orbit; returns ``folder``."""
     whole = orbit_capture(seed, long_side, photos=photos, grounded=False)
     small = reduced(whole, 2)
-    assert whole.depths is not None
+    assert whole.depths is not None and whole.masks is not None and small.masks is not None
     views = []
     for number, depth in enumerate(whole.depths):
         training = number in whole.train
@@ -34,8 +38,12 @@ def write_orbit(seed: int, folder: Path, photos: int, long_side: int) -> Path:
         depth = depth[::2, ::2] if training else depth
         views.append(View(shown.cameras[number], shown.images[number], depth, training))
     write_views(views, folder, np.random.default_rng(seed), image_format="png")
-    colours = (whole.colours.numpy() * 255).round().astype(np.uint8)
-    write_points(whole.points.numpy(), colours, folder / "sparse_pc.ply")
+    for number, file in enumerate(sorted((folder / "images").glob("*.png"))):
+        shown = small if number in whole.train else whole
+        assert shown.masks is not None
+        image, alpha = shown.images[number], shown.masks[number]
+        own = ((image - (1 - alpha)) / alpha.clamp_min(_MIN_ALPHA)).clamp(0, 1)  # without the white behind it
+        write_picture(file, Picture(own, alpha))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""``hi3d-splatfacto``: a splat of an object, and an orbit around it that a diffusion model refines (Hi3D)."""
+"""``hi3d-splatfacto``: a splat of an object that also learns from an orbit around it (Hi3D)."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def _config() -> GuidedTrainerConfig:
 
 hi3d_splatfacto = MethodSpecification(
     config=_config(),
-    description="Splatfacto of an object, which also learns from an orbit of its own renders, refined (Hi3D).",
+    description="Splatfacto of an object, which also learns from an orbit around it, with what photos show (Hi3D).",
 )

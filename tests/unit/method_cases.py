@@ -76,7 +76,8 @@ def _hi3d_weights() -> str:
 
 def _small_orbit(config: GuidedTrainerConfig) -> None:
     guidance = config.pipeline.guidance
-    guidance.orbit_refiner.weights = _hi3d_weights()
+    guidance.orbit_refiner.name, guidance.orbit_refiner.weights = "hi3d", _hi3d_weights()
+    guidance.fixer.name = "blend"
     guidance.frames, guidance.side, guidance.begin, guidance.probability = 4, 24, 0.4, 0.5
 
 
@@ -105,8 +106,8 @@ CASES = {
     ),
     # a step of the generator, or a render to begin with
     "sparsefusion-splatfacto": Case(lambda: sparsefusion_splatfacto, _small_views, lambda s: s["begun"], 1),
-    # all four frames before one step; then a step of the refiner before each
-    "hi3d-splatfacto": Case(lambda: hi3d_splatfacto, _small_orbit, lambda s: s["begun"], 1, boundary=4),
+    # all four frames before one step; then a step of the refiner, references at eight photographs, or a frame
+    "hi3d-splatfacto": Case(lambda: hi3d_splatfacto, _small_orbit, lambda s: s["begun"], 8, 1, boundary=4),
     "weighing-splatfacto": Case(lambda: weighing_splatfacto),
     "joint-splatfacto": Case(lambda: joint_splatfacto, busy=lambda s: 0 < s["part"] < 8, renders=1, boundary=5),
 }

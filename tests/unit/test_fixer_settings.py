@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from difix3d_ns.enhance.enhancer_config import EnhancerConfig
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import FixRequest
 from difix3d_ns.priors.fixer_config import FixerConfig
+from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from tests.unit.official_difix import Official
 
 DIFIX = FixerConfig("difix", "nvidia/difix_ref", references=1, dtype="float32", compile=True)
@@ -99,8 +101,13 @@ def test_loading_names_the_flags_of_whoever_asked() -> None:
     ):
         with pytest.raises(UserError, match=message):
             config.load(device, "--mine")
-    with pytest.raises(UserError, match=r"--pipeline\.enhancer\.weights, DIFIX3D_WEIGHTS\): .*nowhere"):
-        FixerConfig("embedded", "/nowhere").load(device, "--pipeline.enhancer")
+    flags = "--pipeline.guidance.upscaler.name, --pipeline.guidance.upscaler.weights, --pipeline.guidance.upscaler.eta"
+    with pytest.raises(UserError, match=rf"\({re.escape(flags)}\): the upscaler 'bicubic' has no option eta"):
+        UpscalerConfig("bicubic", eta=0.5).load(device)
+    for prefix, named in (("--pipeline.enhancer", True), ("--pipeline.guidance.fixer", False)):
+        with pytest.raises(UserError) as refused:
+            FixerConfig("embedded", "/nowhere").load(device, prefix)
+        assert ("DIFIX3D_WEIGHTS" in str(refused.value)) is named
 
 
 def test_networks_run_in_the_precision_asked_for() -> None:

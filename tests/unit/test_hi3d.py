@@ -1,4 +1,4 @@
-"""The refined orbit: where, when, of what, how it weighs, and what is refused."""
+"""The orbit: where, when, of what, how it weighs, and what is refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.guidance.hi3d import Hi3DConfig, Hi3DGuidance
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.training_scene import TrainingScene
-from difix3d_ns.priors.base import OrbitFrame, State
+from difix3d_ns.priors.base import FixRequest, FixResult, OrbitFrame, State
+from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.priors.orbit_refiner_config import OrbitRefinerConfig
 from difix3d_ns.views.folders import RECORDS_FOLDER
+from difix3d_ns.views.protocols import Render
 from difix3d_ns.views.records import ViewRecords
 from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
 from tests.unit.log import Log
@@ -54,16 +58,19 @@ def _set_up(
     monkeypatch: pytest.MonkeyPatch,
     photos: int = 6,
     scene: dict[str, Any] | None = None,
+    references: Any = None,
     **settings: Any,
 ) -> tuple[Hi3DGuidance, _Refiner, FlatRenderer, Log]:
     refiner = _Refiner()
-    monkeypatch.setattr(OrbitRefinerConfig, "load", lambda self, device, flag_prefix="": refiner)
+    if settings.pop("refined", True):
+        settings = {"fixer": FixerConfig("none"), "orbit_refiner": OrbitRefinerConfig("hi3d"), **settings}
+        monkeypatch.setattr(OrbitRefinerConfig, "load", lambda self, device, flag_prefix="": refiner)
     manager = datamanager(write_scene(folder / "scene", count=photos + 1, **(scene or {})))
     data = TrainingScene(manager, ModelOfScene(len(manager.train_dataset)))
     guidance = Hi3DConfig(**{"frames": 5, "side": 20, **settings}).setup()
     assert isinstance(guidance, Hi3DGuidance)
     renderer, log = FlatRenderer(), Log()
-    guidance.setup(data, renderer, NoReferences(), Run(90, folder=folder, tracker=log))
+    guidance.setup(data, renderer, references or NoReferences(), Run(90, folder=folder, tracker=log))
     return guidance, refiner, renderer, log
 
 
@@ -81,19 +88,20 @@ def test_the_orbit_is_rendered_at_once_and_refined_beside_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guidance, refiner, renderer, log = _set_up(tmp_path, monkeypatch)
-    assert "5 frames is rendered after 50% of training and refined from 20 x 15 to 40 x 30" in log.lines[0]
+    assert "5 frames of 40 x 30 pixels, refined from 20 x 15, which takes" in log.lines[0]
     _run(guidance, 0, 45)
     assert not renderer.rendered and guidance.next_view(44, torch.Generator()) is None
-    assert _run(guidance, 45, 50) == [5, 1, 1, 1, 1]  # five renders, two steps of the refiner, nothing
+    # five renders, two steps of the refiner, five frames kept, nothing
+    assert _run(guidance, 45, 55) == [5, *[1] * 9] and guidance._finished == 5
     (frames,) = refiner.given
     assert [tuple(frame.image.shape) for frame in frames] == [(15, 20, 3)] * 5
     assert all(frame.depth is not None and (frame.depth == 2).all() for frame in frames)
     assert [(camera.width, camera.height) for camera in renderer.rendered] == [(40, 30)] * 5
     heads = ViewRecords(tmp_path / RECORDS_FOLDER).heads()
-    assert len(heads) == 5 and len(guidance.status(50).views) == 5
-    drawn = [guidance.next_view(50, torch.Generator().manual_seed(seed)) for seed in range(400)]
+    assert len(heads) == 5 and len(guidance.status(55).views) == 5
+    drawn = [guidance.next_view(55, torch.Generator().manual_seed(seed)) for seed in range(400)]
     views = [view for view in drawn if view is not None]
-    assert 70 < len(views) < 130 and {view.key for view in views} == {f"orbit/{number:03d}" for number in range(5)}
+    assert 160 < len(views) < 240 and {view.key for view in views} == {f"orbit/{number:03d}" for number in range(5)}
     assert all(view.photo is None and (view.image == 1).all() for view in views)
 
 
@@ -120,10 +128,61 @@ def test_what_the_splat_does_not_show_is_not_learnt(tmp_path: Path, monkeypatch:
     """Cut-out objects stand before the background of each step; elsewhere it teaches nothing where nothing is."""
     for name, mode in (("cut", "RGBA"), ("whole", "RGB")):
         guidance, _, _, _ = _set_up(tmp_path / name, monkeypatch, scene={"mode": mode})
-        _run(guidance, 0, 50)
+        _run(guidance, 0, 55)
         view = guidance.pool.get("orbit/000")
-        shown, other = (view.alpha, view.confidence) if mode == "RGBA" else (view.confidence, view.alpha)
-        assert shown is not None and shown.shape == (30, 40, 1) and (shown == 1).all() and other is None
+        shown = view.confidence
+        assert shown is not None and shown.shape == (30, 40, 1) and (shown == 1).all()
+        if mode == "RGB":
+            assert view.alpha is None
+            continue
+        assert view.alpha is not None and torch.equal(view.alpha, shown)
+        render = {"accumulation": torch.zeros(30, 40, 1)}  # a silhouette of its own is no more than it knows
+        assert guidance.losses(render, view, {"main_loss": torch.ones(())}) == {"main_loss": 1.0}
+
+
+class _Photos(NoReferences):
+    """One photograph, which shows everything."""
+
+    def select(self, camera: Pinhole, render: Render, count: int, keep: Sequence[int] = ()) -> list[int]:
+        assert count == 3 and render.depth is not None
+        return [1]
+
+    def view(self, index: int) -> PosedImage:
+        return PosedImage(torch.full((3, 4, 3), 0.25))
+
+
+class _Copier:
+    """A fixer that shows the colour of its reference, and is confident of the left half."""
+
+    trained_references, generative = 3, False
+
+    def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
+        found = []
+        for request in requests:
+            image = request.references[0].image[:1, :1].expand_as(request.image)
+            confidence = torch.zeros_like(request.image[..., :1])
+            confidence[:, : confidence.shape[1] // 2] = 0.5
+            found.append(FixResult(image, confidence))
+        return found
+
+
+def test_by_default_frames_have_what_photos_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And they teach where photos show something alone; with a refiner, everywhere."""
+    monkeypatch.setattr(FixerConfig, "load", lambda self, device, flag_prefix="": _Copier())
+    guidance, refiner, _, log = _set_up(tmp_path / "none", monkeypatch, references=_Photos(), refined=False)
+    assert "5 frames of 40 x 30 pixels is rendered after 50%" in log.lines[0]
+    assert _run(guidance, 0, 51)[45:] == [5, *[1] * 5] and guidance._done and not refiner.given
+    view = guidance.pool.get("orbit/003")
+    assert torch.allclose(view.image, torch.tensor(0.25), atol=1e-4) and view.confidence is not None
+    assert view.confidence[:, :20].mean() == pytest.approx(0.5, abs=1e-3) and view.confidence[:, 20:].max() == 0
+    assert guidance.status(51).records[0].pairs == (("As rendered", "With photos"), ("With photos", "Photo"))
+    guidance, refiner, _, _ = _set_up(
+        tmp_path / "both", monkeypatch, references=_Photos(), fixer=FixerConfig("aligned-blend")
+    )
+    _run(guidance, 0, 55)
+    view = guidance.pool.get("orbit/003")
+    assert torch.allclose(view.image, torch.tensor(0.25), atol=1e-4) and len(refiner.given) == 1
+    assert view.confidence is not None and (view.confidence == 1).all()
 
 
 def test_lost_frames_cost_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,10 +190,10 @@ def test_lost_frames_cost_no_training(tmp_path: Path, monkeypatch: pytest.Monkey
     _run(guidance, 0, 46)
     for number in range(5):
         guidance.pool._forget(f"rendered/{number:03d}")
-    _run(guidance, 46, 50)
-    assert guidance.status(50).records[0].pairs == (("Refined", "Photo"),)
+    _run(guidance, 46, 55)
+    assert guidance.status(55).records[0].pairs == (("Refined", "Photo"),)
     guidance.pool._forget("orbit/002")
-    drawn = [guidance.next_view(50, torch.Generator().manual_seed(seed)) for seed in range(60)]
+    drawn = [guidance.next_view(55, torch.Generator().manual_seed(seed)) for seed in range(60)]
     assert {view.key for view in drawn if view is not None} == {f"orbit/{number:03d}" for number in (0, 1, 3, 4)}
     assert None in drawn
 
@@ -172,6 +231,8 @@ def test_settings_are_checked(setting: str, value: float) -> None:
         Hi3DConfig(**{"side": 64, setting: value}).check("--pipeline.guidance")
     with pytest.raises(UserError, match=r"orbit-refiner\.agreement -1"):
         Hi3DConfig(side=64, orbit_refiner=OrbitRefinerConfig(agreement=-1)).check("--pipeline.guidance")
+    with pytest.raises(UserError, match=r"orbit-refiner\.weights a: there is no refiner; give .*name hi3d"):
+        Hi3DConfig(side=64, orbit_refiner=OrbitRefinerConfig("none", "a")).check("--pipeline.guidance")
     with pytest.raises(UserError, match="did you mean hi3d"):
         Hi3DConfig(side=64, orbit_refiner=OrbitRefinerConfig(name="hi3")).check("--pipeline.guidance")
 
@@ -180,14 +241,21 @@ def test_a_resumed_training_refines_on(tmp_path: Path, monkeypatch: pytest.Monke
     guidance, refiner, renderer, log = _set_up(tmp_path, monkeypatch)
     _run(guidance, 0, 46)
     state = guidance.state_dict(46)
-    again = Hi3DConfig(frames=9, side=30).setup()
+    refined = OrbitRefinerConfig("hi3d")
+    again = Hi3DConfig(frames=9, side=30, orbit_refiner=refined, fixer=FixerConfig("none")).setup()
     assert isinstance(again, Hi3DGuidance)
     again.setup(guidance._scene, renderer, NoReferences(), Run(90, folder=tmp_path, tracker=log, resumed=True))
     again.load_state_dict(state, tmp_path, 46)
     before = len(renderer.rendered)
-    assert "2 pieces of work to go" in again.status(46).lines[0]
-    _run(again, 46, 48)
+    assert "7 pieces of work to go" in again.status(46).lines[0]
+    _run(again, 46, 50)
+    state = again.state_dict(50)  # two of the five frames are there
+    again = Hi3DConfig(orbit_refiner=refined, fixer=FixerConfig("none"), side=30).setup()
+    again.setup(guidance._scene, renderer, NoReferences(), Run(90, folder=tmp_path, tracker=log, resumed=True))
+    again.load_state_dict(state, tmp_path, 50)
+    assert "3 pieces of work to go" in again.status(50).lines[0]
+    _run(again, 50, 53)
     assert len(renderer.rendered) == before and len(refiner.given) == 1  # nothing is rendered or begun again
-    assert len(again.targets) == 5 and len(again.status(48).views) == 5
+    assert len(again.targets) == 5 and len(again.status(53).views) == 5
     with pytest.raises(UserError, match=r"orbit-refiner\.name other"):
         again.load_state_dict({**state, "refiner": "other"}, tmp_path, 46)

@@ -477,8 +477,9 @@ def test_refined_frames_take_over_from_made_ones(tmp_path: Path, monkeypatch: py
     guidance = Hi3DConfig(frames=4, side=SIDE).setup()
     scene = TrainingScene(manager, ModelOfScene(4))
     guidance.setup(scene, FlatRenderer(), NoReferences(), Run(90, folder=tmp_path, tracker=Log()))
-    while guidance.before_step(45):
-        pass
+    for step in range(45, 50):
+        while guidance.before_step(step):
+            pass
     assert [frame.photo is not None for frame in given[0]] == [True, False, False, False]
     drawn = [guidance.next_view(50, torch.Generator().manual_seed(seed)) for seed in range(20)]
     assert all(view is not None and view.key.startswith("orbit/") and view.alpha is not None for view in drawn)

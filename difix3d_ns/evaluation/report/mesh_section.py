@@ -33,7 +33,7 @@ def mesh_section(training: Training) -> Section:
     if file is None:
         return Section("", [])
     try:
-        mesh, cameras = _seen(training, file)
+        mesh, cameras = mesh_and_cameras(training, file)
     except UserError as error:
         return Section("Mesh", [f"The mesh is not shown: {error}"])
     counts = photo_counts(mesh)
@@ -41,15 +41,21 @@ def mesh_section(training: Training) -> Section:
     parts: list[Text] = [picture_row(_pictures(mesh, cameras), "The mesh from several sides")]
     if counts is not None:
         rows.append(("Surface that no photo shows", f"{unseen_share(mesh, counts):.1%}"))
-        coloured = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-        coloured.visual = trimesh.visual.ColorVisuals(coloured, vertex_colors=count_colours(counts))
+        coloured = coloured_by_count(mesh, counts)
         caption = "By how many photos show it: red for none, yellow for one, blue for five and more"
         parts.append(picture_row(_pictures(coloured, cameras), caption))
     return Section("Mesh", [*parts, facts(rows)])
 
 
-def _seen(training: Training, file: Path) -> tuple[trimesh.Trimesh, list[Pinhole]]:
-    """The mesh, and cameras that look at it: on the way of the photographs around it, else around its box."""
+def coloured_by_count(mesh: trimesh.Trimesh, counts: np.ndarray) -> trimesh.Trimesh:
+    """Return a mesh in the colours of how many photographs show its vertices, ``counts`` [V]."""
+    coloured = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    coloured.visual = trimesh.visual.ColorVisuals(coloured, vertex_colors=count_colours(counts))
+    return coloured
+
+
+def mesh_and_cameras(training: Training, file: Path) -> tuple[trimesh.Trimesh, list[Pinhole]]:
+    """Read a mesh, with cameras that look at it: on the way of the photographs around it, else around its box."""
     photos = _photographs(training)
     if training.dataset is not None and converging(photos):
         frame = SplatFrame.of(training.dataset._dataparser_outputs)
