@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nerfstudio.models.splatfacto import RGB2SH
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
+from difix3d_ns.io.foreign_splats import read_foreign_splat
 from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.splats.placing import placed
 from difix3d_ns.views.likeness import MIN_PSNR, checked_photographs, psnr_at
@@ -130,7 +130,8 @@ class SplatPlacer:
         if transform is not None:
             return {f"those of {transform}": from_original @ read_transform(transform)}
         found = {"the coordinates of this training": np.eye(4), "those of the capture": from_original}
-        for file in (path.with_name(f"{path.stem}_frame.json"), path.with_name("dataparser_transforms.json")):
+        stem = path.stem.removesuffix(".compressed")  # as difix3d export names it
+        for file in (path.with_name(f"{stem}_frame.json"), path.with_name("dataparser_transforms.json")):
             if file.is_file():
                 found[f"those of {file.name}"] = from_original @ read_transform(file)
         return found
@@ -177,37 +178,16 @@ def _as_checkpoint(gaussians: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def read_ply(path: Path, flag: str = START) -> dict[str, Tensor]:
-    """Read splatfacto's parameters of an exported splat, of the Gaussians that are finite.
+    """Read splatfacto's parameters of a .ply, of the Gaussians that are finite; see ``io.foreign_splats``.
 
     Raises:
         UserError: it is none, or has none.
     """
-    from plyfile import PlyData, PlyParseError
-
     try:
-        vertices = PlyData.read(str(path))["vertex"]
-        names = vertices.data.dtype.names or ()
-
-        def columns(*wanted: str) -> np.ndarray:  # [N, C]
-            return np.stack([np.asarray(vertices[name], np.float32) for name in wanted], axis=-1)
-
-        rest = sorted((name for name in names if name.startswith("f_rest_")), key=lambda name: int(name[7:]))
-        count = len(vertices.data)
-        harmonics = columns(*rest).reshape(count, 3, -1).transpose(0, 2, 1) if rest else np.zeros((count, 0, 3))
-        if "f_dc_0" in names:
-            colours = columns("f_dc_0", "f_dc_1", "f_dc_2")
-        else:
-            colours = RGB2SH(columns("red", "green", "blue") / 255)
-        found = {
-            "means": columns("x", "y", "z"),
-            "scales": columns("scale_0", "scale_1", "scale_2"),
-            "quats": columns("rot_0", "rot_1", "rot_2", "rot_3"),
-            "features_dc": colours,
-            "features_rest": harmonics.astype(np.float32),
-            "opacities": columns("opacity"),
-        }
-    except (PlyParseError, KeyError, ValueError, OSError) as error:
-        raise UserError(f"{flag} {path} is no splat as ns-export writes it: {error}") from error
+        found = read_foreign_splat(path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{flag} {path} is no splat that can be read: {error}") from error
+    count = len(found["means"])
     finite = np.logical_and.reduce([np.isfinite(values.reshape(count, -1)).all(1) for values in found.values()])
     if not finite.any():
         raise UserError(f"{flag} {path} has no Gaussians")
