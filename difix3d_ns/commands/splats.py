@@ -11,21 +11,21 @@ from difix3d_ns.errors import UserError
 
 
 def enhance(
-    splat: Annotated[Path, tyro.conf.Positional],
-    data: Path,
+    source: Annotated[Path, tyro.conf.Positional],
+    data: Path | None = None,
     output: Path = Path("outputs"),
     transform: Path | None = None,
     fixer: str | None = None,
     weights: str | None = None,
 ) -> None:
-    """Open an existing splat beside its photos, to look at it, render and measure it with the enhancer.
+    """Open an existing splat or training beside its photos, to look at it, render and measure it with the enhancer.
 
     Nothing is trained.
 
     Args:
-        splat: a .ply of any program, whose coordinates are found by what it shows at three photos; or a checkpoint, the
-            config.yml or the folder of a training by splatfacto.
-        data: the scene with the photos that the splat shows, as ns-train reads it.
+        source: a .ply of any program, whose coordinates are found by what it shows at three photos; or a checkpoint,
+            the config.yml or the folder of a training by splatfacto, nerfacto or another method of nerfstudio.
+        data: the scene with the photos that it shows, as ns-train reads it (unset: the training's; a .ply needs it).
         output: folder of trainings.
         transform: coordinates of a .ply, if they cannot be found: splat_frame.json or dataparser_transforms.json.
         fixer: fixer of the enhancer (unset: embedded).
@@ -33,7 +33,7 @@ def enhance(
     """
     from difix3d_ns.apps.enhance_splat import open_splat
 
-    config = open_splat(splat, data, output, transform, fixer, weights)
+    config = open_splat(source, data, output, transform, fixer, weights)
     print(f"Look at it: ns-viewer --load-config {config}")
     print(f"Measure it: ns-eval --load-config {config} --output-path results.json")
     print(f"Render it: ns-render dataset --load-config {config} --rendered-output-names rgb enhanced")

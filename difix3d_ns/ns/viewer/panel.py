@@ -28,7 +28,7 @@ from difix3d_ns.ns.panoramas import is_perspective
 from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
 from difix3d_ns.ns.patches.viewer_ports import correct_address
 from difix3d_ns.ns.placed_mesh import mesh_in_splat
-from difix3d_ns.ns.rendering import SplatRenderer
+from difix3d_ns.ns.rendering import ModelRenderer
 from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
@@ -62,7 +62,7 @@ class Panel(ViewerControl):
         mode: how its outputs are called.
     """
 
-    def __init__(self, scene: TrainingScene, renderer: SplatRenderer, enhancer: Enhancer, mode: EnhanceMode) -> None:
+    def __init__(self, scene: TrainingScene, renderer: ModelRenderer, enhancer: Enhancer, mode: EnhanceMode) -> None:
         self._scene = scene
         self._renderer = renderer
         self._enhancer = enhancer
