@@ -33,8 +33,9 @@ def pose(
         frames: number of frames taken of a video, at most: evenly along the camera's way, the sharpest ones.
         long_side: size at which features are searched: pixels of the long side, at most.
         force: start over and overwrite an existing scene.
-        masks: folder of masks, named as the photos, or one picture that is the mask of all photos or frames of a
-            video; what is black in a mask is neither matched nor trained on.
+        masks: folder of masks, named as the photos; one picture that is the mask of all photos or frames; or for a
+            video, a video or a folder of masks, one for each frame; what is black in a mask is neither matched nor
+            trained on.
         gps: auto gives the scene metres, north and up by the photos' GPS positions, if they are exact enough; no keeps
             COLMAP's scale and axes.
     """
