@@ -125,7 +125,9 @@ def _with_masks(
 
 
 def _write_mask(used: np.ndarray, frame: np.ndarray, file: Path) -> None:
-    mask = Image.fromarray(used.astype(np.uint8) * 255).resize(frame.shape[1::-1], Image.Resampling.NEAREST)
+    mask = Image.fromarray(used.astype(np.uint8) * 255).resize(
+        (frame.shape[1], frame.shape[0]), Image.Resampling.NEAREST
+    )
     with replacing(file) as part:
         mask.save(part)
 
