@@ -16,6 +16,7 @@ PICTURE = DOCS / "images" / "house.svg"
 
 LAYERS = (
     ("cli",),
+    ("commands",),
     ("apps",),
     ("evaluation",),
     ("methods",),

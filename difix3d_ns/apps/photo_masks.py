@@ -1,8 +1,9 @@
-"""Masks of posed photos: found by name, or one for all, and brought to the scene as COLMAP and nerfstudio read them."""
+"""Masks of posed photos and frames: found by name, one for each frame, or one for all; brought to the scene."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import ExifTags, Image, ImageOps
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import replacing
+from difix3d_ns.io.file_names import natural
 from difix3d_ns.io.images import open_picture, picture_errors, pictures_below, read_mask
-from difix3d_ns.io.video_frames import is_video, read_frames
+from difix3d_ns.io.video_frames import is_video, read_frames, video_length
 
 FOLDER = "colmap/masks"
 """in the scene, apart from a folder of masks that somebody else put there"""
@@ -19,40 +21,78 @@ _ON_ITS_SIDE = range(5, 9)  # of its values
 _ASPECT = 0.01  # relative difference of sides' ratios up to which a mask has the photo's field of view
 
 
-def check_masks(masks: Path, video: Path | None, frames: Path) -> None:
-    """Check masks before any work: a picture can be read and, for a video, has its shape.
+def check_masks(masks: Path, video: Path | None) -> None:
+    """Check masks before any work: they can be read and, for a video, have its shape, and are one for each frame.
 
     Args:
-        masks: picture, or folder of masks.
+        masks: picture, or folder or video of masks.
         video: that is posed; None for photos.
-        frames: folder that the frames of a video are written to.
 
     Raises:
         UserError: they cannot be used; the message says what can.
     """
     if not masks.exists():
         raise UserError(f"--masks {masks} does not exist: give one picture for all photos, or a folder of masks")
-    if masks.is_dir() and video is None:
-        return
-    if masks.is_dir() or is_video(masks):
-        other = (
-            "a folder with a mask named as its photo for each"
-            if video is None
-            else f"pose the video without masks, draw some on {frames}, and pose that folder with --masks to another "
-            "--output"
-        )
-        what = "is a video" if is_video(masks) else "is a folder, but frames have no names before they are chosen"
-        raise UserError(f"--masks {masks} {what}: give one picture, black where no photo is to be used; or {other}")
-    used = read_mask(masks)
-    if not used.any():
-        raise UserError(f"--masks: {masks} is black all over, so that nothing would be used: make white what is")
-    if video is not None and (frame := next(read_frames(video), None)) is not None:
-        height, width = frame[1].shape[:2]
-        if not _same_shape((used.shape[1], used.shape[0]), (width, height)):
+    if video is None:
+        if is_video(masks):
             raise UserError(
-                f"--masks: {masks} has {used.shape[1]} x {used.shape[0]} pixels, the frames of {video} {width} x "
-                f"{height}: draw it on a frame"
+                f"--masks {masks} is a video: give one picture, black where no photo is to be used; or a folder with a "
+                "mask named as its photo for each"
             )
+        if masks.is_dir():
+            return
+    if not is_video(masks) and masks.is_file() and not read_mask(masks).any():
+        raise UserError(f"--masks: {masks} is black all over, so that nothing would be used: make white what is")
+    if video is not None:
+        _check_frames(masks, video)
+
+
+def _check_frames(masks: Path, video: Path) -> None:
+    """Raise a UserError if masks do not fit the frames of a video."""
+    frame, used = next(read_frames(video), None), next(masks_of_frames(masks), None)
+    if used is None:
+        raise UserError(f"--masks {masks} has no pictures: give one for each frame of {video}, or one for all")
+    if frame is None:
+        return  # said where it is read
+    (height, width), (rows, columns) = frame[1].shape[:2], used.shape
+    if not _same_shape((columns, rows), (width, height)):
+        raise UserError(
+            f"--masks: {masks} has {columns} x {rows} pixels, the frames of {video} {width} x {height}: draw it on a "
+            "frame"
+        )
+    if masks.is_file() and not is_video(masks):
+        return
+    length = len(mask_files(masks)) if masks.is_dir() else video_length(masks)
+    if length == video_length(video):
+        return
+    # heads may be wrong
+    length = length if masks.is_dir() else sum(1 for _ in read_frames(masks))
+    frames = sum(1 for _ in read_frames(video))
+    if length != frames:
+        raise UserError(
+            f"--masks: {masks} has {length} masks, {video} {frames} frames: give one for each frame, in their order, "
+            "or one picture for all"
+        )
+
+
+def mask_files(masks: Path) -> list[Path]:
+    """Return the pictures of a folder of masks in the order of the numbers in their names; of a file, itself."""
+    return sorted(pictures_below(masks), key=lambda file: natural(str(file))) if masks.is_dir() else [masks]
+
+
+def masks_of_frames(masks: Path) -> Iterator[np.ndarray]:
+    """Yield what is used of each frame of a video, [H, W] bool, in order: without end if all frames have one mask.
+
+    Args:
+        masks: a picture for all frames, or a folder or a video with one for each. Of a video, whose compression leaves
+            no black as it was, the brighter half is used.
+    """
+    if is_video(masks):
+        yield from (frame.max(-1) > 127 for _, frame in read_frames(masks))
+    elif masks.is_dir():
+        yield from (read_mask(file)[..., 0] for file in mask_files(masks))
+    else:
+        yield from itertools.repeat(read_mask(masks)[..., 0])
 
 
 def find_masks(masks: Path, photos: Path, files: Sequence[Path]) -> dict[Path, Path]:

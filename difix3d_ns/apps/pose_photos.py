@@ -23,7 +23,7 @@ from rich.console import Console
 from difix3d_ns.apps import photo_gps, photo_masks
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.atomic import replacing, write_json, write_text
-from difix3d_ns.io.images import open_picture, picture_errors, pictures_below, read_mask, read_picture, write_picture
+from difix3d_ns.io.images import open_picture, picture_errors, pictures_below, read_picture, write_picture
 from difix3d_ns.io.progress import progress_bar
 from difix3d_ns.io.video_frames import VIDEOS, is_video, write_frames
 
@@ -117,8 +117,8 @@ def pose(
         frames: of a video that are used, at most.
         long_side: pixels at which features are searched, at most.
         force: begin again and overwrite a scene that is there.
-        masks: folder of masks, named as the photos, or one mask for all photos or frames; black where nothing is to be
-            used.
+        masks: folder of masks, named as the photos; one mask for all photos or frames; or for a video, a folder or a
+            video of masks, one for each frame. Black where nothing is to be used.
         gps: auto: metres and up by the positions in EXIF, if they suffice; no: as COLMAP has them.
 
     Raises:
@@ -166,7 +166,7 @@ def _check(photos: Path, output: Path, frames: int, force: bool, masks: Path | N
     if photos.is_file() and not is_video(photos):
         raise UserError(f"{photos} is neither a folder of photos nor a video ({', '.join(sorted(VIDEOS))})")
     if masks is not None:
-        photo_masks.check_masks(masks, photos if photos.is_file() else None, output / "images")
+        photo_masks.check_masks(masks, photos if photos.is_file() else None)
     if masks is not None and any((output / name).resolve() in (masks / "-").resolve().parents for name in _OURS):
         raise UserError(f"--masks {masks} is a part of the scene that this command writes: copy it elsewhere first")
     if frames < MIN_PHOTOS:
@@ -198,11 +198,13 @@ class _Brought(NamedTuple):
 def _bring(photos: Path, output: Path, frames: int, console: Console, masks: Path | None = None) -> _Brought:
     """Bring the photos and their masks to the scene, upright; what an earlier run brought of the same ones stays."""
     record, folder = output / RECORD, output / "images"
-    sources = [photos] if is_video(photos) else _pictures(photos, masks)
-    masked = {} if masks is None else photo_masks.find_masks(masks, photos, sources)
-    alone = masks is not None and masks.is_file()
-    stamps = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in (*sources, *masked.values())}
-    about = {"sources": stamps, "frames": frames if is_video(photos) else 0, **({"mask": str(masks)} if alone else {})}
+    video = is_video(photos)
+    sources = [photos] if video else _pictures(photos, masks)
+    masked = {} if masks is None or video else photo_masks.find_masks(masks, photos, sources)
+    alone = masks is not None and (video or masks.is_file())  # all photos have one
+    files = [*sources, *masked.values(), *(photo_masks.mask_files(masks) if video and masks is not None else ())]
+    stamps = {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    about = {"sources": stamps, "frames": frames if video else 0, **({"mask": str(masks)} if alone else {})}
     try:
         known = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -213,18 +215,17 @@ def _bring(photos: Path, output: Path, frames: int, console: Console, masks: Pat
     if record.exists() and known.get("about") != about:
         raise UserError(f"--output {output} was begun with other photos or masks: give another folder, or --force")
     write_json(record, {"about": about, "names": []})  # a killed run is known as ours
-    with progress_bar(console, counted=not is_video(photos)) as bar:
-        task = bar.add_task("Reading photos", total=None if is_video(photos) else len(sources))
+    with progress_bar(console, counted=not video) as bar:
+        task = bar.add_task("Reading photos", total=None if video else len(sources))
 
         def on_frame(done: int, total: int) -> None:
             bar.update(task, completed=done, total=max(total, done) or None)
 
         names, positions = [], {}
-        if is_video(photos):
-            used = read_mask(masks)[..., 0] if masks is not None else None
-            names = [file.name for file in write_frames(photos, folder, frames, on_frame, used)]
-            for name in names if masks is not None else ():
-                photo_masks.bring_mask(masks, folder / name, output / _mask_of(name))
+        if video:
+            each = None if masks is None else (lambda: photo_masks.masks_of_frames(masks))
+            written = write_frames(photos, folder, frames, on_frame, each, lambda name: output / _mask_of(name))
+            names = [file.name for file in written]
         else:
             for file in sources:
                 names.append(_copy(file, _name(file.relative_to(photos), names), folder))

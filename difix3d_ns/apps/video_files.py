@@ -69,8 +69,18 @@ def video_writer(output: Path, height: int, width: int, rate: float) -> Iterator
     """
     with replacing(output) as part:
         if output.suffix.lower() == VIDEO:
-            with mediapy.VideoWriter(part, (height, width), fps=rate, crf=_QUALITY) as writer:
-                yield writer.add_image
+            ended: BaseException | None = None
+            try:
+                with mediapy.VideoWriter(part, (height, width), fps=rate, crf=_QUALITY) as writer:
+                    try:
+                        yield writer.add_image
+                    except BaseException as error:
+                        ended = error
+                        raise
+            except RuntimeError as error:
+                if ended is None or error is ended:
+                    raise
+                raise ended from None  # an interrupt ended ffmpeg as well, which is said where the video is closed
             return
         frames: list[Image.Image] = []
         yield lambda frame: frames.append(Image.fromarray(frame).quantize())

@@ -59,7 +59,7 @@ class Evaluation:
     """All evaluation views of a finished training."""
 
     views: list[HeldOutView]
-    gaussians: int
+    gaussians: int  # 0 of a model that has none
     seconds: float  # the enhancer's, over all views
     trained_size: tuple[int, int]  # width and height of the largest photo at the size of training
 
@@ -178,7 +178,7 @@ def evaluate(
         views.append(HeldOutView(laid[0], render, enhanced, name, took, problem, low, enlarged))
     cameras = datamanager.train_dataset.cameras
     size = int(cameras.width.max()), int(cameras.height.max())
-    return Evaluation(views, len(model.means), whole if enhance else 0.0, size)
+    return Evaluation(views, len(getattr(model, "means", ())), whole if enhance else 0.0, size)
 
 
 def _side(
@@ -224,7 +224,8 @@ def _rendered_camera(pipeline: Any, camera: Any, index: int, truth: Tensor, long
 
 def _laid(model: Any, picture: Tensor, outputs: Any) -> Tensor:
     """Return a picture [H, W, 3 or 4] before the background of a render."""
-    behind = reduced_outputs(outputs, picture.shape[0], picture.shape[1], ["background"])["background"]
+    found = reduced_outputs(outputs, picture.shape[0], picture.shape[1], ["background"])
+    behind = found.get("background", model.background_color)
     laid: Tensor = model.composite_with_background(picture, behind)
     return laid.cpu()
 

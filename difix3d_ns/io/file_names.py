@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,3 +17,8 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
     except ValueError:  # of different drives
         return [Path(file).as_posix() for file in files]
     return [Path(file).relative_to(shared).as_posix() for file in files]
+
+
+def natural(text: str) -> list[int | str]:
+    """Order of "Round 9" before "Round 10"."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]

@@ -57,7 +57,12 @@ def choose_frames(sharpness: np.ndarray, motion: np.ndarray, count: int) -> list
 
 
 def write_frames(
-    video: Path, folder: Path, count: int, on_frame: Callable[[int, int], None], used: np.ndarray | None = None
+    video: Path,
+    folder: Path,
+    count: int,
+    on_frame: Callable[[int, int], None],
+    masks: Callable[[], Iterator[np.ndarray]] | None = None,
+    mask_of: Callable[[str], Path] | None = None,
 ) -> list[Path]:
     """Write the chosen frames of a video as JPEG files; where all frames of a stretch are blurred, none of it.
 
@@ -66,8 +71,9 @@ def write_frames(
         folder: made if need be.
         count: how many, at most.
         on_frame: called with the number of frames read, and of all that will be (0 if that is not known).
-        used: [H, W] bool: pixels by which frames are chosen, of frames' shape at any size; None: all. What moves with
-            the camera is sharp and stands still in every frame.
+        masks: gives what is used of each frame from the first on, [H, W] bool, of frames' shape at any size; None: all.
+            By these pixels frames are chosen: what moves with the camera is sharp and stands still in every frame.
+        mask_of: the .png file for the mask of a chosen frame, by the frame's name; 0 where it is not used, at its size.
 
     Returns:
         The files, in order.
@@ -78,7 +84,7 @@ def write_frames(
     total = 2 * video_length(video)
     sharpness, motion = [], []
     before: np.ndarray | None = None
-    for number, frame in read_frames(video):
+    for number, frame, used in _with_masks(video, masks):
         grey = _small(frame, used)
         sharpness.append(float(cv2.Laplacian(grey, cv2.CV_32F).var()))
         motion.append(0.0 if before is None else _motion(before, grey))
@@ -89,8 +95,10 @@ def write_frames(
     chosen = choose_frames(np.array(sharpness), np.array(motion), count)
     files = {number: folder / f"frame_{place + 1:05d}.jpg" for place, number in enumerate(chosen)}
     blur: dict[Path, float] = {}
-    for number, frame in read_frames(video):
+    for number, frame, used in _with_masks(video, masks):
         if number in files:
+            if used is not None and mask_of is not None:
+                _write_mask(used, frame, mask_of(files[number].name))
             blur[files[number]] = float(blur_effect(_small(frame, used)))
             with replacing(files[number]) as part:
                 Image.fromarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)).save(part, quality=_QUALITY, subsampling=0)
@@ -99,7 +107,29 @@ def write_frames(
     for file, found in blur.items():
         if found > allowed:
             file.unlink()
+            if masks is not None and mask_of is not None:
+                mask_of(file.name).unlink()
     return [file for file, found in blur.items() if found <= allowed]
+
+
+def _with_masks(
+    video: Path, masks: Callable[[], Iterator[np.ndarray]] | None
+) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """Numbers, frames, and what is used of each."""
+    each = None if masks is None else masks()
+    for number, frame in read_frames(video):
+        used = None if each is None else next(each, None)
+        if each is not None and used is None:
+            raise UserError(f"{video} has more frames than there are masks: frame {number + 1} has none (--masks)")
+        yield number, frame, used
+
+
+def _write_mask(used: np.ndarray, frame: np.ndarray, file: Path) -> None:
+    mask = Image.fromarray(used.astype(np.uint8) * 255).resize(
+        (frame.shape[1], frame.shape[0]), Image.Resampling.NEAREST
+    )
+    with replacing(file) as part:
+        mask.save(part)
 
 
 def video_length(video: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from difix3d_ns.errors import UserError
@@ -23,16 +24,31 @@ _REFUSED = {
     ),
 }
 """by the class of the command"""
+_EXPORTS = {
+    "ExportPointCloud": "pointcloud",
+    "ExportTSDFMesh": "tsdf",
+    "ExportPoissonMesh": "poisson",
+    "ExportMarchingCubesMesh": "marching-cubes",
+    "ExportGaussianSplat": "gaussian-splat",
+}
+"""names of ns-export's commands, which read what a training has and its opened copy has not: rays, or Gaussians"""
 ALL = "all"
 RGBA = "rgba"
 
 
-def check_request(command: Any) -> None:
-    """Raise a UserError if a command of nerfstudio cannot do what it was asked with a splat.
+def check_request(command: Any, source: Path | None = None) -> None:
+    """Raise a UserError if a command of nerfstudio cannot do what it was asked with a splat, or an opened training.
 
     Args:
         command: an instance of a class of ``nerfstudio.scripts.exporter`` or ``render``; of others nothing is known.
+        source: config.yml of the training that was opened with the enhancer; None of a splat.
     """
+    name = _EXPORTS.get(type(command).__name__)
+    if source is not None and name is not None:
+        raise UserError(
+            f"ns-export {name} needs the training itself, not what difix3d enhance has made of it: give --load-config "
+            f"{source}"
+        )
     if (refused := _REFUSED.get(type(command).__name__)) is not None:
         raise UserError(refused)
     if getattr(command, "render_nearest_camera", False):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import tyro
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -39,6 +40,9 @@ class SceneDatamanagerConfig(FullImageDatamanagerConfig):
     """poses by which up, centre and scale are found: all, those of evaluation included, as nerfstudio does; or those
     of training, so that nothing depends on where evaluation cameras are. Checkpoints and camera paths fit one frame"""
 
+    as_trained: tyro.conf.Suppress[bool] = False
+    """whether the dataparser is used as it is, with the split and the coordinates that it gives other methods"""
+
     photo: SinglePhotoConfig = field(default_factory=SinglePhotoConfig)
     """what is made of a scene that is one picture"""
 
@@ -60,7 +64,7 @@ class SceneDatamanager(FullImageDatamanager[PhotoDataset]):
     def __init__(self, config: SceneDatamanagerConfig, device: torch.device | str = "cpu", **kwargs: Any) -> None:
         data = config.data or getattr(config.dataparser, "data", None)
         config.dataparser = dataparser_of(config.dataparser, data, config.photo, str(device))  # type: ignore[assignment]
-        ours = take_over(config.dataparser, config.pose_frame)
+        ours = not config.as_trained and take_over(config.dataparser, config.pose_frame)
         with scene_errors(data, ours):
             super().__init__(config, device=device, **kwargs)
         if not ours:

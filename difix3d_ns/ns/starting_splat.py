@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from nerfstudio.models.splatfacto import RGB2SH
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
-from difix3d_ns.io.splat_files import ENDINGS, is_compressed, read_splat, without_ending
+from difix3d_ns.io.foreign_splats import read_foreign_splat
+from difix3d_ns.io.splat_files import ENDINGS, read_splat, without_ending
 from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.splats.placing import placed
 from difix3d_ns.views.likeness import MIN_PSNR, checked_photographs, psnr_at
@@ -196,41 +196,16 @@ def read_exported(path: Path, flag: str = LOAD_PLY) -> dict[str, Tensor]:
         UserError: it is none, or has none.
     """
     try:
-        found = read_splat(path) if is_compressed(path) else _read_ply(path)
-    except (KeyError, ValueError, OSError) as error:
-        raise UserError(f"{flag} {path} is no splat as ns-export or difix3d export writes it: {error}") from error
-    finite = torch.stack([values.flatten(1).isfinite().all(1) for values in found.values()]).all(0)
+        if path.suffix.lower() == ".spz":
+            found = {name: values.numpy() for name, values in read_splat(path).items()}
+        else:
+            found = read_foreign_splat(path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{flag} {path} is no splat that can be read: {error}") from error
+    count = len(found["means"])
+    finite = np.ones(count, bool)
+    for values in found.values():
+        finite &= np.isfinite(values).all(tuple(range(1, values.ndim)))
     if not finite.any():
         raise UserError(f"{flag} {path} has no Gaussians")
-    return {name: values[finite] for name, values in found.items()}
-
-
-def _read_ply(path: Path) -> dict[str, Tensor]:
-    """Read a .ply whose Gaussians may have plain colours. Raises KeyError or ValueError where it has none."""
-    from plyfile import PlyData, PlyParseError
-
-    try:
-        vertices = PlyData.read(str(path))["vertex"]
-        names = vertices.data.dtype.names or ()
-
-        def columns(*wanted: str) -> np.ndarray:  # [N, C]
-            return np.stack([np.asarray(vertices[name], np.float32) for name in wanted], axis=-1)
-
-        rest = sorted((name for name in names if name.startswith("f_rest_")), key=lambda name: int(name[7:]))
-        count = len(vertices.data)
-        harmonics = columns(*rest).reshape(count, 3, -1).transpose(0, 2, 1) if rest else np.zeros((count, 0, 3))
-        if "f_dc_0" in names:
-            colours = columns("f_dc_0", "f_dc_1", "f_dc_2")
-        else:
-            colours = RGB2SH(columns("red", "green", "blue") / 255)
-        found = {
-            "means": columns("x", "y", "z"),
-            "scales": columns("scale_0", "scale_1", "scale_2"),
-            "quats": columns("rot_0", "rot_1", "rot_2", "rot_3"),
-            "features_dc": colours,
-            "features_rest": harmonics.astype(np.float32),
-            "opacities": columns("opacity"),
-        }
-    except PlyParseError as error:
-        raise ValueError(str(error)) from error
-    return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in found.items()}
+    return {name: torch.from_numpy(np.ascontiguousarray(values[finite])) for name, values in found.items()}

@@ -24,9 +24,20 @@ from difix3d_ns.views.protocols import PhotoDepth
 class SceneModel(Protocol):
     """The part of a model that a scene uses."""
 
-    background_color: Tensor  # [3]
-    camera_optimizer: CameraOptimizer
-    seed_points: tuple[Tensor, Tensor] | None  # positions [N, 3] world, colours [N, 3] uint8
+    @property
+    def background_color(self) -> Tensor:
+        """Colour [3]."""
+        ...
+
+    @property
+    def camera_optimizer(self) -> CameraOptimizer:
+        """Correction of the training poses."""
+        ...
+
+    @property
+    def seed_points(self) -> tuple[Tensor, Tensor] | None:
+        """Positions [N, 3] world, colours [N, 3] uint8."""
+        ...
 
     @property
     def device(self) -> torch.device:

@@ -119,7 +119,7 @@ def test_a_splat_of_something_else_is_refused(
     with pytest.raises(UserError, match=r"--load-ply .*nowhere\.ply: there is no such"):
         _begun(training, tmp_path / "nowhere.ply")
     (tmp_path / "half.ply").write_text("ply\nformat ascii 1.0\n")
-    with pytest.raises(UserError, match=r"--load-ply .*half\.ply is no splat"):
+    with pytest.raises(UserError, match=r"--load-ply .*half\.ply is no splat that can be read: it is no whole"):
         _begun(training, tmp_path / "half.ply")
 
 

@@ -38,3 +38,9 @@ def test_every_module_of_the_glue_leaves_the_cuda_build_alone() -> None:
     )
     assert not {name for name in ours if name.startswith("gsplat.cuda._backend")}
     assert "open3d" not in ours
+
+
+def test_the_command_line_starts_without_what_commands_need() -> None:
+    ours = _modules("import difix3d_ns.cli")
+    assert "difix3d_ns.commands.splats" in ours
+    assert not {name.split(".")[0] for name in ours} & {*HEAVY, "torch", "nerfstudio", "numpy", "PIL", "cv2"}

@@ -18,7 +18,7 @@ from PIL import ExifTags, Image
 from rich.console import Console
 
 from difix3d_ns.apps.photo_gps import align, read_position
-from difix3d_ns.apps.photo_masks import bring_mask, find_masks
+from difix3d_ns.apps.photo_masks import bring_mask, check_masks, find_masks
 from difix3d_ns.apps.pose_photos import Posed, _bring, pose
 from difix3d_ns.data.procedural.sample_pictures import PICTURES, load_picture
 from difix3d_ns.errors import UserError
@@ -271,29 +271,65 @@ def test_one_mask_serves_all_photos(tmp_path: Path) -> None:
         pose(tmp_path / "photos", tmp_path / "third", masks=mask)
 
 
-def test_masks_that_no_frame_of_a_video_can_have(tmp_path: Path) -> None:
-    video = tmp_path / "a.avi"
-    rng = np.random.default_rng(0)
-    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
-    for frame in rng.integers(0, 255, (6, 48, 64, 3), dtype=np.uint8):
+def _video(path: Path, frames: np.ndarray) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, frames.shape[2:0:-1])
+    for frame in frames:
         writer.write(frame)
     writer.release()
+    return path
+
+
+def test_masks_that_no_frame_of_a_video_can_have(tmp_path: Path) -> None:
+    video = _video(tmp_path / "a.avi", np.random.default_rng(0).integers(0, 255, (6, 48, 64, 3), dtype=np.uint8))
+    short = _video(tmp_path / "short.avi", np.full((5, 48, 64, 3), 255, np.uint8))
     (tmp_path / "masks").mkdir()
+    (tmp_path / "none").mkdir()
     Image.new("L", (48, 48), 255).save(tmp_path / "square.png")
+    Image.new("L", (64, 48), 255).save(tmp_path / "masks" / "1.png")
     scene = tmp_path / "scene"
     for photos, masks, message in (
-        (video, tmp_path / "masks", r"masks is a folder, but frames have no names .*: give one picture.*draw some on"),
-        (video, video, r"a\.avi is a video: give one picture.*pose the video without masks, draw some on .*images"),
+        (video, tmp_path / "masks", r"masks has 1 masks, .*a\.avi 6 frames: give one for each frame, in their order"),
+        (video, tmp_path / "none", r"none has no pictures: give one for each frame of .*a\.avi, or one for all"),
+        (video, short, r"short\.avi has 5 masks, .*a\.avi 6 frames: give one for each frame"),
         (tmp_path, video, r"a\.avi is a video: give one picture.* or a folder with a mask named as its photo"),
         (video, tmp_path / "square.png", r"square\.png has 48 x 48 pixels, the frames of .*a\.avi 64 x 48: draw it"),
     ):
         with pytest.raises(UserError, match=message):
             pose(photos, scene, masks=masks)
     assert not scene.exists()
-    names = _bring(video, scene, 3, Console(quiet=True)).names  # what the message advises, without features and poses
-    Image.new("L", (64, 48), 255).save((tmp_path / "masks" / names[0]).with_suffix(".png"))
-    brought = _bring(scene / "images", tmp_path / "other", 0, Console(quiet=True), tmp_path / "masks")
-    assert brought.names == names and brought.masked == 1
+
+
+@pytest.mark.parametrize("kind", ["video", "folder"])
+def test_masks_of_a_video_frame_by_frame(tmp_path: Path, kind: str) -> None:
+    """What moves through the picture is masked where it is in that very frame."""
+    count, width = 12, 96
+    room = cv2.resize(np.random.default_rng(2).integers(0, 255, (12, 60, 3), dtype=np.uint8), (480, 64))
+    frames = np.stack([room[:, 8 * number : 8 * number + width] for number in range(count)])  # the camera moves
+    masks = np.full((count, 64, width), 255, np.uint8)
+    for number in range(count):
+        masks[number, 20:60, 5 * number : 5 * number + 30] = 0
+    video = _video(tmp_path / "a.avi", frames)
+    given = tmp_path / "masks"
+    if kind == "video":
+        given = _video(tmp_path / "masks.avi", np.repeat(masks[..., None], 3, axis=-1))
+    else:
+        given.mkdir()
+        for number, mask in enumerate(masks):  # not in the order of letters
+            Image.fromarray(mask[::2, ::2]).save(given / f"mask {number}.png")
+    check_masks(given, video)
+    scene = tmp_path / "scene"
+    brought = _bring(video, scene, 4, Console(quiet=True), given)
+    assert 2 <= len(brought.names) == brought.masked <= 4
+    assert len([*(scene / "colmap" / "masks").iterdir()]) == len(brought.names)
+    places = []
+    for name in brought.names:
+        picture = np.asarray(Image.open(scene / "images" / name)).astype(float)
+        place = int(np.argmin([np.abs(picture - frame[..., ::-1]).mean() for frame in frames]))
+        written = np.asarray(Image.open(scene / "colmap" / "masks" / f"{name}.png"))
+        assert written.shape == (64, width) and (written != masks[place]).mean() < 0.02, place
+        places.append(place)
+    assert places == sorted(set(places))
+    assert _bring(video, scene, 4, Console(quiet=True), given) == brought  # started again
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is missing: apt-get install ffmpeg")

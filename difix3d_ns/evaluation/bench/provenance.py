@@ -21,6 +21,8 @@ _IRRELEVANT = (
     "data/",
     "training/",
     "apps/",
+    "commands/",
+    "cli.py",
     "evaluation/bench/",
     "evaluation/report/",
     "evaluation/protocols/",
@@ -39,7 +41,7 @@ def code_digest(*names: str) -> str:
     for path in sorted(_PACKAGE.rglob("*")):
         name = path.relative_to(_PACKAGE).as_posix()
         counts = path.suffix in (".py", ".safetensors", ".json") and not name.startswith(_IRRELEVANT)
-        if counts and name != "cli.py":
+        if counts:
             digest.update(name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     for name in dict.fromkeys(names):
         if (origin := _origin(name)) is not None:

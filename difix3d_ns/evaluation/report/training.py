@@ -19,6 +19,7 @@ from difix3d_ns.ns.config_paths import find_scene_again
 from difix3d_ns.ns.dataparsers.photo_orbit import dataparser_of
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
 from difix3d_ns.ns.earlier_versions import refuse_earlier
+from difix3d_ns.ns.opened_pipeline import OpenedConfig
 from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.ns.trainer import GuidedTrainerConfig
 from difix3d_ns.views.folders import RECORDS_FOLDER
@@ -160,6 +161,11 @@ def _load(path: Path) -> GuidedTrainerConfig:
         raise UserError(f"{path} cannot be read: {reason} (of a training that just began: try again)") from error
     if not isinstance(config, GuidedTrainerConfig):
         name = getattr(config, "method_name", None)
+        if isinstance(config, OpenedConfig):
+            raise UserError(
+                f"{path} is a training of {name} opened with the enhancer, which has no Gaussians: look at it, "
+                "measure, render and compare it with ns-viewer, ns-eval, ns-render and difix3d compare"
+            )
         raise UserError(f"{path} is " + (f"of the method {name}, none of difix3d_ns" if name else "no training"))
     if "vis" not in vars(config):  # the last line: the file is sorted
         raise UserError(f"{path} is not complete; of a training that just began: try again")

@@ -55,7 +55,7 @@ def _found_again(eval_setup: Callable[..., Any]) -> Callable[..., Any]:
 
         def with_paths(config: Any) -> Any:
             if hasattr(config, "write"):  # ours
-                check_request(command)
+                check_request(command, getattr(config.pipeline, "source", None))
                 find_again(config, config_path)
                 check_checkpoints(config, config_path.parent)
             return update_config_callback(config) if update_config_callback is not None else config

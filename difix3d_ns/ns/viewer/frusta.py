@@ -10,6 +10,7 @@ import viser
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.status import ShownView
+from difix3d_ns.io.file_names import natural
 from difix3d_ns.ns.viewer.viewer_cameras import placed, stand_at
 
 MADE_VIEW = (255, 140, 0)
@@ -171,8 +172,3 @@ class Frusta:
         for group, frames in list(self._groups.items()):  # viser calls back in threads of its own
             for frame in frames:
                 frame.visible = self._group.value in (_ALL, group)
-
-
-def natural(text: str) -> list[int | str]:
-    """Order of "Round 9" before "Round 10"."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]

@@ -21,6 +21,7 @@ from difix3d_ns.geometry.orbits import converging, look_at_point
 from difix3d_ns.geometry.poses import camera_spacing, stack_poses
 from difix3d_ns.guidance.base import Guidance
 from difix3d_ns.guidance.status import ShownView, Status
+from difix3d_ns.io.file_names import natural
 from difix3d_ns.meshing.mesh_files import mesh_in
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.model import Outputs
@@ -28,11 +29,10 @@ from difix3d_ns.ns.panoramas import is_perspective
 from difix3d_ns.ns.patches.closed_tabs import survive_closed_tabs
 from difix3d_ns.ns.patches.viewer_ports import correct_address
 from difix3d_ns.ns.placed_mesh import mesh_in_splat
-from difix3d_ns.ns.rendering import SplatRenderer
+from difix3d_ns.ns.rendering import ModelRenderer
 from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.ns.viewer.enhancer_controls import EnhancerControls
-from difix3d_ns.ns.viewer.frusta import natural
 from difix3d_ns.ns.viewer.gallery import Gallery
 from difix3d_ns.ns.viewer.guidance_controls import GuidanceControls
 from difix3d_ns.ns.viewer.live import LiveEnhancer
@@ -62,7 +62,7 @@ class Panel(ViewerControl):
         mode: how its outputs are called.
     """
 
-    def __init__(self, scene: TrainingScene, renderer: SplatRenderer, enhancer: Enhancer, mode: EnhanceMode) -> None:
+    def __init__(self, scene: TrainingScene, renderer: ModelRenderer, enhancer: Enhancer, mode: EnhanceMode) -> None:
         self._scene = scene
         self._renderer = renderer
         self._enhancer = enhancer
