@@ -136,7 +136,7 @@ def test_what_export_writes_smaller_is_read_as_well(training: GuidedTrainer, tmp
     nearest = torch.cdist(found, values).min(1).values
     assert len(found) == len(values) and nearest.max() < 4e-3 * (values.max() - values.min())
     file.write_bytes(b"ply, but nothing more")
-    with pytest.raises(UserError, match=r"--load-ply .*small.* is no splat as ns-export or difix3d export writes it"):
+    with pytest.raises(UserError, match=r"--load-ply .*small.* is no splat that can be read"):
         _begun(training, file)
 
 
