@@ -9,7 +9,8 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.report.training import Training
 from difix3d_ns.geometry.resampling import resampled
-from difix3d_ns.guidance.upscaled_photos import PARTS, view_key
+from difix3d_ns.guidance.enlargement_factor import PARTS
+from difix3d_ns.guidance.upscaled_photos import view_key
 
 
 class OriginalPhotos:
