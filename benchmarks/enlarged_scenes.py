@@ -6,7 +6,7 @@ A capture's photos are reduced to the long side, antialiased and bicubic, and cr
 a quarter of them is whole pixels in every camera; poses, points, masks, and which photos are held out stay. A
 procedural scene has 24 photos along a path and 8 held out, made of what no prior is trained on, and its exact depth in
 ``depths/`` (float32 along z in units of the poses). Its poses are exact, or with ``--pose-error`` as wrong as those of
-captures. What is there already is left as it is.
+captures. With ``--near 0.5`` every second photo is taken from half the distance. What is there already stays as it is.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from scipy.spatial.transform import Rotation
 
 from difix3d_ns.data.procedural import World, demo_world, photograph_world, write_views
 from difix3d_ns.data.procedural.ray_scene import SceneBuilder
+from difix3d_ns.data.procedural.trajectories import CameraPath
 from difix3d_ns.data.procedural.worlds import facade, tabletop
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.protocols.dataset_writer import (
@@ -127,16 +128,20 @@ def write_procedural(
     held_out: int = HELD_OUT,
     label: str | None = "Photos",
     pose_error: float = 0.0,
+    near: float = 1.0,
 ) -> Path:
     """Write a procedural scene as a nerfstudio dataset with its exact depth; returns ``output``.
+
+    Every second photo is taken from ``near`` times the distance of the others to what they look at.
 
     Poses of training photos are turned about the camera's x and y axes so far that the picture's middle moves by
     ``pose_error`` pixels along each (standard deviation).
     """
     rng = np.random.default_rng([_STREAM + 1, seed])
     width, height = long_side // BLOCK * BLOCK, round(long_side * 2 / 3 / BLOCK) * BLOCK
+    world = KINDS[seed % len(KINDS)](seed)
     views = photograph_world(
-        KINDS[seed % len(KINDS)](seed),
+        replace(world, path=nearer_by_turns(world.path, near, photos)),
         rng,
         width=width,
         height=height,
@@ -150,6 +155,17 @@ def write_procedural(
             replace(view, camera=turned(view.camera, pose_error, rng)) if view.training else view for view in views
         ]
     return write_views(views, output, rng, image_format="png", depths=True)
+
+
+def nearer_by_turns(path: CameraPath, near: float, photos: int) -> CameraPath:
+    """A path whose every second photo is at ``near`` times its distance to what it looks at."""
+    gap = 1 / (photos if path.closed else photos - 1)
+
+    def position(s: float) -> np.ndarray:
+        share = near if round(s / gap) % 2 else 1.0
+        return path.target(s) + (path.position(s) - path.target(s)) * share
+
+    return path if near == 1.0 else replace(path, position=position)
 
 
 def turned(camera: Pinhole, pixels: float, rng: np.random.Generator) -> Pinhole:
@@ -168,6 +184,7 @@ def main(
     long_side: int = 480,
     photos: int = PHOTOS,
     pose_error: float = 0.0,
+    near: float = 1.0,
 ) -> None:
     """Write scenes.
 
@@ -177,6 +194,7 @@ def main(
         long_side: of the pictures in pixels.
         photos: of a procedural scene, beside those that are held out.
         pose_error: of a procedural scene's training photos in pixels (standard deviation).
+        near: distance of every second photo of a procedural scene, as a share of the others'.
     """
     for scene in scenes:
         if scene.startswith(PROCEDURAL):
@@ -186,12 +204,14 @@ def main(
                 folder = folder.with_name(f"{folder.name}-{photos}")
             if pose_error:
                 folder = folder.with_name(f"{folder.name}-off-{pose_error:g}")
+            if near != 1.0:
+                folder = folder.with_name(f"{folder.name}-near-{near:g}")
         else:
             folder = output / Path(scene).resolve().name
         if (folder / "transforms.json").is_file():
             print(f"{folder} is there already")
         elif scene.startswith(PROCEDURAL):
-            print(write_procedural(seed, folder, long_side, photos, pose_error=pose_error))
+            print(write_procedural(seed, folder, long_side, photos, pose_error=pose_error, near=near))
         else:
             print(write_capture(Path(scene), folder, long_side))
 

@@ -22,7 +22,7 @@ from difix3d_ns.apps.picture_tasks import (
 )
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.resampling import resampled
-from difix3d_ns.guidance.upscaled_photos import FACTORS
+from difix3d_ns.guidance.enlargement_factor import FACTORS
 from difix3d_ns.io.images import Picture, read_picture, write_picture
 from difix3d_ns.priors.base import Upscaler
 from difix3d_ns.priors.registry import load_selected

@@ -7,7 +7,6 @@ from the results for a window of steps, and its render takes the place of the es
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,29 +17,28 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
-from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs, Window
+from difix3d_ns.guidance.enlargement_factor import PARTS, choose_factor
+from difix3d_ns.guidance.photo_upscaling import STATE, PhotoUpscaling
 from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.round_plan import RoundPlan
 from difix3d_ns.guidance.status import ShownView, Status
 from difix3d_ns.guidance.tracking import ViewTracker
 from difix3d_ns.guidance.upscaled_photos import (
     ABOUT_UPSCALED,
-    PARTS,
     UPSCALED_FOLDER,
     EnlargedPhotos,
-    choose_factor,
-    estimate_cost,
     file_names,
     path_order,
     record_upscaled,
     view_key,
 )
+from difix3d_ns.guidance.upscaling_cost import estimate_cost
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
 from difix3d_ns.io.device_memory import return_unused_memory
 from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.run import Run
-from difix3d_ns.priors.base import State, Upscaler, picture_round
+from difix3d_ns.priors.base import Upscaler, picture_round
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.likeness import MIN_PSNR, checked_photographs, psnr_at
@@ -53,12 +51,8 @@ ROUNDS = 4
 """of the paper"""
 STEPS_PER_ROUND = {"cpu": 500, "cuda": 5000}
 """with the paper's four rounds: 5,000 are the paper's"""
-D_SSIM = 0.2
-"""share of 1 - SSIM in the losses of both sizes; the paper's"""
 MIN_AGREEMENT = 0.65
 """of the photographs' details, from which the photographs alone teach more than what is made from noise"""
-_SEED = 1_000_003  # between the noise of two photographs lie the draws of all rounds
-_STATE = "state"
 
 
 @dataclass
@@ -200,7 +194,7 @@ class ThreeDSRGuidance(Guidance):
     # ------------------------------------------------------------------ before training
 
     def setup(self, scene: Scene, renderer: Renderer, references: References, run: Run) -> None:
-        from difix3d_ns.splats.losses.ssim import FusedSSIM  # not for every ns-command
+        from difix3d_ns.splats.losses.reduced import ReducedLoss  # not for every ns-command
 
         self._scene, self._renderer, self._run = scene, renderer, run
         self.plan, self.upscaler = self._planned(run), self._upscaler(run)
@@ -211,23 +205,19 @@ class ThreeDSRGuidance(Guidance):
             steps_per_round=self.plan.window,
             steps_before=self.plan.first - run.first_step,
         )
-        self._ssim = FusedSSIM()
+        self._reduced_loss = ReducedLoss()
         self.config.factor = self._chosen_factor()
         self.photos = EnlargedPhotos(scene, self.config.factor)
         self._names = scene.names()
         self._files = file_names(self._names)
         order = path_order([scene.unoptimized_camera(index) for index in range(len(scene))])
-        self._units = [order] if self.upscaler.joint else [[index] for index in order]  # what has one state
-        self._seed = torch.initial_seed() % 2**31
         self.round = -1
-        self._waiting: list[int] = []  # units that are not upscaled yet in this round
-        self._state: State | None = None  # of the first of them
-        self._renders: list[Tensor] = []  # that its state is made with
-        self._seconds = 0.0
         self._unseen: list[int] = []  # of this pass through the photographs
         self.agreement: list[float] = []  # of each round
         self._wrote = True
         self.pool = Pool(None, run.folder / POOL_FOLDER, device=renderer.device)
+        seed = torch.initial_seed() % 2**31
+        self._upscaling = PhotoUpscaling(self.upscaler, self.photos, renderer, self.pool, order, seed)
         self._check = RoundCheck(self.photos, renderer, order)
         self.photos_first = self.config.begins_with_photos(self.upscaler)
         self._tracking = ViewTracker(
@@ -307,15 +297,15 @@ class ThreeDSRGuidance(Guidance):
         """Do one piece of a round: a step of the upscaler, or a render of the splat and what follows from it."""
         if not self._busy and self.round < self.plan.round_at(step):
             self._begin()
-        if self._waiting:
-            self._spare_memory(partial(self._work_on, step))
+        if self._upscaling.left:
+            self._spare_memory(partial(self._upscale, step))
         elif self._check.running:
             self._spare_memory(partial(self._check_on, step))
         return self._busy or self.round < self.plan.round_at(step)
 
     @property
     def _busy(self) -> bool:
-        return bool(self._waiting) or self._check.running
+        return self._upscaling.left > 0 or self._check.running
 
     def _begin(self) -> None:
         if self.photos_first is None:
@@ -323,7 +313,7 @@ class ThreeDSRGuidance(Guidance):
             return
         self.round += 1
         if self._photo_rounds <= self.round < self._photo_rounds + self._results:
-            self._waiting = list(range(len(self._units)))
+            self._upscaling.begin()
             self._tracking.begin(f"{self._label()}: upscaling {len(self._scene)} photos")
 
     def _decide(self, agreement: float | None) -> None:
@@ -351,58 +341,21 @@ class ThreeDSRGuidance(Guidance):
                 f"--pipeline.guidance.long-side ({str(error).splitlines()[0]})"
             ) from error
 
-    def _work_on(self, step: int) -> None:
-        """Do a piece of the first unit that waits."""
-        started = time.perf_counter()
-        unit, state = self._waiting[0], self._state
-        if state is None:
-            if (state := self._new_state(unit)) is None:
-                self._seconds += time.perf_counter() - started
-                return  # another render is needed first
-        elif self.upscaler.steps_left(state):
-            state = self.upscaler.step(state)
-        self._state = state
-        if not self.upscaler.steps_left(state):
-            self._finish(unit, state, step, started)
-        else:
-            self._seconds += time.perf_counter() - started
-
-    def _new_state(self, unit: int) -> State | None:
-        """Return the state that this round begins with; None as long as renders are missing."""
-        indices, before = self._units[unit], self._stored(unit) if self._result else None
-        if before is not None and not self.config.feedback:
-            return self.upscaler.advance(before, self.upscaler.result(before))
+    def _upscale(self, step: int) -> None:
+        """Do a piece of upscaling, and keep what is finished with it."""
         from_renders = self.upscaler.rounds > 1 and (self._result > 0 or bool(self.photos_first))
-        if from_renders and len(self._renders) < len(indices):
-            index = indices[len(self._renders)]
-            render = self._renderer.render(self.photos.camera(index, optimised=True), photo=index).image
-            self._renders.append(render if len(indices) == 1 else render.cpu())
-            if len(self._renders) < len(indices):
-                return None
-        if before is not None:
-            return self.upscaler.advance(before, self._renders)
-        return self.upscaler.start(
-            [self.photos.low(index) for index in indices],
-            [self.photos.high_size(index) for index in indices],
-            [self._seed * _SEED + index for index in indices],
-            self._renders if from_renders else None,  # after the first result: its state was lost with its file
-        )
-
-    def _finish(self, unit: int, state: State, step: int, started: float) -> None:
-        indices = self._units[unit]
-        renders: Sequence[Tensor | None] = self._renders or [None] * len(indices)
-        pictures = self.upscaler.result(state)
-        self._store(unit, state if self._result + 1 < self._results else {})
-        for index, picture, render in zip(indices, pictures, renders, strict=True):
+        last = self._result + 1 == self._results
+        made = self._upscaling.piece(self._result, last, from_renders, self.config.feedback)
+        if made is None:
+            return
+        for index, picture, render in zip(made.indices, made.pictures, made.renders, strict=True):
             view = self.photos.view(index, picture)
             self.pool.put(view)
             self._write(index, picture, view.alpha)
-            seconds = (self._seconds + time.perf_counter() - started) / len(indices)
-            self._tracking.made(self._record(index, step, seconds, picture, render))
-        del self._waiting[0]
-        self._state, self._renders, self._seconds = None, [], 0.0
-        self._tracking.progress(self._label(), sum(len(self._units[unit]) for unit in self._waiting))
-        if not self._waiting:
+            self._tracking.made(self._record(index, step, made.seconds, picture, render))
+        self._upscaling.finish()
+        self._tracking.progress(self._label(), self._upscaling.left)
+        if not self._upscaling.left:
             self._begin_check()
 
     def _begin_check(self) -> None:
@@ -413,15 +366,6 @@ class ThreeDSRGuidance(Guidance):
         self._check.begin(
             lambda index: self.pool.get(view_key(index)).image, lambda index: view_key(index) in self.pool
         )
-
-    def _state_key(self, unit: int) -> str:
-        return f"{_STATE}/{self._units[unit][0]:04d}"
-
-    def _store(self, unit: int, state: State) -> None:
-        self.pool.put_state(self._state_key(unit), state)
-
-    def _stored(self, unit: int) -> State | None:
-        return self.pool.stored_state(self._state_key(unit))
 
     def _write(self, index: int, picture: Tensor, alpha: Tensor | None) -> None:
         """Write an upscaled photograph for people; nothing depends on it."""
@@ -493,26 +437,18 @@ class ThreeDSRGuidance(Guidance):
         if (alpha := view.extra.get("alpha")) is not None:  # before the background of this step
             change = outputs["background"] - self._scene.background.to(low)
             low = low + (1 - alpha.permute(2, 0, 1)[None]) * change[:, None, None]
-        size = [min(sides) for sides in zip(picture.shape[-2:], low.shape[-2:], strict=True)]  # early renders are small
-        picture, low = resample(picture, *size), resample(low, *size)
-        if (used := view.extra.get("used")) is not None:
-            used = resample(used.permute(2, 0, 1)[None], *size).clamp(0, 1)
-            picture, low = picture * used, low * used
-        similarity: Tensor = self._ssim(low, picture)
-        return (1 - D_SSIM) * (picture - low).abs().mean() + D_SSIM * (1 - similarity)
+        used = view.extra.get("used")
+        return self._reduced_loss(picture, low, None if used is None else used.permute(2, 0, 1)[None])
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        if self._state is not None:
-            self._store(self._waiting[0], self._state)
+        upscaling = self._upscaling.state_dict()  # of which a part is in the pool
         return {
             "upscaler": self.config.upscaler.name,
             "factor": float(self.photos.factor),
-            "seed": self._seed,
             "round": self.round,
-            "waiting": list(self._waiting),
-            "begun": self._state is not None,  # what the pool has of the first that waits is of this round
+            **upscaling,
             "checking": self._check.running,
             "photos first": self.photos_first,
             "agreement": list(self.agreement),
@@ -532,13 +468,12 @@ class ThreeDSRGuidance(Guidance):
                 "leave it out"
             )
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
-        self._seed, self.round = state["seed"], state["round"]
+        self.round, self._unseen = state["round"], list(state["unseen"])
         self._take_over(state)
-        self._waiting, self._unseen = list(state["waiting"]), list(state["unseen"])
         self.agreement = list(state["agreement"])
+        self._upscaling.load_state_dict(state)
         if state["checking"]:
             self._begin_check()
-        self._state = self._stored(self._waiting[0]) if state["begun"] else None
         between = self._busy  # then what was made before this step is in the pool
         self._tracking.recall(folder / RECORDS_FOLDER, step + between)
 
@@ -569,13 +504,13 @@ class ThreeDSRGuidance(Guidance):
         if self.round >= 0:
             level = "photos alone" if self._result < 0 else f"level {self._level()}" if self._level() else ""
             lines.append(f"Round **{self.round + 1} of {rounds}**" + (f", {level}" if level else ""))
-        if self._waiting:
-            lines.append(f"{sum(len(self._units[unit]) for unit in self._waiting)} photos to upscale")
+        if self._upscaling.left:
+            lines.append(f"{self._upscaling.left} photos to upscale")
         elif self.round + 1 < rounds:
             lines.append(f"Next round at step {plan.start(self.round + 1)}, now {step}")
         if self.agreement:
             lines.append("Agreement of upscaled photos: " + ", ".join(f"{value:.2f}" for value in self.agreement))
-        views = [entry for entry in self.pool.entries() if not entry.key.startswith(_STATE)]
+        views = [entry for entry in self.pool.entries() if not entry.key.startswith(STATE)]
         return Status(
             title=ABOUT_UPSCALED.short,
             lines=lines,

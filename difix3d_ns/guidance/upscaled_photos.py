@@ -1,45 +1,25 @@
-"""Photographs at a multiple of their size: which multiple, cameras, maps, records, files, and what they cost."""
+"""Photographs at a multiple of their size: cameras, maps, records and files."""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path, PurePath
 
 import torch
 from torch import Tensor
 
-from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.io.device_memory import free_memory
-from difix3d_ns.io.durations import duration
-from difix3d_ns.priors.base import Upscaler
+from difix3d_ns.guidance.enlargement_factor import PARTS, enlarged_side
 from difix3d_ns.views.protocols import Scene
 from difix3d_ns.views.records import About, ViewRecord, panels_of
 from difix3d_ns.views.view import TrainView
 
-FACTORS = (4.0, 3.0, 2.0, 1.5)
-"""tried in this order, unless one is given"""
-PARTS = 4
-"""a factor is a multiple of one fourth, so that at most three rows or columns of a photo are cropped"""
 UPSCALED_FOLDER = "upscaled"
 """in a training's: photos as they were upscaled last, for people"""
-CPU_LONG_SIDE = 1600
-"""pixels of an upscaled photo: a step takes some half a second at that size"""
-_CUDA_LONG_SIDE = 4096
-_STEP_BYTES = 900
-"""of a step for each pixel, an estimate: maps and losses of two sizes, forward and backward (280 measured for one)"""
-_CUDA_SHARE = 0.4
-"""of the free memory, for a step; the splat grows, and upscalers want their own"""
-_STEP_SECONDS = {"cpu": 6e-7, "cuda": 5e-9}
-"""of a step for each pixel, an estimate"""
-_TRIED = 96
-"""pixels of a side of the picture that an upscaler is timed on"""
 _RECORD_LONG_SIDE = 960
 LOW, HIGH, RENDER = "Enlarged", "Upscaled", "Render"
 
@@ -56,49 +36,6 @@ ABOUT_UPSCALED = About(
 def view_key(index: int) -> str:
     """Return the key of a photograph's upscaled view."""
     return f"photo/{index:04d}"
-
-
-def choose_factor(
-    longest: int, long_side: int | None, device: torch.device, given: float | None, aspect: float = 1.5
-) -> float:
-    """Choose the largest factor whose pictures the device can train on.
-
-    Args:
-        longest: pixels of the longest side of all photographs.
-        long_side: most pixels of an upscaled one; None: by the device and its memory.
-        device: of training.
-        given: the factor that the user wants, or None.
-        aspect: longer side over shorter.
-
-    Raises:
-        UserError: not even the smallest fits, or the given one does not fit what is given.
-    """
-    bound = _default_long_side(device, aspect) if long_side is None else long_side
-    if given is not None and (long_side is None or _enlarged_side(longest, Fraction(given)) <= bound):
-        return given
-    fitting = next((factor for factor in FACTORS if _enlarged_side(longest, Fraction(factor)) <= bound), None)
-    if given is None and fitting is not None:
-        return fitting
-    smallest = FACTORS[-1] if given is None else given
-    needed, share = _enlarged_side(longest, Fraction(smallest)), math.floor(1000 * bound / smallest / longest) / 1000
-    raise UserError(
-        f"photos of {longest} px cannot be upscaled by {smallest:g}: that is {needed} px, and at most {bound} fit. "
-        f"Allow more with --pipeline.guidance.long-side {needed}, train on smaller photos with "
-        f"--pipeline.datamanager.camera-res-scale-factor {share:.3f} (times the one you give now, if you do), or use "
-        "sparse-splatfacto, which trains at the photos' own size"
-    )
-
-
-def _enlarged_side(pixels: int, factor: Fraction) -> int:
-    """Pixels of a side that is cropped to where the factor makes whole pixels of it."""
-    return int(pixels // factor.denominator * factor.denominator * factor)
-
-
-def _default_long_side(device: torch.device, aspect: float) -> int:
-    free = free_memory(device)
-    if free is None:
-        return CPU_LONG_SIDE
-    return min(_CUDA_LONG_SIDE, int((free * _CUDA_SHARE / _STEP_BYTES * aspect) ** 0.5))
 
 
 def path_order(cameras: Sequence[Pinhole]) -> list[int]:
@@ -135,7 +72,7 @@ class EnlargedPhotos:
     def high_size(self, index: int) -> tuple[int, int]:
         """Height and width of its upscaled picture."""
         camera = self._scene.unoptimized_camera(index)
-        return _enlarged_side(camera.height, self.factor), _enlarged_side(camera.width, self.factor)
+        return enlarged_side(camera.height, self.factor), enlarged_side(camera.width, self.factor)
 
     def camera(self, index: int, optimised: bool = False) -> Pinhole:
         """Camera of the upscaled picture, with or without the photograph's pose correction."""
@@ -170,56 +107,6 @@ class EnlargedPhotos:
             valid=resized(maps["used"], *size, "nearest-exact") if "used" in maps else None,
             alpha=resampled(maps["alpha"], *size) if "alpha" in maps else None,
         )
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Estimates of a training on upscaled photographs."""
-
-    seconds: float
-    memory: float  # bytes, beside what training on the photographs takes
-    disk: float  # bytes
-
-    def describe(self) -> str:
-        """Return a phrase for people."""
-        memory, disk = (max(0.1, size / 2**30) for size in (self.memory, self.disk))
-        return f"about {duration(self.seconds)}, {memory:.1f} GiB of memory and {disk:.1f} GiB on the disk"
-
-
-def estimate_cost(
-    photos: EnlargedPhotos, count: int, upscaler: Upscaler, results: int, steps: int, device: str
-) -> Cost:
-    """Time an upscaler on a small picture, and estimate from that what a training takes.
-
-    Args:
-        photos: to be upscaled.
-        count: how many.
-        upscaler: which.
-        results: it makes of each.
-        steps: of training on them.
-        device: cpu or cuda.
-    """
-    low = photos.low(0)[:_TRIED, :_TRIED]
-    whole = photos.factor.denominator
-    height, width = (side // whole * whole for side in low.shape[:2])
-    size = (int(height * photos.factor), int(width * photos.factor))
-    started = time.perf_counter()
-    state = upscaler.start([low[:height, :width]], [size], [0])
-    calls, bytes_of_state = upscaler.steps_left(state), 0
-    made = time.perf_counter()
-    if calls:
-        state = upscaler.step(state)
-    stepped = time.perf_counter()
-    seconds = made - started + calls * (stepped - made)
-    bytes_of_state = sum(values.nbytes for values in state.values())
-    pixels = [h * w for h, w in (photos.high_size(index) for index in range(count))]
-    tried = size[0] * size[1]
-    disk = sum(pixels) * (6 + bytes_of_state / tried)
-    return Cost(
-        sum(pixels) / tried * results * seconds + steps * sum(pixels) / count * _STEP_SECONDS[device],
-        max(pixels) * _STEP_BYTES + min(disk, 2**30),
-        disk,
-    )
 
 
 def record_upscaled(

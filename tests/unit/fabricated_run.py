@@ -17,6 +17,7 @@ from difix3d_ns.guidance.fix_record import ABOUT_FIXES, record_fix
 from difix3d_ns.guidance.fixing import FixedView
 from difix3d_ns.methods.difix3d import difix3d_splatfacto
 from difix3d_ns.methods.sparse import sparse_splatfacto
+from difix3d_ns.methods.threedsr import threedsr_splatfacto
 from difix3d_ns.priors.base import FixRequest, FixResult
 from difix3d_ns.views.folders import RECORDS_FOLDER
 from difix3d_ns.views.records import About, ViewRecord, ViewRecords, panels_of
@@ -37,7 +38,9 @@ def views(count: int = 2, enhanced: bool = True, problem: str = "") -> list[Held
     return [HeldOutView(*pictures, f"frame_{i:05d}.jpg", seconds, problem) for i in range(count)]
 
 
-METHODS = {method.config.method_name: method.config for method in (difix3d_splatfacto, sparse_splatfacto)}
+METHODS = {
+    method.config.method_name: method.config for method in (difix3d_splatfacto, sparse_splatfacto, threedsr_splatfacto)
+}
 
 
 def write_config(folder: Path, method: str = "difix3d-splatfacto", **changes: Any) -> Path:
@@ -78,11 +81,12 @@ def write_fixes(folder: Path, rounds: int = 2, targets: int = 2) -> None:
             records.write(record_fix(f"target/{target:03d}@{round}", round, target, 10 * round + target, view, names))
 
 
-def write_upscaled(folder: Path, rounds: int = 2, photos: int = 2) -> None:
+def write_upscaled(folder: Path, rounds: int = 2, photos: int = 2, size: tuple[int, int] = (HEIGHT, WIDTH)) -> None:
     """Records of a system that remakes every photo in each round, without references."""
     about = About("Photos, sharper than they were taken", "Each is made from a photo.", "Upscaled photos", 12)
     records = ViewRecords(folder / RECORDS_FOLDER, about)
-    pictures = {"Low": plain_picture(RED), "Upscaled": plain_picture(GREEN), "Confidence": torch.ones(HEIGHT, WIDTH, 1)}
+    pictures = {"Low": plain_picture(RED, *size), "Upscaled": plain_picture(GREEN, *size)}
+    pictures["Confidence"] = torch.ones(*size, 1)
     for number in range(rounds):
         for photo in range(photos):
             record = ViewRecord(

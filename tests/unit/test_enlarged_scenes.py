@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.enlarged_scenes import reduced_size, turned, write_capture, write_procedural
+from benchmarks.enlarged_scenes import nearer_by_turns, reduced_size, turned, write_capture, write_procedural
+from difix3d_ns.data.procedural.trajectories import arc
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.warp import in_view, project
 from difix3d_ns.io.images import read_stored
@@ -88,3 +89,12 @@ def test_wrong_poses_move_the_middle_of_the_picture() -> None:
         shifts.append(there - here)
     spread = torch.stack(shifts).std(0)
     assert spread.tolist() == pytest.approx([0.5, 0.5], rel=0.15)
+
+
+@pytest.mark.parametrize("end", [1.5, 2 * np.pi], ids=["arc", "circle"])
+def test_every_second_photo_is_nearer(end: float) -> None:
+    photos = 6
+    path = nearer_by_turns(arc((1.0, 2.0, 0.5), 3.0, 0.0, end, 0.5), 0.5, photos)
+    places = np.linspace(0, 1, photos, endpoint=not path.closed)
+    distances = [np.linalg.norm(path.position(s + 0.02) - path.target(s)) for s in places]  # as a hand is off
+    assert distances == pytest.approx([3.0, 1.5] * 3)

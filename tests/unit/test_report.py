@@ -475,12 +475,39 @@ def test_records_of_another_system_are_shown_in_its_own_words(run: Path) -> None
         assert said not in text.partition("Settings")[0], said
 
 
+@pytest.mark.parametrize("gone", [False, True])
+def test_upscaled_photos_are_shown_beside_their_larger_originals(gone: bool, tmp_path: Path) -> None:
+    scene = write_scene(tmp_path / "scene", 4, (82, 60))
+    run = tmp_path / "3dsr-splatfacto" / "run"
+    changes = {"pipeline__datamanager__camera_res_scale_factor": 0.5, "pipeline__guidance__factor": 1.5}
+    write_config(run, "3dsr-splatfacto", data=scene, **changes)
+    write_upscaled(run, rounds=1, photos=2, size=(45, 60))  # of 41 x 30 px, of which a column is cropped
+    if gone:
+        scene.rename(tmp_path / "moved")
+    html = write_report(run, views=[]).read_text()
+    pairs = re.findall(r'data-left="([^"]+)" data-right="([^"]+)"', html)
+    own = [("Low", "Upscaled"), ("Upscaled", "Confidence")]
+    assert pairs == own + ([] if gone else [("Upscaled", "Truth"), ("Low", "Truth")])
+    assert ("which training never saw" in text_of(html)) is not gone
+    dataset = read_training(run).dataset
+    found = re.findall(r'src="([^"]+)"[^>]*data-name="Truth"', html)
+    assert len(found) == (0 if gone else 2)
+    for index, address in enumerate(found):
+        with Image.open(dataset.image_filenames[index]) as file:
+            expected = np.asarray(file.convert("RGB").resize((62, 45), Image.Resampling.BICUBIC))[:, :60]
+        assert np.abs(decoded(address).astype(int) - expected).mean() < 12  # of WebP
+        assert decoded(address).shape == expected.shape
+
+
 def test_curves_of_made_views_are_drawn_whatever_they_are_called(run: Path) -> None:
     with SummaryWriter(str(run)) as writer:
         for name, step, value in (("pool", 40, 4), ("mean agreement", 40, 0.5), ("mean agreement", 80, 0.75)):
             writer.add_scalar(f"Upscaled photos/{name}", value, step)
+        for step, value in ((40, 0.25), (80, 0.5)):
+            writer.add_scalar("Upscaled photos/likeness", value, step)
     text = text_of(write_report(run).read_text())
     assert "Pool, upscaled photos" in text and "Mean agreement of upscaled photos" in text
+    assert text.count("Likeness of upscaled photos") == 1
     assert "Dashed lines: a round has ended." in text
 
 

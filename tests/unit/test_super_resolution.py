@@ -17,10 +17,11 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resample
+from difix3d_ns.guidance.enlargement_factor import choose_factor
 from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.round_plan import RoundPlan
 from difix3d_ns.guidance.super_resolution import ThreeDSRConfig, ThreeDSRGuidance
-from difix3d_ns.guidance.upscaled_photos import EnlargedPhotos, choose_factor, file_names, path_order
+from difix3d_ns.guidance.upscaled_photos import EnlargedPhotos, file_names, path_order
 from difix3d_ns.io import checkpoints
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.training_scene import TrainingScene

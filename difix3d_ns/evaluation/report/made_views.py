@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 
 from markupsafe import Markup
 
-from difix3d_ns.evaluation.report.page_pictures import long_side_for, picture
+from difix3d_ns.evaluation.report.original_photos import OriginalPhotos
+from difix3d_ns.evaluation.report.page_pictures import long_side_for, picture, pixels
 from difix3d_ns.evaluation.report.parts import Section, fold, gallery, slider
 from difix3d_ns.evaluation.report.training import Training
 from difix3d_ns.io.durations import duration
@@ -17,6 +19,8 @@ from difix3d_ns.views.records import RecordHead, ViewRecord, ViewRecords, descri
 _BUDGET = 3.5e6  # bytes of all pictures here
 _EACH = 0.625  # of a detailed picture: of four panels of a repair, two are coarse or smooth
 _QUALITY = 76
+TRUTH = "Truth"
+ABOUT_TRUTH = "The truth is the photo's larger original, which training never saw."
 
 
 def made_views_section(training: Training) -> Section:
@@ -24,7 +28,7 @@ def made_views_section(training: Training) -> Section:
     if not training.made:
         about = training.records.about
         return Section(about.title, [_why_none(training)], about.short)
-    return _section(training.records, training.made)
+    return _section(training.records, training.made, OriginalPhotos(training))
 
 
 def depths_section(training: Training) -> Section:
@@ -34,9 +38,14 @@ def depths_section(training: Training) -> Section:
     return _section(records, heads) if heads else Section("", [])
 
 
-def _section(folder: ViewRecords, heads: Sequence[RecordHead]) -> Section:
+def _section(folder: ViewRecords, heads: Sequence[RecordHead], originals: OriginalPhotos | None = None) -> Section:
     about = folder.about
     records = [record for head in _chosen(heads, about.most) if (record := folder.open(head)) is not None]
+    shown_truth = ""
+    if originals is not None:
+        with_truth = [_with_truth(record, originals) for record in records]
+        shown_truth = ABOUT_TRUTH if with_truth != records else ""
+        records = with_truth
     groups: dict[str, list[RecordHead]] = {}
     for head in reversed(sorted(heads, key=lambda head: head.order)):
         groups.setdefault(head.group, []).insert(0, head)
@@ -47,7 +56,7 @@ def _section(folder: ViewRecords, heads: Sequence[RecordHead]) -> Section:
     return Section(
         about.title,
         [
-            " ".join(filter(None, (about.text, some, "A double click, or + and -, magnifies."))),
+            " ".join(filter(None, (about.text, shown_truth, some, "A double click, or + and -, magnifies."))),
             *(
                 fold(
                     _summary(group, members),
@@ -59,6 +68,17 @@ def _section(folder: ViewRecords, heads: Sequence[RecordHead]) -> Section:
         ],
         about.short,
     )
+
+
+def _with_truth(record: ViewRecord, originals: OriginalPhotos) -> ViewRecord:
+    """Add the larger original of an upscaled photo, where there is one, and pairs with it."""
+    height, width = next(iter(record.panels.values())).shape[:2]
+    truth = originals.picture(record.key, height, width)
+    if truth is None:
+        return record
+    left, right = record.pairs[0] if record.pairs else list(record.panels)[:1] * 2
+    pairs = (*record.pairs, *((name, TRUTH) for name in dict.fromkeys((right, left))))
+    return replace(record, panels={**record.panels, TRUTH: pixels(truth)}, pairs=pairs)
 
 
 def _chosen(heads: Sequence[RecordHead], most: int) -> list[RecordHead]:

@@ -10,7 +10,7 @@ from difix3d_ns.evaluation.report.chart import chart
 from difix3d_ns.evaluation.report.parts import Section, grid
 from difix3d_ns.evaluation.report.training import Training, loss_by_kind
 
-_POOL, _MEAN = "/pool", "/mean "  # how the names of curves of made views end and go on
+_POOL = "/pool"  # how the name of a curve of made views ends
 _ONE, _ALL = "Eval Images Metrics", "Eval Images Metrics Dict (all images)"
 _HELD_OUT = {"psnr": "Held-out PSNR, dB", "ssim": "Held-out SSIM", "flip": "Held-out FLIP"}
 
@@ -24,7 +24,12 @@ def curves_section(training: Training) -> Section:
         return Section("While it trained", ["No curve has been written yet." if begun else none], "Curves")
     curves = training.curves
     pools = {name: tag for tag in curves if (name := tag.removesuffix(_POOL)) != tag}
-    means = [(*tag.split(_MEAN, 1), tag) for tag in curves if tag.partition(_MEAN)[0] in pools]
+    beside = [  # whatever else is measured of made views
+        (f"{name[:1].upper()}{name[1:]} of {kind.lower()}", name.removeprefix("mean "), f"{kind}/{name}")
+        for kind in pools
+        for name in sorted(tag.removeprefix(f"{kind}/") for tag in curves if tag.startswith(f"{kind}/"))
+        if f"/{name}" != _POOL
+    ]
     marks = sorted({int(step) for tag in pools.values() for step in curves[tag].steps})
     steps = [step for curve in curves.values() for step in curve.steps[[0, -1]]]
     draw = functools.partial(chart, marks=marks, span=(int(min(steps)), int(max(steps))))
@@ -42,7 +47,7 @@ def curves_section(training: Training) -> Section:
             for key, title in _HELD_OUT.items()
         ),
         *(draw(f"Pool, {kind.lower()}", _named(curves, {"pool": tag})) for kind, tag in pools.items()),
-        *(draw(f"Mean {name} of {kind.lower()}", _named(curves, {name: tag})) for kind, name, tag in means),
+        *(draw(title, _named(curves, {name: tag})) for title, name, tag in beside),
         draw("Gaussians", _named(curves, {"Gaussians": "Train Metrics Dict/gaussian_count"}), digits=6),
     ]
     note = "Over steps; faint lines are single values, strong ones their running mean."
