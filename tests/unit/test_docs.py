@@ -47,7 +47,8 @@ DATAPARSERS = {
     "nerfstudio-data": "nerfstudio.data.dataparsers.nerfstudio_dataparser:NerfstudioDataParserConfig",
 }
 """At the end of a command of ns-train, with flags of their own."""
-ELSEWHERE = {"accelerate", "apt-get", "bash", "source", "python", ".venv/bin/python", ".venv/bin/pre-commit"}
+ELSEWHERE = {"accelerate", "apt-get", "bash", "conda", "docker", "source", "python"}
+ELSEWHERE |= {".venv/bin/python", ".venv/bin/pre-commit"}
 """Programs whose flags are not checked here."""
 NOT_OURS = {"--constraint", "--help", "--no-deps"}
 """Flags of pip and of every command."""
