@@ -109,15 +109,15 @@ class Hi3DGuidance(Guidance):
             other = "train sparsefusion-splatfacto" if len(scene) == 2 else "take more photos"
             count = "1 photo" if len(scene) == 1 else f"{len(scene)} photos"
             raise UserError(f"{count}: an orbit needs {MIN_PHOTOS} around the object; {other}")
-        generated = any(scene.generated(index) for index in range(len(scene)))
+        self._generated = any(scene.generated(index) for index in range(len(scene)))  # frames made of one photograph
         refiner = self.config.orbit_refiner
         if refiner.name is None:
-            refiner.name = "hi3d" if generated or refiner.weights else NO_REFINER
+            refiner.name = "hi3d" if self._generated or refiner.weights else NO_REFINER
         self.refiner: OrbitRefiner | None = refiner.load(renderer.device)
         self._factor = _FACTOR if self.refiner is None else self.refiner.factor
         self._references = references
         self._fixer: Fixer | None = None
-        if not generated and self.config.fixer.name != NO_FIXER:
+        if not self._generated and self.config.fixer.name != NO_FIXER:
             self._fixer = self.config.fixer.load(renderer.device)
         self.targets = [] if run.resumed else self._find_targets()  # else those it began with
         self.pool = Pool(None, run.folder / POOL_FOLDER, device=renderer.device)
@@ -260,6 +260,8 @@ class Hi3DGuidance(Guidance):
         # Where the splat has nothing, a frame shows the background it was rendered on, and what was added to that:
         # nothing to learn. An object that is cut out stands before the background of each step.
         cut_out = all(self._scene.alpha(index) is not None for index in range(len(self._scene)))
+        if self._generated and cut_out:  # then no photograph says where the object ends
+            return replace(frame, alpha=before.alpha)
         frame = replace(frame, confidence=before.alpha, alpha=before.alpha if cut_out else None)
         if frame.photo is not None:  # the photograph at its very pose; a refiner is given it
             photo = resampled(self._scene.photo(frame.photo).image, frame.camera.height, frame.camera.width)
@@ -316,14 +318,13 @@ class Hi3DGuidance(Guidance):
         return False
 
     def losses(self, outputs: Outputs, view: TrainView, base: Losses) -> Losses:
-        # a frame's silhouette is what the splat's was when it was rendered: to hold on to that teaches nothing
-        return super().losses(outputs, replace(view, alpha=None), base)
+        # a frame's silhouette is what the splat's was when it was rendered: beside photographs that teaches nothing
+        return super().losses(outputs, view if self._generated else replace(view, alpha=None), base)
 
     @property
     def _share(self) -> float:
         """Return the share of steps that use a refined frame: of frames that a generator made, the finer take all."""
-        made = any(self._scene.generated(index) for index in range(len(self._scene)))
-        return 1.0 if made and self.config.probability else self.config.probability
+        return 1.0 if self._generated and self.config.probability else self.config.probability
 
     # ------------------------------------------------------------------ state
 

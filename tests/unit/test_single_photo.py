@@ -484,6 +484,9 @@ def test_refined_frames_take_over_from_made_ones(tmp_path: Path, monkeypatch: py
     drawn = [guidance.next_view(50, torch.Generator().manual_seed(seed)) for seed in range(20)]
     assert all(view is not None and view.key.startswith("orbit/") and view.alpha is not None for view in drawn)
     assert guidance.pool.get("orbit/000").photo == 0 and guidance.pool.get("orbit/001").photo is None
+    view = guidance.pool.get("orbit/001")  # no photo says where the object ends on this side
+    losses = guidance.losses({"accumulation": torch.zeros(2 * SIDE, 2 * SIDE, 1)}, view, {})
+    assert view.confidence is None and losses["silhouette_loss"] > 0
 
 
 # ---------------------------------------------------------------------- the command
