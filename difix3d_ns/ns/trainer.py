@@ -238,7 +238,7 @@ class GuidedTrainer(Trainer):
         presets.check(config)
         if config.machine.device_type == "cuda":
             load_kernels("--machine.device-type cpu")
-            # ns-train sets it; each new size of a picture would be tuned anew, which takes longer than it saves, and
+            # ns-train sets it; each new size of a picture would be tuned again, which takes longer than it saves, and
             # which algorithm wins may differ from run to run
             torch.backends.cudnn.benchmark = False
         # checkpoints from before depth was estimated by default know nothing of it
