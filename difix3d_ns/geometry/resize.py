@@ -12,7 +12,8 @@ def resized(maps: Tensor, height: int, width: int, mode: str = "area") -> Tensor
     Args:
         maps: [H, W, C].
         height, width: pixels.
-        mode: of ``torch.nn.functional.interpolate``: area to shrink pictures, nearest for depth.
+        mode: of ``torch.nn.functional.interpolate``: area to shrink pictures, nearest-exact for depth: nearest takes
+            the top left of the pixels that one stands for.
 
     Returns:
         [height, width, C]; ``maps`` itself if it has that size.

@@ -175,7 +175,7 @@ class Guidance:
             losses["main_loss"] = losses["main_loss"] * view.weight
         if view.depth is not None:
             confidence = depth_confidence(view) if view.valid is None else depth_confidence(view) * view.valid
-            target, confidence = (resized(maps, height, width, "nearest") for maps in (view.depth, confidence))
+            target, confidence = (resized(maps, height, width, "nearest-exact") for maps in (view.depth, confidence))
             error = depth_loss(outputs["depth"], outputs["accumulation"], target, confidence)
             losses["depth_loss"] = error * view.weight * self.depth_weight
         if view.alpha is not None:

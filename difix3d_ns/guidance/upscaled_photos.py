@@ -167,7 +167,7 @@ class EnlargedPhotos:
             self.camera(index),
             picture,
             photo=index,
-            valid=resized(maps["used"], *size, "nearest") if "used" in maps else None,
+            valid=resized(maps["used"], *size, "nearest-exact") if "used" in maps else None,
             alpha=resampled(maps["alpha"], *size) if "alpha" in maps else None,
         )
 

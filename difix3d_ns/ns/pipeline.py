@@ -391,7 +391,7 @@ class GuidedPipeline(VanillaPipeline):
             # Without confidence it is replaced by the render itself: that teaches nothing, and SSIM sees no cut-out
             # edges as it would under a mask on both pictures.
             height, width = batch["image"].shape[:2]
-            render = resized(outputs["rgb"].detach(), height, width, "nearest")
+            render = resized(outputs["rgb"].detach(), height, width, "nearest-exact")
             batch["image"] = torch.lerp(render, batch["image"], made.confidence)
         of_photograph = made is None or made.photo is not None
         if isinstance(self.model.strategy, CappedStrategy):

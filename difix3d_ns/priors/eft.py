@@ -49,7 +49,11 @@ class EFTFixer:
         found = self._predictor.predict(references, camera)
         picture, confidence, depth = (
             resized(values.to(image.device), height, width, mode)
-            for values, mode in ((found.image, "bilinear"), (found.confidence, "bilinear"), (found.depth, "nearest"))
+            for values, mode in (
+                (found.image, "bilinear"),
+                (found.confidence, "bilinear"),
+                (found.depth, "nearest-exact"),
+            )
         )
         return FixResult(torch.lerp(image, picture, confidence).clamp(0, 1), confidence, depth)
 

@@ -69,6 +69,15 @@ def test_maps_are_compared_at_the_size_of_the_render(size: tuple[int, int]) -> N
     assert half["depth_loss"] == pytest.approx(whole / 2)
 
 
+def test_early_steps_are_taught_the_depth_in_the_middle_of_each_pixel() -> None:
+    """A slope of 1 per pixel, at a quarter of the size."""
+    slope = torch.arange(8.0).expand(4, 8)[..., None] + 0.5
+    outputs = {"accumulation": torch.ones(1, 2, 1), "depth": torch.tensor([2.5, 6.5])[None, :, None]}
+    view = _view(depth=slope, depth_weight=1.0)
+    losses = Guidance(GuidanceConfig()).losses(outputs, view, {"main_loss": torch.tensor(1.0)})
+    assert losses["depth_loss"] < 1e-6
+
+
 @pytest.mark.parametrize("size", [(4, 8), (2, 4)], ids=["full size", "early"])
 def test_outside_what_is_valid_no_silhouette_is_taught(size: tuple[int, int]) -> None:
     silhouette = {
