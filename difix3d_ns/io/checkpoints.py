@@ -84,8 +84,12 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
-def load_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
+def load_newest(folder: Path, flag: str = "--load-dir") -> tuple[Path, dict[str, Any]]:
     """Read the newest checkpoint that can be read; damaged ones are named in a notice.
+
+    Args:
+        folder: of checkpoints.
+        flag: that names it, for messages.
 
     Raises:
         UserError: there is none.
@@ -98,6 +102,6 @@ def load_newest(folder: Path) -> tuple[Path, dict[str, Any]]:
         except UserError as error:
             get_console().print(f"[bold yellow]{error}; trying the one before.", soft_wrap=True)
     raise UserError(
-        f"--load-dir {folder} has no readable checkpoint"
+        f"{flag} {folder} has no readable checkpoint"
         + (f" ({len(steps)} damaged)" if steps else "; give the nerfstudio_models folder of a training")
     )

@@ -23,9 +23,9 @@ from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.meshing.mesh_orbits import mesh_capture
 from difix3d_ns.ns.cameras import to_pinhole
-from difix3d_ns.ns.dataparsers.scene_parser import take_over
+from difix3d_ns.ns.dataparsers.scene_parser import SceneParser, take_over
 from difix3d_ns.ns.photo_dataset import PhotoDataset
-from difix3d_ns.ns.scene_checks import check_views
+from difix3d_ns.ns.scene_checks import check_views, scene_errors
 from difix3d_ns.ns.splat_frame import SplatFrame
 
 _WHITE = (1.0, 1.0, 1.0)
@@ -186,11 +186,8 @@ def _splits(parser: DataParser, path: Path) -> dict[str, DataparserOutputs]:
 
 
 def _parse(parser: DataParser, path: Path, split: str) -> DataparserOutputs:
-    try:
+    with scene_errors(path, isinstance(parser, SceneParser)):
         return parser.get_dataparser_outputs(split)
-    except (AssertionError, RuntimeError, LookupError, OSError, ValueError, ArithmeticError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path} cannot be read as a scene: {reason}; make it again with ns-process-data") from error
 
 
 def _dataset(outputs: DataparserOutputs) -> PhotoDataset:

@@ -17,7 +17,7 @@ from difix3d_ns.io.images import Reduction
 from difix3d_ns.ns.dataparsers.photo_orbit import SinglePhotoConfig, dataparser_of
 from difix3d_ns.ns.dataparsers.scene_parser import take_over
 from difix3d_ns.ns.photo_dataset import PhotoDataset
-from difix3d_ns.ns.scene_checks import check_precision, check_views
+from difix3d_ns.ns.scene_checks import check_precision, check_views, scene_errors
 
 CPU_LONG_SIDE = 480
 """pixels: on two CPU cores a training step at this size takes a few hundredths of a second"""
@@ -61,13 +61,8 @@ class SceneDatamanager(FullImageDatamanager[PhotoDataset]):
         data = config.data or getattr(config.dataparser, "data", None)
         config.dataparser = dataparser_of(config.dataparser, data, config.photo, str(device))  # type: ignore[assignment]
         ours = take_over(config.dataparser, config.pose_frame)
-        try:
+        with scene_errors(data, ours):
             super().__init__(config, device=device, **kwargs)
-        except (AssertionError, RuntimeError, LookupError, OSError, ValueError, ArithmeticError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"{data} cannot be read as a scene: {reason}; make it again with ns-process-data"
-            ) from error
         if not ours:
             check_precision(self.train_dataparser_outputs)
         if str(device) == "cpu":

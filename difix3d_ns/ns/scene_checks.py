@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,26 @@ from difix3d_ns.ns.dataparsers.described_scene import DescribedScene, Frame
 
 _USABLE = (CameraType.PERSPECTIVE, CameraType.FISHEYE, CameraType.FISHEYE624)
 MAX_LOST_SPACINGS = 1e-3  # camera spacings that positions may lose as float32
+
+
+@contextmanager
+def scene_errors(data: Path | None, ours: bool) -> Iterator[None]:
+    """Raise what goes wrong while a scene is read as a UserError, if it tells of the scene.
+
+    Args:
+        data: the scene.
+        ours: whether ``SceneParser`` reads it, which says itself what is wrong with a scene: any other error is a fault
+            of the package and stays what it is. A dataparser of somebody else's may raise anything.
+    """
+    try:
+        yield
+    except (FileNotFoundError, AssertionError, RuntimeError, LookupError, ValueError, ArithmeticError) as error:
+        if ours or isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{data} cannot be read as a scene: {reason}; make it again with ns-process-data") from error
+    except OSError as error:
+        raise UserError(f"{data} cannot be read: {error}") from error
 
 
 def check_scene(scene: DescribedScene, scaled: bool = True) -> None:

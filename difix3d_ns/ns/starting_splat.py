@@ -54,7 +54,7 @@ def read_start(path: Path, flag: str = START) -> tuple[Path, dict[str, Any]]:
     folder = models if models.is_dir() else folder
     if not checkpoints.checkpoint_steps(folder):
         raise UserError(f"{flag} {path}: there is no checkpoint in {folder}; give the folder of a finished training")
-    return checkpoints.load_newest(folder)
+    return checkpoints.load_newest(folder, flag)
 
 
 def read_loaded(path: Path) -> tuple[Path, dict[str, Any]]:

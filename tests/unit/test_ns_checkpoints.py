@@ -15,6 +15,7 @@ import torch
 from difix3d_ns.errors import UserError
 from difix3d_ns.io import checkpoints
 from difix3d_ns.ns.patches import torch_load
+from difix3d_ns.ns.starting_splat import read_start
 
 
 def _state(step: int) -> dict[str, Any]:
@@ -138,6 +139,8 @@ def test_nothing_readable_is_an_error(folder: Path, tmp_path: Path) -> None:
         checkpoints.load_newest(folder)
     with pytest.raises(UserError, match=r"--load-dir .*nerfstudio_models"):
         checkpoints.load_newest(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"^--pipeline\.guidance\.start .*1 damaged"):
+        read_start(folder.parent)
 
 
 def test_foreign_files_are_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from difix3d_ns.errors import UserError
 from difix3d_ns.ns.batches import photo_view, to_batch, unit_range
 from difix3d_ns.ns.cameras import to_pinhole
 from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
+from difix3d_ns.ns.scene_checks import scene_errors
 from difix3d_ns.views.view import TrainView
 from tests.unit.tiny_scene import datamanager, look_at, write_scene
 
@@ -250,3 +251,16 @@ def test_made_views_come_without_camera_index_unless_they_stand_for_a_photograph
     assert (photo.key, photo.photo, photo.valid) == (f"photo/{index:04d}", index, None)
     assert torch.equal(photo.image, batch["image"].float() / 255)
     assert len(manager.train_dataset) == 5 and np.ndim(manager.train_unseen_cameras) == 1
+
+
+def test_faults_of_the_package_are_no_faults_of_a_scene(tmp_path: Path) -> None:
+    for ours in (True, False):
+        with (
+            pytest.raises(UserError, match=r"cannot be read: .*Permission denied: 'a.json'$"),
+            scene_errors(Path(), ours),
+        ):
+            raise PermissionError(13, "Permission denied", "a.json")
+    with pytest.raises(KeyError, match="w"), scene_errors(tmp_path, ours=True):
+        raise KeyError("w")
+    with pytest.raises(UserError, match="read as a scene: 'w'; make it again"), scene_errors(tmp_path, ours=False):
+        raise KeyError("w")
