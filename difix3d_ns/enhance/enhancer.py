@@ -41,6 +41,7 @@ class Enhancer:
         self._references = references
         self.references: int | None = None
         """number of photographs the fixer was last to be shown"""
+        self._fetched: FixerConfig | None = None
         self._lock = threading.Lock()
         self.temporal_filter = TemporalFilter()
 
@@ -77,6 +78,9 @@ class Enhancer:
             version = (settings, self._renderer.step)
             previous = self.temporal_filter.previous(caller, camera, depth, alpha, version)
             kept = previous.references if previous else ()
+            if settings.fixer != self._fetched:
+                settings.fixer.fetch("--pipeline.enhancer")  # training goes on meanwhile
+                self._fetched = settings.fixer
             with self._renderer.exclusive():  # loading draws from the random generator that training draws from
                 fixer = settings.fixer.load(depth.device, "--pipeline.enhancer")
             self.references = settings.fixer.references_for(fixer)

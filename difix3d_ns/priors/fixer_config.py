@@ -9,6 +9,7 @@ import torch
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.priors.base import Fixer, default_references
+from difix3d_ns.priors.published import hub
 from difix3d_ns.priors.registry import check_prior_name, load_fixer
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -59,10 +60,31 @@ class FixerConfig:
         try:
             return load_fixer(self.name, self.weights, str(device), dtype, self.compile)
         except (ValueError, OSError, RuntimeError) as error:
-            raise UserError(
-                f"the fixer {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights or "
-                f"DIFIX3D_WEIGHTS): {error}"
-            ) from error
+            raise self._unusable(flag_prefix, error) from error
+
+    def fetch(self, flag_prefix: str) -> None:
+        """Download weights that are a hub id, so that ``load`` only reads files.
+
+        Args:
+            flag_prefix: as of ``check``, for the message of a failure.
+
+        Raises:
+            UserError: they cannot be reached.
+        """
+        if self.name != "difix" or self.weights is None or not hub.is_hub_id(self.weights):
+            return
+        try:
+            if not (hub.download(self.weights) / hub.CACHE).is_file():
+                hub.download(self.weights, hub.TEXT)
+        except OSError as error:
+            raise self._unusable(flag_prefix, error) from error
+
+    def _unusable(self, flag_prefix: str, error: Exception) -> UserError:
+        """Return the error of a fixer that cannot be loaded."""
+        variable = " or DIFIX3D_WEIGHTS" if flag_prefix == "--pipeline.enhancer" else ""  # trainings ignore it
+        return UserError(
+            f"the fixer {self.name!r} cannot be loaded ({flag_prefix}.name, {flag_prefix}.weights{variable}): {error}"
+        )
 
     def references_for(self, fixer: Fixer) -> int:
         """Number of references that the loaded fixer is shown."""

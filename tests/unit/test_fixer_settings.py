@@ -87,12 +87,14 @@ def test_loading_names_the_flags_of_whoever_asked() -> None:
     device = torch.device("cpu")
     assert len(FixerConfig("blend").load(device).fix([FixRequest(torch.zeros(2, 3, 3))])) == 1
     for config, message in (
-        (FixerConfig("blur"), r"'blur' cannot be loaded \(--mine\.name, --mine\.weights .*unknown fixer 'blur'"),
-        (FixerConfig("embedded", "/nowhere"), r"--mine\.weights .*nowhere"),
+        (FixerConfig("blur"), r"'blur' cannot be loaded \(--mine\.name, --mine\.weights\): unknown fixer 'blur'"),
+        (FixerConfig("embedded", "/nowhere"), r"--mine\.weights\): .*nowhere"),
         (FixerConfig("blend", compile=True), "cannot be compiled"),
     ):
         with pytest.raises(UserError, match=message):
             config.load(device, "--mine")
+    with pytest.raises(UserError, match=r"--pipeline\.enhancer\.weights or DIFIX3D_WEIGHTS\): .*nowhere"):
+        FixerConfig("embedded", "/nowhere").load(device, "--pipeline.enhancer")
 
 
 def test_networks_run_in_the_precision_asked_for() -> None:

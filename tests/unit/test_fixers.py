@@ -225,6 +225,20 @@ def test_an_enhanced_picture_without_memory(owner: type, name: str) -> None:
         assert torch.equal(enhancer.enhance(camera, image), image)
 
 
+def test_weights_are_downloaded_while_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderer, fetched = FlatRenderer(), []
+
+    def download(hub_id: str, *files: object) -> Path:
+        fetched.append((hub_id, renderer.held))
+        raise FileNotFoundError("offline")
+
+    monkeypatch.setattr("difix3d_ns.priors.published.hub.download", download)
+    enhancer = Enhancer(EnhancerSettings(FixerConfig("difix", "owner/name"), 1.0), renderer, NoReferences())
+    with pytest.raises(UserError, match=r"--pipeline\.enhancer\.weights or DIFIX3D_WEIGHTS\): offline"):
+        enhancer.enhance(camera_at(0.0, width=40, height=30), torch.rand(30, 40, 3))
+    assert fetched == [("owner/name", 0)]
+
+
 def test_a_viewer_says_once_that_memory_does_not_suffice(capsys: pytest.CaptureFixture[str]) -> None:
     enhancer = Enhancer(EnhancerSettings(FixerConfig("none"), 1.0), FlatRenderer(), NoReferences())
     live = LiveEnhancer(enhancer.enhance)
