@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import psutil
 import torch
 
 import difix3d_ns
@@ -72,6 +72,10 @@ def _resident() -> float:  # bytes
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
+        if sys.platform == "win32":
+            return float(psutil.Process().memory_info().peak_wset)
+        import resource  # not on Windows
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return float(peak if sys.platform == "darwin" else peak * 1024)
 

@@ -196,11 +196,10 @@ class ViewRecords:
             other: its folder, perhaps this one.
             step: at which it goes on; what was made from there on belongs to another future.
         """
-        theirs = ViewRecords(other)
-        with contextlib.suppress(OSError):
-            own = other.resolve() == self.folder.resolve()
-            for head in theirs.heads():
-                path = theirs._path(head)
+        theirs, own = ViewRecords(other), other.resolve() == self.folder.resolve()
+        for head in theirs.heads():
+            path = theirs._path(head)
+            with contextlib.suppress(OSError):  # one that cannot be read or written; the others are worth having
                 if head.step >= step and own:
                     path.unlink()
                 elif head.step < step and not own:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -15,6 +16,12 @@ import pytest
 
 from difix3d_ns.evaluation import process
 from tests.conftest import execute
+
+
+def test_windows_has_no_resource(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.delitem(sys.modules, process.__name__)
+    assert importlib.import_module(process.__name__).own_peak()["resident_mb"] > 1
 
 
 @pytest.mark.slow

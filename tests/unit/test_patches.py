@@ -39,6 +39,23 @@ def test_rows_cover_every_module() -> None:
     assert {patch.module for patch in PATCHES} == modules
 
 
+def _replaced(module: str) -> set[str]:
+    """Names of attributes that a module sets on what it imports."""
+    tree = parse((PACKAGE / "ns" / "patches" / f"{module}.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    theirs = {(alias.asname or alias.name).partition(".")[0] for node in imports for alias in node.names}
+    targets = [target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets]
+    found = {one.attr for one in targets if isinstance(one, ast.Attribute) and ast.unparse(one.value) in theirs}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr"]
+    return found | {str(ast.literal_eval(call.args[1])) for call in calls}
+
+
+def test_rows_cover_every_name_that_is_replaced() -> None:
+    found = {(module, name) for module in {patch.module for patch in PATCHES} for name in _replaced(module)}
+    assert len(found) > 10
+    assert found <= {(patch.module, patch.what.rpartition(".")[2]) for patch in PATCHES}
+
+
 @each_patch
 def test_each_row_names_a_test_and_a_function(patch: Patch) -> None:
     file, name = patch.test.split("::")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,22 @@ def test_a_resumed_training_takes_over_what_was_before_it(tmp_path: Path) -> Non
     assert own.about == ABOUT
     before.adopt(before.folder, 12)  # resumed in the same folder
     assert [head.key for head in before.heads()] == ["a"]
+
+
+def test_one_that_cannot_be_read_is_left_out_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, own, copy = ViewRecords(tmp_path / "before", ABOUT), ViewRecords(tmp_path / "own"), shutil.copy2
+    for key in ("a", "b", "c"):
+        before.write(_record(key))
+    unreadable = before._path(before.heads()[0])
+
+    def copied(source: Path, target: Path) -> None:
+        if source == unreadable:
+            raise PermissionError(13, "Permission denied", str(source))
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, "copy2", copied)
+    own.adopt(before.folder, 100)
+    assert [head.key for head in own.heads()] == ["b", "c"]
 
 
 def test_the_latest(tmp_path: Path) -> None:

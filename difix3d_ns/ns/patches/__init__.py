@@ -137,6 +137,12 @@ PATCHES = (
         "tests/unit/test_no_held_out.py::test_each_command_says_how_to_hold_some_out",
     ),
     Patch(
+        "held_out_loader",
+        "nerfstudio.data.utils.dataloaders.FixedIndicesEvalDataloader.get_camera",
+        "photos with alpha are written in false colours, beside renders before a background",
+        "tests/unit/test_captures.py::test_rendered_photos_with_alpha_stand_before_the_renders_background",
+    ),
+    Patch(
         "exports",
         "nerfstudio.scripts.exporter.ExportGaussianSplat.write_ply",
         "a splat is exported in the frame of training, without the way back to the capture's own",
