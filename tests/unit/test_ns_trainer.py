@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,9 +21,10 @@ from difix3d_ns.guidance.fixing import ViewFixer
 from difix3d_ns.io import checkpoints
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns import disk_space
+from difix3d_ns.ns.reference_views import ReferenceViews
 from difix3d_ns.ns.trainer import GuidedTrainer, GuidedTrainerConfig
 from difix3d_ns.ns.training_scene import TrainingScene
-from tests.stand_ins import DeepFixer, FlatRenderer, ModelOfScene, NoReferences
+from tests.stand_ins import DeepFixer, FlatRenderer, ModelOfScene
 from tests.unit.short_training import console_output, short_config, train
 from tests.unit.tiny_scene import datamanager, write_scene
 
@@ -186,19 +186,21 @@ def test_camera_path_is_no_larger_than_the_photographs(scene: Path) -> None:
 
 
 @pytest.mark.parametrize(("device", "views"), [("cpu", 1), ("cuda", 4)])
-def test_a_gpu_makes_views_in_batches(
-    device: str, views: int, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scene_and_model = TrainingScene(datamanager(scene), ModelOfScene(5))
+def test_a_gpu_makes_views_in_batches(device: str, views: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = datamanager(write_scene(tmp_path / "scene", count=21))
+    photos = len(manager.train_dataset)
+    scene_and_model = TrainingScene(manager, ModelOfScene(photos))
     renderer = FlatRenderer()
     renderer.device = torch.device(device)
     guidance = DifixGuidance(DifixConfig(rounds=2, targets=TargetConfig(count=3)))
     monkeypatch.setattr(ViewFixer, "load", lambda fixing: DeepFixer())
-    guidance.setup(scene_and_model, renderer, NoReferences(), Run(1000, device, images=5, folder=tmp_path))
+    references = ReferenceViews(scene_and_model, renderer)
+    guidance.setup(scene_and_model, renderer, references, Run(1000, device, images=photos, folder=tmp_path))
     assert guidance.schedule.views_per_step == guidance.queue.per_step == views
-    with mock.patch.object(NoReferences, "prepare") as prepare:
-        guidance._fixing.prepare([], guidance.queue.per_step)
-    assert prepare.call_args.args == ([], 8)  # photographs rendered in a step, on any device
+    rendered = []
+    while not guidance._fixing.prepare(guidance.targets, guidance.queue.per_step):
+        rendered.append(len(renderer.rendered))
+    assert rendered[:2] == [8, min(16, photos)] and rendered[-1] == photos  # photographs in a step, on any device
 
 
 @pytest.mark.slow
