@@ -86,7 +86,7 @@ def test_half_a_depth_map_is_never_there(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match=r"--output .* cannot be written: .*No space left"):
         write_depths(write_scene(tmp_path / "scene", count=4), tmp_path / "out", PRIOR, device="cpu")
     assert not list((tmp_path / "out").rglob("*.npy"))
 
