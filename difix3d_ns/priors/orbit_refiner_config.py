@@ -61,4 +61,11 @@ class OrbitRefinerConfig:
         if self.name in (None, NO_REFINER):
             return None
         given = () if self.agreement is None else (("agreement", self.agreement),)
-        return load_selected(load_orbit_refiner, OrbitRefiner, self, device, flag_prefix, given)
+        return load_selected(
+            load_orbit_refiner,
+            OrbitRefiner,
+            self,  # type: ignore[arg-type]  # its name is not None here
+            device,
+            flag_prefix,
+            given,
+        )
