@@ -1,4 +1,4 @@
-"""What exists, as a training that viewer, ns-render and ns-eval open with the enhancer; none takes place."""
+"""Splats and trainings that exist, opened with the enhancer for viewer, ns-render and ns-eval; none is trained."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from difix3d_ns import cli
+from difix3d_ns.apps.video_files import video_writer
 from difix3d_ns.ns.interrupts import Interrupts
 from difix3d_ns.ns.trainer import GuidedTrainer
 from tests.unit.short_training import console_output, short_config, train
@@ -146,3 +147,18 @@ def test_ns_commands_end_without_a_traceback() -> None:
     assert (
         done.returncode == -signal.SIGINT and done.stderr.endswith("Interrupted.\n") and "Traceback" not in done.stderr
     )
+
+
+def test_a_video_that_is_interrupted_ends_with_the_interrupt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ctrl-C reaches ffmpeg as well, which then fails where the video is closed."""
+
+    def close(self: Any) -> None:
+        raise RuntimeError("Error writing")
+
+    monkeypatch.setattr("mediapy.VideoWriter.__enter__", lambda self: self)
+    monkeypatch.setattr("mediapy.VideoWriter.close", close)
+    with pytest.raises(KeyboardInterrupt), video_writer(tmp_path / "a.mp4", 16, 16, 24):
+        raise KeyboardInterrupt
+    with pytest.raises(RuntimeError, match="Error writing"), video_writer(tmp_path / "a.mp4", 16, 16, 24):
+        pass
+    assert not [*tmp_path.iterdir()]
