@@ -375,7 +375,7 @@ class Hi3DGuidance(Guidance):
         return Status(
             title=ABOUT_FRAMES.short,
             lines=[line],
-            views=[self._shown_view(entry) for entry in self.pool.entries() if entry.key.startswith("orbit/")],
+            views=[self._shown_view(entry) for entry in self.pool.entries()],
             targets=self.targets,
             records=list(self._tracking.latest),
             plural="frames",

@@ -240,7 +240,7 @@ class GuidedTrainer(Trainer):
             load_kernels("--machine.device-type cpu")
             # ns-train sets it; each new size of a picture would be tuned again, which takes longer than it saves, and
             # which algorithm wins may differ from run to run
-            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.set_flags(_benchmark=False)
         # checkpoints from before depth was estimated by default know nothing of it
         presets.adopt(config, ({"--pipeline.depth.name": "none"} if self._ours else {}) | self._ours.get("kept", {}))
         self._run = config.run(first_step)

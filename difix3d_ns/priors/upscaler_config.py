@@ -18,7 +18,7 @@ class UpscalerConfig(PriorConfig[Upscaler]):
     capability: ClassVar[type] = Upscaler
     flag: ClassVar[str] = "--pipeline.guidance.upscaler"
     OPTIONS: ClassVar[tuple[str, ...]] = ("transition", "eta", "samples", "back_projection")
-    kept: ClassVar[tuple[str, ...]] = ("weights", *OPTIONS)
+    kept: ClassVar[tuple[str, ...]] = ("name", "weights", *OPTIONS)
     """fields that a resumed training takes over from its checkpoint where they are unset"""
     name: str = DEFAULTS[Upscaler]
     """residual (embedded), latent (published weights), realesrgan, backprojection, bicubic, any other upscaler in

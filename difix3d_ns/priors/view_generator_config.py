@@ -17,7 +17,7 @@ class ViewGeneratorConfig(PriorConfig[ViewGenerator]):
     capability: ClassVar[type] = ViewGenerator
     flag: ClassVar[str] = "--pipeline.guidance.view-generator"
     OPTIONS: ClassVar[tuple[str, ...]] = ("everywhere",)
-    kept: ClassVar[tuple[str, ...]] = ("weights", "everywhere")
+    kept: ClassVar[tuple[str, ...]] = ("name", "weights", "everywhere")
     """fields that a resumed training takes over from its checkpoint where they are unset"""
     name: str = DEFAULTS[ViewGenerator]
     """epipolar-views (embedded: predicted from the photos), sparsefusion (embedded: and a diffusion model adds what

@@ -50,8 +50,8 @@ DATAPARSERS = {
 ELSEWHERE = {"accelerate", "apt-get", "bash", "conda", "docker", "source", "python"}
 ELSEWHERE |= {".venv/bin/python", ".venv/bin/pre-commit"}
 """Programs whose flags are not checked here."""
-NOT_OURS = {"--constraint", "--help", "--no-deps"}
-"""Flags of pip and of every command."""
+NOT_OURS = {"--constraint", "--help", "--no-deps", "--user"}
+"""Flags of pip, docker and of every command."""
 
 pytestmark = pytest.mark.filterwarnings("ignore:get_parser:DeprecationWarning")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
