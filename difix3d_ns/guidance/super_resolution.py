@@ -19,7 +19,7 @@ from torch import Tensor
 from difix3d_ns.errors import UserError
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs, Window
 from difix3d_ns.guidance.enlargement_factor import PARTS, choose_factor
-from difix3d_ns.guidance.photo_upscaling import STATE, PhotoUpscaling
+from difix3d_ns.guidance.photo_upscaling import PhotoUpscaling
 from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.round_plan import RoundPlan
 from difix3d_ns.guidance.status import ShownView, Status
@@ -510,11 +510,10 @@ class ThreeDSRGuidance(Guidance):
             lines.append(f"Next round at step {plan.start(self.round + 1)}, now {step}")
         if self.agreement:
             lines.append("Agreement of upscaled photos: " + ", ".join(f"{value:.2f}" for value in self.agreement))
-        views = [entry for entry in self.pool.entries() if not entry.key.startswith(STATE)]
         return Status(
             title=ABOUT_UPSCALED.short,
             lines=lines,
-            views=[self._shown_view(entry) for entry in views],
+            views=[self._shown_view(entry) for entry in self.pool.entries()],
             records=list(self._tracking.latest),
             plural="upscaled photos",
         )
