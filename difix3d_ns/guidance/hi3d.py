@@ -25,6 +25,7 @@ from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
 from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs
+from difix3d_ns.guidance.scarce_memory import with_memory
 from difix3d_ns.guidance.status import ShownView, Status
 from difix3d_ns.guidance.tracking import ViewTracker
 from difix3d_ns.io.config_fields import check_at_least, check_share
@@ -50,6 +51,10 @@ _PHOTOS_PER_STEP = 8  # at whose poses the splat is rendered, so that references
 _SEED = 1_000_003  # between the seeds of two trainings
 _STATE, _RENDERED = "state", "rendered"
 _SAME_PLACE, _SAME_WAY = 1e-3, 1e-3  # of the camera spacing, and of a direction: a frame at a photograph's very pose
+_TOO_LITTLE = (
+    "the device has no memory for the orbit: train with a smaller --pipeline.guidance.side, without a refiner "
+    "(--pipeline.guidance.orbit-refiner.name none), or with sparse-splatfacto"
+)
 
 ABOUT_FRAMES = About(
     "The orbit",
@@ -172,6 +177,10 @@ class Hi3DGuidance(Guidance):
         """Render a frame of the orbit, all of them before this step; later do a step of the refiner, or finish one."""
         if self._done or step < self._begins or not (self._begun or self._renderer.fit_at(step)):
             return False
+        with_memory(partial(self._piece, step), self.pool, _TOO_LITTLE)
+        return self._state is None and not self._done
+
+    def _piece(self, step: int) -> None:
         started = time.perf_counter()
         if self._state is None:
             self._frames.append(self._rendered(len(self._frames)))
@@ -186,7 +195,6 @@ class Hi3DGuidance(Guidance):
         elif self._fixer is None or self._references.prepare([self.targets[self._finished]], _PHOTOS_PER_STEP):
             self._finish(self._finished, step, started)
         self._seconds += time.perf_counter() - started
-        return self._state is None and not self._done
 
     @property
     def _begun(self) -> bool:

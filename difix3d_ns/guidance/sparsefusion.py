@@ -28,6 +28,7 @@ from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_pose
 from difix3d_ns.geometry.resize import resized
 from difix3d_ns.geometry.warp import fetch, in_view, unproject
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs
+from difix3d_ns.guidance.scarce_memory import with_memory
 from difix3d_ns.guidance.status import ShownView, Status
 from difix3d_ns.guidance.tracking import ViewTracker
 from difix3d_ns.io.config_fields import check_at_least, check_share
@@ -62,6 +63,10 @@ _OF_VIEW = 4096  # between those of two views of one: more than a view is ever m
 _OF_NOISE = 2048  # between those of a level of noise and of the noise itself
 _STATE = "state"
 _DONE_AT = 0.9  # share of training after which no picture is made again: it would be drawn only a few times
+_TOO_LITTLE = (
+    "the device has no memory to predict views: train with sparse-splatfacto, or on smaller photos "
+    "(--pipeline.datamanager.camera-res-scale-factor 0.5)"
+)
 
 ABOUT_VIEWS = About(
     "Views predicted from the photos",
@@ -195,7 +200,7 @@ class SparseFusionGuidance(Guidance):
         if self._current is None:
             self._current = self._next(step)
         if self._current is not None:
-            self._work(self._current, step)
+            with_memory(partial(self._work, self._current, step), self.pool, _TOO_LITTLE)
         return False
 
     @property

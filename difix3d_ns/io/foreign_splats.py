@@ -12,7 +12,7 @@ _ALWAYS = ("x", "y", "z", "opacity", *(f"scale_{axis}" for axis in range(3)), *(
 _DC = ("f_dc_0", "f_dc_1", "f_dc_2")
 _RGB = ("red", "green", "blue")
 _REST = "f_rest_"
-_MAX_DEGREE = 3
+_MAX_DEGREE = 4
 _SH_C0 = 0.5 / math.sqrt(math.pi)
 """of the harmonic of degree 0"""
 _CHUNK = 256  # Gaussians of a compressed file that share bounds

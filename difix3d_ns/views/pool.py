@@ -13,7 +13,7 @@ from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_poses
-from difix3d_ns.io.device_memory import free_memory
+from difix3d_ns.io.device_memory import free_memory, return_unused_memory
 from difix3d_ns.io.recently_used import RecentlyUsed
 from difix3d_ns.views.records import thumbnail
 from difix3d_ns.views.store import PoolState, Store, is_internal
@@ -291,11 +291,22 @@ class Pool:
     def _packed_there(self, key: str) -> PackedView:
         """Return a view on the pool's device; raises as ``get`` does."""
         packed = self._there.get(key)
+        known = packed is not None
         if packed is None:
-            packed = self._packed(key).to(self._device)
-            if (free := free_memory(self._device)) is not None:
-                self._there.add(packed, int(_DEVICE_SHARE * (free + self._there.nbytes + packed.nbytes)))
+            packed = self._sent(key)
+        if (free := free_memory(self._device)) is not None:  # which the splat takes more of from step to step
+            own = self._there.nbytes + (0 if known else packed.nbytes)
+            self._there.add(packed, int(_DEVICE_SHARE * (free + own)))
         return packed
+
+    def _sent(self, key: str) -> PackedView:
+        """Send a view to the device, where need be in the place of all others; raises as ``get`` does."""
+        try:
+            return self._packed(key).to(self._device)
+        except torch.cuda.OutOfMemoryError:
+            self.leave_device()
+        return_unused_memory()
+        return self._packed(key).to(self._device)
 
     def _take(self, packed: PackedView) -> None:
         self._generation += 1

@@ -149,7 +149,7 @@ def test_what_is_missing_is_said(splat: dict[str, np.ndarray], tmp_path: Path) -
     assert "it has no opacity; a splat has x, y, z, f_dc_0" in message("opacity")
     assert "it has no f_dc_0; a splat has" in message("f_dc_")
     assert "it has no scale_2; a splat has" in message("scale_2")
-    assert "it has 44 of f_rest_*, and harmonics of degree 0 to 3 are 0, 9, 24, 45" in message("f_rest_44")
+    assert "it has 44 of f_rest_*, and harmonics of degree 0 to 4 are 0, 9, 24, 45, 72" in message("f_rest_44")
     (tmp_path / "mesh.ply").write_text("ply\nformat ascii 1.0\nelement face 0\nend_header\n")
     with pytest.raises(UserError, match=r"SPLAT .*mesh\.ply is no splat that can be read: it has no element vertex"):
         read_exported(tmp_path / "mesh.ply", "SPLAT")

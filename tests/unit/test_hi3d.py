@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from difix3d_ns.priors.orbit_refiner_config import OrbitRefinerConfig
 from difix3d_ns.views.folders import RECORDS_FOLDER
 from difix3d_ns.views.protocols import Render
 from difix3d_ns.views.records import ViewRecords
+from tests.pretended_cuda import out_of_memory
 from tests.stand_ins import FlatRenderer, ModelOfScene, NoReferences
 from tests.unit.log import Log
 from tests.unit.tiny_scene import datamanager, look_at, write_scene
@@ -105,6 +107,18 @@ def test_the_orbit_is_rendered_at_once_and_refined_beside_training(
     assert all(view.photo is None and (view.image == 1).all() for view in views)
 
 
+@pytest.mark.parametrize("owner", [FlatRenderer, _Refiner])
+def test_memory_that_runs_out_is_freed_once(owner: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "render" if owner is FlatRenderer else "step"
+    guidance, _, _, _ = _set_up(tmp_path / "once", monkeypatch)
+    with mock.patch.object(guidance.pool, "leave_device") as left, out_of_memory(owner, name, 1):
+        _run(guidance, 45, 55)
+    assert guidance._finished == 5 and left.call_count == 1
+    guidance, _, _, _ = _set_up(tmp_path / "twice", monkeypatch)
+    with out_of_memory(owner, name, 1, 2), pytest.raises(UserError, match=r"no memory for the orbit: .*sparse-splat"):
+        _run(guidance, 45, 55)
+
+
 def test_it_waits_until_the_splat_is_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     guidance, refiner, renderer, _ = _set_up(tmp_path, monkeypatch)
     renderer._fit_from = 60
@@ -154,7 +168,7 @@ class _Photos(NoReferences):
 class _Copier:
     """A fixer that shows the colour of its reference, and is confident of the left half."""
 
-    trained_references, generative = 3, False
+    trained_references, default_references, generative = 3, 3, False
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         found = []

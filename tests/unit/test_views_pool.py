@@ -18,7 +18,8 @@ import torch
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.difix import Task, most_redundant_of_oldest_round
 from difix3d_ns.views import pool as pools
-from difix3d_ns.views.view import TrainView, decode, encode, pack
+from difix3d_ns.views.view import PackedView, TrainView, decode, encode, pack
+from tests.pretended_cuda import out_of_memory
 
 
 def camera(x=0.0, width=24, height=16) -> Pinhole:
@@ -531,3 +532,27 @@ def test_killed_at_any_moment_the_last_checkpoint_comes_back(tmp_path):
         assert list(pool) == keys
         for there in pool:
             same(pool.get(there), view(Task.of(there).target))
+
+
+def test_the_device_keeps_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of views that are there already: densification takes more of the memory from step to step."""
+    pool = Pool(None)
+    for number in range(3):
+        pool.put(view(number))
+    size = pack(view(0)).nbytes
+    for free, there in ((100 * size, 3), (2 * size, 1), (100 * size, 2)):
+        monkeypatch.setattr(pools, "free_memory", lambda device, free=free: free)
+        for number in range(3) if there == 3 else [0] if there == 1 else [1]:
+            same(pool.drawn(key(number)), view(number))
+        assert len(pool._there) == there
+
+
+def test_a_view_for_which_the_device_has_no_memory_takes_the_place_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(None)
+    for number in range(2):
+        pool.put(view(number))
+    monkeypatch.setattr(pools, "free_memory", lambda device: 2**30)
+    same(pool.drawn(key(0)), view(0))
+    with out_of_memory(PackedView, "to", 1):
+        same(pool.drawn(key(1)), view(1))
+    assert pool._there.get(key(0)) is None and len(pool._there) == 1
