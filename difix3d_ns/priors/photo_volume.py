@@ -1,0 +1,181 @@
+"""An orbit from one photograph by a small network that says what is where along the photograph's rays.
+
+What the photograph shows is carried over; the shape behind it, and the colours of what it does not show, are what the
+network finds likely. It was trained on procedural objects alone: solids put together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import Tensor
+
+from difix3d_ns.geometry.object_frame import RADIUS
+from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.resampling import resampled
+from difix3d_ns.geometry.warp import project, unproject
+from difix3d_ns.priors.base import ObjectFrame, State
+from difix3d_ns.priors.inflation import film_over
+from difix3d_ns.priors.networks.volume_net import SIDE, Elevation, Field, VolumeNet
+from difix3d_ns.priors.networks.weight_files import find_weights, loaded, read_weights
+from difix3d_ns.priors.silhouette_orbit import SilhouetteOrbit, nearest_inside, spread, surface_along_rays
+
+WEIGHTS = Path(__file__).parent / "weights" / "photo_volume.safetensors"
+REACH = 0.78
+"""before and behind the object's middle, where something may be"""
+_THRESHOLD = -0.4
+"""logit from which a place is inside; chosen by the silhouettes of twenty objects"""
+_SOFT = 4.0
+"""logits across a soft outline"""
+_SHOWN, _FADED = 0.02, 0.05
+"""behind what a photograph shows: up to where its colours are carried over, and where they are gone"""
+_FILM, _DISTANCE = 0.3, 8.0  # of which inflated depth and distance to the outline, in pixels, are the shares
+
+
+class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
+    """``VolumeNet`` behind the contract of ``OrbitGenerator``: a camera a step; seeds change nothing.
+
+    Args:
+        net: the network.
+        device: where it lives, and frames are computed.
+        threshold: see ``_THRESHOLD``.
+    """
+
+    about = (
+        "Of one photo, by a small network that knows procedural solids alone: what the photo shows is carried over, "
+        "and the shape and colours of the other sides are its guess, without detail."
+    )
+
+    def __init__(self, net: VolumeNet, device: torch.device, threshold: float = _THRESHOLD) -> None:
+        super().__init__(device)
+        self._net, self._threshold = net, threshold
+
+    def shape(self, photo: Tensor, elevation: float, camera: Pinhole) -> dict[str, Tensor]:
+        """What is inside along the photograph's rays, and colours (contract of ``SilhouetteOrbit``)."""
+        small = reduced(photo)
+        field, _ = self._field(small, elevation)
+        rows, columns = nearest_inside(small[..., 3].numpy() > 0.5)
+        solid = (field.solid[0].cpu() - self._threshold) / _SOFT
+        state = {
+            "solid": solid[:, rows, columns],  # the outline is cut at the photograph's own size
+            "colours": field.colours[0].sigmoid().cpu(),
+            "outline": _signed(photo[..., 3:]) * (SIDE / photo.shape[0]),
+        }
+        depth, _ = surface_along_rays(self._inside(state, camera), camera, self._device)
+        return {**state, "front": depth.cpu()}
+
+    @torch.no_grad()
+    def _field(self, small: Tensor, elevation: float) -> tuple[Field, Elevation]:
+        planes = small.permute(2, 0, 1)[None]
+        known = network_input(planes[:, :3], planes[:, 3:], outlines(small[..., 3:])[None]).to(self._device)
+        found: tuple[Field, Elevation] = self._net(known, torch.tensor([float(elevation)], device=self._device))
+        return found
+
+    def _inside(self, state: State, taken: Pinhole) -> Callable[[Tensor], Tensor]:
+        """How far inside of the object places are."""
+        solid = state["solid"].to(self._device)[None, None]
+        outline = state["outline"].to(self._device).permute(2, 0, 1)[None]
+
+        def inside(places: Tensor) -> Tensor:
+            pixels, depth = project(places, taken)
+            grid = ray_places(pixels / taken.width, depth[..., None])
+            along = F.grid_sample(solid, grid[None], padding_mode="border", align_corners=False)[0, 0]
+            within = F.grid_sample(outline, grid[..., :2].flatten(0, -3)[None], align_corners=False)[0, 0]
+            return torch.minimum(along, within.view_as(along))
+
+        return inside
+
+    def seen(self, state: State, taken: Pinhole, camera: Pinhole) -> ObjectFrame:
+        """The volume from a camera (contract of ``SilhouetteOrbit``)."""
+        depth, alpha = surface_along_rays(self._inside(state, taken), camera, self._device)
+        pixels, apart = project(unproject(depth, camera), taken)
+        grid = ray_places(pixels / taken.width, apart[..., None])[None]
+        made = F.grid_sample(
+            state["colours"].to(depth)[None], grid[None], padding_mode="border", align_corners=False
+        )[0, :, 0]
+        maps = torch.cat([spread(state["photo"]), state["front"]], -1).to(depth).permute(2, 0, 1)[None]
+        found = F.grid_sample(maps, grid[..., :2], padding_mode="border", align_corners=False)[0]
+        behind = apart - found[3]
+        shown = ((_FADED - behind) / (_FADED - _SHOWN)).clamp(0, 1)
+        image = torch.lerp(made, found[:3], shown).permute(1, 2, 0)
+        return ObjectFrame(image.clamp(0, 1), alpha, depth * (alpha > 0.5))
+
+
+def _signed(alpha: Tensor) -> Tensor:
+    """Distance [P, P, 1] in pixels to the outline of a silhouette, negative outside of it."""
+    solid = alpha[..., 0].numpy() > 0.5
+    apart = ndimage.distance_transform_edt(solid) - ndimage.distance_transform_edt(~solid)
+    return torch.from_numpy(apart).float()[..., None]
+
+
+def reduced(photo: Tensor) -> Tensor:
+    """A cut-out photograph [P, P, 4] at the network's size, its silhouette 0 or 1; nothing is outside of it."""
+    small = resampled(torch.cat([photo[..., :3] * photo[..., 3:], photo[..., 3:]], -1), SIDE, SIDE)
+    mask = (small[..., 3:] > 0.5).float()
+    return torch.cat([(small[..., :3] / small[..., 3:].clamp_min(1e-3)).clamp(0, 1) * mask, mask], -1)
+
+
+def outlines(mask: Tensor) -> Tensor:
+    """What a silhouette [64, 64, 1] alone tells: inflated depth and distance to its outline, [2, 64, 64]."""
+    inside = ndimage.distance_transform_edt(mask[..., 0].numpy() > 0.5)
+    return torch.stack([film_over(mask)[..., 0] / _FILM, torch.from_numpy(inside).float() / _DISTANCE])
+
+
+def network_input(colours: Tensor, masks: Tensor, outline: Tensor) -> Tensor:
+    """Input [B, 8, 64, 64] of the network.
+
+    Args:
+        colours: [B, 3, 64, 64] in [0, 1].
+        masks: [B, 1, 64, 64].
+        outline: [B, 2, 64, 64], see ``outlines``.
+    """
+    axis = ((torch.arange(SIDE, device=colours.device) + 0.5) * 2 / SIDE - 1).to(colours)
+    rows, columns = torch.meshgrid(axis, axis, indexing="ij")
+    place = torch.stack([columns, rows]).expand(len(colours), -1, -1, -1)
+    return torch.cat([(colours - 0.5) * 2 * masks, masks, outline, place], 1)
+
+
+def ray_depths(count: int) -> Tensor:
+    """Depth [D] of the places along a ray."""
+    return RADIUS + REACH * ((torch.arange(count) + 0.5) * 2 / count - 1)
+
+
+def ray_places(pixels: Tensor, depth: Tensor) -> Tensor:
+    """Places [..., 3] in the network's field, -1 to 1 along each axis.
+
+    Args:
+        pixels: [..., 2] of the photograph, 0 to 1 from its left and top.
+        depth: [..., 1] along z.
+    """
+    return torch.cat([2 * pixels - 1, (depth - RADIUS) / REACH], -1)
+
+
+def load(
+    weights: str | None = None, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+) -> PhotoVolumeOrbitGenerator:
+    """Read it from a .safetensors file with its .json beside it.
+
+    Args:
+        weights: such a file, a folder with one ("weights.safetensors", as ``difix3d train-prior photo_volume`` writes),
+            or None for the package's own.
+        device: where the network lives.
+        dtype: ignored: it computes in float32, which takes a tenth of a second.
+
+    Raises:
+        FileNotFoundError: no such file.
+        RuntimeError: it cannot be read or does not fit.
+    """
+    return PhotoVolumeOrbitGenerator(read_net(weights).to(device).eval(), torch.device(device))
+
+
+def read_net(weights: str | None) -> VolumeNet:
+    """Read the network (float32, on the CPU); errors and argument as of ``load``."""
+    path = find_weights(WEIGHTS if weights is None else weights, "photo_volume", "orbit generator", "photo_volume")
+    remedy = "a folder written by `difix3d train-prior photo_volume`"
+    return read_weights(
+        path, lambda config, tensors: loaded(VolumeNet(**config["net"]), tensors), "orbit generator", remedy
+    )
