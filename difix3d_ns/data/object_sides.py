@@ -63,9 +63,7 @@ class ObjectSides:
         return self.solid.distance(self.middle + self.size * places) / self.size
 
 
-def _cut(
-    solid: Solid, middle: np.ndarray, size: float, camera: Pinhole, filled: float
-) -> tuple[np.ndarray, float]:
+def _cut(solid: Solid, middle: np.ndarray, size: float, camera: Pinhole, filled: float) -> tuple[np.ndarray, float]:
     """Middle and unit of an object that is in the middle of a picture and takes a share of it."""
     axis = (np.arange(_PLACES) + 0.5) / _PLACES - 0.5
     places = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)

@@ -94,9 +94,9 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
         depth, alpha = surface_along_rays(self._inside(state, taken), camera, self._device)
         pixels, apart = project(unproject(depth, camera), taken)
         grid = ray_places(pixels / taken.width, apart[..., None])[None]
-        made = F.grid_sample(
-            state["colours"].to(depth)[None], grid[None], padding_mode="border", align_corners=False
-        )[0, :, 0]
+        made = F.grid_sample(state["colours"].to(depth)[None], grid[None], padding_mode="border", align_corners=False)[
+            0, :, 0
+        ]
         maps = torch.cat([spread(state["photo"]), state["front"]], -1).to(depth).permute(2, 0, 1)[None]
         found = F.grid_sample(maps, grid[..., :2], padding_mode="border", align_corners=False)[0]
         behind = apart - found[3]

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 SIDE = 64
 """pixels of the square picture"""
 KNOWN = 8
-"""channels of its input: colours inside of the silhouette, silhouette, inflated depth, distance to the outline, place"""
+"""channels of its input: colours inside of the silhouette, silhouette, inflated depth, distance to the outline, place:
+3, 1, 1, 1, 2"""
 
 
 class Field(NamedTuple):
@@ -76,9 +77,7 @@ class VolumeNet(nn.Module):
         heads: of attention at the smallest size.
     """
 
-    def __init__(
-        self, widths: Sequence[int] = (56, 72, 88), depths: int = 48, blocks: int = 2, heads: int = 4
-    ) -> None:
+    def __init__(self, widths: Sequence[int] = (56, 72, 88), depths: int = 48, blocks: int = 2, heads: int = 4) -> None:
         super().__init__()
         if depths % 2 or len(widths) != 3:
             raise ValueError("an even number of depths and three widths are needed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +14,18 @@ from torch import Generator, Tensor, nn
 from difix3d_ns.data.object_sides import ObjectSides
 from difix3d_ns.data.shards import Sample
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import project, unproject
 from difix3d_ns.priors.networks.volume_net import SIDE, VolumeNet
-from difix3d_ns.priors.photo_volume import REACH, network_input, outlines, ray_depths, ray_places
+from difix3d_ns.priors.photo_volume import (
+    REACH,
+    PhotoVolumeOrbitGenerator,
+    network_input,
+    outlines,
+    ray_depths,
+    ray_places,
+    read_net,
+)
 from difix3d_ns.training.crops import colour_jitter, integer, to_bytes, to_unit
 from difix3d_ns.training.losses import Loss
 from difix3d_ns.training.networks import begin_with, configured, save_half
@@ -63,8 +73,6 @@ class PhotoVolume:
 
     def build(self) -> VolumeNet:
         """The network, or the one to start from."""
-        from difix3d_ns.priors.photo_volume import read_net
-
         net = configured(VolumeNet, self._recipe, "volume network")
         begin_with(net, self._recipe, read_net)
         return net
@@ -128,8 +136,6 @@ class PhotoVolume:
 
     def _points(self, sample: Prepared, view: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Numbers [P] of points of the surface, and their places [P, 3] in the field of a photograph."""
-        from difix3d_ns.geometry.pinhole import Pinhole
-
         camera = Pinhole(sample.poses[view], sample.intrinsics, SIDE, SIDE)
         pixels, depth = project(sample.points, camera)
         columns, rows = pixels.long().clamp(0, SIDE - 1).unbind(-1)
@@ -155,8 +161,23 @@ class PhotoVolume:
         )
 
     def pictures(self, module: nn.Module) -> Mapping[str, Make]:
-        """Predictions of all sides from the first."""
-        raise NotImplementedError
+        """Predictions of all sides from the first, one below the other, before white."""
+        assert isinstance(module, VolumeNet)
+        net = copy.deepcopy(module).eval()
+        generator = PhotoVolumeOrbitGenerator(net, next(net.parameters()).device)
+
+        def make(sample: Sample) -> Tensor:
+            drawn = ObjectSides.drawn(int(sample.provenance["object"]), SIDE)
+            cameras = [camera.to("cpu", torch.float32) for camera in drawn.cameras]
+            assert sample.true_depth is not None
+            mask = (sample.true_depth[:SIDE] > 0).float()
+            photo = torch.cat([sample.truth[:SIDE], mask], -1)
+            with torch.no_grad():
+                state = {"photo": photo, **generator.shape(photo, drawn.elevations[0], cameras[0])}
+                frames = [generator.seen(state, cameras[0], camera) for camera in cameras]
+            return torch.cat([frame.image * frame.alpha + 1 - frame.alpha for frame in frames]).to(sample.truth)
+
+        return {"generated": make}
 
     def save(self, module: nn.Module, folder: Path) -> None:
         """``weights.safetensors`` (float16) and its JSON."""
