@@ -325,7 +325,8 @@ def _recorded(record: Path | None, facts: dict[str, Any]) -> dict[str, dict[str,
 
 
 def _print(console: Console, found: dict[str, list[dict[str, Any]]]) -> None:
-    metrics = {key: digits for key, digits in _METRICS.items() if any(key in row for row in sum(found.values(), []))}
+    known = {key for rows in found.values() for row in rows for key in row}
+    metrics = {key: digits for key, digits in _METRICS.items() if key in known}
     table = Table("", *metrics)
     for name, each in found.items():
         cells = [

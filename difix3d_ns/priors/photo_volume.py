@@ -31,7 +31,7 @@ _THRESHOLD = -0.4
 """logit from which a place is inside; chosen by the silhouettes of twenty objects"""
 _SOFT = 4.0
 """logits across a soft outline"""
-_SHOWN, _FADED = 0.02, 0.05
+_SHOWN, _FADED = 0.02, 0.06
 """behind what a photograph shows: up to where its colours are carried over, and where they are gone"""
 _FILM, _DISTANCE = 0.3, 8.0  # of which inflated depth and distance to the outline, in pixels, are the shares
 
@@ -66,7 +66,10 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
             "outline": _signed(photo[..., 3:]) * (SIDE / photo.shape[0]),
         }
         depth, _ = surface_along_rays(self._inside(state, camera), camera, self._device)
-        return {**state, "front": depth.cpu()}
+        rows, columns = nearest_inside(photo[..., 3].numpy() > 0.5)
+        reach = round(photo.shape[0] / SIDE)
+        front = F.max_pool2d(depth.cpu()[rows, columns].permute(2, 0, 1), 2 * reach + 1, 1, reach)
+        return {**state, "front": front.permute(1, 2, 0)}  # the farthest around: surfaces seen edge-on are steep
 
     @torch.no_grad()
     def _field(self, small: Tensor, elevation: float) -> tuple[Field, Elevation]:
@@ -84,7 +87,8 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
             pixels, depth = project(places, taken)
             grid = ray_places(pixels / taken.width, depth[..., None])
             along = F.grid_sample(solid, grid[None], padding_mode="border", align_corners=False)[0, 0]
-            within = F.grid_sample(outline, grid[..., :2].flatten(0, -3)[None], align_corners=False)[0, 0]
+            flat = grid[..., :2].flatten(0, -3)[None]
+            within = F.grid_sample(outline, flat, padding_mode="border", align_corners=False)[0, 0]
             return torch.minimum(along, within.view_as(along))
 
         return inside
