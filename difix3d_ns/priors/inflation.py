@@ -18,14 +18,12 @@ from torch import Tensor
 from difix3d_ns.geometry.object_frame import FOCAL, RADIUS
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resize import resized
-from difix3d_ns.geometry.warp import project, unproject
-from difix3d_ns.priors.base import ObjectFrame, State
-from difix3d_ns.priors.silhouette_orbit import SilhouetteOrbit, spread, surface_along_rays
+from difix3d_ns.geometry.warp import project
+from difix3d_ns.priors.base import State
+from difix3d_ns.priors.silhouette_orbit import SilhouetteOrbit, spread
 
 _FILM = 96
 """pixels of the soap film's side"""
-_VOXELS, _HALF = 96, 0.68
-"""along each side of the volume, and half of that side; an object's longest side is 1"""
 _THICKNESS = 1.3
 """times the film's; chosen by the silhouettes and colours of eight objects, where 1 is a ball of a disc"""
 _UPRIGHT = 0.5
@@ -67,18 +65,16 @@ class InflatingOrbitGenerator(SilhouetteOrbit):
             film: half of the thickness [h, w, 1] at the pixels of the photograph.
             camera: its.
         """
-        axis = (2 * (torch.arange(_VOXELS) + 0.5) / _VOXELS - 1) * _HALF
-        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-        places = torch.stack([x, y, z], -1)
+        places = self.places()
         normal = self._normal(camera)
         mirrored = _mirrored(places, normal)
         pixels, depth = project(torch.stack([mirrored, places]), camera)
         grid = (pixels * (2 / camera.width) - 1).view(2, 1, -1, 2)
         halves = F.grid_sample(film.permute(2, 0, 1).expand(2, -1, -1, -1), grid, align_corners=False)
-        half, outline = halves.view(2, *x.shape)
+        half, outline = halves.view(2, *places.shape[:3])
         ways = (mirrored - camera.position) / depth[0, ..., None]  # along each ray, to a depth of 1
         before = (-(camera.position @ normal) / (ways @ normal) - depth[0]).clamp_min(0)  # the plane
-        inside = torch.minimum(half - before, outline) / (2 * _HALF / _VOXELS)
+        inside = torch.minimum(half - before, outline) / (2 * self.half / self.voxels)
         return inside.clamp(-4, 4)
 
     def _normal(self, camera: Pinhole) -> Tensor:
@@ -87,23 +83,16 @@ class InflatingOrbitGenerator(SilhouetteOrbit):
         level = F.normalize(facing * torch.tensor([1.0, 1, 0]), dim=0)
         return F.normalize(torch.lerp(facing, level, self._upright), dim=0)
 
-    def seen(self, state: State, taken: Pinhole, camera: Pinhole) -> ObjectFrame:
-        """The inflated object from a camera (contract of ``SilhouetteOrbit``)."""
-        photo, volume = state["photo"], state["volume"].to(self._device)[None, None]
-
-        def inside(places: Tensor) -> Tensor:
-            grid = (places / _HALF)[None]
-            return F.grid_sample(volume, grid, padding_mode="border", align_corners=False)[0, 0]
-
-        depth, alpha = surface_along_rays(inside, camera, self._device)
-        places, normal = unproject(depth, camera), self._normal(taken).to(depth)
+    def coloured(self, state: State, camera: Pinhole, places: Tensor) -> Tensor:
+        """The photograph's colours before the plane, blurred behind it (contract of ``SilhouetteOrbit``)."""
+        photo, normal = state["photo"], self._normal(camera).to(places)
         front = (0.5 + (places @ normal)[..., None] / _SEAM).clamp(0, 1)
-        pixels, _ = project(_mirrored(places, normal), taken)
-        grid = (pixels * (2 / taken.width) - 1)[None]
-        both = torch.cat([spread(photo), _blurred(photo, self._blur * photo.shape[0])], -1).to(depth)
+        pixels, _ = project(_mirrored(places, normal), camera)
+        grid = (pixels * (2 / camera.width) - 1)[None]
+        both = torch.cat([spread(photo), _blurred(photo, self._blur * photo.shape[0])], -1).to(places)
         found = F.grid_sample(both.permute(2, 0, 1)[None], grid, padding_mode="border", align_corners=False)[0]
         shown, repeated = found.permute(1, 2, 0).split(3, -1)
-        return ObjectFrame(torch.lerp(repeated, shown, front).clamp(0, 1), alpha, depth * (alpha > 0.5))
+        return torch.lerp(repeated, shown, front)
 
 
 def _mirrored(places: Tensor, normal: Tensor) -> Tensor:

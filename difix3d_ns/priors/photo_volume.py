@@ -6,7 +6,6 @@ network finds likely. It was trained on procedural objects alone: solids put tog
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,12 +16,12 @@ from torch import Tensor
 from difix3d_ns.geometry.object_frame import RADIUS
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resampling import resampled
-from difix3d_ns.geometry.warp import project, unproject
-from difix3d_ns.priors.base import ObjectFrame, State
+from difix3d_ns.geometry.warp import project
+from difix3d_ns.priors.base import State
 from difix3d_ns.priors.inflation import film_over
 from difix3d_ns.priors.networks.volume_net import SIDE, Elevation, Field, VolumeNet
 from difix3d_ns.priors.networks.weight_files import find_weights, loaded, read_weights
-from difix3d_ns.priors.silhouette_orbit import SilhouetteOrbit, nearest_inside, spread, surface_along_rays
+from difix3d_ns.priors.silhouette_orbit import SilhouetteOrbit, nearest_inside, spread
 
 WEIGHTS = Path(__file__).parent / "weights" / "photo_volume.safetensors"
 REACH = 0.78
@@ -45,6 +44,7 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
         threshold: see ``_THRESHOLD``.
     """
 
+    voxels, half = 112, 0.76
     about = (
         "Of one photo, by a small network that knows procedural solids alone: what the photo shows is carried over, "
         "and the shape and colours of the other sides are its guess, without detail."
@@ -58,18 +58,51 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
         """What is inside along the photograph's rays, and colours (contract of ``SilhouetteOrbit``)."""
         small = reduced(photo)
         field, _ = self._field(small, elevation)
-        rows, columns = nearest_inside(small[..., 3].numpy() > 0.5)
-        solid = (field.solid[0].cpu() - self._threshold) / _SOFT
-        state = {
-            "solid": solid[:, rows, columns],  # the outline is cut at the photograph's own size
-            "colours": field.colours[0].sigmoid().cpu(),
-            "outline": _signed(photo[..., 3:]) * (SIDE / photo.shape[0]),
-        }
-        depth, _ = surface_along_rays(self._inside(state, camera), camera, self._device)
+        rows, columns = nearest_inside(small[..., 3].numpy() > 0.5)  # the outline is cut at the photograph's own size
+        solid = ((field.solid[0].cpu() - self._threshold) / _SOFT)[:, rows, columns]
+        outline = _signed(photo[..., 3:]) * (SIDE / photo.shape[0])
+        pixels, depth = project(self.places(), camera)
+        grid = ray_places(pixels / camera.width, depth[..., None])
+        along = F.grid_sample(solid[None, None], grid[None], padding_mode="border", align_corners=False)[0, 0]
+        flat = grid[..., :2].flatten(0, 1)[None]
+        within = F.grid_sample(outline.permute(2, 0, 1)[None], flat, padding_mode="border", align_corners=False)
+        volume = torch.minimum(along, within.view_as(along)).clamp(-4, 4)
+        depth, _ = self.surface(volume, camera)
         rows, columns = nearest_inside(photo[..., 3].numpy() > 0.5)
         reach = round(photo.shape[0] / SIDE)
         front = F.max_pool2d(depth.cpu()[rows, columns].permute(2, 0, 1), 2 * reach + 1, 1, reach)
-        return {**state, "front": front.permute(1, 2, 0)}  # the farthest around: surfaces seen edge-on are steep
+        return {
+            "volume": volume,
+            "colours": field.colours[0].sigmoid().cpu(),
+            "front": front.permute(1, 2, 0),  # the farthest around: surfaces seen edge-on are steep
+        }
+
+    def coloured(self, state: State, camera: Pinhole, places: Tensor) -> Tensor:
+        """The photograph's colours where it shows a place, else the network's (contract of ``SilhouetteOrbit``)."""
+        pixels, depth = project(places, camera)
+        grid = ray_places(pixels / camera.width, depth[..., None])[None]
+        colours = state["colours"].to(places)[None]
+        made = F.grid_sample(colours, grid[None], padding_mode="border", align_corners=False)[0, :, 0]
+        maps = torch.cat([spread(state["photo"]), state["front"]], -1).to(places).permute(2, 0, 1)[None]
+        found = F.grid_sample(maps, grid[..., :2], padding_mode="border", align_corners=False)[0]
+        shown = ((_FADED - (depth - found[3])) / (_FADED - _SHOWN)).clamp(0, 1)
+        return torch.lerp(made, found[:3], shown).permute(1, 2, 0)
+
+    def estimated_elevation(self, photo: Tensor) -> tuple[float, float]:
+        """Elevation of a photograph's camera, and its mean error by the network, degrees.
+
+        Args:
+            photo: [P, P, 4] in [0, 1], the object cut out and centred.
+        """
+        _, found = self._field(reduced(photo), 0.0)
+        return float(found.mean), float(found.log_scale.exp())
+
+    def doubt(self, photo: Tensor, elevation: float) -> float:
+        """Mean entropy of what is inside along the photograph's rays, bits; arguments as of ``start``."""
+        small = reduced(photo)
+        field, _ = self._field(small, elevation)
+        chance = field.solid[0, :, small[..., 3].to(self._device) > 0.5].sigmoid().clamp(1e-6, 1 - 1e-6)
+        return float(-(chance * chance.log2() + (1 - chance) * (1 - chance).log2()).mean())
 
     @torch.no_grad()
     def _field(self, small: Tensor, elevation: float) -> tuple[Field, Elevation]:
@@ -77,36 +110,6 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
         known = network_input(planes[:, :3], planes[:, 3:], outlines(small[..., 3:])[None]).to(self._device)
         found: tuple[Field, Elevation] = self._net(known, torch.tensor([float(elevation)], device=self._device))
         return found
-
-    def _inside(self, state: State, taken: Pinhole) -> Callable[[Tensor], Tensor]:
-        """How far inside of the object places are."""
-        solid = state["solid"].to(self._device)[None, None]
-        outline = state["outline"].to(self._device).permute(2, 0, 1)[None]
-
-        def inside(places: Tensor) -> Tensor:
-            pixels, depth = project(places, taken)
-            grid = ray_places(pixels / taken.width, depth[..., None])
-            along = F.grid_sample(solid, grid[None], padding_mode="border", align_corners=False)[0, 0]
-            flat = grid[..., :2].flatten(0, -3)[None]
-            within = F.grid_sample(outline, flat, padding_mode="border", align_corners=False)[0, 0]
-            return torch.minimum(along, within.view_as(along))
-
-        return inside
-
-    def seen(self, state: State, taken: Pinhole, camera: Pinhole) -> ObjectFrame:
-        """The volume from a camera (contract of ``SilhouetteOrbit``)."""
-        depth, alpha = surface_along_rays(self._inside(state, taken), camera, self._device)
-        pixels, apart = project(unproject(depth, camera), taken)
-        grid = ray_places(pixels / taken.width, apart[..., None])[None]
-        made = F.grid_sample(state["colours"].to(depth)[None], grid[None], padding_mode="border", align_corners=False)[
-            0, :, 0
-        ]
-        maps = torch.cat([spread(state["photo"]), state["front"]], -1).to(depth).permute(2, 0, 1)[None]
-        found = F.grid_sample(maps, grid[..., :2], padding_mode="border", align_corners=False)[0]
-        behind = apart - found[3]
-        shown = ((_FADED - behind) / (_FADED - _SHOWN)).clamp(0, 1)
-        image = torch.lerp(made, found[:3], shown).permute(1, 2, 0)
-        return ObjectFrame(image.clamp(0, 1), alpha, depth * (alpha > 0.5))
 
 
 def _signed(alpha: Tensor) -> Tensor:

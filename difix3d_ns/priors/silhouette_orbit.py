@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
@@ -27,13 +27,15 @@ class SilhouetteOrbit(ABC):
     """
 
     generative = False
+    voxels, half = 96, 0.68
+    """along each side of the volume, and half of that side; an object's longest side is 1"""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     @abstractmethod
     def shape(self, photo: Tensor, elevation: float, camera: Pinhole) -> dict[str, Tensor]:
-        """Make the shape, as tensors of the state.
+        """Make the shape, as tensors of the state: "volume", how far inside places are, and what ``coloured`` needs.
 
         Args:
             photo: [P, P, 4] in [0, 1], on the CPU.
@@ -42,6 +44,46 @@ class SilhouetteOrbit(ABC):
         """
 
     @abstractmethod
+    def coloured(self, state: State, camera: Pinhole, places: Tensor) -> Tensor:
+        """Colours [S, S, 3] of places [S, S, 3] of the surface.
+
+        Args:
+            state: with what ``shape`` made.
+            camera: of the photograph.
+            places: on the device.
+        """
+
+    def places(self) -> Tensor:
+        """Places [N, N, N, 3] of the volume, in the order of ``grid_sample``."""
+        axis = (2 * (torch.arange(self.voxels) + 0.5) / self.voxels - 1) * self.half
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        return torch.stack([x, y, z], -1)
+
+    def surface(self, volume: Tensor, camera: Pinhole) -> tuple[Tensor, Tensor]:
+        """Depth [S, S, 1] of the first surface along each ray, or where it is nearest to one, and silhouette.
+
+        Args:
+            volume: [N, N, N], how far inside of the object places are; 1 is the width of a soft outline.
+            camera: whose rays.
+        """
+        camera, volume = camera.to(self._device), volume.to(self._device)
+        depths = torch.linspace(RADIUS - _REACH, RADIUS + _REACH, _SAMPLES, device=self._device)
+        ways = unproject(torch.ones(camera.height, camera.width, 1, device=self._device), camera) - camera.position
+        found = []
+        for row in ways.split(32):
+            grid = ((camera.position + row * depths[:, None, None, None]) / self.half)[None]
+            values = F.grid_sample(volume[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
+            best, nearest = values.max(0)
+            solid = values > 0
+            first = torch.where(solid.any(0), solid.float().argmax(0), nearest)
+            before = (first - 1).clamp_min(0)
+            now, then = values.gather(0, first[None])[0], values.gather(0, before[None])[0]
+            share = (now / (now - then).clamp_min(1e-6)).clamp(0, 1) * solid.any(0)
+            depth = depths[first] - share * (depths[1] - depths[0])
+            found.append(torch.stack([depth, (best + 0.5).clamp(0, 1)], -1))
+        depth, alpha = torch.cat(found).split(1, -1)
+        return depth, alpha
+
     def seen(self, state: State, taken: Pinhole, camera: Pinhole) -> ObjectFrame:
         """The shape from a camera.
 
@@ -50,6 +92,9 @@ class SilhouetteOrbit(ABC):
             taken: camera of the photograph.
             camera: of the frame.
         """
+        depth, alpha = self.surface(state["volume"], camera)
+        image = self.coloured(state, taken, unproject(depth, camera))
+        return ObjectFrame(image.clamp(0, 1), alpha, depth * (alpha > 0.5))
 
     def start(self, photo: Tensor, elevation: float, count: int, seed: int = 0) -> State:
         """Create the state of the work (contract of ``OrbitGenerator``).
@@ -100,34 +145,6 @@ class SilhouetteOrbit(ABC):
 
 def _cameras(elevation: float, side: int, count: int) -> list[Pinhole]:
     return object_cameras(elevation, side, count, dtype=torch.float32)
-
-
-def surface_along_rays(
-    inside: Callable[[Tensor], Tensor], camera: Pinhole, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Depth [S, S, 1] of the first surface along each ray, or where it is nearest to one, and silhouette.
-
-    Args:
-        inside: of places [..., 3], how far inside of the object they are [...], where 1 is a soft outline's width.
-        camera: whose rays.
-        device: where it is computed.
-    """
-    camera = camera.to(device)
-    depths = torch.linspace(RADIUS - _REACH, RADIUS + _REACH, _SAMPLES, device=device)
-    ways = unproject(torch.ones(camera.height, camera.width, 1, device=device), camera) - camera.position
-    found = []
-    for row in ways.split(32):
-        values = inside(camera.position + row * depths[:, None, None, None])
-        best, nearest = values.max(0)
-        solid = values > 0
-        first = torch.where(solid.any(0), solid.float().argmax(0), nearest)
-        before = (first - 1).clamp_min(0)
-        now, then = values.gather(0, first[None])[0], values.gather(0, before[None])[0]
-        share = (now / (now - then).clamp_min(1e-6)).clamp(0, 1) * solid.any(0)
-        depth = depths[first] - share * (depths[1] - depths[0])
-        found.append(torch.stack([depth, (best + 0.5).clamp(0, 1)], -1))
-    depth, alpha = torch.cat(found).split(1, -1)
-    return depth, alpha
 
 
 def spread(photo: Tensor) -> Tensor:
