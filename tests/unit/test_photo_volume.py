@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from difix3d_ns.priors.registry import load_orbit_generator
 from difix3d_ns.training.prior_recipe import Phase, Recipe, load_recipe
 from difix3d_ns.training.systems.photo_volume import PhotoVolume
 from difix3d_ns.training.train import train
+from tests.pretended_cuda import pretended_cuda
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 _DEPTHS = 12
@@ -250,3 +252,30 @@ def test_a_volume_is_seen_from_all_sides(elevation: float) -> None:
     halves = beside[:, 24:30].mean((0, 1)), beside[:, 50:56].mean((0, 1))
     blue, green = sorted(halves, key=lambda colour: float(colour[1]))
     assert blue[2] > 0.6 and green[1] > 0.6
+
+
+def test_a_device_gives_what_the_processor_gives() -> None:
+    torch.manual_seed(0)
+    net, photo = VolumeNet(**_NET).eval(), _blue_ball(SIDE)  # type: ignore[arg-type]
+
+    def made(generator: PhotoVolumeOrbitGenerator) -> list[ObjectFrame]:
+        state = generator.start(photo, 10.0, 3)
+        while generator.steps_left(state):
+            state = generator.step(state)
+            assert all(not values.is_cuda for values in state.values())  # states stay on the host
+        return generator.result(state)
+
+    expected = made(PhotoVolumeOrbitGenerator(net, torch.device("cpu")))
+    with pretended_cuda():
+        found = made(PhotoVolumeOrbitGenerator(copy.deepcopy(net).to("cuda"), torch.device("cuda")))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.image, other.image, atol=1e-4, rtol=0)
+
+
+def test_an_elevation_and_a_doubt_are_told() -> None:
+    torch.manual_seed(0)
+    generator = PhotoVolumeOrbitGenerator(VolumeNet(**_NET).eval(), torch.device("cpu"))  # type: ignore[arg-type]
+    degrees, error = generator.estimated_elevation(_blue_ball(SIDE))
+    assert -90 < degrees < 90 and error > 0
+    sure = PhotoVolumeOrbitGenerator(_Ball(), torch.device("cpu"))  # type: ignore[arg-type]
+    assert 0 <= sure.doubt(_blue_ball(SIDE), 10.0) < generator.doubt(_blue_ball(SIDE), 10.0) <= 1
