@@ -15,9 +15,9 @@ from difix3d_ns.priors.registry import check_prior_name, load_orbit_generator, l
 class OrbitGeneratorConfig:
     """A generator of orbits, its weights and how it is run."""
 
-    name: str = "inflation"
-    """inflation (embedded: no network, the silhouette is inflated), orbit-video (published weights, from difix3d
-    convert), or package.module of a generator of yours"""
+    name: str = "photo-volume"
+    """photo-volume (embedded: a small network that knows procedural solids), inflation (no network: the silhouette is
+    inflated), orbit-video (published weights, from difix3d convert), or package.module of a generator of yours"""
     weights: str | None = None
     """a file or folder of weights (unset: the generator's own)"""
     dtype: Precision | None = None

@@ -32,6 +32,8 @@ _SOFT = 4.0
 """logits across a soft outline"""
 _SHOWN, _FADED = 0.02, 0.06
 """behind what a photograph shows: up to where its colours are carried over, and where they are gone"""
+_DIMMED = 0.8
+"""share of a photograph's brightness that the network is shown: of those it was trained on, on average"""
 _FILM, _DISTANCE = 0.3, 8.0  # of which inflated depth and distance to the outline, in pixels, are the shares
 
 
@@ -47,7 +49,9 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
     voxels, half = 112, 0.76
     about = (
         "Of one photo, by a small network that knows procedural solids alone: what the photo shows is carried over, "
-        "and the shape and colours of the other sides are its guess, without detail."
+        "the shape and colours of the other sides are its guess, without detail. All but boxes, balls and rods "
+        "needs published weights: --pipeline.datamanager.photo.generator.name orbit-video "
+        "--pipeline.datamanager.photo.generator.weights FOLDER, written by difix3d convert --kind hi3d-stage1."
     )
 
     def __init__(self, net: VolumeNet, device: torch.device, threshold: float = _THRESHOLD) -> None:
@@ -73,7 +77,7 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
         front = F.max_pool2d(depth.cpu()[rows, columns].permute(2, 0, 1), 2 * reach + 1, 1, reach)
         return {
             "volume": volume,
-            "colours": field.colours[0].sigmoid().cpu(),
+            "colours": (field.colours[0].sigmoid().cpu() / _DIMMED).clamp_max(1),
             "front": front.permute(1, 2, 0),  # the farthest around: surfaces seen edge-on are steep
         }
 
@@ -106,10 +110,14 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
 
     @torch.no_grad()
     def _field(self, small: Tensor, elevation: float) -> tuple[Field, Elevation]:
+        """What the network finds in a photograph and in its mirror image, their mean."""
         planes = small.permute(2, 0, 1)[None]
-        known = network_input(planes[:, :3], planes[:, 3:], outlines(small[..., 3:])[None]).to(self._device)
-        found: tuple[Field, Elevation] = self._net(known, torch.tensor([float(elevation)], device=self._device))
-        return found
+        maps = torch.cat([planes, outlines(small[..., 3:])[None]], 1).to(self._device)
+        maps = torch.cat([maps, maps.flip(-1)])
+        known = network_input(_DIMMED * maps[:, :3], maps[:, 3:4], maps[:, 4:])
+        field, found = self._net(known, torch.full((2,), float(elevation), device=self._device))
+        both = ((one[:1] + one[1:].flip(-1)) / 2 for one in field)
+        return Field(*both), Elevation(*(one.mean(0, keepdim=True) for one in found))
 
 
 def _signed(alpha: Tensor) -> Tensor:

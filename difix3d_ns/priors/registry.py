@@ -149,7 +149,7 @@ def load_view_generator(
 
 @functools.lru_cache(maxsize=2)
 def load_orbit_generator(
-    name: str = "inflation",
+    name: str = "photo-volume",
     weights: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
