@@ -26,9 +26,9 @@ from difix3d_ns.priors.silhouette_orbit import SilhouetteOrbit, nearest_inside, 
 WEIGHTS = Path(__file__).parent / "weights" / "photo_volume.safetensors"
 REACH = 0.78
 """before and behind the object's middle, where something may be"""
-_THRESHOLD = -0.4
-"""logit from which a place is inside; chosen by the silhouettes of twenty objects"""
-_SOFT = 4.0
+_THRESHOLD = -1.0
+"""logit from which a place is inside; chosen by the silhouettes of ten objects"""
+_SOFT = 2.0
 """logits across a soft outline"""
 _SHOWN, _FADED = 0.02, 0.06
 """behind what a photograph shows: up to where its colours are carried over, and where they are gone"""

@@ -23,6 +23,7 @@ from difix3d_ns.apps import demo_object
 from difix3d_ns.apps import image_to_3d as app
 from difix3d_ns.cli import convert
 from difix3d_ns.data.object_orbits import ObjectOrbit
+from difix3d_ns.data.procedural.solids import Sphere
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.object_frame import FOCAL, RADIUS, object_cameras
 from difix3d_ns.geometry.warp import project, unproject
@@ -673,7 +674,15 @@ def test_the_demo_compares_before_one_background(tmp_path: Path, monkeypatch: py
     masks = [_cut()[..., 3:] * (torch.arange(SIDE)[:, None, None] < 30 + number) for number in range(5)]
     images = [torch.rand(SIDE, SIDE, 3, generator=torch.Generator().manual_seed(n)) for n in range(5)]
     images = [image * mask + 1 - mask for image, mask in zip(images, masks, strict=True)]
-    orbit = ObjectOrbit("random", object_cameras(demo_object.ELEVATION, SIDE, 5), images, masks, masks)
+    orbit = ObjectOrbit(
+        "random",
+        object_cameras(demo_object.ELEVATION, SIDE, 5),
+        images,
+        masks,
+        masks,
+        Sphere((0, 0, 0), 0.5),
+        np.eye(4),
+    )
     monkeypatch.setattr(demo_object, "object_orbit", lambda *_, **__: orbit)
     numbers = itertools.count(1)
 
