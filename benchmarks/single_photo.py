@@ -41,6 +41,7 @@ from difix3d_ns.geometry.object_frame import FRAMES, object_cameras
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.resampling import resampled
+from difix3d_ns.geometry.resize import resized
 from difix3d_ns.geometry.warp import project, unproject
 from difix3d_ns.io.images import write_picture
 from difix3d_ns.meshing.depth_view import depth_view
@@ -166,13 +167,13 @@ class Generators:
     def _detailed(self) -> Made:
         fixer, refined = load_fixer("detail"), self.make(REFINED)
         assert refined.depths is not None
-        shown = self.large
-        photo = PosedImage(shown.images[0], shown.cameras[0], refined.depths[0], (refined.depths[0] > 0).float())
+        side = self.large.images[0].shape[0]
+        depths = [resized(depth, side, side, "nearest") for depth in refined.depths]
+        alphas = [(depth > 0).float() for depth in depths]
+        photo = PosedImage(self.large.images[0], self.cameras[0].resized(side, side), depths[0], alphas[0])
         images = [
-            fixer.fix([FixRequest(image, [photo], camera.resized(*image.shape[1::-1]), depth, alpha)])[0].image
-            for image, camera, depth, alpha in zip(
-                refined.images, self.cameras, refined.depths, refined.alphas, strict=True
-            )
+            fixer.fix([FixRequest(image, [photo], camera.resized(side, side), depth, alpha)])[0].image
+            for image, camera, depth, alpha in zip(refined.images, self.cameras, depths, alphas, strict=True)
         ]
         return Made(images, refined.alphas, refined.depths)
 
