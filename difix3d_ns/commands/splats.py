@@ -171,8 +171,8 @@ def image_to_3d(
 ) -> None:
     """Make a splat, a mesh, a video around it and a page from one photo of an object.
 
-    The embedded generator imagines nothing: it inflates the object's silhouette and carries over what the photo shows;
-    the back is a guess. Started again, a finished training is kept.
+    The embedded generator carries over what the photo shows; the shape and colours of the other sides are the guess of
+    a small network that knows procedural solids alone. Started again, a finished training is kept.
 
     Args:
         photo: picture of one object, with alpha or before a background of one colour, or with --cut.

@@ -247,7 +247,7 @@ class _SceneRun:
         for unit in make_units(capture, plan, self.schedule, options.seed, on_step):
             provenance = self._provenance(unit)
             samples: UnitSamples | OrbitSamples
-            if unit.strategy == "orbit":
+            if unit.strategy in ("orbit", "sides"):
                 samples = OrbitSamples(capture, unit, provenance)
             else:
                 samples = UnitSamples(capture, unit, options.references, options.samples, provenance)

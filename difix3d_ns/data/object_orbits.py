@@ -11,6 +11,7 @@ from torch import Tensor
 
 from difix3d_ns.data.procedural import photograph_world, training_world
 from difix3d_ns.data.procedural.dataset import View
+from difix3d_ns.data.procedural.solids import Solid
 from difix3d_ns.data.procedural.worlds import World
 from difix3d_ns.geometry.object_frame import FOCAL, FRAMES, RADIUS, object_cameras
 from difix3d_ns.geometry.pinhole import Pinhole
@@ -30,6 +31,13 @@ class ObjectOrbit:
     images: list[Tensor]  # [S, S, 3] in [0, 1]
     masks: list[Tensor]  # [S, S, 1], 1 where the object is
     depths: list[Tensor]  # [S, S, 1] along z, 0 where it is not
+    solid: Solid  # what it is, in metres
+    to_solid: np.ndarray  # [4, 4] from the frame of the cameras to the solid's
+
+    def distance(self, places: np.ndarray) -> np.ndarray:
+        """Signed distance [N] of places [N, 3] in the frame to the surface, in its unit, negative inside."""
+        scale = float(np.linalg.norm(self.to_solid[:3, 0]))
+        return self.solid.distance(places @ self.to_solid[:3, :3].T + self.to_solid[:3, 3]) / scale
 
 
 def object_orbit(
@@ -61,7 +69,13 @@ def object_orbit(
     masks = [(view.depth > 0).float() for view in views]
     images = [view.image * mask + 1 - mask for view, mask in zip(views, masks, strict=True)]
     depths = [view.depth / size for view in views]
-    return ObjectOrbit(f"object_{seed:05d}", cameras, images, masks, depths)
+    assert world.solid is not None
+    turn = np.radians(azimuth)
+    to_solid = np.eye(4)
+    to_solid[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    to_solid[:3, :3] *= size
+    to_solid[:3, 3] = middle
+    return ObjectOrbit(f"object_{seed:05d}", cameras, images, masks, depths, world.solid, to_solid)
 
 
 def _photographed(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Strategy = Literal["sparse", "underfit", "cycle", "cross", "enlarged", "photographs", "orbit"]
+Strategy = Literal["sparse", "underfit", "cycle", "cross", "enlarged", "photographs", "orbit", "sides"]
 STRATEGIES: tuple[Strategy, ...] = ("sparse", "underfit", "cycle", "cross")
-"""of samples for fixers; enlarged is for upscalers, photographs for depth, orbit for refiners of orbits"""
+"""of samples for fixers; enlarged is for upscalers, photographs for depth, orbit for refiners of orbits, sides
+for generators from one photo"""
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class CurationOptions:
     side of the path, seen from the other; enlarged, for upscalers: trained on photos reduced to a quarter or half and
     enlarged again, or on the reduced ones, and rendered at their full size; photographs, for depth: the photos
     themselves, with the scene's points; orbit, for refiners of orbits: trained on photos reduced to half, and rendered
-    at their full size at all held-out poses, which make one sample."""
+    at their full size at all held-out poses, which make one sample; sides, for generators from one photo: the photos
+    of sides:N as they are, in one sample."""
     split: Literal["auto", "train", "validation"] = "auto"
     """Split that the scenes go to, each as a whole; auto: by a fixed draw on the scene's name."""
     validation_share: float = 0.1

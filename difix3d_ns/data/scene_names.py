@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from difix3d_ns.data.capture import Capture, picture_capture, procedural_capture, thinned
+from difix3d_ns.data.object_sides import sides_capture
 from difix3d_ns.data.options import CurationOptions
 from difix3d_ns.data.orbit_samples import orbit_capture
 from difix3d_ns.errors import UserError
@@ -15,7 +16,7 @@ from difix3d_ns.errors import UserError
 _SEED = "-seed"
 _OF_SEEDS = {f"procedural{_SEED}": None, f"object{_SEED}": "object", f"grounded{_SEED}": "grounded"}
 """source -> kind of world; None: kinds take turns"""
-_ORBIT = f"orbit{_SEED}"
+_ORBIT, _SIDES = f"orbit{_SEED}", f"sides{_SEED}"
 _MESHES = re.compile(r"meshes(@-?\d+)?:(.+)")
 MESH = "mesh"
 """source and parser of a mesh, with "@30" where its elevation is not drawn"""
@@ -72,6 +73,8 @@ class Scene(NamedTuple):
             capture = procedural_capture(int(rest), options.long_side, options.supersampling, _OF_SEEDS[kind])
         elif kind == _ORBIT:
             return orbit_capture(int(rest), options.long_side, options.supersampling)
+        elif kind == _SIDES:
+            return sides_capture(int(rest), options.long_side)
         elif kind == "sample-pictures":
             return picture_capture(options.long_side)
         else:
@@ -93,11 +96,12 @@ def expand(texts: Sequence[str], first_seed: int = 0) -> list[Scene]:
     Args:
         texts: ``procedural:N`` for N procedural scenes, ``procedural-seed:S`` for one, ``object:N`` and
             ``object-seed:S`` for objects alone, ``grounded:N`` and ``grounded-seed:S`` for objects on ground,
-            ``orbit:N`` and ``orbit-seed:S`` for objects with an orbit around them, ``meshes:FOLDER`` for the .glb,
+            ``orbit:N`` and ``orbit-seed:S`` for objects with an orbit around them, ``sides:N`` and ``sides-seed:S``
+            for objects photographed from any side, ``meshes:FOLDER`` for the .glb,
             .gltf, .obj and .ply files in it, with an orbit at an elevation drawn for each, ``meshes@30:FOLDER`` at 30
             degrees, ``sample-pictures`` for pictures without a scene, a folder that nerfstudio reads
             (``transforms.json`` or a COLMAP model), or ``DATAPARSER:FOLDER`` with the name of one of its dataparsers.
-        first_seed: of ``procedural:N``, ``object:N``, ``grounded:N`` and ``orbit:N``.
+        first_seed: of ``procedural:N``, ``object:N``, ``grounded:N``, ``orbit:N`` and ``sides:N``.
 
     Raises:
         UserError: there is none, a number is missing, or two scenes would have one name.
@@ -119,7 +123,7 @@ def _expand(text: str, first_seed: int) -> list[Scene]:
     if found := _MESHES.fullmatch(text):
         return _meshes(Path(found[2]).expanduser(), found[1] or "")
     name = kind.removesuffix(_SEED)
-    if f"{name}{_SEED}" in (*_OF_SEEDS, _ORBIT):
+    if f"{name}{_SEED}" in (*_OF_SEEDS, _ORBIT, _SIDES):
         if not number.isdigit():
             raise UserError(f"{text}: write {name}:8 for eight scenes, or {name}{_SEED}:7 for that of seed 7")
         first, count = (first_seed, int(number)) if kind == name else (int(number), 1)

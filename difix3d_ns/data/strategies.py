@@ -44,6 +44,8 @@ class Unit(NamedTuple):
 def plans(capture: Capture, strategies: Sequence[Strategy]) -> list[Plan]:
     """Plan the trainings for some strategies; densities that leave too few views are left out."""
     train, test = capture.train, capture.test
+    if "sides" in strategies and capture.about:
+        return [Plan(train, train, {"sides": "sides"})]
     if not len(capture.points):  # pictures of which nothing can be reconstructed
         return [Plan(train, test, {"pictures": "enlarged"})] if "enlarged" in strategies else []
     everything: dict[str, Strategy] = {
@@ -82,6 +84,9 @@ def make_units(
         stills = Stills(capture.cameras, capture.images, capture.points)
         yield Unit("photographs", "photographs", stills, plan.views, plan.views, 0)
         return
+    if "sides" in plan.units:
+        yield Unit("sides", "sides", Stills(capture.cameras, capture.images), plan.held_out, plan.views, 0)
+        return
     if "orbit" in plan.units:
         half = reconstruct(reduced(capture, 2), plan.views, replace(shorter, mode="antialiased"), seed, on_step=on_step)
         yield Unit("orbit", "orbit", half[1.0], plan.held_out, plan.views, shorter.steps)
@@ -119,7 +124,7 @@ def _enlarged_unit(capture: Capture, plan: Plan, schedule: Schedule, seed: int, 
 
 def steps_of(plan: Plan, schedule: Schedule) -> int:
     """Training steps a plan takes."""
-    if "photographs" in plan.units:
+    if {"photographs", "sides"} & set(plan.units):
         return 0
     return _steps(plan, schedule) + ("cycle" in plan.units) * _cycle_steps(schedule)
 

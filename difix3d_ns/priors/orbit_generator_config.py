@@ -17,8 +17,8 @@ class OrbitGeneratorConfig(PriorConfig[OrbitGenerator]):
     capability: ClassVar[type] = OrbitGenerator
     flag: ClassVar[str] = "--pipeline.datamanager.photo.generator"
     name: str = DEFAULTS[OrbitGenerator]
-    """inflation (embedded: no network, the silhouette is inflated), orbit-video (published weights, from difix3d
-    convert), or package.module of a generator of yours"""
+    """photo-volume (embedded: a small network that knows procedural solids), inflation (no network: the silhouette is
+    inflated), orbit-video (published weights, from difix3d convert), or package.module of a generator of yours"""
     weights: str | None = None
     """a file or folder of weights (unset: the generator's own)"""
     dtype: Precision | None = None

@@ -40,7 +40,7 @@ DEFAULTS: dict[type, str] = {
     Fixer: "embedded",
     Upscaler: "residual",
     ViewGenerator: "epipolar-views",
-    OrbitGenerator: "inflation",
+    OrbitGenerator: "photo-volume",
     OrbitRefiner: "hi3d",
     Depth: "multiview",
 }

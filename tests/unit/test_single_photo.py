@@ -23,6 +23,7 @@ from difix3d_ns.apps import demo_object
 from difix3d_ns.apps import image_to_3d as app
 from difix3d_ns.cli import convert
 from difix3d_ns.data.object_orbits import ObjectOrbit
+from difix3d_ns.data.procedural.solids import Sphere
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.object_frame import FOCAL, RADIUS, object_cameras
 from difix3d_ns.geometry.warp import project, unproject
@@ -198,7 +199,7 @@ def test_what_is_too_thin_is_refused(tmp_path: Path) -> None:
                 read_object(tmp_path / "photo.png", 256)
         else:
             photo = read_object(tmp_path / "photo.png", 256).image
-            state = load_orbit_generator().start(photo, 20.0, 4)
+            state = load_orbit_generator("inflation").start(photo, 20.0, 4)
             assert float(state["volume"].max()) > 0
 
 
@@ -262,14 +263,14 @@ def test_a_ball_is_inflated_to_a_ball() -> None:
 def test_the_front_is_carried_over_and_the_back_is_blurred() -> None:
     photo = _cut()
     photo[..., :3] = torch.where(torch.arange(SIDE)[:, None, None] // 4 % 2 == 0, 0.9, 0.1)  # stripes
-    frames = _finished(load_orbit_generator(), photo, elevation=0.0, count=8)
+    frames = _finished(load_orbit_generator("inflation"), photo, elevation=0.0, count=8)
     middle = slice(SIDE // 2 - 8, SIDE // 2 + 8)
     contrast = [float(frame.image[middle, SIDE // 2].std()) for frame in frames]
     assert contrast[0] > 0.3 and contrast[1] > 0.2 and contrast[4] < 0.15
 
 
 def test_a_device_gives_what_the_processor_gives() -> None:
-    photo, expected = _cut(), _finished(load_orbit_generator(), _cut(), count=3)
+    photo, expected = _cut(), _finished(load_orbit_generator("inflation"), _cut(), count=3)
     with pretended_cuda():
         there = InflatingOrbitGenerator(torch.device("cuda"))
         found = _finished(there, photo, count=3)
@@ -677,7 +678,15 @@ def test_the_demo_compares_before_one_background(tmp_path: Path, monkeypatch: py
     masks = [_cut()[..., 3:] * (torch.arange(SIDE)[:, None, None] < 30 + number) for number in range(5)]
     images = [torch.rand(SIDE, SIDE, 3, generator=torch.Generator().manual_seed(n)) for n in range(5)]
     images = [image * mask + 1 - mask for image, mask in zip(images, masks, strict=True)]
-    orbit = ObjectOrbit("random", object_cameras(demo_object.ELEVATION, SIDE, 5), images, masks, masks)
+    orbit = ObjectOrbit(
+        "random",
+        object_cameras(demo_object.ELEVATION, SIDE, 5),
+        images,
+        masks,
+        masks,
+        Sphere((0, 0, 0), 0.5),
+        np.eye(4),
+    )
     monkeypatch.setattr(demo_object, "object_orbit", lambda *_, **__: orbit)
     numbers = itertools.count(1)
 

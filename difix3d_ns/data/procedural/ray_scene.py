@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from difix3d_ns.data.procedural.sample_pictures import Split
 from difix3d_ns.data.procedural.textures import SIZE, make_sky, make_texture
 
 QUAD, DISC, LEAF, SPHERE, CYLINDER = range(5)
+_SKIES = 53
+"""stream of random numbers of skies that are shared"""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,18 @@ class Scene:
 
 @dataclass
 class SceneBuilder:
-    """Collects primitives. Textures are made once per name and kept."""
+    """Collects primitives.
+
+    Args:
+        rng: of all draws.
+        split: whose pictures and textures are used.
+        variants: textures are drawn from so many of each kind, and skies from as many, which a process makes once;
+            None: each of them is new, which takes most of a small scene's time.
+    """
 
     rng: np.random.Generator
     split: Split
+    variants: int | None = None
     _textures: list[np.ndarray] = field(default_factory=list)
     _kinds: list[int] = field(default_factory=list)
     _shapes: list[np.ndarray] = field(default_factory=list)
@@ -41,8 +52,12 @@ class SceneBuilder:
     _ids: list[int] = field(default_factory=list)
 
     def texture(self, kind: str) -> int:
-        """Make a texture and return its index."""
-        self._textures.append(make_texture(kind, self.rng, self.split))
+        """Make a texture, or draw one, and return its index."""
+        if self.variants is None:
+            levels = _mip_levels(make_texture(kind, self.rng, self.split))
+        else:
+            levels = _shared_texture(kind, int(self.rng.integers(self.variants)), self.split)
+        self._textures.append(levels)
         return len(self._textures) - 1
 
     def _add(self, kind, shape, texture, repeat, tint, gloss, texels) -> None:
@@ -130,13 +145,23 @@ class SceneBuilder:
             shapes=np.stack(self._shapes),
             materials=np.stack(self._materials),
             texture_ids=np.array(self._ids, np.int32),
-            textures=np.stack([_mip_levels(t) for t in self._textures]),
-            sky=make_sky(self.rng),
+            textures=np.stack(self._textures),
+            sky=make_sky(self.rng) if self.variants is None else _shared_sky(int(self.rng.integers(self.variants))),
             light=np.array([*way, *light_colour, float(lamp)], np.float32),
             light_size=light_size,
             ambient=np.asarray(ambient, np.float32),
             split=self.split,
         )
+
+
+@cache
+def _shared_texture(kind: str, number: int, split: Split) -> np.ndarray:
+    return _mip_levels(make_texture(kind, np.random.default_rng([*kind.encode(), number]), split))
+
+
+@cache
+def _shared_sky(number: int) -> np.ndarray:
+    return make_sky(np.random.default_rng([_SKIES, number]))
 
 
 def _mip_levels(texture: np.ndarray) -> np.ndarray:  # [texels, 4] uint8

@@ -24,6 +24,10 @@ class Solid(ABC):
         """Add the surface to a scene."""
 
     @abstractmethod
+    def bounds(self) -> np.ndarray:
+        """Lowest and highest corner [2, 3] of the box around it, exactly."""
+
+    @abstractmethod
     def surface_point(self, rng: np.random.Generator) -> np.ndarray:
         """Draw a point [3] on the surface, not evenly."""
 
@@ -42,6 +46,10 @@ class Box(Solid):
 
     def build(self, b: SceneBuilder, texture: int, *, metres: float, gloss: float) -> None:
         b.box(self.centre, self.size, texture, yaw=self.yaw, metres=metres, gloss=gloss)
+
+    def bounds(self) -> np.ndarray:
+        half = np.abs(self._turn()) @ np.asarray(self.size) / 2
+        return np.asarray(self.centre) + np.stack([-half, half])
 
     def surface_point(self, rng: np.random.Generator) -> np.ndarray:
         place = rng.uniform(-0.5, 0.5, 3)
@@ -67,6 +75,9 @@ class Sphere(Solid):
     def build(self, b: SceneBuilder, texture: int, *, metres: float, gloss: float) -> None:
         b.sphere(self.centre, self.radius, texture, metres=metres, gloss=gloss)
 
+    def bounds(self) -> np.ndarray:
+        return np.asarray(self.centre) + self.radius * np.array([[-1.0], [1.0]])
+
     def surface_point(self, rng: np.random.Generator) -> np.ndarray:
         return np.asarray(self.centre) + self.radius * _direction(rng)
 
@@ -88,6 +99,12 @@ class _Rod(Solid):
 class Cylinder(_Rod):
     """A round rod between two points, cut off straight."""
 
+    def bounds(self) -> np.ndarray:
+        ends = np.stack([self.base, self.top]).astype(float)
+        way = ends[1] - ends[0]
+        reach = self.radius * np.sqrt(np.maximum(1 - (way / np.linalg.norm(way)) ** 2, 0))
+        return np.stack([ends.min(0) - reach, ends.max(0) + reach])
+
     def distance(self, points: np.ndarray) -> np.ndarray:
         along, aside, length = _along(points, self.base, self.top)
         apart = np.stack([aside - self.radius, np.abs(along - length / 2) - length / 2], 1)
@@ -100,6 +117,10 @@ class Cylinder(_Rod):
 @dataclass(frozen=True)
 class Capsule(_Rod):
     """All that is within a radius of a line segment."""
+
+    def bounds(self) -> np.ndarray:
+        ends = np.stack([self.base, self.top]).astype(float)
+        return np.stack([ends.min(0) - self.radius, ends.max(0) + self.radius])
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         along, aside, length = _along(points, self.base, self.top)
@@ -128,6 +149,10 @@ class Union(Solid):
     def build(self, b: SceneBuilder, texture: int, *, metres: float, gloss: float) -> None:
         for part in self.parts:
             part.build(b, texture, metres=metres, gloss=gloss)
+
+    def bounds(self) -> np.ndarray:
+        lows, highs = np.stack([part.bounds() for part in self.parts], 1)
+        return np.stack([lows.min(0), highs.max(0)])
 
     def surface_point(self, rng: np.random.Generator) -> np.ndarray:
         while True:  # the union has a surface, so that one is found

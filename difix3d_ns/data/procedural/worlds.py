@@ -271,13 +271,18 @@ def grounded_object(
 def _overlapping(b: SceneBuilder) -> Union:
     """A large solid with up to six smaller ones on it, each of its own texture."""
     r = b.rng
+    solid = _drawn(r)
+    for part in solid.parts:
+        kind = str(r.choice(_SKINS))
+        part.build(b, b.texture(kind), metres=r.uniform(0.3, 0.8), gloss=float(r.choice([0.0, 0.0, 0.3, 0.6])))
+    return solid
+
+
+def _drawn(r: np.random.Generator) -> Union:
     parts: list[Solid] = [_solid(r, np.zeros(3), r.uniform(0.3, 0.5))]
     for _ in range(int(r.integers(1, 7))):
         at = Union(parts).surface_point(r)
         parts.append(_solid(r, at, r.uniform(0.08, 0.28)))
-    for part in parts:
-        kind = str(r.choice(_SKINS))
-        part.build(b, b.texture(kind), metres=r.uniform(0.3, 0.8), gloss=float(r.choice([0.0, 0.0, 0.3, 0.6])))
     return Union(parts)
 
 
@@ -339,11 +344,25 @@ WORLDS: dict[str, Callable[[SceneBuilder], World]] = {
 _TRAINING_STREAM = 1
 
 
-def training_world(seed: int, kind: str | None = None) -> World:
+def training_world(seed: int, kind: str | None = None, variants: int | None = None) -> World:
     """The training scene of a seed; the kinds of ``_BY_TURNS`` take turns unless one is asked for.
 
     Draws from a random stream of its own and only from the pictures and textures of the training split, so no seed can
     meet the demo scene.
+
+    Args:
+        seed: of all of it.
+        kind: of world.
+        variants: of each kind of texture; see ``SceneBuilder``.
     """
     make = _BY_TURNS[seed % len(_BY_TURNS)] if kind is None else WORLDS[kind]
-    return make(SceneBuilder(np.random.default_rng([_TRAINING_STREAM, seed]), "train"))
+    return make(SceneBuilder(_stream(seed), "train", variants))
+
+
+def training_solid(seed: int) -> Union:
+    """The solid of ``training_world(seed, "object")``, without its textures."""
+    return _drawn(_stream(seed))
+
+
+def _stream(seed: int) -> np.random.Generator:
+    return np.random.default_rng([_TRAINING_STREAM, seed])
