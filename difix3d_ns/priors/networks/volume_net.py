@@ -7,7 +7,7 @@ inside of it is described by numbers along each ray, so that convolutions over t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -112,7 +112,7 @@ class VolumeNet(nn.Module):
         x = self.enter(F.pixel_unshuffle(F.silu(fine), 2))
         kept = []
         for number, blocks in enumerate(self.before):
-            for block in blocks:  # type: ignore[union-attr]
+            for block in cast(nn.ModuleList, blocks):
                 x = block(x)
             if number < len(self.down):
                 kept.append(x)
@@ -125,7 +125,7 @@ class VolumeNet(nn.Module):
             x = block(x, known)
         for up, blocks in zip(self.up, self.after, strict=True):
             x = up(torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), kept.pop()], 1))
-            for block in blocks:  # type: ignore[union-attr]
+            for block in cast(nn.ModuleList, blocks):
                 x = block(x, known)
         x = self.leave(x)
         solid = self.depth(torch.cat([F.silu(F.pixel_shuffle(self.solid(x), 2)), F.silu(fine)], 1))
