@@ -318,7 +318,7 @@ def test_the_elevation_has_to_be_given_and_possible(tmp_path: Path) -> None:
             _config(**{setting: value}).check("--pipeline.datamanager.photo")
 
 
-class _Flat:
+class _Flat(OrbitGenerator):
     """A generator of grey frames of its own size; each step is counted, ``fails`` at one of them."""
 
     side, frames, fails, unclear = 96, 4, 99, 0

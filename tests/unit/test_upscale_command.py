@@ -187,7 +187,7 @@ def test_the_embedded_upscaler_makes_the_round_that_is_best_alone() -> None:
         ),
         ({"factor": 5}, r"--factor 5: one of 4, 3, 2, 1\.5 is needed"),
         ({"upscaler": "blur"}, r"--upscaler blur: no upscaler has this name; there are backprojection, bicubic"),
-        ({"upscaler": "nowhere.blur"}, r"--upscaler nowhere\.blur: .*PYTHONPATH"),
+        ({"upscaler": "nowhere.blur"}, r"nowhere\.blur.* cannot be loaded \(--upscaler, --weights\): .*PYTHONPATH"),
         ({"device": "cuda:7"}, r"--device cuda:7: not usable here"),
     ],
 )
