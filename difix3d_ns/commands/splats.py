@@ -23,9 +23,11 @@ def enhance(
     Nothing is trained.
 
     Args:
-        source: a .ply of any program, whose coordinates are found by what it shows at three photos; or a checkpoint,
-            the config.yml or the folder of a training by splatfacto, nerfacto or another method of nerfstudio.
-        data: the scene with the photos that it shows, as ns-train reads it (unset: the training's; a .ply needs it).
+        source: a .ply or .spz of any program, whose coordinates are found by what it shows at three photos; or a
+            checkpoint, the config.yml or the folder of a training by splatfacto, nerfacto or another method of
+            nerfstudio.
+        data: the scene with the photos that it shows, as ns-train reads it (unset: the training's; a .ply or .spz needs
+            it).
         output: folder of trainings.
         transform: coordinates of a .ply, if they cannot be found: splat_frame.json or dataparser_transforms.json.
         fixer: fixer of the enhancer (unset: embedded).

@@ -90,8 +90,8 @@ class ThreeDSRConfig(GuidanceConfig):
     """of this training before its first round, once that is planned: then more iterations prolong the last round; no
     flag"""
     start: Path | None = None
-    """a splat to begin the rounds with: a .ply, a checkpoint, or the folder or config.yml of a training on these photos
-    (unset: it is trained first)"""
+    """a splat to begin the rounds with: a .ply or .spz, a checkpoint, or the folder or config.yml of a training on
+    these photos (unset: it is trained first)"""
     feedback: bool = True
     """go on from the splat's renders after each round; False goes on from the upscaler's own results: upscaling that is
     independent of the other photos"""

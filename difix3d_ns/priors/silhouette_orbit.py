@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor
 from difix3d_ns.geometry.object_frame import RADIUS, object_cameras
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.warp import unproject
-from difix3d_ns.priors.base import ObjectFrame, State
+from difix3d_ns.priors.base import ObjectFrame, OrbitGenerator, State
 
 _REACH, _SAMPLES = 1.0, 112
 """before and behind the object's middle, where a ray is followed, and how many places of it are looked at"""
 
 
-class SilhouetteOrbit(ABC):
+class SilhouetteOrbit(OrbitGenerator):
     """A generator behind the contract of ``OrbitGenerator``: a camera a step; seeds change nothing.
 
     Args:
