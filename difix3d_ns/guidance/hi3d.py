@@ -51,7 +51,7 @@ _PHOTOS_PER_STEP = 8  # at whose poses the splat is rendered, so that references
 _SEED = 1_000_003  # between the seeds of two trainings
 _STATE, _RENDERED = "state", "rendered"
 _SAME_PLACE, _SAME_WAY = 1e-3, 1e-3  # of the camera spacing, and of a direction: a frame at a photograph's very pose
-_TOO_LITTLE = (
+_NO_MEMORY = (
     "the device has no memory for the orbit: train with a smaller --pipeline.guidance.side, without a refiner "
     "(--pipeline.guidance.orbit-refiner.name none), or with sparse-splatfacto"
 )
@@ -177,7 +177,7 @@ class Hi3DGuidance(Guidance):
         """Render a frame of the orbit, all of them before this step; later do a step of the refiner, or finish one."""
         if self._done or step < self._begins or not (self._begun or self._renderer.fit_at(step)):
             return False
-        with_memory(partial(self._piece, step), self.pool, _TOO_LITTLE)
+        with_memory(partial(self._piece, step), self.pool, _NO_MEMORY)
         return self._state is None and not self._done
 
     def _piece(self, step: int) -> None:

@@ -63,7 +63,7 @@ _OF_VIEW = 4096  # between those of two views of one: more than a view is ever m
 _OF_NOISE = 2048  # between those of a level of noise and of the noise itself
 _STATE = "state"
 _DONE_AT = 0.9  # share of training after which no picture is made again: it would be drawn only a few times
-_TOO_LITTLE = (
+_NO_MEMORY = (
     "the device has no memory to predict views: train with sparse-splatfacto, or on smaller photos "
     "(--pipeline.datamanager.camera-res-scale-factor 0.5)"
 )
@@ -200,7 +200,7 @@ class SparseFusionGuidance(Guidance):
         if self._current is None:
             self._current = self._next(step)
         if self._current is not None:
-            with_memory(partial(self._work, self._current, step), self.pool, _TOO_LITTLE)
+            with_memory(partial(self._work, self._current, step), self.pool, _NO_MEMORY)
         return False
 
     @property

@@ -53,7 +53,7 @@ STEPS_PER_ROUND = {"cpu": 500, "cuda": 5000}
 """with the paper's four rounds: 5,000 are the paper's"""
 MIN_AGREEMENT = 0.65
 """of the photographs' details, from which the photographs alone teach more than what is made from noise"""
-_TOO_LITTLE = (
+_NO_MEMORY = (
     "the device has no memory to upscale the photos: train with a smaller --pipeline.guidance.factor or "
     "--pipeline.guidance.long-side"
 )
@@ -302,9 +302,9 @@ class ThreeDSRGuidance(Guidance):
         if not self._busy and self.round < self.plan.round_at(step):
             self._begin()
         if self._upscaling.left:
-            with_memory(partial(self._upscale, step), self.pool, _TOO_LITTLE)
+            with_memory(partial(self._upscale, step), self.pool, _NO_MEMORY)
         elif self._check.running:
-            with_memory(partial(self._check_on, step), self.pool, _TOO_LITTLE)
+            with_memory(partial(self._check_on, step), self.pool, _NO_MEMORY)
         return self._busy or self.round < self.plan.round_at(step)
 
     @property

@@ -21,7 +21,7 @@ KNOWN = 8
 
 
 class Field(NamedTuple):
-    """What is where along the rays of a photograph; logits."""
+    """Occupancy and colours along the rays of a photograph; logits."""
 
     solid: Tensor  # [B, D, 64, 64] that a place is inside of the object
     colours: Tensor  # [B, 3, D / 2, 32, 32] of the surface that is there, if one is
