@@ -138,7 +138,7 @@ def test_no_two_files_share_a_name() -> None:
 
     names = Counter(path.stem for path in PACKAGE.rglob("*.py"))
     own = {name for kind in (Fixer, OrbitGenerator, OrbitRefiner, ViewGenerator) for name in available_priors(kind)}
-    own |= {"__init__", "base"}
+    own = {name.replace("-", "_") for name in own} | {"__init__", "base"}
     assert [name for name, count in names.items() if count > 1 and name not in own] == []
 
 
