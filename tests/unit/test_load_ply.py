@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
+from nerfstudio.configs.method_configs import method_configs
 
 from difix3d_ns.apps.enhance_splat import open_splat
 from difix3d_ns.apps.export_splat import export
 from difix3d_ns.errors import UserError
 from difix3d_ns.evaluation.runs import evaluate
+from difix3d_ns.io import checkpoints
 from difix3d_ns.ns import starting_splat
 from difix3d_ns.ns.starting_splat import read_exported, read_transform
 from difix3d_ns.ns.trainer import GuidedTrainer
@@ -169,6 +173,35 @@ def test_a_splat_is_opened_without_training(
     ours, theirs = (evaluate(path, enhance=True) for path in (training.base_dir / "config.yml", config))
     assert theirs.views[0].enhanced is not None
     assert float((ours.views[0].render - theirs.views[0].render).abs().max()) < 0.02
+
+
+def test_a_training_by_plain_splatfacto_is_opened(training: GuidedTrainer, tmp_path: Path) -> None:
+    """As nerfstudio writes it: its settings, its datamanager, its split of the photos, and a checkpoint of its own."""
+    ours = training.config.pipeline
+    theirs = copy.deepcopy(method_configs["splatfacto"])
+    theirs.data = theirs.pipeline.datamanager.data = ours.datamanager.data
+    theirs.output_dir, theirs.experiment_name, theirs.timestamp = tmp_path / "plain", "scene", "run"
+    theirs.pipeline.model.sh_degree = ours.model.sh_degree
+    theirs.pipeline.model.background_color = ours.model.background_color
+    folder = theirs.get_base_dir()
+    (folder / "nerfstudio_models").mkdir(parents=True)
+    (folder / "config.yml").write_text(yaml.dump(theirs))
+    state = checkpoints.load(max(training.checkpoint_dir.iterdir()))
+    plain = {
+        "step": state["step"],
+        "pipeline": {name: values for name, values in state["pipeline"].items() if "gauss_params" in name},
+        "optimizers": {},
+        "schedulers": {},
+        "scalers": {},
+    }
+    torch.save(plain, folder / "nerfstudio_models" / f"step-{state['step']:09d}.ckpt")
+    config = open_splat(folder, output=tmp_path / "outputs", fixer="none")
+    assert config.parents[2].parent == tmp_path / "outputs"
+    first, second = (evaluate(path, enhance=True) for path in (training.base_dir / "config.yml", config))
+    assert second.views and second.views[0].enhanced is not None
+    pictures = {view.name: view.render for view in first.views}
+    for view in second.views:
+        assert float((pictures[view.name] - view.render).abs().max()) < 0.02
 
 
 def test_nothing_to_open(training: GuidedTrainer, tmp_path: Path) -> None:
