@@ -59,7 +59,7 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
         self._net, self._threshold = net, threshold
 
     def shape(self, photo: Tensor, elevation: float, camera: Pinhole) -> dict[str, Tensor]:
-        """What is inside along the photograph's rays, and colours (contract of ``SilhouetteOrbit``)."""
+        """Volume of what is inside along the photograph's rays, and colours (contract of ``SilhouetteOrbit``)."""
         small = reduced(photo)
         field, _ = self._field(small, elevation)
         rows, columns = nearest_inside(small[..., 3].numpy() > 0.5)  # the outline is cut at the photograph's own size
@@ -110,7 +110,7 @@ class PhotoVolumeOrbitGenerator(SilhouetteOrbit):
 
     @torch.no_grad()
     def _field(self, small: Tensor, elevation: float) -> tuple[Field, Elevation]:
-        """What the network finds in a photograph and in its mirror image, their mean."""
+        """Mean of what the network finds in a photograph and in its mirror image."""
         planes = small.permute(2, 0, 1)[None]
         maps = torch.cat([planes, outlines(small[..., 3:])[None]], 1).to(self._device)
         maps = torch.cat([maps, maps.flip(-1)])
@@ -135,7 +135,7 @@ def reduced(photo: Tensor) -> Tensor:
 
 
 def outlines(mask: Tensor) -> Tensor:
-    """What a silhouette [64, 64, 1] alone tells: inflated depth and distance to its outline, [2, 64, 64]."""
+    """Inflated depth of a silhouette [64, 64, 1] and distance to its outline, [2, 64, 64]."""
     inside = ndimage.distance_transform_edt(mask[..., 0].numpy() > 0.5)
     return torch.stack([film_over(mask)[..., 0] / _FILM, torch.from_numpy(inside).float() / _DISTANCE])
 

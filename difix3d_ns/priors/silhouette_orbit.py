@@ -1,4 +1,4 @@
-"""What generators of orbits share that make a closed shape of one silhouette and look at it from all around."""
+"""Base of generators of orbits that make a closed shape of one silhouette and look at it from all around."""
 
 from __future__ import annotations
 

@@ -133,11 +133,12 @@ def test_package(folder: str) -> None:
 
 def test_no_two_files_share_a_name() -> None:
     """But for ``__init__``, ``base``, and what is called by the name of a prior that is chosen by it."""
-    from difix3d_ns.priors.base import Fixer, OrbitRefiner, ViewGenerator
+    from difix3d_ns.priors.base import Fixer, OrbitGenerator, OrbitRefiner, ViewGenerator
     from difix3d_ns.priors.registry import available_priors
 
     names = Counter(path.stem for path in PACKAGE.rglob("*.py"))
-    own = {name for kind in (Fixer, OrbitRefiner, ViewGenerator) for name in available_priors(kind)}
+    kinds = (Fixer, OrbitGenerator, OrbitRefiner, ViewGenerator)
+    own = {name.replace("-", "_") for kind in kinds for name in available_priors(kind)}
     own |= {"__init__", "base"}
     assert [name for name, count in names.items() if count > 1 and name not in own] == []
 

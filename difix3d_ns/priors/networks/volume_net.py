@@ -21,7 +21,7 @@ KNOWN = 8
 
 
 class Field(NamedTuple):
-    """What is where along the rays of a photograph; logits."""
+    """Logits of what is where along the rays of a photograph."""
 
     solid: Tensor  # [B, D, 64, 64] that a place is inside of the object
     colours: Tensor  # [B, 3, D / 2, 32, 32] of the surface that is there, if one is
@@ -112,7 +112,7 @@ class VolumeNet(nn.Module):
         x = self.enter(F.pixel_unshuffle(F.silu(fine), 2))
         kept = []
         for number, blocks in enumerate(self.before):
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 x = block(x)
             if number < len(self.down):
                 kept.append(x)
@@ -125,7 +125,7 @@ class VolumeNet(nn.Module):
             x = block(x, known)
         for up, blocks in zip(self.up, self.after, strict=True):
             x = up(torch.cat([F.interpolate(x, scale_factor=2, mode="nearest"), kept.pop()], 1))
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]
                 x = block(x, known)
         x = self.leave(x)
         solid = self.depth(torch.cat([F.silu(F.pixel_shuffle(self.solid(x), 2)), F.silu(fine)], 1))

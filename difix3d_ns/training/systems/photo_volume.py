@@ -130,7 +130,7 @@ class PhotoVolume:
         colours = pictures.permute(0, 2, 3, 1)[sample.masks][chosen]
         one = (pictures[view, None], mask[None, None].float(), sample.outlines[view, None].float())
         if integer(2, generator):
-            one, inside = tuple(values.flip(-1) for values in one), inside.flip(-1)
+            one, inside = (one[0].flip(-1), one[1].flip(-1), one[2].flip(-1)), inside.flip(-1)
             places = places * torch.tensor([-1.0, 1, 1])
         return network_input(*one)[0], sample.elevations[view].float(), inside, places, colours.T[..., None]
 
