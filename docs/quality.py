@@ -298,7 +298,9 @@ BLOCKS: dict[Path, dict[str, Callable[[], str]]] = {
         "exported": exported,
         "harm": harm,
     },
-    ROOT / "docs" / "3dsr.md": {name: functools.partial(enlarged, name) for name in ("3dsr", "3dsr-ablation")},
+    ROOT / "docs" / "3dsr.md": {
+        name: functools.partial(enlarged, name) for name in ("3dsr", "3dsr-own-size", "3dsr-ablation")
+    },
     ROOT / "docs" / "reliability.md": {
         "kills": kills,
         "disk": full_disks,
