@@ -21,7 +21,7 @@ DOCS = Path(__file__).resolve().parent
 PAGE = DOCS / "commands.md"
 
 HEAD = """\
-<!-- Written by docs/commands.py: change the docstrings in difix3d_ns/commands, then run `make docs`. -->
+<!-- Written by docs/commands.py: change the docstrings in difix3d_ns/cli, then run `make docs`. -->
 
 # Commands
 

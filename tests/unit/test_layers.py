@@ -26,7 +26,6 @@ LAYERS = (
     ("methods",),
     ("evaluation",),
     ("apps",),
-    ("commands",),
     ("cli",),
 )
 """rooms of the package from the lowest layer to the highest; rooms of one layer may import each other"""

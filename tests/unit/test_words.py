@@ -119,7 +119,7 @@ def test_package(folder: str) -> None:
         lines = {line for text, start, _ in docstrings for line in range(start, start + text.count("\n") + 1)}
         found = [(line, word) for name, line in _names(tree) for word in _in_name(name)]
         found += [(line, word) for text, line in _messages(tree, lines) for word in _found(OURS | TO_USERS, text)]
-        helped = OURS | TO_USERS if folder == "commands" else OURS  # their docstrings are the commands' help
+        helped = OURS | TO_USERS if folder == "cli" else OURS  # their docstrings are the commands' help
         found += [(line, word) for text, line, _ in docstrings for word in _found(helped, text)]
         found += [(line, word) for text, line in _comments(source) for word in _found(OURS, text)]
         found += [

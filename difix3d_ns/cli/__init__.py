@@ -14,13 +14,13 @@ import tyro
 
 import difix3d_ns
 from difix3d_ns.apps.train_prior import train_prior
-from difix3d_ns.commands.captures import depth, pose
-from difix3d_ns.commands.demos import demo, demo_3dsr, demo_object, demo_scene, photos
-from difix3d_ns.commands.machine import doctor
-from difix3d_ns.commands.pictures import fix, upscale
-from difix3d_ns.commands.prior_training import convert, curate, export_pairs
-from difix3d_ns.commands.splats import enhance, export, image_to_3d, mesh, turntable
-from difix3d_ns.commands.trainings import bench, compare, report
+from difix3d_ns.cli.captures import depth, pose
+from difix3d_ns.cli.demos import demo, demo_3dsr, demo_object, demo_scene, photos
+from difix3d_ns.cli.machine import doctor
+from difix3d_ns.cli.pictures import fix, upscale
+from difix3d_ns.cli.prior_training import convert, curate, export_pairs
+from difix3d_ns.cli.splats import enhance, export, image_to_3d, mesh, turntable
+from difix3d_ns.cli.trainings import bench, compare, report
 from difix3d_ns.errors import UserError
 from difix3d_ns.io.consoles import replace_unprintable
 
@@ -98,7 +98,3 @@ def main() -> None:
         sys.exit(128 + (signal.SIGINT if isinstance(end, KeyboardInterrupt) else signal.SIGTERM))
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-if __name__ == "__main__":
-    main()
