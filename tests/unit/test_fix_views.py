@@ -24,7 +24,7 @@ from difix3d_ns.io.video_frames import video_rate
 from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.ns.photo_dataset import PhotoDataset
 from difix3d_ns.priors.alignment.plane_alignment import features_of, request_on_a_plane
-from difix3d_ns.priors.base import FixRequest, FixResult
+from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.none import IdentityFixer
 from tests.unit.tiny_scene import write_scene
@@ -188,7 +188,7 @@ def test_photos_are_kept_as_far_as_memory_goes(tmp_path: Path, monkeypatch: pyte
     assert len(matched._found) == 1
 
 
-class FailingFixer:
+class FailingFixer(Fixer):
     """One that repairs nothing, and has no memory for the calls of these numbers."""
 
     generative, trained_references = False, 1

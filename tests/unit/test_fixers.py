@@ -141,7 +141,7 @@ def test_loading_leaves_the_random_generator_and_threads_wait_for_each_other() -
     fixer = load_fixer("embedded")
     assert torch.equal(torch.rand(2), expected)
     inside, most = [0], [0]
-    fix = fixer._fixer.fix  # type: ignore[attr-defined]
+    fix = fixer._prior.fix  # type: ignore[attr-defined]
 
     def counting(requests: Sequence[FixRequest]) -> list[FixResult]:
         inside[0] += 1
@@ -150,7 +150,7 @@ def test_loading_leaves_the_random_generator_and_threads_wait_for_each_other() -
         inside[0] -= 1
         return result
 
-    with mock.patch.object(fixer._fixer, "fix", counting):  # type: ignore[attr-defined]
+    with mock.patch.object(fixer._prior, "fix", counting):  # type: ignore[attr-defined]
         threads = [threading.Thread(target=fixer.fix, args=([FixRequest(torch.rand(32, 48, 3))],)) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -234,7 +234,7 @@ def test_weights_are_downloaded_while_training_goes_on(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("difix3d_ns.priors.published.hub.download", download)
     enhancer = Enhancer(EnhancerSettings(FixerConfig("difix", "owner/name"), 1.0), renderer, NoReferences())
-    with pytest.raises(UserError, match=r"--pipeline\.enhancer\.weights or DIFIX3D_WEIGHTS\): offline"):
+    with pytest.raises(UserError, match=r"--pipeline\.enhancer\.weights owner/name cannot be downloaded: offline"):
         enhancer.enhance(camera_at(0.0, width=40, height=30), torch.rand(30, 40, 3))
     assert fetched == [("owner/name", 0)]
 

@@ -140,7 +140,7 @@ def test_nothing_readable_is_an_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--load-dir .*nerfstudio_models"):
         checkpoints.load_newest(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"^--pipeline\.guidance\.start .*1 damaged"):
-        read_start(folder.parent)
+        read_start(folder.parent, "--pipeline.guidance.start")
 
 
 def test_foreign_files_are_named(tmp_path: Path) -> None:

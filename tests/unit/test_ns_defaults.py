@@ -279,6 +279,10 @@ def test_what_a_resumed_training_takes_over() -> None:
     assert kept == {
         "--max-num-iterations": 300,
         "--pipeline.depth.name": "none",
+        "--pipeline.depth.weights": None,
+        "--pipeline.guidance.fixer.name": "embedded",
+        "--pipeline.guidance.fixer.weights": None,
+        "--pipeline.guidance.fixer.references": None,
         "--pipeline.guidance.rounds": 5,
         "--pipeline.guidance.probability": 0.5,
         "--pipeline.floaters.min-depth": 0.0,

@@ -150,7 +150,7 @@ def test_unreadable_weights_are_told_of_before_training(scene: Path) -> None:
 def test_unreadable_weights_of_the_enhancer_are_told_of_before_training(scene: Path) -> None:
     config = short_config(scene, steps=300)
     config.pipeline.enhancer.name, config.pipeline.enhancer.weights = "embedded", str(scene / "gone.safetensors")
-    with pytest.raises(UserError, match=r"\(--pipeline\.enhancer\.name, --pipeline\.enhancer\.weights .*gone"):
+    with pytest.raises(UserError, match=r"\(--pipeline\.enhancer\.name, --pipeline\.enhancer\.weights, .*gone"):
         GuidedTrainer(config).setup()
     config = short_config(scene, steps=300, name="off")
     config.pipeline.enhancer.weights, config.pipeline.enhancer.mode = str(scene / "gone.safetensors"), "off"

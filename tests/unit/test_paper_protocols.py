@@ -434,7 +434,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return Evaluation(views, 100, 0.0, (96, 64))
 
     monkeypatch.setattr(runs, "evaluate", evaluate)
-    monkeypatch.setattr("difix3d_ns.evaluation.bench.job._agreements", lambda folder: [])
+    monkeypatch.setattr("difix3d_ns.evaluation.bench.job.agreements", lambda folder: [])
     console = Console(file=io.StringIO(), width=160)
     bench(
         [tmp_path / "data"],
