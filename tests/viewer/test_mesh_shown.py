@@ -19,7 +19,7 @@ from difix3d_ns.ns.splat_frame import SplatFrame
 from difix3d_ns.ns.viewer.shown_mesh import ShownMesh
 from tests.browser import SLOW_SCREEN, Tab, chromium, open_tab
 
-PORT = 7437
+PORT = 7439
 MAGENTA = np.array([255, 0, 255])
 CENTRE = np.array([0.3, -0.2, 0.1])
 """of a box of 0.4, in the coordinates of training; the frame of its capture is another"""
