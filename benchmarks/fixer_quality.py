@@ -28,26 +28,13 @@ from difix3d_ns.priors.base import Fixer, FixRequest, FixResult
 from difix3d_ns.priors.blend import BlendFixer
 from difix3d_ns.priors.embedded import EmbeddedFixer, load
 from difix3d_ns.priors.none import IdentityFixer
-from difix3d_ns.training.validate import LimitReferences
+from difix3d_ns.training.validate import LimitReferences, ShownOtherwise
 
 _WINDOW = 9  # pixels
 
 
-class WithoutCameras(Fixer):
+class WithoutCameras(ShownOtherwise):
     """A fixer that is shown references aligned by matched features, as ``difix3d fix --reference`` shows them."""
-
-    def __init__(self, fixer: Fixer):
-        self._fixer = fixer
-
-    @property
-    def trained_references(self) -> int | None:
-        """As of the fixer."""
-        return self._fixer.trained_references
-
-    @property
-    def generative(self) -> bool:
-        """As of the fixer."""
-        return self._fixer.generative
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``)."""

@@ -48,8 +48,9 @@ from difix3d_ns.meshing.depth_view import depth_view
 from difix3d_ns.meshing.painting import Occlusion, Points, rays_against
 from difix3d_ns.meshing.volume import Box
 from difix3d_ns.metrics.agreement import agreement
-from difix3d_ns.metrics.image import image_metrics, psnr
+from difix3d_ns.metrics.image import image_metrics
 from difix3d_ns.metrics.perceptual import LPIPS, MissingWeights
+from difix3d_ns.metrics.psnr import psnr
 from difix3d_ns.priors.base import FixRequest, ObjectFrame, OrbitFrame
 from difix3d_ns.priors.registry import load_fixer, load_orbit_generator, load_orbit_refiner, load_view_generator
 

@@ -17,11 +17,10 @@ from difix3d_ns.data.capture import Capture
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.posed_image import PosedImage
 from difix3d_ns.geometry.warp import unproject
-from difix3d_ns.guidance.upscaled_photos import file_names
 from difix3d_ns.initialization.depth_records import coloured
 from difix3d_ns.initialization.estimated_depths import WITHIN, estimate_depths, photo_depth
 from difix3d_ns.io.atomic import replacing, write_text
-from difix3d_ns.io.file_names import distinct_names
+from difix3d_ns.io.file_names import distinct_names, png_names
 from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.point_files import write_points
 from difix3d_ns.io.progress import counted_down
@@ -117,7 +116,7 @@ def _write(capture: Capture, maps: Sequence[DepthMap], output: Path) -> list[Pat
     of_photo = dict(zip(capture.train, maps, strict=True))
     frames: list[dict[str, Any]] = []
     files: list[Path] = []
-    for index, place in enumerate(file_names(distinct_names(capture.files))):
+    for index, place in enumerate(png_names(distinct_names(capture.files))):
         place = place.relative_to(place.anchor)
         camera = capture.cameras[index]
         pose = to_original @ camera.camera_to_world.double().numpy()

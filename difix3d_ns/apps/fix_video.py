@@ -16,7 +16,7 @@ from difix3d_ns.apps.fix_images import Sources, load_named_fixer, views_of
 from difix3d_ns.apps.picture_tasks import pictures_of, usable_device
 from difix3d_ns.apps.picture_views import MAX_CANDIDATES, NothingShared
 from difix3d_ns.apps.video_files import VIDEO, video_writer
-from difix3d_ns.errors import UserError
+from difix3d_ns.errors import UserError, first_line
 from difix3d_ns.geometry.spacing import evenly_spaced
 from difix3d_ns.io.images import read_picture
 from difix3d_ns.io.progress import progress_bar
@@ -109,7 +109,7 @@ def fix_video(
 
 
 def _failure(video: Path, number: int, error: Exception) -> str:
-    reason = str(error).partition("\n")[0]
+    reason = first_line(error)
     remedy = (
         f": make the video smaller (ffmpeg -i {video} -vf scale=iw/2:-2 smaller.mp4), or give --device cpu"
         if isinstance(error, torch.cuda.OutOfMemoryError)

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from difix3d_ns.errors import UserError
+from difix3d_ns.errors import UserError, first_line
 from difix3d_ns.io.atomic import write_json
 from difix3d_ns.io.images import READABLE, WRITABLE
 from difix3d_ns.io.progress import progress_bar
@@ -152,7 +152,7 @@ def usable_device(name: str | None) -> str:
     try:
         torch.zeros(0, device=where)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {where}: not usable here ({str(error).splitlines()[0]}); try cpu") from error
+        raise UserError(f"--device {where}: not usable here ({first_line(error)}); try cpu") from error
     return where
 
 

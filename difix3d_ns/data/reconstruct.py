@@ -14,6 +14,7 @@ from torch import Tensor
 from difix3d_ns.data.capture import Capture
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.geometry.resize import resized
+from difix3d_ns.io.foreign_splats import SH_C0
 from difix3d_ns.rasterization import median_depth, rasterization
 from difix3d_ns.splats.strategies.capped import CappedStrategy
 
@@ -22,7 +23,6 @@ BACKGROUND = (0.1490, 0.1647, 0.2157)
 
 RasterizeMode = Literal["classic", "antialiased"]
 _SH_DEGREE = 1
-_SH0 = 0.28209479177387814
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _initial_gaussians(capture: Capture, views: Sequence[int]) -> tuple[torch.nn
         "scales": size.log().repeat(1, 3),
         "quats": F.normalize(torch.randn(n, 4), dim=1),
         "opacities": torch.full((n,), 0.3).logit(),
-        "sh0": ((capture.colours - 0.5) / _SH0)[:, None],
+        "sh0": ((capture.colours - 0.5) / SH_C0)[:, None],
         "shN": torch.zeros(n, (_SH_DEGREE + 1) ** 2 - 1, 3),
     }
     return torch.nn.ParameterDict({k: torch.nn.Parameter(v.contiguous()) for k, v in values.items()}), scale

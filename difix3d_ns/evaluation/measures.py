@@ -12,7 +12,7 @@ from difix3d_ns.evaluation.curves import read_curves
 from difix3d_ns.evaluation.runs import HeldOutView
 from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.metrics.high_pass import high_pass_correlation, low_consistency
-from difix3d_ns.metrics.image import psnr
+from difix3d_ns.metrics.psnr import psnr
 
 
 def counted(views: Sequence[HeldOutView], masks: Mapping[str, Tensor] | None) -> list[HeldOutView]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +24,15 @@ class Pinhole:
     intrinsics: Tensor  # [3, 3], pixels
     width: int
     height: int
+
+    @classmethod
+    def of_state(cls, state: Sequence[Any]) -> Pinhole:
+        """Return the camera of what ``state`` returned."""
+        return cls(*state)
+
+    def state(self) -> list[Any]:
+        """Return what a checkpoint holds: pose and intrinsics in float32, width, height."""
+        return [self.camera_to_world.float(), self.intrinsics.float(), self.width, self.height]
 
     @property
     def world_to_camera(self) -> Tensor:

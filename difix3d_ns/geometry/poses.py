@@ -145,3 +145,15 @@ def with_poses(cameras: Sequence[Pinhole], poses: Tensor) -> list[Pinhole]:
         Pinhole(pose.to(camera.camera_to_world), camera.intrinsics, camera.width, camera.height)
         for camera, pose in zip(cameras, poses, strict=True)
     ]
+
+
+def path_order(cameras: Sequence[Pinhole]) -> list[int]:
+    """Order cameras along the path they were taken on: from the outermost always to the nearest one that is left."""
+    positions = torch.stack([camera.position.double().cpu() for camera in cameras])
+    left = list(range(len(cameras)))
+    order = [int((positions - positions.mean(0)).norm(dim=1).argmax())]
+    left.remove(order[0])
+    while left:
+        distances = (positions[left] - positions[order[-1]]).norm(dim=1)
+        order.append(left.pop(int(distances.argmin())))
+    return order

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from rich.markup import escape
 
-from difix3d_ns.errors import UserError
+from difix3d_ns.errors import UserError, first_line
 from difix3d_ns.geometry.pinhole import Pinhole
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig
 from difix3d_ns.guidance.fix_record import ABOUT_FIXES, fix_group, record_fix
@@ -337,9 +336,9 @@ class DifixGuidance(Guidance):
             self._make(tasks, cameras, step)
             return
         except torch.cuda.OutOfMemoryError as error:
-            problem = f"since memory ran out ({_first_line(error)}). Less is needed with {_SMALLER}"
+            problem = f"since memory ran out ({first_line(error).rstrip('.')}). Less is needed with {_SMALLER}"
         except RuntimeError as error:
-            problem = f"since making it failed: {_first_line(error)}"
+            problem = f"since making it failed: {first_line(error).rstrip('.')}"
         except Exception as error:
             if not all(task.requested for task in tasks):
                 raise
@@ -428,7 +427,7 @@ class DifixGuidance(Guidance):
             "fixer": self.config.fixer.name,
             "round": self.round,
             "queue": [[task.round, task.target, task.requested] for task in self.queue.tasks],
-            "targets": [[t.camera_to_world.float(), t.intrinsics.float(), t.width, t.height] for t in self._targets],
+            "targets": [target.state() for target in self._targets],
             "current": list(self._current),
             "first_view": self._first_view,
             "pool": self.pool.state(checkpoint=step),
@@ -437,14 +436,10 @@ class DifixGuidance(Guidance):
     def load_state_dict(self, state: dict[str, Any], folder: Path, step: int) -> None:
         if not state:  # of a training without rounds
             return
-        own = self.config.fixer.name
-        if (name := state.get("fixer", own)) != own:
-            raise UserError(
-                f"this training was begun with the fixer {name}: give --pipeline.guidance.fixer.name {name}"
-            )
+        self.config.fixer.check_resumed(state.get("fixer", self.config.fixer.name))
         self.round = state["round"]
         self.queue.tasks = [Task(*task) for task in state["queue"]]
-        self._targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]
+        self._targets = [Pinhole.of_state(target) for target in state["targets"]]
         self._current = state["current"]
         self._first_view = state["first_view"]
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
@@ -479,9 +474,7 @@ class DifixGuidance(Guidance):
         )
 
     def _shown_view(self, entry: Entry) -> ShownView:
-        head, picture = self._tracking.heads.get(entry.key), partial(self.pool.thumbnail, entry.key)
-        names, group = () if head is None else head.references, fix_group(Task.of(entry.key).round)
-        return ShownView(entry.key, entry.generation, entry.camera, picture, names, group)
+        return replace(self._tracking.shown(entry, self.pool), group=fix_group(Task.of(entry.key).round))
 
     def request_round(self) -> None:
         """Request the next round now, or the last one again; from any thread, taken up before the next step."""
@@ -531,10 +524,6 @@ class DifixGuidance(Guidance):
         self._targets += targets
         self._current = list(range(first, len(self._targets)))
         self._run.tracker.log(f"The next rounds lead to {len(targets)} other targets.")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0].rstrip(".")
 
 
 def most_redundant_of_oldest_round(entries: Sequence[Entry]) -> str:

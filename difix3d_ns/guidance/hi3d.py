@@ -26,7 +26,7 @@ from difix3d_ns.geometry.poses import camera_spacing, pose_distances, stack_pose
 from difix3d_ns.geometry.resampling import resampled
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs
 from difix3d_ns.guidance.scarce_memory import with_memory
-from difix3d_ns.guidance.status import ShownView, Status
+from difix3d_ns.guidance.status import Status
 from difix3d_ns.guidance.tracking import ViewTracker
 from difix3d_ns.io.config_fields import check_at_least, check_share
 from difix3d_ns.io.run import Run
@@ -34,9 +34,10 @@ from difix3d_ns.priors.base import Fixer, FixRequest, OrbitFrame, OrbitRefiner, 
 from difix3d_ns.priors.fixer_config import FixerConfig
 from difix3d_ns.priors.orbit_refiner_config import NO_REFINER, OrbitRefinerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
-from difix3d_ns.views.pool import Entry, Pool
+from difix3d_ns.views.pool import Pool
 from difix3d_ns.views.protocols import References, Render, Renderer, Scene
 from difix3d_ns.views.records import About, ViewRecord, ViewRecords, panels_of
+from difix3d_ns.views.store import RENDERED, STATE
 from difix3d_ns.views.view import TrainView
 
 MIN_PHOTOS = 3
@@ -49,7 +50,6 @@ NO_FIXER = "none"
 _FACTOR = 2  # of frames that nothing refines
 _PHOTOS_PER_STEP = 8  # at whose poses the splat is rendered, so that references can be chosen
 _SEED = 1_000_003  # between the seeds of two trainings
-_STATE, _RENDERED = "state", "rendered"
 _SAME_PLACE, _SAME_WAY = 1e-3, 1e-3  # of the camera spacing, and of a direction: a frame at a photograph's very pose
 _NO_MEMORY = (
     "the device has no memory for the orbit: train with a smaller --pipeline.guidance.side, without a refiner "
@@ -212,7 +212,7 @@ class Hi3DGuidance(Guidance):
         low = camera.resized(camera.width // self._factor, camera.height // self._factor)
         image = resampled(render.image, low.height, low.width)
         shown = render.image if self.refiner is None else resampled(image, camera.height, camera.width)
-        self.pool.put(TrainView(f"{_RENDERED}/{number:03d}", camera, shown, alpha=render.alpha, depth=render.depth))
+        self.pool.put(TrainView(f"{RENDERED}/{number:03d}", camera, shown, alpha=render.alpha, depth=render.depth))
         taken = self._photo_at(camera)
         photo = None if taken is None else self._scene.photo(taken).image
         return OrbitFrame(image, low, render.depth.where(render.alpha > 0.5, 0.0), photo)
@@ -239,7 +239,7 @@ class Hi3DGuidance(Guidance):
         if self.refiner is not None and not self._results:
             self._results = self.refiner.result(self._state)
         camera = self.targets[number]
-        before = self.pool.stored(f"{_RENDERED}/{number:03d}")
+        before = self.pool.stored(f"{RENDERED}/{number:03d}")
         image = self._results[number] if self._results else None if before is None else before.image
         if image is not None:  # else it was lost, with nothing to make it of
             made = TrainView(f"orbit/{number:03d}", camera, image, photo=self._photo_at(camera))
@@ -253,7 +253,7 @@ class Hi3DGuidance(Guidance):
             return
         self._tracking.end("Orbit", step, len(self.targets))
         if self._kept is not None:  # in its place next to nothing: checkpoints would hold it until the end
-            self.pool.put_state(_STATE, {})
+            self.pool.put_state(STATE, {})
         self._state, self._kept, self._results, self._done = None, None, [], True
 
     @torch.no_grad()
@@ -338,7 +338,7 @@ class Hi3DGuidance(Guidance):
 
     def state_dict(self, step: int) -> dict[str, Any]:
         if self._state is not None and self._state is not self._kept:
-            self.pool.put_state(_STATE, self._state)
+            self.pool.put_state(STATE, self._state)
             self._kept = self._state
         return {
             "refiner": self.config.orbit_refiner.name,
@@ -346,21 +346,17 @@ class Hi3DGuidance(Guidance):
             "done": self._done,
             "begun": self._state is not None,
             "finished": self._finished,
-            "targets": [[t.camera_to_world.float(), t.intrinsics.float(), t.width, t.height] for t in self.targets],
+            "targets": [target.state() for target in self.targets],
             "pool": self.pool.state(checkpoint=step),
         }
 
     def load_state_dict(self, state: dict[str, Any], folder: Path, step: int) -> None:
-        if (name := state["refiner"]) != self.config.orbit_refiner.name:
-            raise UserError(
-                f"this training was begun with the orbit refiner {name}: give --pipeline.guidance.orbit-refiner.name "
-                f"{name}"
-            )
+        self.config.orbit_refiner.check_resumed(state["refiner"])
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
         self._seed, self._done, self._finished = state["seed"], state["done"], state.get("finished", 0)
-        self.targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]
+        self.targets = [Pinhole.of_state(target) for target in state["targets"]]
         # where it was lost the orbit is rendered again
-        self._state = self._kept = self.pool.stored_state(_STATE) if state["begun"] else None
+        self._state = self._kept = self.pool.stored_state(STATE) if state["begun"] else None
         if self._state is None:
             self._finished = 0
         self._tracking.recall(folder / RECORDS_FOLDER, step)
@@ -383,12 +379,8 @@ class Hi3DGuidance(Guidance):
         return Status(
             title=ABOUT_FRAMES.short,
             lines=[line],
-            views=[self._shown_view(entry) for entry in self.pool.entries()],
+            views=[self._tracking.shown(entry, self.pool) for entry in self.pool.entries()],
             targets=self.targets,
             records=list(self._tracking.latest),
             plural="frames",
         )
-
-    def _shown_view(self, entry: Entry) -> ShownView:
-        head, picture = self._tracking.heads.get(entry.key), partial(self.pool.thumbnail, entry.key)
-        return ShownView(entry.key, entry.generation, entry.camera, picture, () if head is None else head.references)

@@ -13,9 +13,8 @@ from difix3d_ns.guidance.upscaled_photos import EnlargedPhotos
 from difix3d_ns.priors.base import State, Upscaler
 from difix3d_ns.views.pool import Pool
 from difix3d_ns.views.protocols import Renderer
+from difix3d_ns.views.store import STATE
 
-STATE = "state"
-"""how keys of the pool begin that are of a state"""
 _SEED = 1_000_003  # between the noise of two photographs lie the draws of all rounds
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from difix3d_ns.errors import UserError
+from difix3d_ns.errors import UserError, first_line
 from difix3d_ns.io.device_memory import return_unused_memory
 from difix3d_ns.views.pool import Pool
 
@@ -32,4 +32,4 @@ def with_memory(work: Callable[[], None], pool: Pool, remedy: str) -> None:
     try:
         work()
     except torch.cuda.OutOfMemoryError as error:
-        raise UserError(f"{remedy} ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{remedy} ({first_line(error)})") from error

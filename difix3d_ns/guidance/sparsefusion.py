@@ -29,16 +29,17 @@ from difix3d_ns.geometry.resize import resized
 from difix3d_ns.geometry.warp import fetch, in_view, unproject
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs
 from difix3d_ns.guidance.scarce_memory import with_memory
-from difix3d_ns.guidance.status import ShownView, Status
+from difix3d_ns.guidance.status import Status
 from difix3d_ns.guidance.tracking import ViewTracker
 from difix3d_ns.io.config_fields import check_at_least, check_share
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import GeneratedView, State, ViewGenerator
 from difix3d_ns.priors.view_generator_config import ViewGeneratorConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
-from difix3d_ns.views.pool import Entry, Pool
+from difix3d_ns.views.pool import Pool
 from difix3d_ns.views.protocols import References, Renderer, Scene
 from difix3d_ns.views.records import About, ViewRecord, ViewRecords, panels_of
+from difix3d_ns.views.store import STATE
 from difix3d_ns.views.targets import auto_targets
 from difix3d_ns.views.view import TrainView
 
@@ -61,7 +62,6 @@ OPACITY_EPS = 0.01
 _SEED = 1_000_003  # between the seeds of two trainings
 _OF_VIEW = 4096  # between those of two views of one: more than a view is ever made
 _OF_NOISE = 2048  # between those of a level of noise and of the noise itself
-_STATE = "state"
 _DONE_AT = 0.9  # share of training after which no picture is made again: it would be drawn only a few times
 _NO_MEMORY = (
     "the device has no memory to predict views: train with sparse-splatfacto, or on smaller photos "
@@ -245,7 +245,7 @@ class SparseFusionGuidance(Guidance):
             return self.generator.start(self._shown(camera, by_splat=True), [camera], seed=seed)
         noise = MAX_NOISE * float(torch.rand((), generator=torch.Generator().manual_seed(seed + _OF_NOISE)))
         render = self._renderer.render(camera).image
-        before = self.pool.stored_state(f"{_STATE}/{number:03d}")
+        before = self.pool.stored_state(f"{STATE}/{number:03d}")
         if before is not None:
             return self.generator.again(before, [render], noise, seed)
         return self.generator.start(self._shown(camera), [camera], [render], noise, seed)
@@ -289,7 +289,7 @@ class SparseFusionGuidance(Guidance):
                 made = replace(made, depth=view.depth, depth_weight=1.0)
         self.pool.put(made)
         if self._generative and self._made[number] == 0:  # later ones begin with what photographs alone tell
-            self.pool.put_state(f"{_STATE}/{number:03d}", self._state)
+            self.pool.put_state(f"{STATE}/{number:03d}", self._state)
         self._made[number] += 1
         self._tracking.made(self._record(key, number, step, view))
         self._current, self._state, self._seconds = None, None, 0.0
@@ -372,7 +372,7 @@ class SparseFusionGuidance(Guidance):
 
     def state_dict(self, step: int) -> dict[str, Any]:
         if self._state is not None and self._state is not self._kept:
-            self.pool.put_state(_STATE, self._state)
+            self.pool.put_state(STATE, self._state)
             self._kept = self._state
         return {
             "generator": self.config.view_generator.name,
@@ -380,23 +380,19 @@ class SparseFusionGuidance(Guidance):
             "made": list(self._made),
             "current": self._current,
             "begun": self._state is not None,
-            "targets": [[t.camera_to_world.float(), t.intrinsics.float(), t.width, t.height] for t in self.targets],
+            "targets": [target.state() for target in self.targets],
             "pool": self.pool.state(checkpoint=step),
         }
 
     def load_state_dict(self, state: dict[str, Any], folder: Path, step: int) -> None:
-        if (name := state["generator"]) != self.config.view_generator.name:
-            raise UserError(
-                f"this training was begun with the view generator {name}: give --pipeline.guidance.view-generator.name "
-                f"{name}"
-            )
+        self.config.view_generator.check_resumed(state["generator"])
         self.pool.restore(folder / POOL_FOLDER, state["pool"])
         self._seed, self._made, self._current = state["seed"], list(state["made"]), state["current"]
-        self.targets = [Pinhole(pose, intrinsics, w, h) for pose, intrinsics, w, h in state["targets"]]
+        self.targets = [Pinhole.of_state(target) for target in state["targets"]]
         for number in range(len(self._made)):
             if f"orbit/{number:03d}" not in self.pool:  # it could not be written: it is made once more
                 self._made[number] = 0
-        self._state = self._kept = self.pool.stored_state(_STATE) if state["begun"] else None
+        self._state = self._kept = self.pool.stored_state(STATE) if state["begun"] else None
         self._tracking.recall(folder / RECORDS_FOLDER, step)
 
     def keep(self, steps: Sequence[int]) -> None:
@@ -414,16 +410,11 @@ class SparseFusionGuidance(Guidance):
         return Status(
             title=ABOUT_VIEWS.short,
             lines=lines,
-            views=[self._shown_view(entry) for entry in self.pool.entries()],
+            views=[self._tracking.shown(entry, self.pool) for entry in self.pool.entries()],
             targets=self.targets,
             records=list(self._tracking.latest),
             plural="generated views",
         )
-
-    def _shown_view(self, entry: Entry) -> ShownView:
-        head, picture = self._tracking.heads.get(entry.key), partial(self.pool.thumbnail, entry.key)
-        names, group = ((), "") if head is None else (head.references, head.group)
-        return ShownView(entry.key, entry.generation, entry.camera, picture, names, group)
 
 
 def _huber_error(found: Tensor, expected: Tensor, valid: Tensor | None) -> Tensor:

@@ -17,32 +17,32 @@ import torch
 from torch import Tensor
 
 from difix3d_ns.errors import UserError
+from difix3d_ns.geometry.poses import path_order
 from difix3d_ns.guidance.base import Guidance, GuidanceConfig, Losses, Outputs, Window
 from difix3d_ns.guidance.enlargement_factor import PARTS, choose_factor
 from difix3d_ns.guidance.photo_upscaling import PhotoUpscaling
 from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.round_plan import RoundPlan
 from difix3d_ns.guidance.scarce_memory import with_memory
-from difix3d_ns.guidance.status import ShownView, Status
+from difix3d_ns.guidance.status import Status
 from difix3d_ns.guidance.tracking import ViewTracker
 from difix3d_ns.guidance.upscaled_photos import (
     ABOUT_UPSCALED,
     UPSCALED_FOLDER,
     EnlargedPhotos,
-    file_names,
-    path_order,
     record_upscaled,
     view_key,
 )
 from difix3d_ns.guidance.upscaling_cost import estimate_cost
 from difix3d_ns.io.config_fields import check_at_least, fill_unset
+from difix3d_ns.io.file_names import png_names
 from difix3d_ns.io.images import Picture, write_picture
 from difix3d_ns.io.run import Run
 from difix3d_ns.priors.base import Upscaler, picture_round
 from difix3d_ns.priors.upscaler_config import UpscalerConfig
 from difix3d_ns.views.folders import POOL_FOLDER, RECORDS_FOLDER
 from difix3d_ns.views.likeness import MIN_PSNR, checked_photographs, psnr_at
-from difix3d_ns.views.pool import Entry, Pool
+from difix3d_ns.views.pool import Pool
 from difix3d_ns.views.protocols import References, Renderer, Scene
 from difix3d_ns.views.records import ViewRecord, ViewRecords
 from difix3d_ns.views.view import TrainView
@@ -213,7 +213,7 @@ class ThreeDSRGuidance(Guidance):
         self.config.factor = self._chosen_factor()
         self.photos = EnlargedPhotos(scene, self.config.factor)
         self._names = scene.names()
-        self._files = file_names(self._names)
+        self._files = png_names(self._names)
         order = path_order([scene.unoptimized_camera(index) for index in range(len(scene))])
         self.round = -1
         self._unseen: list[int] = []  # of this pass through the photographs
@@ -446,10 +446,8 @@ class ThreeDSRGuidance(Guidance):
         }
 
     def load_state_dict(self, state: dict[str, Any], folder: Path, step: int) -> None:
-        if (name := state["upscaler"]) != self.config.upscaler.name and state["round"] >= 0:
-            raise UserError(
-                f"this training was begun with the upscaler {name}: give --pipeline.guidance.upscaler.name {name}"
-            )
+        if state["round"] >= 0:
+            self.config.upscaler.check_resumed(state["upscaler"])
         own = float(self.photos.factor)
         if (factor := state.get("factor", own)) != own and state["round"] >= 0:
             raise UserError(
@@ -502,12 +500,7 @@ class ThreeDSRGuidance(Guidance):
         return Status(
             title=ABOUT_UPSCALED.short,
             lines=lines,
-            views=[self._shown_view(entry) for entry in self.pool.entries()],
+            views=[self._tracking.shown(entry, self.pool) for entry in self.pool.entries()],
             records=list(self._tracking.latest),
             plural="upscaled photos",
         )
-
-    def _shown_view(self, entry: Entry) -> ShownView:
-        head = self._tracking.heads.get(entry.key)
-        group = "" if head is None else head.group
-        return ShownView(entry.key, entry.generation, entry.camera, partial(self.pool.thumbnail, entry.key), (), group)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from difix3d_ns.guidance.status import ShownView
 from difix3d_ns.io.run import Tracker
+from difix3d_ns.views.pool import Entry, Pool
 from difix3d_ns.views.records import LATEST, RecordHead, ViewRecord, ViewRecords, mean_numbers, newest
 
 
@@ -61,6 +64,12 @@ class ViewTracker:
         self._records.adopt(folder, step)
         self.heads |= newest(self._records.heads())
         self.latest.extend(self._records.latest(LATEST))
+
+    def shown(self, entry: Entry, pool: Pool) -> ShownView:
+        """Return a view of the pool as people see it, with what its record says."""
+        head = self.heads.get(entry.key)
+        names, group = ((), "") if head is None else (head.references, head.group)
+        return ShownView(entry.key, entry.generation, entry.camera, partial(pool.thumbnail, entry.key), names, group)
 
     @property
     def _seconds(self) -> float:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path, PurePath
 
-import torch
 from torch import Tensor
 
 from difix3d_ns.geometry.pinhole import Pinhole
@@ -36,18 +33,6 @@ ABOUT_UPSCALED = About(
 def view_key(index: int) -> str:
     """Return the key of a photograph's upscaled view."""
     return f"photo/{index:04d}"
-
-
-def path_order(cameras: Sequence[Pinhole]) -> list[int]:
-    """Order cameras along the path they were taken on: from the outermost always to the nearest one that is left."""
-    positions = torch.stack([camera.position.double().cpu() for camera in cameras])
-    left = list(range(len(cameras)))
-    order = [int((positions - positions.mean(0)).norm(dim=1).argmax())]
-    left.remove(order[0])
-    while left:
-        distances = (positions[left] - positions[order[-1]]).norm(dim=1)
-        order.append(left.pop(int(distances.argmin())))
-    return order
 
 
 class EnlargedPhotos:
@@ -146,10 +131,3 @@ def record_upscaled(
         numbers={"added": float((pictures[HIGH] - pictures[LOW]).abs().mean())},
         panels=panels_of(pictures, _RECORD_LONG_SIDE),
     )
-
-
-def file_names(names: Sequence[str]) -> list[Path]:
-    """Names of PNG files for photographs: theirs, with their endings where they differ in nothing else."""
-    plain = [PurePath(name).with_suffix(".png") for name in names]
-    distinct = len(set(plain)) == len(plain)
-    return [Path(short if distinct else PurePath(f"{name}.png")) for name, short in zip(names, plain, strict=True)]

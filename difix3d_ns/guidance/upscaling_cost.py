@@ -49,7 +49,7 @@ def estimate_cost(
     size = (int(height * photos.factor), int(width * photos.factor))
     started = time.perf_counter()
     state = upscaler.start([low[:height, :width]], [size], [0])
-    calls, bytes_of_state = upscaler.steps_left(state), 0
+    calls = upscaler.steps_left(state)
     made = time.perf_counter()
     if calls:
         state = upscaler.step(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -22,3 +22,10 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 def natural(text: str) -> list[int | str]:
     """Order of "Round 9" before "Round 10"."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+
+
+def png_names(names: Sequence[str]) -> list[Path]:
+    """Names of PNG files for photographs: theirs, with their endings where they differ in nothing else."""
+    plain = [PurePath(name).with_suffix(".png") for name in names]
+    distinct = len(set(plain)) == len(plain)
+    return [Path(short if distinct else PurePath(f"{name}.png")) for name, short in zip(names, plain, strict=True)]

@@ -13,7 +13,7 @@ _DC = ("f_dc_0", "f_dc_1", "f_dc_2")
 _RGB = ("red", "green", "blue")
 _REST = "f_rest_"
 _MAX_DEGREE = 4
-_SH_C0 = 0.5 / math.sqrt(math.pi)
+SH_C0 = 0.5 / math.sqrt(math.pi)
 """of the harmonic of degree 0"""
 _CHUNK = 256  # Gaussians of a compressed file that share bounds
 _ROOT = math.sqrt(2)  # over all but the largest component of a quaternion: each is at most 1 / sqrt(2)
@@ -69,7 +69,7 @@ def _whole(vertices: np.ndarray) -> dict[str, np.ndarray]:
     else:  # of 8 or 16 bits, or in [0, 1]
         kind = vertices.dtype[_RGB[0]]
         colours = _columns(vertices, _RGB) / (np.iinfo(kind).max if kind.kind in "iu" else 1.0)
-        colours = (colours - 0.5) / _SH_C0
+        colours = (colours - 0.5) / SH_C0
     return {
         "means": _columns(vertices, ("x", "y", "z")),
         "scales": _columns(vertices, _ALWAYS[4:7]),
@@ -108,7 +108,7 @@ def _unpacked(vertices: np.ndarray, chunks: np.ndarray, sh: np.ndarray | None) -
         "means": between(split("packed_position", (11, 10, 11)), ("x", "y", "z")),
         "scales": between(split("packed_scale", (11, 10, 11)), ("scale_x", "scale_y", "scale_z")),
         "quats": _quaternions(split("packed_rotation", (2, 10, 10, 10))),
-        "features_dc": ((rgb - 0.5) / _SH_C0).astype(np.float32),
+        "features_dc": ((rgb - 0.5) / SH_C0).astype(np.float32),
         "features_rest": rest.astype(np.float32),
         "opacities": np.log(alpha / (1 - alpha)).astype(np.float32),
     }

@@ -42,21 +42,11 @@ def without_ending(file: Path) -> str:
 def is_splat(file: Path) -> bool:
     """Return whether a .ply holds Gaussians, by its head; a mesh or points it may be else."""
     try:
-        return b" f_dc_0" in _head(file) or is_compressed(file)
+        with file.open("rb") as stream:
+            head, end, _ = stream.read(_HEAD).partition(b"end_header")
     except OSError:
         return False
-
-
-def is_compressed(file: Path) -> bool:
-    """Return whether a splat is in a form that ``read_splat`` alone reads: .spz, or .ply with packed Gaussians."""
-    return file.suffix.lower() == ".spz" or b" packed_position" in _head(file)
-
-
-def _head(file: Path) -> bytes:
-    """Head of a .ply, empty where it does not end."""
-    with file.open("rb") as stream:
-        head, end, _ = stream.read(_HEAD).partition(b"end_header")
-    return head if end else b""
+    return bool(end) and (b" f_dc_0" in head or b" packed_position" in head)
 
 
 def _write(part: Path, file: Path, gaussians: Mapping[str, Tensor]) -> None:

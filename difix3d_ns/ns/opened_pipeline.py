@@ -11,7 +11,7 @@ import torch
 import yaml
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.trainer import TrainerConfig
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from torch import Tensor
 
 from difix3d_ns.enhance.enhancer import Enhancer, EnhancerSettings
@@ -23,7 +23,7 @@ from difix3d_ns.ns.cameras import to_cameras, to_pinhole
 from difix3d_ns.ns.config_paths import make_absolute
 from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 from difix3d_ns.ns.environment import apply_environment
-from difix3d_ns.ns.held_out_photos import none_held_out
+from difix3d_ns.ns.evaluated_pipeline import EvaluatedPipeline
 from difix3d_ns.ns.opened_model import OpenedModel, OpenedModelConfig
 from difix3d_ns.ns.patches.held_out_loader import compose_before
 from difix3d_ns.ns.reference_views import ReferenceViews
@@ -77,7 +77,7 @@ class OpenedConfig(TrainerConfig):
         return path
 
 
-class OpenedPipeline(VanillaPipeline):
+class OpenedPipeline(EvaluatedPipeline):
     """Pipeline of a finished training whose renders are enhanced on demand."""
 
     config: OpenedPipelineConfig
@@ -113,14 +113,3 @@ class OpenedPipeline(VanillaPipeline):
         self.eval()
         with torch.no_grad():
             self.model.get_outputs_for_camera(to_cameras(self.scene.unoptimized_camera(0).within(_PROBE)))
-
-    def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Mean metrics of the held-out photos.
-
-        Raises:
-            UserError: none is held out.
-        """
-        if len(self.datamanager.eval_dataset) == 0:
-            raise none_held_out("so there is nothing to evaluate")
-        metrics: dict[str, Any] = super().get_average_eval_image_metrics(*args, **kwargs)
-        return metrics

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.pipelines.base_pipeline import VanillaPipelineConfig
 from nerfstudio.plugins.registry import discover_methods
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
@@ -36,7 +36,7 @@ from difix3d_ns.ns.datamanager import SceneDatamanager, SceneDatamanagerConfig
 from difix3d_ns.ns.dataparsers.photo_orbit import is_single_photo
 from difix3d_ns.ns.earlier_versions import earlier_version
 from difix3d_ns.ns.environment import apply_environment, ignored_in_training
-from difix3d_ns.ns.held_out_photos import none_held_out
+from difix3d_ns.ns.evaluated_pipeline import EvaluatedPipeline
 from difix3d_ns.ns.larger_views import LargerViews
 from difix3d_ns.ns.loss_means import LossMeans
 from difix3d_ns.ns.model import SplatModel, SplatModelConfig
@@ -130,7 +130,7 @@ class _Sequence:
     """Caller of the enhancer whose frames follow each other."""
 
 
-class GuidedPipeline(VanillaPipeline):
+class GuidedPipeline(EvaluatedPipeline):
     """Pipeline in which a guidance decides what each step learns from, and renders are enhanced on demand."""
 
     config: GuidedPipelineConfig
@@ -489,17 +489,6 @@ class GuidedPipeline(VanillaPipeline):
             floating = floating | seen_through(means, self.scene)
         if floating.any() and not floating.all():
             self.model.remove_gaussians(floating)
-
-    def get_average_eval_image_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Mean metrics of the held-out photos.
-
-        Raises:
-            UserError: none is held out.
-        """
-        if len(self.datamanager.eval_dataset) == 0:
-            raise none_held_out("so there is nothing to evaluate")
-        metrics: dict[str, Any] = super().get_average_eval_image_metrics(*args, **kwargs)
-        return metrics
 
     # ------------------------------------------------------------------ what people see
 

@@ -6,7 +6,8 @@ from typing import ClassVar, Generic, Literal, TypeVar
 
 import torch
 
-from difix3d_ns.priors.registry import check_prior_name, load_selected
+from difix3d_ns.errors import UserError
+from difix3d_ns.priors.registry import check_prior_name, kind, load_selected
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Prior = TypeVar("Prior")
@@ -58,6 +59,20 @@ class PriorConfig(Generic[Prior]):
         return load_selected(
             self.capability, flags, str(self.name), self.weights, device, dtype, tuple(options.items())
         )
+
+    def check_resumed(self, name: str | None) -> None:
+        """Refuse to go on with another prior.
+
+        Args:
+            name: of the prior that the training was begun with.
+
+        Raises:
+            UserError: naming the flag.
+        """
+        if name != self.name:
+            raise UserError(
+                f"this training was begun with the {kind(self.capability)} {name}: give {self.flag}.name {name}"
+            )
 
     def _sources(self, prefix: str) -> tuple[str, ...]:
         """Flags of name and weights, and what else they may come from."""

@@ -100,7 +100,7 @@ def load_prior(
     module = _module(capability, name)
     known = inspect.signature(module.load).parameters
     if unknown := [option for option, _ in options if option not in known]:
-        raise ValueError(f"the {_kind(capability)} {name!r} has no option {', '.join(unknown)}; leave it out")
+        raise ValueError(f"the {kind(capability)} {name!r} has no option {', '.join(unknown)}; leave it out")
     where = torch.device(device)
     drawn_on = [where] if where.type == "cuda" else []  # of several devices, one
     with torch.random.fork_rng(drawn_on):  # a network is initialised at random before it is loaded
@@ -201,16 +201,16 @@ class _OneAtATime(_Completed):
 
 
 def _module(capability: type, name: str) -> Any:
-    kind = _kind(capability)
+    noun = kind(capability)
     if "." in name:
         try:
             module = importlib.import_module(name)
         except ImportError as error:
             raise ValueError(
-                f"the {kind} {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
+                f"the {noun} {name!r} cannot be imported ({error}); is its folder on PYTHONPATH?"
             ) from error
         if not callable(getattr(module, "load", None)):
-            raise ValueError(f"the {kind} {name!r} has no function load(weights, device, dtype)")
+            raise ValueError(f"the {noun} {name!r} has no function load(weights, device, dtype)")
         return module
     if unknown := _unknown(capability, name):
         raise ValueError(f"{name!r}: {unknown}")
@@ -224,10 +224,10 @@ def _unknown(capability: type, name: str) -> str:
         return ""
     near = difflib.get_close_matches(name, known, 1)
     meant = f"did you mean {near[0]}? There are " if near else "there are "
-    return f"no {_kind(capability)} has this name; {meant}{', '.join(known)}, or package.module of yours"
+    return f"no {kind(capability)} has this name; {meant}{', '.join(known)}, or package.module of yours"
 
 
-def _kind(capability: type) -> str:
+def kind(capability: type) -> str:
     """Name of a capability for people."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", capability.__name__).lower()
     return f"{words} prior" if capability is Depth else words
@@ -270,7 +270,7 @@ def load_selected(
     try:
         return load_prior(capability, name, weights, str(device), dtype, options)
     except (ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"the {_kind(capability)} {name!r} cannot be loaded ({', '.join(flags)}): {error}") from error
+        raise UserError(f"the {kind(capability)} {name!r} cannot be loaded ({', '.join(flags)}): {error}") from error
 
 
 def fixer_of(weights: str) -> tuple[str, str | None]:

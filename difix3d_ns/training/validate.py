@@ -29,16 +29,15 @@ def _repaired(fixer: Fixer, sample: Sample) -> Tensor:
     return fixer.fix([sample.request])[0].image
 
 
-class LimitReferences(Fixer):
-    """A fixer that is shown only the first references of each request, to measure the gain by photographs.
+class ShownOtherwise(Fixer):
+    """Base of a fixer that is shown other requests than it is given.
 
     Args:
         fixer: which.
-        count: how many references.
     """
 
-    def __init__(self, fixer: Fixer, count: int):
-        self._fixer, self._count = fixer, count
+    def __init__(self, fixer: Fixer):
+        self._fixer = fixer
 
     @property
     def trained_references(self) -> int | None:
@@ -49,6 +48,19 @@ class LimitReferences(Fixer):
     def generative(self) -> bool:
         """As of the fixer."""
         return self._fixer.generative
+
+
+class LimitReferences(ShownOtherwise):
+    """A fixer that is shown only the first references of each request, to measure the gain by photographs.
+
+    Args:
+        fixer: which.
+        count: how many references.
+    """
+
+    def __init__(self, fixer: Fixer, count: int):
+        super().__init__(fixer)
+        self._count = count
 
     def fix(self, requests: Sequence[FixRequest]) -> list[FixResult]:
         """Repair a batch (contract of ``Fixer``)."""

@@ -13,13 +13,13 @@ from difix3d_ns.views.view import PackedView, decode, encode
 
 PoolState = Sequence[tuple[str, int]]
 """Key and generation of each view of a pool, in order"""
-_INTERNAL = ("state", "rendered")
+STATE, RENDERED = "state", "rendered"
 """first parts of the keys under which a guidance keeps what it works with: tensors, and renders still to be refined"""
 
 
 def is_internal(key: str) -> bool:
     """Return whether a key is of something that a guidance works with, and of no view to be learnt from or shown."""
-    return key.partition("/")[0] in _INTERNAL
+    return key.partition("/")[0] in (STATE, RENDERED)
 
 
 class Store:

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from difix3d_ns.errors import UserError
 from difix3d_ns.geometry.pinhole import Pinhole
+from difix3d_ns.geometry.poses import path_order
 from difix3d_ns.geometry.resampling import resample
 from difix3d_ns.guidance.enlargement_factor import choose_factor
 from difix3d_ns.guidance.round_check import RoundCheck
 from difix3d_ns.guidance.round_plan import RoundPlan
 from difix3d_ns.guidance.super_resolution import ThreeDSRConfig, ThreeDSRGuidance
-from difix3d_ns.guidance.upscaled_photos import EnlargedPhotos, file_names, path_order
+from difix3d_ns.guidance.upscaled_photos import EnlargedPhotos
 from difix3d_ns.io import checkpoints
+from difix3d_ns.io.file_names import png_names
 from difix3d_ns.io.run import Run
 from difix3d_ns.ns.training_scene import TrainingScene
 from difix3d_ns.priors.base import State
@@ -134,8 +136,8 @@ def test_what_the_message_advises_is_accepted(longest: int) -> None:
 
 
 def test_names_of_files() -> None:
-    assert file_names(["a/1.jpg", "b/1.jpg"]) == [Path("a/1.png"), Path("b/1.png")]
-    assert file_names(["1.jpg", "1.JPG"]) == [Path("1.jpg.png"), Path("1.JPG.png")]
+    assert png_names(["a/1.jpg", "b/1.jpg"]) == [Path("a/1.png"), Path("b/1.png")]
+    assert png_names(["1.jpg", "1.JPG"]) == [Path("1.jpg.png"), Path("1.JPG.png")]
 
 
 def test_order_along_the_path() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from nerfstudio.utils.rich_utils import CONSOLE
 
-from difix3d_ns.errors import UserError
+from difix3d_ns.errors import UserError, first_line
 from difix3d_ns.evaluation.curves import Curve, read_curves
 from difix3d_ns.io.checkpoints import checkpoint_steps
 from difix3d_ns.ns.config_paths import find_scene_again
@@ -157,7 +157,7 @@ def _load(path: Path) -> GuidedTrainerConfig:
         config = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.Loader)  # as nerfstudio's own commands do
     except (OSError, ValueError, yaml.YAMLError, ImportError, AttributeError, TypeError) as error:
         refuse_earlier(error, path)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(f"{path} cannot be read: {reason} (of a training that just began: try again)") from error
     if not isinstance(config, GuidedTrainerConfig):
         name = getattr(config, "method_name", None)

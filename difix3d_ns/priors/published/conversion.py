@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from difix3d_ns.errors import UserError
+from difix3d_ns.errors import UserError, first_line
 
 
 def check_output(output: Path) -> None:
@@ -31,5 +31,5 @@ def read_pickle(file: Path) -> Any:
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(
             f"{file} can't be read safely: it is damaged, half copied, or holds more than tensors and plain values, "
-            f"which is never run ({(str(error) or type(error).__name__).splitlines()[0]}). Copy or download it again"
+            f"which is never run ({first_line(error)}). Copy or download it again"
         ) from error
