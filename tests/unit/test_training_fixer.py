@@ -421,7 +421,9 @@ def test_folders_of_a_recipe_are_read_by_the_reader_handed_down(
 
 
 def test_shipped_recipes_are_valid():
-    with pytest.raises(UserError, match=r"no recipe nonsense.*detail, difix-finetune, eft, embedded, hi3d, photo_volume, smoke"):
+    with pytest.raises(
+        UserError, match=r"no recipe nonsense.*detail, difix-finetune, eft, embedded, hi3d, photo_volume, smoke"
+    ):
         load_recipe("nonsense")
     for name in ("embedded", "smoke", "difix-finetune"):
         recipe = load_recipe(name)
